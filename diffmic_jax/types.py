@@ -25,6 +25,14 @@ class InputError(Exception):
     """
 
 
+class NonFiniteLossError(Exception):
+    """The loss became NaN or infinite; the message names the step."""
+
+
+class Interrupted(Exception):
+    """The run was asked to stop; everything up to the named step is saved."""
+
+
 class Batch(NamedTuple):
     """Images and their labels, padded to a fixed size."""
 
@@ -34,7 +42,7 @@ class Batch(NamedTuple):
     """[B] int32 class indices, or [B, C] multi-hot."""
     mask: Array
     """[B] float32, 0 on padding rows."""
-    index: Array | None = None
+    index: Array | None = None  # type: ignore[assignment]  # hides tuple.index
     """[B] int32, position of the image in its split; None means 0..B-1."""
 
 

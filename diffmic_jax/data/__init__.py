@@ -1,0 +1,1 @@
+"""Images in: sources, splits, transforms, the loader and the embedded phantom."""

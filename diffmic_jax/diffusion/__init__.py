@@ -1,0 +1,1 @@
+"""The mathematics of the diffusion over labels: no networks, no configuration."""

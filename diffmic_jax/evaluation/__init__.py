@@ -1,0 +1,1 @@
+"""Measuring and recording what a trained classifier says."""

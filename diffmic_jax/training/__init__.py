@@ -1,0 +1,1 @@
+"""Training: state, the one step, the one loop, checkpoints and devices."""

@@ -1,0 +1,88 @@
+"""Every field of a run, with the values of the DiffMIC paper.
+
+A data set's config changes what differs. Fields left open (`None`) are decided by the recipe:
+`v1` (the paper) or `v1_public` (what the authors' code computes).
+"""
+
+from ml_collections import ConfigDict, config_dict
+
+
+def get_config(recipe: str = "v1") -> ConfigDict:
+    """The default configuration of a recipe."""
+    c = ConfigDict()
+    c.seed = 0
+    c.recipe = recipe
+
+    c.data = ConfigDict()
+    c.data.name = "images"  # images (folders, CSV or lists under root), or phantom
+    c.data.root = ""
+    c.data.labels = ""  # CSV of labels; empty: one folder per class
+    c.data.train_list = ""  # DiffMIC's pickled split lists
+    c.data.test_list = ""
+    c.data.groups = ""  # CSV of image id and group id (lesion, patient)
+    c.data.class_names = ()
+    c.data.protocol = "given"  # given, random, or grouped
+    c.data.test_fraction = 0.2  # where no split is given
+    c.data.validation_fraction = 0.1  # of the training part; 0: the last step is evaluated
+    c.data.split_seed = 0
+    c.data.image_size = 224
+    c.data.horizontal_flip = True
+    c.data.vertical_flip = False
+    c.data.rotation = 30.0  # degrees, uniform to both sides
+    c.data.num_workers = 0  # processes that decode images
+    c.data.hint = ""  # told when the data is not there
+
+    c.guidance = ConfigDict()
+    c.guidance.backbone = "resnet50"
+    c.guidance.width = 64
+    c.guidance.stem = "imagenet"  # small: for images of 32 px or so
+    c.guidance.num_regions = 6
+    c.guidance.region_size = 32
+    c.guidance.crop_channels = config_dict.placeholder(str)  # all or first
+    c.guidance.warmup_epochs = 10  # guidance alone, before the joint epochs
+    c.guidance.learning_rate = 2e-4
+
+    c.denoiser = ConfigDict()
+    c.denoiser.encoder = "resnet18"
+    c.denoiser.width = 64
+    c.denoiser.stem = "imagenet"
+    c.denoiser.feature_dim = 6144
+    c.denoiser.conditioning = config_dict.placeholder(str)  # fused or dual
+    c.denoiser.encoder_updates = config_dict.placeholder(int)  # of its statistics, per step
+
+    c.diffusion = ConfigDict()
+    c.diffusion.schedule = "linear"
+    c.diffusion.num_train_steps = 1000
+    c.diffusion.beta_start = 1e-4
+    c.diffusion.beta_end = 0.02
+    c.diffusion.precision = config_dict.placeholder(str)  # float64 or public
+
+    c.train = ConfigDict()
+    c.train.batch_size = 32
+    c.train.epochs = 1000  # joint epochs
+    c.train.max_steps = 0  # of all phases; 0: no limit
+    c.train.learning_rate = 1e-3
+    c.train.warmup_fraction = 0.04  # of the joint epochs, for the learning rate
+    c.train.clip_norm = 1.0
+    c.train.mmd_weight = 0.5
+    c.train.ema = False
+    c.train.dtype = "float32"  # of the computation; bfloat16 for GPU and TPU
+    c.train.log_every = 50
+
+    c.sampling = ConfigDict()
+    c.sampling.sampler = "ancestral"  # or ddim
+    c.sampling.num_steps = 100
+    c.sampling.start = config_dict.placeholder(str)  # full, truncated or leading
+    c.sampling.num_samples = config_dict.placeholder(int)  # draws per image, averaged
+    c.sampling.readout = config_dict.placeholder(str)  # clip or softmax
+    c.sampling.eta = 0.0  # ddim only
+    c.sampling.clip = ()  # ddim only: range of y0_hat, as in (-1.0, 1.0)
+
+    c.checkpoint = ConfigDict()
+    c.checkpoint.every_steps = 0  # 0: once per epoch
+    c.checkpoint.metric = "accuracy"  # on validation, chooses the best
+
+    c.eval = ConfigDict()
+    c.eval.batch_size = 64
+    c.eval.bootstrap = 1000  # resamples for the intervals
+    return c

@@ -1,0 +1,7 @@
+"""`python -m diffmic_jax VERB`."""
+
+import sys
+
+from diffmic_jax.cli import main
+
+sys.exit(main())

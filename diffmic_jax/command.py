@@ -1,0 +1,41 @@
+"""What every entry point shares: exit codes, one-line errors, quiet libraries."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+
+from diffmic_jax.types import InputError, Interrupted, NonFiniteLossError
+
+BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
+
+
+def _say(message: str) -> None:
+    print(" ".join(message.split()), file=sys.stderr)
+
+
+def run_command(main: Callable[[], None]) -> int:
+    """Run `main` and return the exit status: 0, 1 failed, 2 bad input, 130 interrupted.
+
+    Whatever the user can mend is told in one line, without a traceback.
+    """
+    # Orbax and JAX log every save and compile at the levels below.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    try:
+        main()
+    except InputError as error:
+        _say(f"error: {error}")
+        return BAD_INPUT
+    except NonFiniteLossError as error:
+        _say(f"error: {error}; the last good checkpoint is kept")
+        return FAILED
+    except Interrupted as error:
+        _say(f"{error} and saved; run the same command again to go on")
+        return INTERRUPTED
+    except KeyboardInterrupt:
+        _say("interrupted; run the same command again to go on from the last checkpoint")
+        return INTERRUPTED
+    return 0

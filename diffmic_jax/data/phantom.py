@@ -1,0 +1,296 @@
+"""The placental phantom: B-mode-like images in four grades, made from nothing but a seed.
+
+A stand-in for placental ultrasound collections that are not public. The grades follow Grannum,
+Berkowitz and Hobbins (1979): the chorionic plate is smooth (grade 0), undulates (1), is indented
+without the indentations reaching the basal layer, which shows echogenic dots (2), or is cut down
+to the basal plate into cotyledons, with calcifications that cast shadows (3). How the picture is
+taken (probe, gain, depth, side of the uterus, speckle) does not depend on the grade, and an
+automatic gain keeps the overall brightness from giving it away.
+
+An image is drawn in the coordinates of the beam, `s` across the fan in [-1, 1] and `z` along the
+beam in [0, 1], where attenuation and shadows are plain products along one axis; scan conversion
+then bends the frame into a fan.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from numpy.random import Generator
+from scipy.ndimage import gaussian_filter, map_coordinates
+
+GRADES = ("grade0", "grade1", "grade2", "grade3")
+COUNTS = (518, 501, 548, 531)
+"""Images of each grade, 2,098 in all."""
+TRAIN_FRACTION = 0.8
+
+Range = tuple[float, float]
+_SAMPLES, _LINES = 192, 128  # of a frame: along each beam, and beams
+
+
+class Signs(NamedTuple):
+    """What a grade looks like; every value is drawn uniformly from its range."""
+
+    notches: Range
+    """Number of full indentations of the chorionic plate."""
+    notch_depth: Range
+    """How deep they reach, as a fraction of the placenta's thickness."""
+    ripple: float
+    """Largest depth of the shallow undulations between them, likewise."""
+    basal_foci: Range
+    """Number of echogenic foci on the basal layer."""
+    body_foci: Range
+    """Number of echogenic foci inside the placenta."""
+    focus_size: Range
+    """Radius of a focus, in units of z."""
+    shadow: Range
+    """Fraction of the sound that a focus stops."""
+
+
+SIGNS = (
+    Signs((0, 0), (0.00, 0.00), 0.03, (0, 0), (0, 1), (0.010, 0.014), (0.0, 0.1)),
+    Signs((4, 6), (0.18, 0.28), 0.06, (0, 1), (0, 2), (0.010, 0.014), (0.0, 0.1)),
+    Signs((2, 4), (0.48, 0.66), 0.14, (7, 11), (1, 4), (0.012, 0.018), (0.0, 0.2)),
+    Signs((2, 4), (0.92, 1.00), 0.20, (7, 11), (2, 6), (0.016, 0.024), (0.5, 0.9)),
+)
+
+
+class Placenta(NamedTuple):
+    """The anatomy in one image; lengths along the beam are in units of z, across it of s."""
+
+    surface: np.ndarray
+    """[3] quadratic in s (highest power first): the chorionic plate without indentations."""
+    thickness: float
+    taper: float
+    """Fraction of the thickness lost from the thickest place to one unit of s away."""
+    center: float
+    """Where across the fan the placenta is thickest."""
+    notches: np.ndarray
+    """[n, 3] position (s), depth (fraction of the thickness) and width (s)."""
+    foci: np.ndarray
+    """[m, 4] position (s), level (0 chorionic to 1 basal), radius (z) and shadow fraction."""
+    lakes: np.ndarray
+    """[l, 4] venous lakes: position (s), level, radius (z) and darkness. Seen in every grade."""
+    anterior: bool
+    """Whether the placenta lies on the wall nearer the probe."""
+
+
+class Scanner(NamedTuple):
+    """The probe and its settings."""
+
+    half_angle: float
+    """Of the fan, radians."""
+    probe_radius: float
+    """Of the convex probe, as a fraction of the distance from the apex to the deepest arc."""
+    attenuation: float
+    """Sound left at the deepest sample that no setting makes up for, in nepers."""
+    speckle: tuple[float, float]
+    """Standard deviation of the point spread along and across the beam, in samples."""
+    brightness: float
+    contrast: float
+    gamma: float
+
+
+@lru_cache(maxsize=8)
+def records(seed: int) -> tuple[tuple[int, int, str], ...]:
+    """Every image as (index, grade, split), split being `train` or `test`.
+
+    The grades are shuffled over the indices; each grade is split 8:2 by itself.
+    """
+    order = np.random.default_rng(seed).permutation(sum(COUNTS))
+    rows: list[tuple[int, int, str]] = []
+    for grade, members in enumerate(np.split(order, np.cumsum(COUNTS)[:-1])):
+        num_train = round(TRAIN_FRACTION * len(members))
+        rows += [
+            (int(index), grade, "train" if i < num_train else "test")
+            for i, index in enumerate(members)
+        ]
+    return tuple(sorted(rows))
+
+
+def generate(seed: int, index: int, size: int = 192) -> np.ndarray:
+    """Image `index` of the phantom `seed`: [size, size] uint8, black outside the fan.
+
+    A pure function of its arguments; `size` only changes the sampling of the same scene.
+
+    Raises:
+      IndexError: for an index outside the data set.
+    """
+    if not 0 <= index < sum(COUNTS):
+        raise IndexError(f"the phantom has images 0 to {sum(COUNTS) - 1}, not {index}")
+    rng = np.random.default_rng([seed, index])
+    placenta = draw_placenta(rng, records(seed)[index][1])
+    scanner = draw_scanner(rng)
+    return scan_convert(beam_frame(placenta, scanner, rng), scanner, size)
+
+
+def draw_placenta(rng: Generator, grade: int) -> Placenta:
+    """An anatomy of the given grade; only notches and foci depend on the grade."""
+    signs = SIGNS[grade]
+    surface = rng.uniform((-0.10, -0.12, 0.36), (0.06, 0.12, 0.48))
+    center = rng.uniform(-0.3, 0.3)
+    return Placenta(
+        surface=surface,
+        thickness=rng.uniform(0.26, 0.36),
+        taper=rng.uniform(0.0, 0.25),
+        center=center,
+        notches=_draw_notches(rng, signs),
+        foci=_draw_foci(rng, signs),
+        lakes=rng.uniform((-0.7, 0.2, 0.01, 0.3), (0.7, 0.8, 0.035, 0.9), (rng.integers(0, 4), 4)),
+        anterior=bool(rng.random() < 0.4),
+    )
+
+
+def _draw_notches(rng: Generator, signs: Signs) -> np.ndarray:
+    """Full indentations and shallow undulations at places that do not crowd each other."""
+    places = np.linspace(-0.75, 0.75, 7) + rng.uniform(-0.08, 0.08, 7)
+    depth = rng.uniform(0, signs.ripple, 7)
+    full = rng.choice(np.arange(7), _count(rng, signs.notches), replace=False)
+    depth[full] = rng.uniform(*signs.notch_depth, len(full))
+    return np.stack([places, depth, rng.uniform(0.06, 0.10, 7)], axis=1)
+
+
+def _draw_foci(rng: Generator, signs: Signs) -> np.ndarray:
+    """Foci strung along a stretch of the basal layer, and some anywhere in the body."""
+    basal, body = _count(rng, signs.basal_foci), _count(rng, signs.body_foci)
+    start = rng.uniform(-0.8, 0.0)
+    place = np.r_[rng.uniform(start, start + 0.8, basal), rng.uniform(-0.8, 0.8, body)]
+    level = np.r_[rng.uniform(0.88, 1.0, basal), rng.uniform(0.2, 0.85, body)]
+    n = basal + body
+    return np.stack(
+        [place, level, rng.uniform(*signs.focus_size, n), rng.uniform(*signs.shadow, n)], axis=1
+    )
+
+
+def _count(rng: Generator, bounds: Range) -> int:
+    return int(rng.integers(int(bounds[0]), int(bounds[1]) + 1))
+
+
+def draw_scanner(rng: Generator) -> Scanner:
+    """A probe and its settings, whatever the grade."""
+    return Scanner(
+        half_angle=np.deg2rad(rng.uniform(27, 36)),
+        probe_radius=rng.uniform(0.15, 0.28),
+        attenuation=rng.uniform(0.2, 1.2),
+        speckle=(rng.uniform(0.8, 1.5), rng.uniform(1.0, 2.0)),
+        brightness=rng.uniform(0.30, 0.48),
+        contrast=rng.uniform(0.15, 0.24),
+        gamma=rng.uniform(0.8, 1.25),
+    )
+
+
+def thickness(placenta: Placenta, s: np.ndarray) -> np.ndarray:
+    """Distance from the chorionic plate, without indentations, to the basal layer: as s, in z."""
+    return placenta.thickness * (1 - placenta.taper * np.abs(s - placenta.center))
+
+
+def indentation(placenta: Placenta, s: np.ndarray) -> np.ndarray:
+    """How far the chorionic plate sinks in at s, as a fraction of the thickness: as s."""
+    place, depth, width = placenta.notches.T
+    # Exponential flanks rather than a bell: indentations are narrow and pointed.
+    shape = np.exp(-((np.abs(s[..., None] - place) / width) ** 1.4))
+    return np.max(depth * shape, axis=-1)
+
+
+def beam_frame(placenta: Placenta, scanner: Scanner, rng: Generator) -> np.ndarray:
+    """What the probe records of a placenta: [samples, lines] gray values in [0, 1]."""
+    z = np.linspace(0, 1, _SAMPLES)[:, None]
+    s = np.linspace(-1, 1, _LINES)
+    amplitude, shadow = _tissue(placenta, s, z, rng)
+    if placenta.anterior:
+        amplitude, shadow = amplitude[::-1], shadow[::-1]
+    amplitude = _add_wall(amplitude, z, rng)
+    # A shadow starts below what casts it, so the sound is what the samples above let through.
+    passed = np.exp(-np.cumsum(shadow, axis=0) - scanner.attenuation * z)
+    # Many scatterers in a resolution cell add up to a complex normal: a Rayleigh envelope.
+    scatter = rng.standard_normal((2, _SAMPLES, _LINES), dtype=np.float32)
+    field = (scatter * amplitude * passed).astype(np.float32)
+    echo = gaussian_filter(field, (0, *scanner.speckle))
+    return _compress(np.hypot(*echo), scanner)
+
+
+def _tissue(
+    placenta: Placenta, s: np.ndarray, z: np.ndarray, rng: Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scattering amplitude and stopping power of a posterior placenta: [samples, lines] each."""
+    height = thickness(placenta, s)
+    smooth = np.polyval(placenta.surface, s)
+    basal = smooth + height
+    dent = indentation(placenta, s)
+    plate = smooth + dent * height
+    # The plate keeps its width on steep flanks: distances are taken along its normal.
+    normal = np.hypot(1, np.gradient(plate, s) * 0.5)
+    texture = np.exp(0.25 * _smooth_noise(rng, 10))
+
+    # Fluid, between the placenta and the opposite wall of the uterus.
+    fluid = _fill(np.full(texture.shape, 0.2), np.array(0.01), z - rng.uniform(0.03, 0.16))
+    amplitude = fluid * texture
+    amplitude = _fill(amplitude, 0.30 * texture, z - plate)
+    for place, level, radius, dark in placenta.lakes:
+        depth = np.interp(place, s, smooth + level * height)
+        amplitude *= 1 - dark * _blob(s - place, z - depth, radius)
+    amplitude = _fill(amplitude, 0.14 * texture, z - basal)
+    amplitude = _fill(amplitude, 0.24 * texture, z - basal - 0.10)
+    amplitude += 0.5 * np.exp(-(((z - plate) / (0.010 * normal)) ** 2))
+    amplitude += 0.25 * np.exp(-(((z - basal) / 0.008) ** 2))
+    shadow = np.zeros_like(amplitude)
+    for place, level, radius, stopped in placenta.foci:
+        depth = np.interp(place, s, smooth + level * height)
+        blob = _blob(s - place, z - depth, radius)
+        amplitude += 1.2 * blob
+        shadow += stopped * blob / (radius * _SAMPLES)
+    return amplitude, shadow
+
+
+def _fill(below: np.ndarray, value: np.ndarray, distance: np.ndarray) -> np.ndarray:
+    """Replace what lies beyond a boundary, with an edge about two samples soft."""
+    weight = np.clip(distance * _SAMPLES / 2 + 0.5, 0, 1)
+    return below + weight * (value - below)
+
+
+def _blob(ds: np.ndarray, dz: np.ndarray, radius: float) -> np.ndarray:
+    """A bell of the given radius along the beam, and as wide across it."""
+    return np.exp(-((ds * 0.5) ** 2 + dz**2) / radius**2)
+
+
+def _smooth_noise(rng: Generator, cells: int) -> np.ndarray:
+    """[samples, lines] noise of unit variance at its nodes, about `cells` bumps across."""
+    nodes = rng.standard_normal((cells, cells))
+    grid = np.meshgrid(
+        np.linspace(0, cells - 1, _SAMPLES), np.linspace(0, cells - 1, _LINES), indexing="ij"
+    )
+    return map_coordinates(nodes, grid, order=1)
+
+
+def _add_wall(amplitude: np.ndarray, z: np.ndarray, rng: Generator) -> np.ndarray:
+    """Lay the abdominal wall, bands along the probe, over the first samples."""
+    bands = 0.25 + 0.2 * np.sin(z * rng.uniform(60, 120) + rng.uniform(0, 6))
+    return _fill(np.broadcast_to(bands, amplitude.shape), amplitude, z - rng.uniform(0.06, 0.12))
+
+
+def _compress(envelope: np.ndarray, scanner: Scanner) -> np.ndarray:
+    """Logarithm of the envelope under automatic gain: [samples, lines] in [0, 1]."""
+    decibel = np.log(envelope + 1e-3)
+    gain = (decibel - decibel.mean()) / decibel.std()
+    return np.clip(scanner.brightness + scanner.contrast * gain, 0, 1) ** scanner.gamma
+
+
+def scan_convert(frame: np.ndarray, scanner: Scanner, size: int) -> np.ndarray:
+    """Bend a frame [samples, lines] in [0, 1] into its fan: [size, size] uint8."""
+    top = scanner.probe_radius * np.cos(scanner.half_angle)
+    # In units of the image's side: nearly as tall as the image, the lower corners cut off a little
+    # where the fan is wide, as on a real screen.
+    reach = 0.96 * min(0.56 / np.sin(scanner.half_angle), 1 / (1 - top))
+    axis = (np.arange(size) + 0.5) / size - 0.5
+    across = axis
+    along = (axis + reach * (1 + top) / 2)[:, None]
+    radius = (np.hypot(across, along) / reach - scanner.probe_radius) / (1 - scanner.probe_radius)
+    angle = np.arctan2(across, along) / scanner.half_angle
+    inside = (np.abs(angle) <= 1) & (radius >= 0) & (radius <= 1)
+    samples, lines = frame.shape
+    coordinates = [radius[inside] * (samples - 1), (angle[inside] + 1) / 2 * (lines - 1)]
+    image = np.zeros((size, size), np.uint8)
+    image[inside] = np.rint(255 * map_coordinates(frame, coordinates, order=1))
+    return image

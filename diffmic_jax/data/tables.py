@@ -1,0 +1,206 @@
+"""The files that say which image has which label: CSV tables and pickled split lists.
+
+Nothing here looks at images. Rows carry the words that say where they stand, so that whatever turns
+out to be wrong with one later can be told to the user.
+"""
+
+from __future__ import annotations
+
+import csv
+import pickle
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+from diffmic_jax.types import InputError
+
+IMAGE_COLUMNS = ("image", "image_id", "id_code")
+LABEL_COLUMNS = ("label", "diagnosis", "dx")
+GROUP_COLUMNS = ("group", "lesion_id", "patient_id")
+PART_NAMES = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
+
+
+class Row(NamedTuple):
+    """What a table or list says of one image."""
+
+    where: str
+    """File and row, for messages."""
+    image: str
+    label: str
+    """A class name or an index."""
+    part: str = "train"
+    group: str = ""
+
+
+def read_labels(path: Path) -> tuple[list[Row], tuple[str, ...]]:
+    """The rows of a CSV of labels, and its class columns if it is one-hot (else none).
+
+    The header has an image column, then either a label column or one 0/1 column per class, and
+    perhaps a `split` and a group column.
+    """
+    header, lines = _read_csv(path, "labels")
+    image, label = _column(header, IMAGE_COLUMNS), _column(header, LABEL_COLUMNS)
+    part, group = _column(header, ("split",)), _column(header, GROUP_COLUMNS)
+    classes = () if label else tuple(c for c in header if c not in (image, part, group))
+    if not image or not (label or len(classes) > 1):
+        needed = f"a label column ({', '.join(LABEL_COLUMNS)}) or one 0/1 column per class"
+        raise _unknown_columns(path, header, needed)
+    rows = [
+        Row(
+            where,
+            line[image],
+            line[label] if label else _hot_column(line, classes, where),
+            _part(line[part], where) if part else "train",
+            line[group] if group else "",
+        )
+        for where, line in lines
+    ]
+    return rows, classes
+
+
+def read_groups(path: Path) -> dict[str, str]:
+    """A CSV's map from image to group (lesion, patient)."""
+    header, lines = _read_csv(path, "groups")
+    image, group = _column(header, IMAGE_COLUMNS), _column(header, GROUP_COLUMNS)
+    if not image or not group:
+        raise _unknown_columns(path, header, f"a group column ({', '.join(GROUP_COLUMNS)})")
+    return {line[image]: line[group] for _, line in lines}
+
+
+def read_list(path: Path, part: str) -> list[Row]:
+    """The entries of a pickled split list, a list of `{'img_root': path, 'label': int}`."""
+    try:
+        with path.open("rb") as file:
+            entries = _SplitListUnpickler(file).load()
+    except FileNotFoundError:
+        raise InputError(
+            f"data.{part}_list: no file {path}; put it there or fix the field"
+        ) from None
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    except Exception as error:  # a damaged pickle raises nearly anything
+        raise InputError(f"{path}: not a readable pickle; write it anew") from error
+    if not isinstance(entries, list):
+        raise InputError(f"{path}: must hold a list of {{'img_root': path, 'label': int}}")
+    return [_list_row(entry, f"{path} entry {i}", part) for i, entry in enumerate(entries)]
+
+
+class _SplitListUnpickler(pickle.Unpickler):
+    """Builds lists, dictionaries, strings and numbers; refuses all that could run code."""
+
+    def find_class(self, module: str, name: str) -> NoReturn:
+        raise InputError(
+            f"asks for {module}.{name}, but a split list holds only lists and dictionaries;"
+            " do not trust this file, write it anew"
+        )
+
+
+def _list_row(entry: Any, where: str, part: str) -> Row:
+    match entry:
+        case {"img_root": str(image), "label": int(label)}:
+            return Row(where, image, str(label), part)
+    raise InputError(f"{where}: must be {{'img_root': path, 'label': int}}")
+
+
+def class_names_of(rows: Sequence[Row]) -> tuple[str, ...]:
+    """The classes when nobody names them: 0, 1, ... for integer labels, else the sorted names."""
+    labels = {row.label for row in rows}
+    if not all(map(_is_integer, labels)):
+        return tuple(sorted(labels))
+    indices = {int(label) for label in labels if int(label) >= 0}
+    if indices != set(range(len(indices))):
+        gaps = ",".join(map(str, sorted(indices)))
+        raise InputError(
+            f"data.class_names: not set, and labels {gaps} have gaps; name all classes"
+        )
+    return tuple(map(str, range(len(indices))))
+
+
+def label_lookup(class_names: Sequence[str]) -> dict[str, int]:
+    """From a cell to its label: class names in any case; also indices, if no name is a number."""
+    lookup = {name.casefold(): index for index, name in enumerate(class_names)}
+    if len(lookup) < len(class_names):
+        raise InputError(f"data.class_names: {','.join(class_names)} has a name twice; rename one")
+    if not any(map(_is_integer, class_names)):
+        lookup |= {str(index): index for index in range(len(class_names))}
+    return lookup
+
+
+def find_label(cell: str, lookup: Mapping[str, int], where: str) -> int:
+    """The label a cell stands for.
+
+    Raises:
+        InputError: it is no class and no index of one; `where` is named.
+    """
+    if cell.casefold() in lookup:
+        return lookup[cell.casefold()]
+    if _is_integer(cell):
+        problem = f"label {cell} is out of range 0..{max(lookup.values(), default=-1)}"
+    else:
+        problem = f"unknown class {cell!r}"
+    raise InputError(f"{where}: {problem}; fix it or data.class_names")
+
+
+def _is_integer(cell: str) -> bool:
+    return cell.removeprefix("-").isdecimal()
+
+
+def _read_csv(path: Path, field: str) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
+    """A CSV's header, and its rows with where each stands."""
+    if not path.is_file():
+        raise InputError(f"data.{field}: no file {path}; put it there or fix the field")
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            return _parse_csv(csv.reader(file, strict=True), path)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: not a readable CSV ({error}); save it as UTF-8 CSV") from error
+
+
+def _parse_csv(
+    reader: Iterator[list[str]], path: Path
+) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
+    header = [cell.strip() for cell in next(reader, [])]
+    lines = []
+    for number, cells in enumerate(reader, start=2):
+        where = f"{path} row {number}"
+        if cells and len(cells) != len(header):
+            raise InputError(
+                f"{where}: {len(cells)} cells under {len(header)} columns; fix the row"
+            )
+        if cells:
+            lines.append((where, dict(zip(header, (c.strip() for c in cells), strict=True))))
+    if not lines:
+        raise InputError(f"{path}: no rows; it needs a header and a row for each image")
+    return header, lines
+
+
+def _column(header: Iterable[str], accepted: Sequence[str]) -> str:
+    """The first accepted column that the header has, in any case; '' if none."""
+    actual = {name.casefold(): name for name in header}
+    return next((actual[name] for name in accepted if name in actual), "")
+
+
+def _unknown_columns(path: Path, header: Sequence[str], needed: str) -> InputError:
+    return InputError(
+        f"{path}: columns {','.join(header)} are not understood; it needs an image column"
+        f" ({', '.join(IMAGE_COLUMNS)}) and {needed}"
+    )
+
+
+def _hot_column(line: Mapping[str, str], classes: Sequence[str], where: str) -> str:
+    """The class whose column holds 1 while all others hold 0."""
+    try:
+        values = [float(line[name]) for name in classes]
+    except ValueError:
+        values = []
+    if sorted(values) != [0.0] * (len(classes) - 1) + [1.0]:
+        raise InputError(
+            f"{where}: one of {','.join(classes)} must be 1, the others 0; fix the row"
+        )
+    return classes[values.index(1.0)]
+
+
+def _part(cell: str, where: str) -> str:
+    if cell.casefold() not in PART_NAMES:
+        raise InputError(f"{where}: split {cell!r} is not one of {', '.join(PART_NAMES)}")
+    return PART_NAMES[cell.casefold()]

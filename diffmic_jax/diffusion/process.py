@@ -1,0 +1,129 @@
+"""The forward process, its inversion and its posterior, around a prior mean.
+
+With `m` the prior mean, the noisy label is
+
+    y_t = sqrt(ab_t) y_0 + (1 - sqrt(ab_t)) m + sqrt(1 - ab_t) eps            (v1, Eq. 1)
+
+which is plain DDPM on the residual `y - m`. v2 has m = 0. Labels are arrays [B, *L, C] with
+L = () in v1 and (K, K) in v2; a timestep is a scalar or an array [B, *L].
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffmic_jax.diffusion.schedules import Schedule
+from diffmic_jax.types import Array
+
+
+class Coefficients(NamedTuple):
+    """Weights of a reverse step, on the host in the schedule's precision, scalars or [n]."""
+
+    y0_hat: np.ndarray
+    y_t: np.ndarray
+    prior_mean: np.ndarray
+    variance: np.ndarray
+
+
+def _gather(table: np.ndarray, t: Array, like: Array) -> Array:
+    """`table[t]` in the dtype of `like`, with a class axis added so that it broadcasts."""
+    values = jnp.asarray(table, jnp.result_type(like, jnp.float32))[t]
+    return values[..., None] if values.ndim else values
+
+
+def q_sample(schedule: Schedule, y0: Array, t: Array, eps: Array, prior_mean: Array) -> Array:
+    """Noisy label y_t at timestep t (v1, Eq. 1).
+
+    Args:
+      schedule: the noise schedule.
+      y0: [B, *L, C] clean label.
+      t: scalar or [B, *L] int, 0..T-1.
+      eps: [B, *L, C] standard normal noise.
+      prior_mean: [B, *L, C] or anything that broadcasts to it.
+    """
+    signal = _gather(np.sqrt(schedule.alpha_bar), t, y0)
+    noise = _gather(np.sqrt(1 - schedule.alpha_bar), t, y0)
+    return signal * y0 + (1 - signal) * prior_mean + noise * eps
+
+
+def predict_y0(
+    schedule: Schedule, y_t: Array, t: Array, eps_hat: Array, prior_mean: Array
+) -> Array:
+    """The clean label that `eps_hat` implies: `q_sample` solved for y0. Shapes as there."""
+    signal = _gather(np.sqrt(schedule.alpha_bar), t, y_t)
+    noise = _gather(np.sqrt(1 - schedule.alpha_bar), t, y_t)
+    return (y_t - (1 - signal) * prior_mean - noise * eps_hat) / signal
+
+
+def alpha_bar_at(schedule: Schedule, t: np.ndarray) -> np.ndarray:
+    """alpha_bar at host timesteps, with 1 at the clean end t = -1."""
+    return np.append(schedule.alpha_bar, schedule.alpha_bar.dtype.type(1))[t]
+
+
+def posterior_coefficients(schedule: Schedule, t: np.ndarray, t_prev: np.ndarray) -> Coefficients:
+    """Weights of y0_hat, y_t and the prior mean in q(y_t_prev | y_t, y_0), and its variance.
+
+    The steps may be strided: any t_prev < t is valid, and t_prev = -1 is the clean end, where
+    y0_hat has weight 1 and the variance is 0. The three weights sum to 1.
+
+    Raises:
+      ValueError: if some t_prev is not below its t, or a timestep lies outside the schedule.
+    """
+    t, t_prev = np.asarray(t), np.asarray(t_prev)
+    if np.any(t_prev >= t) or np.any(t_prev < -1) or np.any(t >= schedule.num_train_steps):
+        raise ValueError(
+            f"a reverse step needs -1 <= t_prev < t < {schedule.num_train_steps}, "
+            f"not t={t} and t_prev={t_prev}"
+        )
+    ab, ab_prev = alpha_bar_at(schedule, t), alpha_bar_at(schedule, t_prev)
+    # Not ab / ab_prev: where alpha_bar was rounded, 1 - a would lose most of its digits.
+    product = np.append(np.cumprod(schedule.alpha, dtype=np.float64), 1.0)
+    a = (product[t] / product[t_prev]).astype(ab.dtype)
+    prior_mean = 1 + (np.sqrt(ab) - 1) * (np.sqrt(a) + np.sqrt(ab_prev)) / (1 - ab)
+    return Coefficients(
+        y0_hat=(1 - a) * np.sqrt(ab_prev) / (1 - ab),
+        y_t=(1 - ab_prev) * np.sqrt(a) / (1 - ab),
+        # Its terms cancel; at the clean end exactly, which rounding would spoil.
+        prior_mean=np.where(t_prev < 0, 0, prior_mean),
+        variance=(1 - ab_prev) / (1 - ab) * (1 - a),
+    )
+
+
+def posterior(
+    schedule: Schedule,
+    y0_hat: Array,
+    y_t: Array,
+    t: np.ndarray | int,
+    t_prev: np.ndarray | int,
+    prior_mean: Array,
+) -> tuple[Array, Array]:
+    """Mean [B, *L, C] and variance of y_t_prev given y_t and y0_hat.
+
+    Args:
+      schedule: the noise schedule.
+      y0_hat: [B, *L, C] estimate of the clean label.
+      y_t: [B, *L, C] the current state.
+      t: concrete timestep, scalar or [B, *L]; not traced, so that float64 tables apply.
+      t_prev: concrete, below t; -1 is the clean end, with variance 0.
+      prior_mean: [B, *L, C] or anything that broadcasts to it.
+
+    Returns:
+      The mean, and the variance as a scalar or [B, *L, 1].
+    """
+    weights = posterior_coefficients(schedule, np.asarray(t), np.asarray(t_prev))
+    dtype = jnp.result_type(y_t, jnp.float32)
+    g0, g1, g2, variance = (jnp.asarray(w[..., None] if w.ndim else w, dtype) for w in weights)
+    return g0 * y0_hat + g1 * y_t + g2 * prior_mean, variance
+
+
+def antithetic_timesteps(key: Array, batch_size: int, num_train_steps: int) -> Array:
+    """Random timesteps [batch_size] whose second half mirrors the first, t -> T-1-t.
+
+    Pairs of early and late steps steady the loss from batch to batch (the authors' v1 code).
+    """
+    half = jax.random.randint(key, (batch_size // 2 + 1,), 0, num_train_steps)
+    return jnp.concatenate([half, num_train_steps - 1 - half])[:batch_size]

@@ -1,0 +1,119 @@
+"""Evaluation of a split: every image once, whatever the batch size and the devices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from tqdm import tqdm
+
+from diffmic_jax.evaluation import metrics, records
+from diffmic_jax.recipe import Recipe
+from diffmic_jax.training import parallel
+from diffmic_jax.training.steps import predict_step
+from diffmic_jax.types import Array, Batch, Variables
+
+
+class Answers(NamedTuple):
+    """What is kept of the predictions of N images."""
+
+    probabilities: np.ndarray
+    """[N, C]."""
+    spread: np.ndarray
+    """[N, C] standard deviation between the draws."""
+    guidance: np.ndarray
+    """[N, C] probabilities of the guidance alone."""
+    label: np.ndarray
+    """[N] or [N, C]."""
+
+
+def make_predictor(recipe: Recipe, mesh: Mesh) -> Callable[[Variables, Batch, Array], Answers]:
+    """The prediction step, compiled, with only what evaluation needs as its result."""
+
+    def step(variables: Variables, batch: Batch, key: Array) -> tuple[Array, Array, Array]:
+        answer = predict_step(recipe, variables, batch, key)
+        return answer.probabilities, answer.spread, jax.nn.softmax(answer.guidance.fused)
+
+    compiled = parallel.jit_predict(mesh, step)
+
+    def predict(variables: Variables, batch: Batch, key: Array) -> Answers:
+        real = np.asarray(batch.mask) > 0
+        parts = compiled(variables, parallel.from_all_rows(mesh, batch), key)
+        return Answers(*(np.asarray(part)[real] for part in (*parts, batch.label)))
+
+    return predict
+
+
+def answer(
+    predict: Callable[[Variables, Batch, Array], Answers],
+    variables: Variables,
+    batches: Iterable[Batch],
+    key: Array,
+    *,
+    title: str = "",
+) -> Answers:
+    """Run a predictor over padded batches and join the real rows, in order."""
+    show = None if title and parallel.is_main_process() else True
+    bar = tqdm(batches, desc=title, unit="batch", leave=False, disable=show)
+    parts = [predict(variables, batch, key) for batch in bar]
+    return Answers(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def score(
+    answers: Answers,
+    class_names: tuple[str, ...],
+    *,
+    groups: np.ndarray | None = None,
+    bootstrap: int = 0,
+) -> dict[str, Any]:
+    """Metrics of the diffusion, and under `guidance` those of the guidance alone."""
+    compute = partial(
+        metrics.compute,
+        labels=answers.label,
+        class_names=class_names,
+        groups=groups,
+        bootstrap=bootstrap,
+    )
+    return compute(answers.probabilities) | {"guidance": compute(answers.guidance)}
+
+
+def write(
+    folder: Path,
+    scores: dict[str, Any],
+    answers: Answers,
+    ids: list[str],
+    class_names: tuple[str, ...],
+) -> None:
+    """Write `metrics.json` and `predictions.csv` into a folder, on the main process."""
+    if not parallel.is_main_process():
+        return
+    records.write_predictions(
+        folder / "predictions.csv",
+        ids,
+        answers.label,
+        class_names,
+        answers.probabilities,
+        answers.spread,
+    )
+    records.write_json(folder / "metrics.json", scores)
+
+
+def table(scores: dict[str, Any]) -> str:
+    """A small text table of the headline metrics: diffusion above guidance alone."""
+    names = ("accuracy", "f1_macro", "balanced_accuracy", "auroc_macro", "nll", "ece")
+    lines = [f"{'':16}" + "".join(f"{name:>19}" for name in names)]
+    for title, values in (("diffusion", scores), ("guidance alone", scores["guidance"])):
+        cells = ["-" if values[name] is None else f"{values[name]:.4f}" for name in names]
+        lines.append(f"{title:16}" + "".join(f"{cell:>19}" for cell in cells))
+    low_high = scores["ci95"].get("accuracy")
+    if low_high:
+        lines.append(
+            f"{scores['n']} images; 95% interval of the diffusion's accuracy "
+            f"{low_high[0]:.4f} to {low_high[1]:.4f}"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,141 @@
+"""A trained workdir as a classifier: no training data needed, classes from the checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from jax.sharding import Mesh
+
+from diffmic_jax.data import loader, sources
+from diffmic_jax.evaluation import evaluate as evaluation
+from diffmic_jax.evaluation import records
+from diffmic_jax.recipe import Recipe, make_recipe
+from diffmic_jax.training import parallel
+from diffmic_jax.training.checkpoint import Checkpoints, placed
+from diffmic_jax.training.state import Purpose, init_state, run_key
+from diffmic_jax.types import Variables
+
+
+@dataclasses.dataclass(frozen=True)
+class Classifier:
+    """The best checkpoint of a run, ready to classify."""
+
+    config: ml_collections.ConfigDict
+    class_names: tuple[str, ...]
+    recipe: Recipe
+    mesh: Mesh
+    step: int
+    variables: Variables
+
+
+def _meta(workdir: Path) -> dict[str, Any]:
+    """Class names and configuration of a run, from its checkpoint."""
+    # The metric only ranks checkpoints, and the run's own is not known yet.
+    with Checkpoints(workdir, "accuracy", read_only=True) as checkpoints:
+        return checkpoints.meta(checkpoints.best_step)
+
+
+def stored_config(
+    workdir: Path, sampling: dict[str, object] | None = None
+) -> ml_collections.ConfigDict:
+    """The configuration of a run, from its checkpoint.
+
+    Args:
+      workdir: the run's folder.
+      sampling: fields of `config.sampling` to change; values of None change nothing.
+
+    Raises:
+      InputError: if the folder holds no checkpoint.
+    """
+    config = ml_collections.ConfigDict(_meta(workdir)["config"])
+    changes = {name: value for name, value in (sampling or {}).items() if value is not None}
+    config.sampling.update(changes)
+    return config
+
+
+def load_classifier(workdir: Path, sampling: dict[str, object] | None = None) -> Classifier:
+    """Restore the best checkpoint of a workdir. Arguments and errors as in `stored_config`."""
+    config = stored_config(workdir, sampling)
+    class_names = tuple(_meta(workdir)["class_names"])
+    recipe = make_recipe(config, len(class_names))
+    mesh = parallel.make_mesh()
+    abstract = jax.eval_shape(partial(init_state, recipe), jax.random.key(0))
+    with Checkpoints(workdir, config.checkpoint.metric, read_only=True) as checkpoints:
+        state = checkpoints.restore(
+            checkpoints.best_step, placed(abstract, parallel.replicated(mesh))
+        )
+    variables = state.variables(average=config.train.ema)
+    return Classifier(config, class_names, recipe, mesh, int(state.step), variables)
+
+
+def parameters_sha256(variables: Variables) -> str:
+    """SHA-256 over all parameters: path, dtype, shape and bytes of each, in order of path."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables["params"]):
+        array = np.asarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def classify(classifier: Classifier, images: Sequence[Path]) -> evaluation.Answers:
+    """Answers for image files, in order; an image's place in the list seeds its draws.
+
+    Raises:
+      InputError: if a file is not a readable image, naming it.
+    """
+    found = tuple(sources.Record(str(path), 0, str(path)) for path in images)
+    source = sources.Source("images", classifier.class_names, {"all": found}, sources.read_record)
+    config = classifier.config
+    batches = loader.eval_batches(
+        source, "all", batch_size=config.eval.batch_size, image_size=config.data.image_size
+    )
+    predict = evaluation.make_predictor(classifier.recipe, classifier.mesh)
+    key = run_key(config.seed, Purpose.SAMPLING)
+    return evaluation.answer(predict, classifier.variables, batches, key, title="predict")
+
+
+def predict_folder(
+    workdir: Path, images: Path, out: Path, sampling: dict[str, object] | None = None
+) -> int:
+    """Classify every image under a folder into a CSV; returns how many.
+
+    Raises:
+      InputError: for a folder without images, an unreadable image or a bad workdir. Nothing is
+        written then.
+    """
+    paths = sources.list_images(images)
+    classifier = load_classifier(workdir, sampling)
+    answers = classify(classifier, paths)
+    ids = [path.relative_to(images).as_posix() for path in paths]
+    records.write_predictions(
+        out, ids, None, classifier.class_names, answers.probabilities, answers.spread
+    )
+    return len(paths)
+
+
+def describe(workdir: Path) -> dict[str, Any]:
+    """What a workdir holds: classes, recipe, step, test metrics and a hash of the parameters."""
+    classifier = load_classifier(workdir)
+    facts: dict[str, Any] = {
+        "classes": list(classifier.class_names),
+        "recipe": classifier.recipe.name,
+        "step": classifier.step,
+        "image_size": classifier.recipe.image_size,
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(classifier.variables["params"])),
+        "parameters_sha256": parameters_sha256(classifier.variables),
+    }
+    for path in sorted(workdir.glob("eval/*/metrics.json")):
+        scores = json.loads(path.read_text())
+        for name in ("accuracy", "f1_macro"):
+            facts[f"{path.parent.name}_{name}"] = scores[name]
+    return facts

@@ -1,0 +1,270 @@
+"""A run from configuration to results: wires data, recipe, training and evaluation together."""
+
+from __future__ import annotations
+
+import json
+import logging
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from jax.sharding import Mesh
+
+from diffmic_jax.data import loader, sources
+from diffmic_jax.evaluation import evaluate as evaluation
+from diffmic_jax.evaluation.predict import stored_config
+from diffmic_jax.evaluation.records import write_json
+from diffmic_jax.recipe import Recipe, make_recipe, resolve
+from diffmic_jax.training import parallel
+from diffmic_jax.training.checkpoint import Checkpoints, placed
+from diffmic_jax.training.log import TrainingLog
+from diffmic_jax.training.loop import fit
+from diffmic_jax.training.state import Purpose, TrainState, init_state, run_key
+from diffmic_jax.training.steps import train_step
+from diffmic_jax.types import Array, Batch, InputError
+
+log = logging.getLogger("diffmic_jax")
+
+# Fields that a run may change when it goes on: where things are and how often it reports.
+FREE_FIELDS = (
+    "data.root",
+    "data.hint",
+    "data.num_workers",
+    "train.max_steps",
+    "train.log_every",
+    "checkpoint.every_steps",
+    "eval.batch_size",
+    "eval.bootstrap",
+)
+
+
+def open_data(config: ml_collections.ConfigDict) -> sources.Source:
+    """The data that `config.data` describes.
+
+    Raises:
+      InputError: if it is not there or not as described.
+    """
+    data = config.data
+    if data.name != "phantom" and not Path(data.root).is_dir():
+        raise InputError(
+            f"config.data.root={data.root!r} is not there. {data.hint or 'Name your data folder'}. "
+            "To try the config without it: --config.data.name=phantom"
+        )
+    return sources.open_source(
+        data.name,
+        data.root,
+        labels=data.labels,
+        train_list=data.train_list,
+        test_list=data.test_list,
+        groups=data.groups,
+        class_names=tuple(data.class_names),
+        protocol=data.protocol,
+        test_fraction=data.test_fraction,
+        validation_fraction=data.validation_fraction,
+        seed=data.split_seed,
+    )
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionary to `{'a.b': value}`."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        nested = isinstance(value, dict)
+        flat |= _flat(value, f"{prefix}{name}.") if nested else {prefix + name: value}
+    return flat
+
+
+def check_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
+    """Check that the workdir is new or this configuration's own.
+
+    Raises:
+      InputError: if it belongs to a run of another configuration, naming a field that differs.
+    """
+    path = workdir / "config.json"
+    if not path.exists():
+        return
+    theirs, wanted = _flat(json.loads(path.read_text())), _flat(as_json(config))
+    for field in sorted(theirs.keys() | wanted.keys()):
+        if field not in FREE_FIELDS and theirs.get(field) != wanted.get(field):
+            raise InputError(
+                f"{workdir} belongs to a run with config.{field}={theirs.get(field)!r}, not "
+                f"{wanted.get(field)!r}; choose another --workdir or give the same value"
+            )
+
+
+def as_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """The configuration as it comes back from a JSON file: tuples are lists."""
+    return json.loads(json.dumps(config.to_dict()))
+
+
+class Experiment:
+    """One configuration over its data, ready to train or to evaluate."""
+
+    def __init__(self, config: ml_collections.ConfigDict, workdir: Path) -> None:
+        """Resolve the configuration and open the data; nothing is written.
+
+        Raises:
+          InputError: for a configuration or data that cannot work.
+        """
+        self.config, self.workdir = resolve(config), workdir
+        self.mesh: Mesh = parallel.make_mesh()
+        batch_size = self.config.train.batch_size
+        parallel.check_batch_size(self.mesh, batch_size, "train.batch_size")
+        parallel.check_batch_size(self.mesh, self.config.eval.batch_size, "eval.batch_size")
+        self.source = open_data(self.config)
+        self.steps_per_epoch = loader.steps_per_epoch(self.source, batch_size)
+        num_classes = len(self.source.class_names)
+        self.recipe: Recipe = make_recipe(self.config, num_classes, self.steps_per_epoch)
+        self._predict = evaluation.make_predictor(self.recipe, self.mesh)
+
+    def key(self, purpose: Purpose) -> Array:
+        """The run's random key of one purpose."""
+        return run_key(self.config.seed, purpose)
+
+    def initial_state(self) -> TrainState:
+        """Fresh parameters, on the mesh."""
+        whole = parallel.replicated(self.mesh)
+        init = jax.jit(partial(init_state, self.recipe), out_shardings=whole)
+        return init(self.key(Purpose.INIT))
+
+    def restored(self, checkpoints: Checkpoints, step: int) -> TrainState:
+        """The state of a checkpoint, on the mesh."""
+        abstract = jax.eval_shape(partial(init_state, self.recipe), self.key(Purpose.INIT))
+        return checkpoints.restore(step, placed(abstract, parallel.replicated(self.mesh)))
+
+    def _answers(self, state: TrainState, split: str, title: str = "") -> evaluation.Answers:
+        batches = loader.eval_batches(
+            self.source,
+            split,
+            batch_size=self.config.eval.batch_size,
+            image_size=self.config.data.image_size,
+            num_workers=self.config.data.num_workers,
+        )
+        variables = state.variables(average=self.config.train.ema)
+        return evaluation.answer(
+            self._predict, variables, batches, self.key(Purpose.SAMPLING), title=title
+        )
+
+    def validate(self, state: TrainState) -> dict[str, float]:
+        """The defined headline metrics of a state on the validation part."""
+        scores = evaluation.score(self._answers(state, "validation"), self.source.class_names)
+        return {name: value for name, value in scores.items() if isinstance(value, float)}
+
+    def _log(self, state: TrainState) -> TrainingLog:
+        """The run's log, going on from a state."""
+        image = (self.config.train.batch_size, *(self.config.data.image_size,) * 2, 3)
+        rows = np.zeros(image[0], np.int32)
+        batch = Batch(np.zeros(image, np.float32), rows, rows)
+        _, scalars = jax.eval_shape(
+            partial(train_step, self.recipe), state, batch, self.key(Purpose.TRAIN)
+        )
+        return TrainingLog(
+            self.workdir if parallel.is_main_process() else None,
+            sorted(scalars),
+            batch_size=self.config.train.batch_size,
+            every_steps=self.config.train.log_every,
+            start_step=int(state.step),
+        )
+
+    def train(self) -> None:
+        """Train to the end, from the latest checkpoint if there is one."""
+        config = self.config
+        meta: dict[str, Any] = {
+            "config": as_json(config),
+            "class_names": list(self.source.class_names),
+        }
+        if parallel.is_main_process():
+            write_json(self.workdir / "config.json", meta["config"])
+        with Checkpoints(self.workdir, config.checkpoint.metric) as checkpoints:
+            latest = checkpoints.latest_step
+            state = self.initial_state() if latest is None else self.restored(checkpoints, latest)
+            start = int(state.step)
+            log.info("training from step %d to %d", start, self.recipe.num_steps)
+            batches = loader.train_batches(
+                self.source,
+                batch_size=config.train.batch_size,
+                image_size=config.data.image_size,
+                seed=config.seed,
+                start_step=start,
+                num_steps=max(self.recipe.num_steps - start, 0),
+                horizontal_flip=config.data.horizontal_flip,
+                vertical_flip=config.data.vertical_flip,
+                rotation=config.data.rotation,
+                num_workers=config.data.num_workers,
+                shard_index=jax.process_index(),
+                shard_count=jax.process_count(),
+            )
+            with self._log(state) as training_log:
+                fit(
+                    self.recipe,
+                    state,
+                    batches,
+                    self.validate if self.source.splits.get("validation") else None,
+                    mesh=self.mesh,
+                    key=self.key(Purpose.TRAIN),
+                    checkpoints=checkpoints,
+                    meta=meta,
+                    log=training_log,
+                    save_every=config.checkpoint.every_steps or self.steps_per_epoch,
+                )
+
+    def evaluate(self, split: str = "test", folder: Path | None = None) -> dict[str, Any]:
+        """Evaluate the best checkpoint on a split.
+
+        Args:
+          split: a part of the data.
+          folder: where `metrics.json` and `predictions.csv` go; default `eval/<split>`.
+
+        Raises:
+          InputError: if there is no checkpoint or no such split.
+        """
+        metric = self.config.checkpoint.metric
+        with Checkpoints(self.workdir, metric, read_only=True) as checkpoints:
+            state = self.restored(checkpoints, checkpoints.best_step)
+        records = self.source.splits.get(split)
+        if not records:
+            known = ", ".join(self.source.splits)
+            raise InputError(f"the data has no {split} split; it has {known}")
+        answers = self._answers(state, split, title=split)
+        names = self.source.class_names
+        scores = evaluation.score(answers, names, bootstrap=self.config.eval.bootstrap)
+        folder = folder or self.workdir / "eval" / split
+        evaluation.write(folder, scores, answers, [record.id for record in records], names)
+        if parallel.is_main_process():
+            print(f"\n{split}, checkpoint of step {int(state.step)}\n{evaluation.table(scores)}")
+            print(f"written to {folder}")
+        return scores
+
+
+def run(config: ml_collections.ConfigDict, workdir: Path, mode: str) -> None:
+    """What main.py does: train (or go on training) and evaluate, or evaluate only."""
+    experiment = Experiment(config, workdir)
+    check_workdir(workdir, experiment.config)
+    if mode == "train":
+        experiment.train()
+    experiment.evaluate()
+
+
+def evaluate_workdir(
+    workdir: Path,
+    split: str,
+    folder: Path | None = None,
+    sampling: dict[str, object] | None = None,
+    root: str | None = None,
+) -> dict[str, Any]:
+    """Evaluate a finished run by the configuration in its checkpoint.
+
+    Args:
+      workdir: the run's folder.
+      split: a part of its data.
+      folder: where results go; default `eval/<split>` in the workdir.
+      sampling: fields of `config.sampling` to change; values of None change nothing.
+      root: where the data is now, if it has moved.
+    """
+    config = stored_config(workdir, sampling)
+    if root is not None:
+        config.data.root = root
+    return Experiment(config, workdir).evaluate(split, folder)

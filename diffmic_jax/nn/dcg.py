@@ -1,0 +1,167 @@
+"""The guidance network: dual-granularity conditional guidance (DCG).
+
+A global stream classifies the whole image and leaves a class map of where it looked. The regions
+that this map points to are cropped from the image and classified by a local stream, which weighs
+them by attention. Linear layers and the class map have no bias.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffmic_jax.nn.layers import Dense
+from diffmic_jax.types import Array, Guidance
+
+
+def merge_classes(saliency: Array) -> Array:
+    """Min-max normalise each class map and sum over classes: [B, h, w, C] -> [B, h, w].
+
+    A class of zero range points nowhere and counts as 0.
+    """
+    low = saliency.min((1, 2), keepdims=True)
+    span = saliency.max((1, 2), keepdims=True) - low
+    scaled = (saliency - low) / jnp.where(span > 0, span, 1)
+    return jnp.where(span > 0, scaled, 0).sum(axis=-1)
+
+
+def select_regions(saliency: Array, num_regions: int, window: tuple[int, int]) -> Array:
+    """Greedy choice of the grid windows with the highest mean saliency.
+
+    Each round takes the best window wholly inside the grid (the first in row-major order on a
+    tie), then sets its cells to 0 and never returns to that corner. When no corner is left the
+    answer is (0, 0).
+
+    Args:
+      saliency: [B, h, w, C] raw class maps.
+      num_regions: K.
+      window: height and width of a region in grid cells.
+
+    Returns:
+      [B, K, 2] int32 upper-left cells (row, column), best first.
+    """
+    height, width = (side - w + 1 for side, w in zip(saliency.shape[1:3], window, strict=True))
+    rows, cols = jnp.arange(saliency.shape[1]), jnp.arange(saliency.shape[2])
+
+    def inside(index: Array, corner: Array, size: int) -> Array:
+        return (index >= corner[:, None]) & (index < corner[:, None] + size)
+
+    def choose(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], Array]:
+        merged, taken = carry
+        total = jax.lax.reduce_window(
+            merged, np.zeros((), merged.dtype), jax.lax.add, (1, *window), (1, 1, 1), "VALID"
+        )
+        score = jnp.where(taken, -jnp.inf, total / (window[0] * window[1]))
+        best = score.reshape(len(score), -1).argmax(axis=1)
+        row, col = best // width, best % width
+        covered = inside(rows, row, window[0])[:, :, None] & inside(cols, col, window[1])[:, None]
+        taken |= inside(rows[:height], row, 1)[:, :, None] & inside(cols[:width], col, 1)[:, None]
+        return (jnp.where(covered, 0, merged), taken), jnp.stack([row, col], axis=-1)
+
+    taken = jnp.zeros((len(saliency), height, width), bool)
+    _, cells = jax.lax.scan(choose, (merge_classes(saliency), taken), length=num_regions)
+    return cells.swapaxes(0, 1).astype(jnp.int32)
+
+
+def crop_regions(image: Array, corners: Array, size: int) -> Array:
+    """Cut squares out of each image, all at once and on the device.
+
+    Where a square crosses the border, its part inside the image fills the crop's lower right and
+    the rest is the image's minimum.
+
+    Args:
+      image: [B, H, W, F].
+      corners: [B, K, 2] int upper-left pixels (row, column).
+      size: p, side of a square in pixels.
+
+    Returns:
+      [B, K, p, p, F].
+    """
+
+    def source(corner: Array, limit: int) -> tuple[Array, Array]:
+        """Pixel index [B, K, p] along one axis, and where it is real."""
+        low = jnp.maximum(corner, 0)
+        missing = size - (jnp.minimum(corner + size, limit) - low)
+        offset = jnp.arange(size) - missing[..., None]
+        return jnp.clip(low[..., None] + offset, 0, limit - 1), offset >= 0
+
+    row, row_real = source(corners[..., 0], image.shape[1])
+    col, col_real = source(corners[..., 1], image.shape[2])
+    batch = jnp.arange(len(image))[:, None, None, None]
+    crops = image[batch, row[..., :, None], col[..., None, :]]
+    real = row_real[..., :, None] & col_real[..., None, :]
+    return jnp.where(real[..., None], crops, image.min((1, 2, 3))[:, None, None, None, None])
+
+
+class GatedAttention(nn.Module):
+    """Attention over regions: score = w^T (tanh(V h) * sigmoid(U h))."""
+
+    features: int = 128
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, h: Array) -> Array:
+        """Weights [B, K] of the regions' features h [B, K, F], summing to 1."""
+        value = nn.tanh(Dense(self.features, False, self.dtype, name="V")(h))
+        gate = nn.sigmoid(Dense(self.features, False, self.dtype, name="U")(h))
+        return nn.softmax(Dense(1, False, self.dtype, name="w")(value * gate)[..., 0])
+
+
+class DCG(nn.Module):
+    """Global and local classification of an image (v1 paper, section 2.1)."""
+
+    num_classes: int
+    global_trunk: nn.Module
+    """[B, H, W, 3], train -> [B, h, w, F]."""
+    local_trunk: nn.Module
+    num_regions: int = 6
+    region_size: int = 32
+    """Side of a region in pixels."""
+    crop_channels: str = "all"
+    """`all` keeps the colour; `first` repeats channel 0, as the authors' v1 code does."""
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, image: Array, train: bool) -> Guidance:
+        """Classify [B, H, W, 3]; logits come in at least float32."""
+        features = self.global_trunk(image, train)
+        saliency = Dense(self.num_classes, False, self.dtype, name="saliency")(features)
+        saliency = saliency.astype(jnp.promote_types(saliency.dtype, jnp.float32))
+        corners = self._corners(jax.lax.stop_gradient(saliency), image.shape[1:3])
+        source = image if self.crop_channels == "all" else image[..., :1].repeat(3, axis=-1)
+        patches = crop_regions(source, corners, self.region_size)
+        local, attention = self._local(patches, train)
+        global_ = saliency.mean((1, 2))
+        fused = (global_ + local) / 2
+        return Guidance(fused, global_, local, saliency, corners, patches, attention)
+
+    def _corners(self, saliency: Array, image_size: tuple[int, int]) -> Array:
+        """Pixel corners [B, K, 2] of the most salient regions."""
+        grid = saliency.shape[1:3]
+        window = tuple(
+            max(1, round(self.region_size * cells / side))
+            for cells, side in zip(grid, image_size, strict=True)
+        )
+        cells = select_regions(saliency, self.num_regions, window)
+        # On the host and in float64: rounds half to even, at the position of each cell.
+        pixels = [
+            np.rint(np.arange(n) / n * side).astype(np.int32)
+            for n, side in zip(grid, image_size, strict=True)
+        ]
+        return jnp.stack(
+            [jnp.asarray(axis)[cells[..., i]] for i, axis in enumerate(pixels)], axis=-1
+        )
+
+    def _local(self, patches: Array, train: bool) -> tuple[Array, Array]:
+        """Local logits [B, C] and attention [B, K]."""
+        batch, regions = patches.shape[:2]
+        features = self.local_trunk(patches.reshape(-1, *patches.shape[2:]), train)
+        h = features.mean((1, 2)).reshape(batch, regions, -1)
+        attention = GatedAttention(dtype=self.dtype, name="attention")(h)
+        z = jnp.einsum("bk,bkf->bf", attention, h)
+        logits = Dense(self.num_classes, False, self.dtype, name="classifier")(z)
+        return logits.astype(jnp.promote_types(logits.dtype, jnp.float32)), attention

@@ -1,0 +1,109 @@
+"""The denoiser: predicts the noise in a label, given the image and the guidance.
+
+Every layer acts on the last axis, so one network serves a label vector [B, C] (v1) and a map of
+labels [B, K, K, C] with a timestep in every cell (v2). What does not depend on the timestep, the
+image embedding, is computed apart, once per image.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from diffmic_jax.nn.layers import BatchNorm, Dense
+from diffmic_jax.types import Array, Prior
+
+
+class TimeGate(nn.Module):
+    """A learned factor per timestep and feature."""
+
+    features: int
+    num_timesteps: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, t: Array) -> Array:
+        """Scale x [B, *L, D] by the row of t, a scalar or [B, *L]."""
+        # One row more than there are timesteps, as the published checkpoints have.
+        shape = (self.num_timesteps + 1, self.features)
+        table = self.param("embedding", nn.initializers.uniform(1.0), shape)
+        return x * table[t].astype(self.dtype)
+
+
+class Denoiser(nn.Module):
+    """Noise predictor (v1 paper, section 2.3; its "UNet")."""
+
+    num_classes: int
+    encoder: nn.Module
+    """Image trunk: [B, H, W, 3], train -> [B, h, w, F]."""
+    feature_dim: int = 6144
+    """D."""
+    num_timesteps: int = 1000
+    num_projections: int = 1
+    """Input projections: 1 if all streams share theirs, 3 if each has its own."""
+    encoder_momentum: float = 0.9
+    """Momentum of the running statistics of the image embedding."""
+    dtype: Any = jnp.float32
+
+    def setup(self) -> None:
+        """Name the layers; the projections share everything after them."""
+        dense = partial(Dense, self.feature_dim, dtype=self.dtype)
+        norm = partial(BatchNorm, dtype=self.dtype)
+        gate = partial(TimeGate, self.feature_dim, self.num_timesteps, self.dtype)
+        self.embed = dense()
+        self.embed_norm = norm(self.encoder_momentum)
+        self.projections = [dense() for _ in range(self.num_projections)]
+        self.hidden = [dense() for _ in range(2)]
+        self.gates = [gate() for _ in range(3)]
+        self.norms = [norm() for _ in range(3)]
+        self.output = Dense(self.num_classes, dtype=self.dtype)
+
+    def encode(self, image: Array, patches: Array, train: bool) -> Array:
+        """Image embedding [B, D] of images [B, H, W, 3]; v1 does not look at the patches."""
+        del patches
+        pooled = self.encoder(image, train).mean((1, 2))
+        return self.embed_norm(self.embed(pooled), train)
+
+    def __call__(
+        self,
+        y_t: Array,
+        condition: Array,
+        t: Array,
+        features: Array,
+        train: bool,
+        projection: int = 0,
+    ) -> Array:
+        """Predict the noise in y_t.
+
+        Args:
+          y_t: [B, *L, C] noisy label.
+          condition: [B, *L, M] from the guidance; M may be 0.
+          t: timestep, a scalar or [B, *L].
+          features: [B, D] from `encode`.
+          train: normalise by the batch and record its statistics.
+          projection: which input projection to use.
+
+        Returns:
+          eps_hat [B, *L, C] in at least float32.
+        """
+        x = jnp.concatenate([y_t, condition], axis=-1).astype(self.dtype)
+        features = jnp.expand_dims(features, tuple(range(1, x.ndim - 1)))
+        x = self._response(self.projections[projection], 0, x, t, train) * features
+        for i, layer in enumerate(self.hidden, 1):
+            x = self._response(layer, i, x, t, train)
+        eps_hat = self.output(x)
+        return eps_hat.astype(jnp.promote_types(eps_hat.dtype, jnp.float32))
+
+    def _response(self, layer: nn.Module, i: int, x: Array, t: Array, train: bool) -> Array:
+        """Gated and normalised layer i: softplus(BN(layer(x) * gate[t]))."""
+        return nn.softplus(self.norms[i](self.gates[i](layer(x), t), train))
+
+    def initialize(self, image: Array, patches: Array, priors: tuple[Prior, ...]) -> None:
+        """Touch every parameter once, for `init` with this as the method."""
+        features = self.encode(image, patches, False)
+        for prior in priors:
+            t = jnp.zeros((), jnp.int32)
+            self(prior.mean, prior.condition, t, features, False, prior.projection)

@@ -1,0 +1,143 @@
+"""Layers that behave as PyTorch's, so that numbers and weights carry over."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from diffmic_jax.types import Array
+
+he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+def uniform_fan_in(fan_in: int) -> nn.initializers.Initializer:
+    """Uniform within +-1/sqrt(fan_in): torch's default for linear kernels and their biases."""
+    bound = fan_in**-0.5
+
+    def init(key: Array, shape: Any, dtype: Any = jnp.float32) -> Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+class Dense(nn.Module):
+    """Linear layer over the last axis with torch's initialisation."""
+
+    features: int
+    use_bias: bool = True
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """[..., F] -> [..., features]."""
+        init = uniform_fan_in(x.shape[-1])
+        return nn.Dense(
+            self.features,
+            self.use_bias,
+            dtype=self.dtype,
+            kernel_init=init,
+            bias_init=init,
+            name="linear",
+        )(x)
+
+
+def _reached(kernel: int, stride: int, size: int) -> range:
+    """The kernel rows that meet any of `size` input rows; the others see only padding."""
+    last = (size - 1) // stride * stride
+    pad = kernel // 2
+    return range(max(0, pad - last), min(kernel, pad + size))
+
+
+def _convolve_small(x: Array, kernel: Array, stride: int) -> Array:
+    """Convolution as one matrix product over the kernel's taps that meet the image."""
+    size, pad = kernel.shape[0], kernel.shape[0] // 2
+    height, width = x.shape[1:3]
+    rows, cols = _reached(size, stride, height), _reached(size, stride, width)
+    padded = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    taps = [padded[:, i : i + height : stride, j : j + width : stride] for i in rows for j in cols]
+    weights = kernel[rows.start : rows.stop, cols.start : cols.stop]
+    return jnp.concatenate(taps, axis=-1) @ weights.reshape(-1, weights.shape[-1])
+
+
+def convolve(x: Array, kernel: Array, stride: int) -> Array:
+    """Convolution padded by k // 2 on every side.
+
+    Args:
+      x: [B, H, W, F].
+      kernel: [k, k, F, G], k odd.
+      stride: step of the output grid in pixels.
+
+    Returns:
+      [B, ceil(H / stride), ceil(W / stride), G].
+    """
+    size = kernel.shape[0]
+    if size == 1 or min(x.shape[1:3]) // stride < size:
+        # XLA on CPU is fast, forward and backward, only where both grids are at least as large
+        # as the kernel: at 2x2 this is fifty times faster. A 1x1 kernel is a matrix product.
+        return _convolve_small(x, kernel, stride)
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        [(size // 2, size // 2)] * 2,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+class Conv(nn.Module):
+    """Convolution without bias, padded by kernel // 2 on every side as in torch.
+
+    'SAME' would pad an even input at stride 2 on one side only and shift the features.
+    """
+
+    features: int
+    size: int
+    stride: int = 1
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """[B, H, W, F] -> [B, ceil(H / stride), ceil(W / stride), features]."""
+        shape = (self.size, self.size, x.shape[-1], self.features)
+        kernel = self.param("kernel", he_fan_out, shape)
+        return convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation over all axes but the last, as torch computes it.
+
+    Differs from flax's in the running variance, which is the unbiased one (n / (n - 1)). Under a
+    global-view jit the statistics are those of the whole batch on all devices.
+    """
+
+    momentum: float = 0.9
+    """Weight of the old running statistic; torch calls 1 - 0.9 its momentum."""
+    epsilon: float = 1e-5
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        """Normalise [..., F]; in training by the batch, whose statistics are recorded."""
+        features = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (features,))
+        bias = self.param("bias", nn.initializers.zeros, (features,))
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (features,))
+        running_var = self.variable("batch_stats", "var", jnp.ones, (features,))
+        # Statistics stay in float32 (or better) whatever the compute dtype is.
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        mean, var = running_mean.value, running_var.value
+        if train:
+            axes = tuple(range(x.ndim - 1))
+            mean = wide.mean(axes)
+            var = jnp.square(wide - mean).mean(axes)
+            if not self.is_initializing():
+                count = x.size // features
+                unbiased = var * (count / max(count - 1, 1))
+                keep = self.momentum
+                running_mean.value = keep * running_mean.value + (1 - keep) * mean
+                running_var.value = keep * running_var.value + (1 - keep) * unbiased
+        factor = scale * jax.lax.rsqrt(var + self.epsilon)
+        return ((wide - mean) * factor + bias).astype(self.dtype)

@@ -1,0 +1,275 @@
+"""From a configuration to the objects of a run: the one place where names become things.
+
+A recipe is a set of values, not a branch of the code. `RECIPES` holds what a named recipe decides;
+`resolve` fills those values into every field that the user left open, `make_recipe` builds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from diffmic_jax.diffusion import priors, samplers
+from diffmic_jax.diffusion.schedules import Schedule, make_schedule
+from diffmic_jax.nn.dcg import DCG
+from diffmic_jax.nn.denoiser import Denoiser
+from diffmic_jax.nn.resnet import resnet
+from diffmic_jax.types import Array, Guidance, InputError, Prior
+
+RECIPES: dict[str, dict[str, Any]] = {
+    # The paper, with evaluation that can be defended.
+    "v1": {
+        "guidance.crop_channels": "all",
+        "denoiser.conditioning": "dual",
+        "denoiser.encoder_updates": 1,
+        "diffusion.precision": "float64",
+        "sampling.start": "full",
+        "sampling.readout": "clip",
+    },
+    # What the authors' public code computes.
+    "v1_public": {
+        "guidance.crop_channels": "first",
+        "denoiser.conditioning": "fused",
+        "denoiser.encoder_updates": 3,
+        "diffusion.precision": "public",
+        "sampling.start": "truncated",
+        "sampling.readout": "softmax",
+        "sampling.num_samples": 1,
+    },
+}
+NETWORKS = ("guidance", "denoiser")
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """A stretch of training in which some of the networks learn."""
+
+    name: str
+    learns: tuple[str, ...]
+    steps: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How labels are drawn at prediction."""
+
+    run: Callable[..., Array]
+    """(eps_fn, y_init, prior_mean, noise [n, ...]) -> y0_hat."""
+    num_steps: int
+    num_samples: int
+    readout: Callable[[Array], Array]
+    """Draws [S, B, C] -> probabilities [B, C]."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimization:
+    """What the optimizers need to know."""
+
+    learning_rate: float
+    """Peak rate of the denoiser."""
+    guidance_learning_rate: float
+    warmup_steps: float
+    """Joint steps over which the denoiser's rate rises from 0."""
+    joint_steps: int
+    clip_norm: float
+    """Largest global norm of the denoiser's gradients."""
+    ema: bool
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Recipe:
+    """Everything that a training or prediction step runs; hashable by identity."""
+
+    name: str
+    num_classes: int
+    image_size: int
+    schedule: Schedule
+    guidance: DCG
+    denoiser: Denoiser
+    priors: Callable[[Guidance], tuple[Prior, ...]]
+    mmd_weight: float
+    optimization: Optimization
+    phases: tuple[Phase, ...]
+    sampling: Sampling
+    learns: tuple[str, ...] = NETWORKS
+
+    @property
+    def num_steps(self) -> int:
+        """Training steps in all phases."""
+        return sum(phase.steps for phase in self.phases)
+
+    @property
+    def warmup_steps(self) -> int:
+        """Steps before the last phase, in which the denoiser does not learn."""
+        return self.num_steps - self.phases[-1].steps
+
+    def in_phase(self, phase: Phase) -> Recipe:
+        """The same recipe with only that phase's networks learning."""
+        return dataclasses.replace(self, learns=phase.learns)
+
+    def phase_at(self, step: int) -> Phase:
+        """The phase that trains step `step` (0-based)."""
+        for phase in self.phases:
+            if step < phase.steps:
+                return phase
+            step -= phase.steps
+        return self.phases[-1]
+
+
+def softmax_readout(y0_hat: Array) -> Array:
+    """Softmax of the mean draw (public v1): [S, B, C] -> [B, C]."""
+    return jax.nn.softmax(y0_hat.mean(axis=0))
+
+
+def clip_readout(y0_hat: Array) -> Array:
+    """Mean draw clipped to [0, 1] and renormalised: [S, B, C] -> [B, C].
+
+    The mean of y0_hat estimates the class posterior, so no squashing is wanted. An answer without
+    any positive entry carries no information and becomes uniform.
+    """
+    mean = jnp.clip(y0_hat.mean(axis=0), 0, 1)
+    total = mean.sum(axis=-1, keepdims=True)
+    return jnp.where(total > 0, mean / jnp.where(total > 0, total, 1), 1 / mean.shape[-1])
+
+
+READOUTS = {"softmax": softmax_readout, "clip": clip_readout}
+PRIORS = {"fused": (priors.fused_priors, 1), "dual": (priors.dual_priors, 3)}
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+def _choose(table: dict[str, Any], field: str, value: str) -> Any:
+    """`table[value]`, or an error that names the field and the choices."""
+    if value not in table:
+        raise InputError(f"config.{field}={value!r} is unknown; choose one of {', '.join(table)}")
+    return table[value]
+
+
+def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """A copy of the configuration with every open field decided by its recipe.
+
+    Raises:
+      InputError: for an unknown recipe.
+    """
+    config = ml_collections.ConfigDict(config.to_dict())
+    values = dict(_choose(RECIPES, "recipe", config.recipe))
+    # Many draws are affordable, and needed, where the chain is short.
+    values.setdefault("sampling.num_samples", 8 if config.sampling.num_steps <= 10 else 1)
+    for field, value in values.items():
+        group, name = field.split(".")
+        if config[group][name] is None:
+            config[group][name] = value
+    return config
+
+
+def _sampling(config: ml_collections.ConfigDict, schedule: Schedule) -> Sampling:
+    """The sampler of `config.sampling` over a schedule."""
+    if config.num_samples < 1:
+        raise ValueError(f"sampling.num_samples={config.num_samples} must be at least 1")
+    steps = samplers.timesteps(schedule, config.num_steps, config.start)
+
+    def run(eps_fn: Callable, y_init: Array, prior_mean: Array, noise: Array) -> Array:
+        extra = {}
+        if config.sampler == "ddim":
+            extra = {"eta": config.eta, "clip": tuple(config.clip) or None}
+        sampler = {"ancestral": samplers.ancestral, "ddim": samplers.ddim}[config.sampler]
+        return sampler(eps_fn, schedule, y_init, prior_mean, steps, noise, **extra)
+
+    _choose({"ancestral": 0, "ddim": 0}, "sampling.sampler", config.sampler)
+    readout = _choose(READOUTS, "sampling.readout", config.readout)
+    return Sampling(run, len(steps), config.num_samples, readout)
+
+
+def _networks(config: ml_collections.ConfigDict, num_classes: int) -> tuple[DCG, Denoiser]:
+    """The two networks."""
+    dtype = _choose(DTYPES, "train.dtype", config.train.dtype)
+    g, d = config.guidance, config.denoiser
+    _choose({"all": 0, "first": 0}, "guidance.crop_channels", g.crop_channels)
+    trunk = partial(resnet, g.backbone, g.width, g.stem, dtype=dtype)
+    guidance = DCG(
+        num_classes,
+        trunk(),
+        trunk(),
+        g.num_regions,
+        g.region_size,
+        g.crop_channels,
+        dtype,
+    )
+    # Three updates by the same batch statistics are one with the cubed momentum.
+    momentum = 0.9**d.encoder_updates
+    denoiser = Denoiser(
+        num_classes,
+        resnet(d.encoder, d.width, d.stem, momentum, dtype),
+        d.feature_dim,
+        config.diffusion.num_train_steps,
+        _choose(PRIORS, "denoiser.conditioning", d.conditioning)[1],
+        momentum,
+        dtype,
+    )
+    return guidance, denoiser
+
+
+def _phases(config: ml_collections.ConfigDict, steps_per_epoch: int) -> tuple[Phase, ...]:
+    """Guidance alone, then both; cut at `train.max_steps` if that is set."""
+    warmup = config.guidance.warmup_epochs * steps_per_epoch
+    joint = config.train.epochs * steps_per_epoch
+    limit = config.train.max_steps or math.inf
+    warmup = int(min(warmup, limit))
+    joint = int(min(joint, limit - warmup))
+    return Phase("warmup", ("guidance",), warmup), Phase("joint", NETWORKS, joint)
+
+
+def make_recipe(
+    config: ml_collections.ConfigDict, num_classes: int, steps_per_epoch: int = 0
+) -> Recipe:
+    """Build the recipe of a resolved configuration.
+
+    Args:
+      config: as `resolve` returns it.
+      num_classes: C, from the data or the checkpoint.
+      steps_per_epoch: full batches in an epoch; 0 if nothing will be trained.
+
+    Raises:
+      InputError: for a value that names nothing, or lies out of range.
+    """
+    try:
+        diffusion = config.diffusion
+        schedule = make_schedule(
+            diffusion.schedule,
+            diffusion.num_train_steps,
+            diffusion.beta_start,
+            diffusion.beta_end,
+            diffusion.precision,
+        )
+        guidance, denoiser = _networks(config, num_classes)
+        sampling = _sampling(config.sampling, schedule)
+    except ValueError as error:
+        raise InputError(f"config: {error}") from error
+    train = config.train
+    optimization = Optimization(
+        train.learning_rate,
+        config.guidance.learning_rate,
+        train.warmup_fraction * train.epochs * steps_per_epoch,
+        train.epochs * steps_per_epoch,
+        train.clip_norm,
+        train.ema,
+    )
+    return Recipe(
+        config.recipe,
+        num_classes,
+        config.data.image_size,
+        schedule,
+        guidance,
+        denoiser,
+        PRIORS[config.denoiser.conditioning][0],
+        train.mmd_weight,
+        optimization,
+        _phases(config, steps_per_epoch),
+        sampling,
+    )

@@ -1,0 +1,86 @@
+"""Devices and processes: one mesh axis, `data`, over which batches are split.
+
+Steps are written for the whole batch; `jax.jit` places the communication. Parameters are
+replicated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from diffmic_jax.types import Batch, InputError
+
+
+def make_mesh() -> Mesh:
+    """All devices of all processes along `data`."""
+    # Explicit axes, the default, would ask every loss to name its shardings.
+    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The sharding of what every device holds whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def split_rows(mesh: Mesh) -> NamedSharding:
+    """The sharding of a batch: rows over `data`."""
+    return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def check_batch_size(mesh: Mesh, batch_size: int, field: str) -> None:
+    """Refuse a batch that the devices cannot share evenly.
+
+    Raises:
+      InputError: naming the configuration field.
+    """
+    if batch_size < 1 or batch_size % mesh.size:
+        raise InputError(
+            f"config.{field}={batch_size} is not divisible by the {mesh.size} devices; "
+            f"choose a multiple of {mesh.size}"
+        )
+
+
+def from_local_rows(mesh: Mesh, batch: Batch) -> Batch:
+    """A global batch on the devices, of which every process gives its own rows."""
+    sharding = split_rows(mesh)
+    return jax.tree.map(
+        lambda rows: jax.make_array_from_process_local_data(sharding, np.asarray(rows)), batch
+    )
+
+
+def from_all_rows(mesh: Mesh, batch: Batch) -> Batch:
+    """A global batch on the devices, which every process holds whole."""
+    sharding = split_rows(mesh)
+
+    def place(rows: Any) -> jax.Array:
+        rows = np.asarray(rows)
+        return jax.make_array_from_callback(rows.shape, sharding, lambda part: rows[part])
+
+    return jax.tree.map(place, batch)
+
+
+def jit_train(mesh: Mesh, step: Callable) -> Callable:
+    """Compile `step(state, batch, key) -> (state, scalars)`; the state is donated."""
+    whole = replicated(mesh)
+    return jax.jit(
+        step,
+        in_shardings=(whole, split_rows(mesh), whole),
+        out_shardings=whole,
+        donate_argnums=0,
+    )
+
+
+def jit_predict(mesh: Mesh, step: Callable) -> Callable:
+    """Compile `step(variables, batch, key)`; every process can read the whole answer."""
+    whole = replicated(mesh)
+    return jax.jit(step, in_shardings=(whole, split_rows(mesh), whole), out_shardings=whole)
+
+
+def is_main_process() -> bool:
+    """Whether this process writes logs and files."""
+    return jax.process_index() == 0

@@ -1,0 +1,230 @@
+"""The training step and the prediction step: pure functions of state, batch and key.
+
+A training step computes, for the networks that learn in the current phase,
+
+    L_denoiser = mean (eps - eps_hat)^2 + lambda (MMD(eps, eps_hat_g) + MMD(eps, eps_hat_l))
+    L_guidance = CE((logits_g + logits_l) / 2, label)                       (v1, Eqs. 3-5)
+
+The guidance that the diffusion sees is in evaluation mode and passes no gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from diffmic_jax.diffusion import losses
+from diffmic_jax.diffusion.process import antithetic_timesteps, q_sample
+from diffmic_jax.recipe import Recipe
+from diffmic_jax.training.optimizers import make_optimizers
+from diffmic_jax.training.state import TrainState, of_network
+from diffmic_jax.types import Array, Batch, Guidance, Prediction, Variables
+
+Scalars = dict[str, Array]
+
+
+def targets(recipe: Recipe, label: Array) -> Array:
+    """Clean labels y0 [B, C]: one-hot of class indices, multi-hot as it is."""
+    if label.ndim == 2:
+        return label.astype(jnp.float32)
+    return jax.nn.one_hot(label, recipe.num_classes)
+
+
+def guide(recipe: Recipe, variables: Variables, batch: Batch) -> Guidance:
+    """The guidance's answer for a batch, in evaluation mode."""
+    own = of_network(variables, "guidance")
+    return cast(Guidance, recipe.guidance.apply(own, batch.image, False))
+
+
+def guidance_loss(recipe: Recipe, variables: Variables, batch: Batch) -> tuple[Scalars, Variables]:
+    """Loss of the guidance on a batch, in training mode.
+
+    Returns:
+      Scalars, of which `guidance_loss` is the objective, and the guidance's new statistics.
+    """
+    guidance, updates = recipe.guidance.apply(
+        of_network(variables, "guidance"), batch.image, True, mutable=["batch_stats"]
+    )
+    target = targets(recipe, batch.label)
+    hits = guidance.fused.argmax(-1) == target.argmax(-1)
+    scalars = {
+        "guidance_loss": losses.cross_entropy(guidance.fused, target).mean(),
+        "guidance_accuracy": hits.mean(),
+    }
+    return scalars, updates["batch_stats"]
+
+
+def diffusion_loss(
+    recipe: Recipe, variables: Variables, batch: Batch, guidance: Guidance, t: Array, eps: Array
+) -> tuple[Scalars, Variables]:
+    """Loss of the denoiser on a batch at given timesteps and noise.
+
+    All streams share t, eps and the image embedding, which is computed once. Their batch
+    statistics are recorded one after the other.
+
+    Args:
+      recipe: what to compute.
+      variables: parameters and statistics, keyed by network.
+      batch: images and labels, no padding rows.
+      guidance: the guidance's answer for the batch.
+      t: [B, *L] timesteps.
+      eps: [B, *L, C] standard normal noise.
+
+    Returns:
+      Scalars (`loss` is the objective; `mse`, `mmd_1`, ... its parts), and the denoiser's new
+      statistics.
+    """
+    own = of_network(variables, "denoiser")
+    run: Callable[..., Any] = recipe.denoiser.apply
+    mutable = ["batch_stats"]
+    features, updates = run(
+        own, batch.image, guidance.patches, True, method="encode", mutable=mutable
+    )
+    y0 = targets(recipe, batch.label)
+    scalars: Scalars = {}
+    for i, prior in enumerate(recipe.priors(guidance)):
+        y_t = q_sample(recipe.schedule, y0, t, eps, prior.mean)
+        own = {"params": own["params"], **updates}
+        eps_hat, updates = run(
+            own, y_t, prior.condition, t, features, True, prior.projection, mutable=mutable
+        )
+        if i == 0:
+            scalars["mse"] = losses.noise_mse(eps, eps_hat).mean()
+        else:
+            scalars[f"mmd_{i}"] = losses.mmd(eps, eps_hat)
+    distances = [value for name, value in scalars.items() if name != "mse"]
+    scalars["loss"] = scalars["mse"] + recipe.mmd_weight * sum(distances)
+    return scalars, updates["batch_stats"]
+
+
+def _denoiser_loss(
+    recipe: Recipe, variables: Variables, batch: Batch, key: Array
+) -> tuple[Scalars, Variables]:
+    """`diffusion_loss` with drawn timesteps and noise, and guidance in evaluation mode."""
+    guidance = guide(recipe, variables, batch)
+    key_t, key_eps = jax.random.split(key)
+    t = antithetic_timesteps(key_t, len(batch.image), recipe.schedule.num_train_steps)
+    eps = jax.random.normal(key_eps, (len(batch.image), recipe.num_classes))
+    return diffusion_loss(recipe, variables, batch, jax.lax.stop_gradient(guidance), t, eps)
+
+
+def _gradients(
+    loss: Callable[[Variables], tuple[Scalars, Variables]],
+    objective: str,
+    variables: Variables,
+    network: str,
+) -> tuple[Variables, Scalars, Variables]:
+    """Gradients of one network's parameters, with the loss's scalars and new statistics."""
+
+    def scalar(params: Variables) -> tuple[Array, tuple[Scalars, Variables]]:
+        trial = variables | {"params": variables["params"] | {network: params}}
+        scalars, stats = loss(trial)
+        return scalars[objective], (scalars, stats)
+
+    grads, (scalars, stats) = jax.grad(scalar, has_aux=True)(variables["params"][network])
+    norm = {f"{network}_grad_norm": optax.global_norm(grads)}
+    return grads, scalars | norm, stats
+
+
+def _average(recipe: Recipe, state: TrainState, network: str, params: Variables) -> Variables:
+    """The network's next EMA; its memory grows with the joint steps, up to 0.9999."""
+    k = jnp.maximum(state.step - recipe.warmup_steps, 0)
+    decay = jnp.minimum(0.9999, (1 + k) / (10 + k))
+    return jax.tree.map(
+        lambda old, new: decay * old + (1 - decay) * new, state.ema_params[network], params
+    )
+
+
+def train_step(
+    recipe: Recipe, state: TrainState, batch: Batch, key: Array
+) -> tuple[TrainState, Scalars]:
+    """One step of every network that learns in the recipe's phase.
+
+    What does not learn passes through untouched, and its loss is not computed. Both losses are
+    taken at the state before the step.
+
+    Args:
+      recipe: static under `jit`; `recipe.learns` names the phase's networks.
+      state: the state before, which may be donated.
+      batch: a full batch, without padding.
+      key: random key of the run; the step number is folded in.
+
+    Returns:
+      The state after, and scalars for the log.
+    """
+    key = jax.random.fold_in(key, state.step)
+    variables = state.variables()
+    loss = {
+        "guidance": lambda trial: guidance_loss(recipe, trial, batch),
+        "denoiser": lambda trial: _denoiser_loss(recipe, trial, batch, key),
+    }
+    objective = {"guidance": "guidance_loss", "denoiser": "loss"}
+    optimizers = make_optimizers(recipe)
+    scalars: Scalars = {}
+    after = {name: dict(getattr(state, name)) for name in ("params", "batch_stats", "opt_state")}
+    average = dict(state.ema_params)
+    for network in recipe.learns:
+        grads, parts, stats = _gradients(loss[network], objective[network], variables, network)
+        updates, opt_state = optimizers[network].update(
+            grads, state.opt_state[network], state.params[network]
+        )
+        params = optax.apply_updates(state.params[network], updates)
+        after["params"][network] = params
+        after["batch_stats"][network] = stats
+        after["opt_state"][network] = opt_state
+        if average:
+            average[network] = _average(recipe, state, network, params)
+        scalars |= parts
+    return state.replace(step=state.step + 1, ema_params=average, **after), scalars
+
+
+def _noise(recipe: Recipe, batch: Batch, key: Array) -> Array:
+    """Standard normal draws [num_steps, S, B, C], the start first.
+
+    Every (image, draw) has a key of its own, made from the image's position in its split: neither
+    the batching nor the number of draws changes a draw.
+    """
+    index = jnp.arange(len(batch.image)) if batch.index is None else batch.index
+    shape = (recipe.sampling.num_steps, recipe.num_classes)
+
+    def draw(index: Array, sample: Array) -> Array:
+        own = jax.random.fold_in(jax.random.fold_in(key, index), sample)
+        return jax.random.normal(own, shape)
+
+    samples = jnp.arange(recipe.sampling.num_samples)
+    noise = jax.vmap(jax.vmap(draw, (0, None)), (None, 0))(index, samples)
+    return jnp.moveaxis(noise, 2, 0)
+
+
+def predict_step(recipe: Recipe, variables: Variables, batch: Batch, key: Array) -> Prediction:
+    """Classify a batch: guidance and image embedding once, then all draws side by side.
+
+    Args:
+      recipe: static under `jit`.
+      variables: parameters and statistics, keyed by network.
+      batch: images; labels are not looked at, padding rows get an answer too.
+      key: random key of the draws.
+    """
+    guidance = guide(recipe, variables, batch)
+    prior = recipe.priors(guidance)[0]
+    own = of_network(variables, "denoiser")
+    run: Callable[..., Any] = recipe.denoiser.apply
+    features = run(own, batch.image, guidance.patches, False, method="encode")
+    draws = recipe.sampling.num_samples
+    mean, condition, features = (
+        jnp.tile(x, (draws,) + (1,) * (x.ndim - 1)) for x in (prior.mean, prior.condition, features)
+    )
+
+    def eps_fn(y_t: Array, t: Array) -> Array:
+        return run(own, y_t, condition, t, features, False, prior.projection)
+
+    noise = _noise(recipe, batch, key)
+    noise = noise.reshape(len(noise), *mean.shape)
+    # The last row of a sampler's noise is unused: the start takes its place.
+    y0_hat = recipe.sampling.run(eps_fn, mean + noise[0], mean, jnp.roll(noise, -1, axis=0))
+    y0_hat = y0_hat.reshape(draws, -1, recipe.num_classes)
+    return Prediction(recipe.sampling.readout(y0_hat), y0_hat.std(axis=0), y0_hat, guidance)

@@ -1,0 +1,52 @@
+"""Losses by hand and against the reference."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+
+from diffmic_jax.diffusion import losses
+from tests.golden_weights import check
+
+
+@pytest.mark.parametrize("i", range(4))
+def test_golden_mmd(golden, i):
+    g = golden("mmd")
+    x, y = g[f"x{i}"], g[f"y{i}"]
+    check(f"kernel{i}", losses.gaussian_kernel(x, y), g[f"kernel{i}"], 1e-6)
+    check(f"mmd{i}", losses.mmd(x, y), g[f"mmd{i}"], 1e-6)
+
+
+def test_golden_mmd_gradient(golden):
+    g = golden("mmd")
+    gradient = jax.grad(losses.mmd, argnums=1)(g["x2"], g["y2"])
+    check("mmd2 gradient", gradient, g["mmd2_grad_y"], 1e-7)
+
+
+def test_mmd_of_two_points_by_hand():
+    a, b = np.array([[0.0, 0.0]]), np.array([[2.0, 0.0]])
+    # mean_d (a - b)^2 = 2, over C = 2: k = exp(-1).
+    np.testing.assert_allclose(losses.gaussian_kernel(a, b), [[np.exp(-1)]], rtol=1e-6)
+    np.testing.assert_allclose(losses.mmd(a, b), 2 - 2 * np.exp(-1), rtol=1e-6)
+
+
+def test_mmd_tells_distributions_apart():
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((2, 500, 3))
+    assert losses.mmd(a, a) == pytest.approx(0, abs=1e-6)
+    assert losses.mmd(a, b) < 0.01
+    assert losses.mmd(a, b + 3) > 10 * losses.mmd(a, b)
+
+
+def test_noise_mse_is_per_image():
+    eps, eps_hat = np.zeros((2, 3, 3, 4)), np.zeros((2, 3, 3, 4))
+    eps_hat[1] = 2
+    np.testing.assert_array_equal(losses.noise_mse(eps, eps_hat), [0, 4])
+
+
+def test_cross_entropy():
+    logits = np.log([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8]]) + 5
+    target = np.array([[1, 0, 0], [0, 0.5, 0.5]])
+    expected = -np.log([0.7, np.sqrt(0.1 * 0.8)])
+    np.testing.assert_allclose(losses.cross_entropy(logits, target), expected, rtol=1e-5)

@@ -1,0 +1,209 @@
+"""Metrics against the reference's numbers, scikit-learn, and values worked out by hand."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from scipy.special import softmax
+from sklearn import metrics as sk
+
+from diffmic_jax.evaluation.metrics import NLL_FLOOR, SCALARS, compute
+from diffmic_jax.types import InputError
+
+FIVE = ["a", "b", "c", "d", "e"]
+
+
+@pytest.fixture
+def split():
+    """200 images of five uneven classes, probabilities with ties."""
+    rng = np.random.default_rng(3)
+    labels = rng.choice(5, 200, p=[0.4, 0.3, 0.15, 0.1, 0.05])
+    probabilities = rng.dirichlet(np.ones(5), 200) + 0.6 * np.eye(5)[labels]
+    probabilities = (probabilities / probabilities.sum(axis=1, keepdims=True)).round(2)
+    return probabilities, labels
+
+
+@pytest.mark.parametrize("case", ["a", "absent", "gap"])
+def test_agrees_with_the_reference(golden, case):
+    arrays = golden("metrics")
+    probabilities = softmax(arrays[f"{case}_scores"].astype(np.float64), axis=1)
+    found = compute(probabilities, arrays[f"{case}_labels"], FIVE, bootstrap=0)
+    np.testing.assert_allclose(found["f1_macro"], arrays[f"{case}_f1_macro"], rtol=2e-7)
+    np.testing.assert_allclose(100 * found["accuracy"], arrays[f"{case}_acc_all"], rtol=2e-7)
+    if case == "a":
+        np.testing.assert_allclose(found["kappa_quadratic"], arrays["a_kappa_all"], rtol=2e-7)
+
+
+def test_ties_go_to_the_first_class(golden):
+    arrays = golden("metrics")
+    found = compute(arrays["tie_scores"], arrays["tie_argmax_pred"], FIVE, bootstrap=0)
+    assert found["accuracy"] == 1.0
+
+
+def test_agrees_with_scikit_learn(split):
+    probabilities, labels = split
+    found = compute(probabilities, labels, FIVE, bootstrap=0)
+    predicted = probabilities.argmax(axis=1)
+    aurocs = [sk.roc_auc_score(labels == c, probabilities[:, c]) for c in range(5)]
+    expected = {
+        "accuracy": sk.accuracy_score(labels, predicted),
+        "f1_macro": sk.f1_score(labels, predicted, average="macro"),
+        "balanced_accuracy": sk.balanced_accuracy_score(labels, predicted),
+        "auroc_macro": np.mean(aurocs),
+        "kappa_quadratic": sk.cohen_kappa_score(labels, predicted, weights="quadratic"),
+        "brier": np.mean(np.sum((probabilities - np.eye(5)[labels]) ** 2, axis=1)),
+    }
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value, abs=1e-12), name
+    assert found["confusion"] == sk.confusion_matrix(labels, predicted).tolist()
+    report = sk.classification_report(labels, predicted, target_names=FIVE, output_dict=True)
+    for name, auroc in zip(FIVE, aurocs, strict=True):
+        row = found["per_class"][name]
+        assert row["auroc"] == pytest.approx(auroc, abs=1e-12)
+        assert row["f1"] == pytest.approx(report[name]["f1-score"], abs=1e-12)
+        assert row["precision"] == pytest.approx(report[name]["precision"], abs=1e-12)
+        assert row["recall"] == pytest.approx(report[name]["recall"], abs=1e-12)
+        assert row["support"] == report[name]["support"]
+
+
+def test_nll_agrees_with_scikit_learn_in_float32(split):
+    probabilities = softmax(8 * split[0], axis=1).astype(np.float32)
+    found = compute(probabilities, split[1], FIVE, bootstrap=0)
+    assert found["nll"] == pytest.approx(sk.log_loss(split[1], probabilities), rel=1e-6)
+
+
+def test_values_worked_out_by_hand():
+    probabilities = np.array([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6], [0.2, 0.5, 0.3], [1.0, 0.0, 0.0]])
+    found = compute(probabilities, np.array([0, 2, 0, 1]), ["x", "y", "z"], bootstrap=0)
+    assert found["n"] == 4
+    assert found["accuracy"] == 0.5
+    assert found["confusion"] == [[1, 1, 0], [1, 0, 0], [0, 0, 1]]
+    assert found["f1_macro"] == pytest.approx((0.5 + 0 + 1) / 3)
+    assert found["balanced_accuracy"] == pytest.approx((0.5 + 0 + 1) / 3)
+    # x: positives .7 .2, negatives .1 1 -> 2 of 4; y: 0 of 3; z: 3 of 3.
+    assert found["auroc_macro"] == pytest.approx((0.5 + 0 + 1) / 3)
+    nll = -np.log([0.7, 0.6, 0.2, NLL_FLOOR]).mean()
+    assert found["nll"] == pytest.approx(nll)
+    assert found["brier"] == pytest.approx((0.14 + 0.26 + 0.98 + 2.0) / 4)
+    # Four bins with one image each: 1-.7, 1-.6, .5-0 and 1-0.
+    assert found["ece"] == pytest.approx((0.3 + 0.4 + 0.5 + 1.0) / 4)
+    # Squared distances 0 0 1 1; margins (2,1,1) and (2,1,1): chance (2+8+2+1+8+1)/4 = 5.5.
+    assert found["kappa_quadratic"] == pytest.approx(1 - 2 / 5.5)
+
+
+def test_ece_pools_the_images_of_a_bin():
+    probabilities = np.array([[0.90, 0.10], [0.88, 0.12]])
+    found = compute(probabilities, np.array([0, 1]), ["x", "y"], bootstrap=0)
+    assert found["ece"] == pytest.approx(0.89 - 0.5)
+
+
+def test_kappa_counts_absent_classes():
+    """Labels 0, 2, 4 keep their distances; ranking the present ones would give 0, 1, 2."""
+    labels, predicted = np.array([0, 2, 4, 4, 0]), np.array([0, 4, 4, 2, 1])
+    found = compute(np.eye(5)[predicted], labels, FIVE, bootstrap=0)
+    expected = sk.cohen_kappa_score(labels, predicted, labels=range(5), weights="quadratic")
+    assert found["kappa_quadratic"] == pytest.approx(expected)
+
+
+def test_undefined_is_none():
+    found = compute(np.eye(3)[[2, 2]], np.array([2, 2]), ["x", "y", "z"], bootstrap=20)
+    assert found["kappa_quadratic"] is None
+    assert found["auroc_macro"] is None
+    assert found["ci95"]["auroc_macro"] is None
+    assert found["f1_macro"] == 1.0
+    assert found["per_class"]["x"] == {
+        "precision": None,
+        "recall": None,
+        "f1": None,
+        "auroc": None,
+        "support": 0,
+    }
+    assert found["per_class"]["z"]["auroc"] is None
+    json.dumps(found, allow_nan=False)
+
+
+def test_multi_label():
+    rng = np.random.default_rng(5)
+    labels = (rng.random((60, 3)) < 0.3).astype(int)
+    labels[:, 2] = 0
+    probabilities = np.clip(0.6 * labels + rng.random((60, 3)) * 0.5, 0, 1)
+    found = compute(probabilities, labels, ["x", "y", "z"], bootstrap=50)
+    two = slice(0, 2)
+    expected = sk.roc_auc_score(labels[:, two], probabilities[:, two], average="macro")
+    assert found["auroc_macro"] == pytest.approx(expected)
+    predicted = probabilities[:, two] >= 0.5
+    assert found["f1_macro"] == pytest.approx(
+        sk.f1_score(labels[:, two], predicted, average="macro")
+    )
+    of_outcome = np.where(labels == 1, probabilities, 1 - probabilities)
+    assert found["nll"] == pytest.approx(-np.log(np.maximum(of_outcome, NLL_FLOOR)).mean())
+    assert found["brier"] == pytest.approx(np.square(probabilities - labels).mean())
+    assert 0 < found["ece"] < 1
+    for name in ("accuracy", "balanced_accuracy", "kappa_quadratic"):
+        assert found[name] is None
+        assert found["ci95"][name] is None
+    assert found["confusion"] is None
+    assert found["per_class"]["z"]["auroc"] is None
+    json.dumps(found, allow_nan=False)
+
+
+def test_multi_label_ece_by_hand():
+    """Bins (.2, .266] and (.733, .8]: gaps of .25 - 0 and .75 - .5, half the answers each."""
+    found = compute(
+        np.array([[0.25, 0.75], [0.25, 0.75]]), np.array([[0, 1], [0, 0]]), ["x", "y"], bootstrap=0
+    )
+    assert found["ece"] == pytest.approx(0.25)
+
+
+def test_intervals_surround_the_value_and_shrink_with_the_split(split):
+    small = compute(split[0], split[1], FIVE, bootstrap=300)
+    large = compute(np.tile(split[0], (9, 1)), np.tile(split[1], 9), FIVE, bootstrap=300)
+    for name in SCALARS:
+        low, high = small["ci95"][name]
+        # ECE and Brier are not negative, so resampling noise pushes the ECE up.
+        assert low < high and (name == "ece" or low < small[name] < high), name
+    width = np.diff(small["ci95"]["accuracy"]) / np.diff(large["ci95"]["accuracy"])
+    assert width == pytest.approx(3, rel=0.25)
+
+
+def test_interval_of_accuracy_is_the_binomial_one(split):
+    found = compute(split[0], split[1], FIVE, bootstrap=2000)
+    p = found["accuracy"]
+    half = 1.96 * np.sqrt(p * (1 - p) / 200)
+    assert found["ci95"]["accuracy"] == pytest.approx([p - half, p + half], abs=0.015)
+
+
+def test_groups_are_resampled_as_a_whole(split):
+    """Nine copies of each image are worth one image, not nine."""
+    probabilities, labels = np.repeat(split[0], 9, axis=0), np.repeat(split[1], 9)
+    groups = np.repeat([f"lesion {i:03}" for i in range(200)], 9)
+    found = compute(probabilities, labels, FIVE, groups=groups, bootstrap=200)
+    once = compute(split[0], split[1], FIVE, bootstrap=200)
+    assert found["ci95"]["accuracy"] == once["ci95"]["accuracy"]
+
+
+def test_same_seed_same_bytes(split):
+    first, again, other = (
+        json.dumps(compute(split[0], split[1], FIVE, bootstrap=50, seed=seed)) for seed in (1, 1, 2)
+    )
+    assert first == again != other
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "labels", "message"),
+    [
+        (np.zeros((0, 2)), np.zeros(0, int), "no image"),
+        (np.full((2, 2), 0.5), np.array([0, 2]), "labels run from 0 to 2; they must be in 0..1"),
+        (np.array([[0.5, 0.5], [np.nan, 0.5]]), np.array([0, 1]), "image 1 are not numbers"),
+    ],
+)
+def test_bad_input_is_named(probabilities, labels, message):
+    with pytest.raises(InputError, match=message):
+        compute(probabilities, labels, ["x", "y"])
+
+
+def test_shapes_must_agree():
+    with pytest.raises(ValueError, match="do not belong"):
+        compute(np.full((2, 2), 0.5), np.array([0, 1]), ["x", "y", "z"])
