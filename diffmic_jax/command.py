@@ -16,6 +16,16 @@ def _say(message: str) -> None:
     print(" ".join(message.split()), file=sys.stderr)
 
 
+def _log_to_stderr() -> None:
+    """Show this package's log, once, on standard error."""
+    log = logging.getLogger("diffmic_jax")
+    log.setLevel(logging.INFO)
+    if not log.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+        log.addHandler(handler)
+
+
 def run_command(main: Callable[[], None]) -> int:
     """Run `main` and return the exit status: 0, 1 failed, 2 bad input, 130 interrupted.
 
@@ -24,6 +34,7 @@ def run_command(main: Callable[[], None]) -> int:
     # Orbax and JAX log every save and compile at the levels below.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     logging.getLogger("absl").setLevel(logging.ERROR)
+    _log_to_stderr()
     try:
         main()
     except InputError as error:

@@ -114,7 +114,7 @@ class Experiment:
         batch_size = self.config.train.batch_size
         parallel.check_batch_size(self.mesh, batch_size, "train.batch_size")
         parallel.check_batch_size(self.mesh, self.config.eval.batch_size, "eval.batch_size")
-        self.source = open_data(self.config)
+        self.source = loader.cached(open_data(self.config), self.config.data.image_size)
         self.steps_per_epoch = loader.steps_per_epoch(self.source, batch_size)
         num_classes = len(self.source.class_names)
         self.recipe: Recipe = make_recipe(self.config, num_classes, self.steps_per_epoch)
@@ -189,7 +189,7 @@ class Experiment:
                 image_size=config.data.image_size,
                 seed=config.seed,
                 start_step=start,
-                num_steps=max(self.recipe.num_steps - start, 0),
+                num_steps=self.recipe.num_steps,
                 horizontal_flip=config.data.horizontal_flip,
                 vertical_flip=config.data.vertical_flip,
                 rotation=config.data.rotation,

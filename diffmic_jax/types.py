@@ -9,10 +9,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import jax
-import numpy as np
-
-Array = jax.Array | np.ndarray
+Array = Any
+"""A JAX or NumPy array: the same code runs on both, and shapes stand in the docstrings."""
 Variables = dict[str, Any]
 """Nested dictionary of arrays, as Flax keeps parameters and statistics."""
 

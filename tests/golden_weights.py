@@ -43,7 +43,7 @@ PLACES = {
     # the guidance
     "ds_net.f": "global_trunk",
     "dn_resnet.f": "local_trunk",
-    "left_postprocess_net.gn_conv_last": "saliency",
+    "left_postprocess_net.gn_conv_last": "saliency/linear",
     "mil_attn_V": "attention/V/linear",
     "mil_attn_U": "attention/U/linear",
     "mil_attn_w": "attention/w/linear",
@@ -141,20 +141,6 @@ def lookup(variables: Variables, name: str, ndim: int) -> np.ndarray:
     for key in path:
         value = value[key]
     return to_torch(value, path)
-
-
-def check(what: str, ours: Any, reference: np.ndarray, atol: float) -> None:
-    """Assert agreement in shape and value; `pytest -s` shows the largest error of each."""
-    ours = np.asarray(ours, np.float64)
-    assert ours.shape == reference.shape, what
-    error = np.abs(ours - reference).max()
-    print(f"golden {what}: largest error {error:.1e} of {atol:.1e} allowed")
-    assert error <= atol, what
-
-
-def channels_last(array: np.ndarray) -> np.ndarray:
-    """[..., C, H, W] to [..., H, W, C]."""
-    return np.moveaxis(array, -3, -1)
 
 
 def golden_denoiser(dtype: Any = np.float32, momentum: float = 0.9) -> Denoiser:

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import grain
 import numpy as np
+from absl import flags
 
 from diffmic_jax.data import transforms
 from diffmic_jax.data.sources import Record, Source
@@ -36,7 +37,7 @@ def train_batches(
     shard_index: int = 0,
     shard_count: int = 1,
     num_workers: int = 0,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """The training batches of steps `start_step` to `num_steps` - 1, full and augmented.
 
     Every epoch has its own order, and leaves out the images of its last, uneven batch.
@@ -58,8 +59,8 @@ def train_batches(
             images are large.
 
     Raises:
-        InputError: the training part is smaller than a batch, a batch cannot be shared evenly, or an
-            image cannot be read.
+        InputError: the training part is smaller than a batch, a batch cannot be shared evenly, or
+            an image cannot be read.
     """
     records = source.splits["train"]
     per_epoch = steps_per_epoch(source, batch_size)
@@ -90,7 +91,7 @@ def eval_batches(
     shard_index: int = 0,
     shard_count: int = 1,
     num_workers: int = 0,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """One pass over a part in its own order, without augmentation.
 
     The last batch is filled up with copies of the first image, of mask 0. Arguments are those of
@@ -173,15 +174,16 @@ class _Examples:
         index = position if real else 0
         record = self.records[index]
         image = transforms.prepare(self.read(record), self.image_size)
-        return Batch(image, np.int32(record.label), np.float32(real), np.int32(index))
+        label = np.asarray(record.label, np.int32)
+        return Batch(image, label, np.asarray(real, np.float32), np.asarray(index, np.int32))
 
 
 def _augmented(row: Batch, rng: np.random.Generator, options: dict[str, Any]) -> Batch:
-    return row._replace(image=transforms.augment(row.image, rng, **options))
+    return row._replace(image=transforms.augment(np.asarray(row.image), rng, **options))
 
 
 def _normalised(row: Batch) -> Batch:
-    return row._replace(image=transforms.normalise(row.image))
+    return row._replace(image=transforms.normalise(np.asarray(row.image)))
 
 
 def _rows_per_shard(batch_size: int, shard_count: int) -> int:
@@ -193,12 +195,14 @@ def _rows_per_shard(batch_size: int, shard_count: int) -> int:
     return batch_size // shard_count
 
 
-def _iterate(steps: grain.MapDataset, num_workers: int) -> Iterator[Batch]:
+def _iterate(steps: grain.MapDataset, num_workers: int) -> Generator[Batch, None, None]:
     """Read ahead a few batches; stop reading when the caller stops."""
     threads = min(os.cpu_count() or 1, 8)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
     batches = steps.to_iter_dataset(options)
     if num_workers:
+        if not flags.FLAGS.is_parsed():  # Grain's workers ask for their own, and would crash
+            flags.FLAGS.mark_as_parsed()
         batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
     iterator = iter(batches)
     try:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.random import Generator
-from scipy.ndimage import gaussian_filter, map_coordinates
+from scipy.ndimage import gaussian_filter, map_coordinates, zoom
 
 GRADES = ("grade0", "grade1", "grade2", "grade3")
 COUNTS = (518, 501, 548, 531)
@@ -27,7 +27,11 @@ COUNTS = (518, 501, 548, 531)
 TRAIN_FRACTION = 0.8
 
 Range = tuple[float, float]
-_SAMPLES, _LINES = 192, 128  # of a frame: along each beam, and beams
+_SAMPLES, _LINES = 160, 112
+_Z = np.linspace(0, 1, _SAMPLES, dtype=np.float32)[:, None]
+_S = np.linspace(-1, 1, _LINES, dtype=np.float32)
+_ASPECT = 0.5
+"""Length of a unit of s over that of a unit of z, half-way down the fan."""
 
 
 class Signs(NamedTuple):
@@ -50,10 +54,10 @@ class Signs(NamedTuple):
 
 
 SIGNS = (
-    Signs((0, 0), (0.00, 0.00), 0.03, (0, 0), (0, 1), (0.010, 0.014), (0.0, 0.1)),
-    Signs((4, 6), (0.18, 0.28), 0.06, (0, 1), (0, 2), (0.010, 0.014), (0.0, 0.1)),
-    Signs((2, 4), (0.48, 0.66), 0.14, (7, 11), (1, 4), (0.012, 0.018), (0.0, 0.2)),
-    Signs((2, 4), (0.92, 1.00), 0.20, (7, 11), (2, 6), (0.016, 0.024), (0.5, 0.9)),
+    Signs((0, 0), (0.00, 0.00), 0.05, (0, 0), (0, 2), (0.010, 0.014), (0.0, 0.1)),
+    Signs((2, 5), (0.14, 0.32), 0.06, (0, 1), (0, 3), (0.010, 0.014), (0.0, 0.1)),
+    Signs((1, 4), (0.40, 0.72), 0.14, (4, 10), (1, 5), (0.010, 0.018), (0.0, 0.3)),
+    Signs((1, 4), (0.86, 1.00), 0.20, (6, 11), (2, 6), (0.014, 0.024), (0.3, 0.9)),
 )
 
 
@@ -110,7 +114,7 @@ def records(seed: int) -> tuple[tuple[int, int, str], ...]:
     return tuple(sorted(rows))
 
 
-def generate(seed: int, index: int, size: int = 192) -> np.ndarray:
+def generate(seed: int, index: int, size: int = 160) -> np.ndarray:
     """Image `index` of the phantom `seed`: [size, size] uint8, black outside the fan.
 
     A pure function of its arguments; `size` only changes the sampling of the same scene.
@@ -174,100 +178,88 @@ def draw_scanner(rng: Generator) -> Scanner:
         half_angle=np.deg2rad(rng.uniform(27, 36)),
         probe_radius=rng.uniform(0.15, 0.28),
         attenuation=rng.uniform(0.2, 1.2),
-        speckle=(rng.uniform(0.8, 1.5), rng.uniform(1.0, 2.0)),
+        speckle=(rng.uniform(0.7, 1.3), rng.uniform(0.9, 1.8)),
         brightness=rng.uniform(0.30, 0.48),
         contrast=rng.uniform(0.15, 0.24),
         gamma=rng.uniform(0.8, 1.25),
     )
 
 
-def thickness(placenta: Placenta, s: np.ndarray) -> np.ndarray:
-    """Distance from the chorionic plate, without indentations, to the basal layer: as s, in z."""
-    return placenta.thickness * (1 - placenta.taper * np.abs(s - placenta.center))
+def level_depth(placenta: Placenta, s: np.ndarray, level: np.ndarray | float) -> np.ndarray:
+    """Depth z of a level of the placenta: 0 the unindented chorionic plate, 1 the basal layer."""
+    thickness = placenta.thickness * (1 - placenta.taper * np.abs(s - placenta.center))
+    return np.polyval(placenta.surface, s) + level * thickness
 
 
 def indentation(placenta: Placenta, s: np.ndarray) -> np.ndarray:
-    """How far the chorionic plate sinks in at s, as a fraction of the thickness: as s."""
+    """Level that the chorionic plate sinks to at each s: 0 where smooth, 1 at the basal layer."""
     place, depth, width = placenta.notches.T
-    # Exponential flanks rather than a bell: indentations are narrow and pointed.
+    # Between a bell and a peak: indentations are narrow and pointed.
     shape = np.exp(-((np.abs(s[..., None] - place) / width) ** 1.4))
     return np.max(depth * shape, axis=-1)
 
 
 def beam_frame(placenta: Placenta, scanner: Scanner, rng: Generator) -> np.ndarray:
     """What the probe records of a placenta: [samples, lines] gray values in [0, 1]."""
-    z = np.linspace(0, 1, _SAMPLES)[:, None]
-    s = np.linspace(-1, 1, _LINES)
-    amplitude, shadow = _tissue(placenta, s, z, rng)
+    place, level, radius, stopped = placenta.foci.T
+    where = place, level_depth(placenta, place, level), radius
+    amplitude = _tissue(placenta, rng) + _bells(*where, 1.2)
+    stopping = _bells(*where, stopped / (radius * _SAMPLES))
     if placenta.anterior:
-        amplitude, shadow = amplitude[::-1], shadow[::-1]
-    amplitude = _add_wall(amplitude, z, rng)
-    # A shadow starts below what casts it, so the sound is what the samples above let through.
-    passed = np.exp(-np.cumsum(shadow, axis=0) - scanner.attenuation * z)
+        amplitude, stopping = amplitude[::-1], stopping[::-1]
+    amplitude = _add_wall(amplitude, rng)
+    # Every sample gets what all the samples above it let through.
+    passed = np.exp(-np.cumsum(stopping, axis=0) - scanner.attenuation * _Z)
     # Many scatterers in a resolution cell add up to a complex normal: a Rayleigh envelope.
     scatter = rng.standard_normal((2, _SAMPLES, _LINES), dtype=np.float32)
-    field = (scatter * amplitude * passed).astype(np.float32)
-    echo = gaussian_filter(field, (0, *scanner.speckle))
+    echo = gaussian_filter(scatter * amplitude * passed, (0, *scanner.speckle), truncate=3)
     return _compress(np.hypot(*echo), scanner)
 
 
-def _tissue(
-    placenta: Placenta, s: np.ndarray, z: np.ndarray, rng: Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Scattering amplitude and stopping power of a posterior placenta: [samples, lines] each."""
-    height = thickness(placenta, s)
-    smooth = np.polyval(placenta.surface, s)
-    basal = smooth + height
-    dent = indentation(placenta, s)
-    plate = smooth + dent * height
-    # The plate keeps its width on steep flanks: distances are taken along its normal.
-    normal = np.hypot(1, np.gradient(plate, s) * 0.5)
+def _tissue(placenta: Placenta, rng: Generator) -> np.ndarray:
+    """Scattering amplitude of a posterior placenta and what is around it: [samples, lines]."""
+    dent = indentation(placenta, _S)
+    plate, basal = level_depth(placenta, _S, dent), level_depth(placenta, _S, 1.0)
     texture = np.exp(0.25 * _smooth_noise(rng, 10))
-
-    # Fluid, between the placenta and the opposite wall of the uterus.
-    fluid = _fill(np.full(texture.shape, 0.2), np.array(0.01), z - rng.uniform(0.03, 0.16))
-    amplitude = fluid * texture
-    amplitude = _fill(amplitude, 0.30 * texture, z - plate)
-    for place, level, radius, dark in placenta.lakes:
-        depth = np.interp(place, s, smooth + level * height)
-        amplitude *= 1 - dark * _blob(s - place, z - depth, radius)
-    amplitude = _fill(amplitude, 0.14 * texture, z - basal)
-    amplitude = _fill(amplitude, 0.24 * texture, z - basal - 0.10)
-    amplitude += 0.5 * np.exp(-(((z - plate) / (0.010 * normal)) ** 2))
-    amplitude += 0.25 * np.exp(-(((z - basal) / 0.008) ** 2))
-    shadow = np.zeros_like(amplitude)
-    for place, level, radius, stopped in placenta.foci:
-        depth = np.interp(place, s, smooth + level * height)
-        blob = _blob(s - place, z - depth, radius)
-        amplitude += 1.2 * blob
-        shadow += stopped * blob / (radius * _SAMPLES)
-    return amplitude, shadow
+    place, level, radius, darkness = placenta.lakes.T
+    lakes = _bells(place, level_depth(placenta, place, level), radius, darkness)
+    # From the opposite wall of the uterus through fluid to the placenta, the hypoechoic
+    # myometrium and what lies behind it.
+    amplitude = _fill(np.full_like(texture, 0.2), 0.01, _Z - rng.uniform(0.03, 0.16))
+    amplitude = _fill(amplitude, 0.30 * np.exp(-lakes), _Z - plate)
+    amplitude = _fill(amplitude, 0.14, _Z - basal)
+    amplitude = texture * _fill(amplitude, 0.24, _Z - basal - 0.10)
+    # The plate keeps its width on steep flanks: distances are taken along its normal.
+    normal = np.hypot(1, _ASPECT * np.gradient(plate, _S))
+    amplitude += 0.5 * np.exp(-(((_Z - plate) / (0.010 * normal)) ** 2))
+    return amplitude + 0.25 * np.exp(-(((_Z - basal) / 0.008) ** 2))
 
 
-def _fill(below: np.ndarray, value: np.ndarray, distance: np.ndarray) -> np.ndarray:
-    """Replace what lies beyond a boundary, with an edge about two samples soft."""
+def _fill(above: np.ndarray, below: np.ndarray | float, distance: np.ndarray) -> np.ndarray:
+    """One tissue above a boundary, another below, with an edge about two samples soft."""
     weight = np.clip(distance * _SAMPLES / 2 + 0.5, 0, 1)
-    return below + weight * (value - below)
+    return above + weight * (below - above)
 
 
-def _blob(ds: np.ndarray, dz: np.ndarray, radius: float) -> np.ndarray:
-    """A bell of the given radius along the beam, and as wide across it."""
-    return np.exp(-((ds * 0.5) ** 2 + dz**2) / radius**2)
+def _bells(
+    place: np.ndarray, depth: np.ndarray, radius: np.ndarray, height: np.ndarray | float
+) -> np.ndarray:
+    """Sum of round bells [n] at (place, depth), of a radius in z: [samples, lines]."""
+    along = np.exp(-(((_Z - depth) / radius) ** 2))
+    across = np.exp(-((_ASPECT * (_S[:, None] - place) / radius) ** 2))
+    return (along * height) @ across.T
 
 
 def _smooth_noise(rng: Generator, cells: int) -> np.ndarray:
-    """[samples, lines] noise of unit variance at its nodes, about `cells` bumps across."""
+    """Noise of unit variance at its nodes, `cells` of them each way: [samples, lines]."""
     nodes = rng.standard_normal((cells, cells))
-    grid = np.meshgrid(
-        np.linspace(0, cells - 1, _SAMPLES), np.linspace(0, cells - 1, _LINES), indexing="ij"
-    )
-    return map_coordinates(nodes, grid, order=1)
+    return zoom(nodes, (_SAMPLES / cells, _LINES / cells), order=1)
 
 
-def _add_wall(amplitude: np.ndarray, z: np.ndarray, rng: Generator) -> np.ndarray:
+def _add_wall(amplitude: np.ndarray, rng: Generator) -> np.ndarray:
     """Lay the abdominal wall, bands along the probe, over the first samples."""
-    bands = 0.25 + 0.2 * np.sin(z * rng.uniform(60, 120) + rng.uniform(0, 6))
-    return _fill(np.broadcast_to(bands, amplitude.shape), amplitude, z - rng.uniform(0.06, 0.12))
+    bands = 0.25 + 0.2 * np.sin(_Z * rng.uniform(60, 120) + rng.uniform(0, 6))
+    return _fill(bands, amplitude, _Z - rng.uniform(0.06, 0.12))
 
 
 def _compress(envelope: np.ndarray, scanner: Scanner) -> np.ndarray:

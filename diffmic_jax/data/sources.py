@@ -91,7 +91,7 @@ def open_source(
     Raises:
         InputError: naming the field, the file or the row at fault.
     """
-    _check_options(protocol, validation_fraction, test_fraction)
+    _check_options(protocol, validation_fraction, test_fraction, seed)
     read: Callable[[Record], np.ndarray] = read_record
     if name == "phantom":
         names, parts = _open_phantom(seed)
@@ -125,7 +125,7 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
                 raise InputError(f"{path}: more than 8 bits a pixel; convert it to 8 bits")
             return np.asarray(image.convert("RGB"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = " ".join(str(error).split())
+        reason = " ".join((getattr(error, "strerror", None) or str(error)).split())
         raise InputError(f"{path}: cannot be read ({reason}); replace or remove it") from error
 
 
@@ -153,13 +153,17 @@ def _is_image(path: Path) -> bool:
     return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and path.is_file()
 
 
-def _check_options(protocol: str, validation_fraction: float, test_fraction: float) -> None:
+def _check_options(
+    protocol: str, validation_fraction: float, test_fraction: float, seed: int
+) -> None:
     if protocol not in PROTOCOLS:
         raise InputError(f"data.protocol: {protocol!r} is not one of {', '.join(PROTOCOLS)}")
     if not 0 <= validation_fraction < 1:
         raise InputError(f"data.validation_fraction: {validation_fraction} is not in [0, 1)")
     if not 0 < test_fraction < 1:
         raise InputError(f"data.test_fraction: {test_fraction} is not in (0, 1)")
+    if not 0 <= seed < 2**32:
+        raise InputError(f"seed: {seed} is not in 0..2^32-1")
 
 
 def _existing_root(name: str, root: str | os.PathLike[str], table: str) -> Path:

@@ -5,12 +5,11 @@ Both cuts are pure functions of their arguments and the generator's state.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
+from numpy.typing import ArrayLike
 
 
-def stratified(labels: Sequence[int], fraction: float, rng: np.random.Generator) -> np.ndarray:
+def stratified(labels: ArrayLike, fraction: float, rng: np.random.Generator) -> np.ndarray:
     """A random part with the class proportions of the whole.
 
     `labels` holds N class indices. Gives an [N] bool mask with rint(fraction N) images set, fewer
@@ -35,7 +34,7 @@ def _apportion(counts: np.ndarray, total: int) -> np.ndarray:
 
 
 def grouped(
-    groups: Sequence[str], labels: Sequence[int], fraction: float, rng: np.random.Generator
+    groups: ArrayLike, labels: ArrayLike, fraction: float, rng: np.random.Generator
 ) -> np.ndarray:
     """A random part that no group straddles, its class counts near `fraction` of the whole's.
 

@@ -62,7 +62,7 @@ def _scan(
     # float64 rounds to the compute dtype here, once.
     rows = tuple(jnp.asarray(row, dtype) for row in rows)
 
-    def body(y: Array, row: tuple) -> tuple[Array, Array | None]:
+    def body(y: Array, row: tuple) -> tuple[Array, Array]:
         y = step(y, *row)
         return y, y if return_states else None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,10 @@ from typing import Self
 
 import tensorboardX
 
+log = logging.getLogger("diffmic_jax")
+
+SHOWN = ("loss", "guidance_loss", "images_per_second", "val_accuracy", "val_f1_macro")
+"""What a line on the terminal tells of a row."""
 VALIDATION = ("accuracy", "f1_macro", "nll")
 
 
@@ -42,8 +47,8 @@ class TrainingLog:
         self._columns = ["step", "phase", *scalars, "images_per_second"]
         self._columns += [f"val_{name}" for name in VALIDATION]
         self._batch_size, self._every = batch_size, every_steps
-        self._sums: dict[str, float] = {}
-        self._count, self._seconds = 0, 0.0
+        self._values: dict[str, list[float]] = {}
+        self._steps, self._seconds = 0, 0.0
         self._events: tensorboardX.SummaryWriter | None = None
         if workdir is not None:
             self._path = workdir / "metrics.csv"
@@ -65,31 +70,37 @@ class TrainingLog:
             writer.writerows(rows)
         os.replace(fresh, self._path)
 
-    def add(self, step: int, phase: str, values: Mapping[str, float], seconds: float) -> None:
-        """Note a step's scalars, and write a row where one is due."""
+    def add(
+        self,
+        step: int,
+        phase: str,
+        values: Mapping[str, float],
+        seconds: float,
+        validation: Mapping[str, float] | None = None,
+    ) -> None:
+        """Note a step; write a row where one is due, and wherever there is a validation."""
         for name, value in values.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value
-        self._count += 1
+            self._values.setdefault(name, []).append(value)
+        self._steps += 1
         self._seconds += seconds
-        if step % self._every == 0:
-            self._write(step, phase, {})
-
-    def write_validation(self, step: int, phase: str, metrics: Mapping[str, float] | None) -> None:
-        """Write a row with validation metrics; nothing if there are none."""
-        if metrics is not None:
-            known = {f"val_{name}": metrics[name] for name in VALIDATION if name in metrics}
-            self._write(step, phase, known)
+        if validation is not None or step % self._every == 0:
+            known = {name: (validation or {}).get(name) for name in VALIDATION}
+            self._write(
+                step, phase, {f"val_{name}": x for name, x in known.items() if x is not None}
+            )
 
     def _write(self, step: int, phase: str, extra: Mapping[str, float]) -> None:
         """Append a row of the means since the last one."""
-        means = {name: total / self._count for name, total in self._sums.items()}
-        if self._count:
-            means["images_per_second"] = self._count * self._batch_size / max(self._seconds, 1e-9)
-        self._sums, self._count, self._seconds = {}, 0, 0.0
+        # Of the steps that had the scalar: a phase may have begun in between.
+        means = {name: sum(noted) / len(noted) for name, noted in self._values.items()}
+        means["images_per_second"] = self._steps * self._batch_size / max(self._seconds, 1e-9)
+        self._values, self._steps, self._seconds = {}, 0, 0.0
         if self._events is None:
             return
         values = means | dict(extra)
         texts = {name: f"{value:.6g}" for name, value in values.items()}
+        shown = (f"{name} {value:.4g}" for name, value in values.items() if name in SHOWN)
+        log.info("%s step %d: %s", phase, step, ", ".join(shown))
         with self._path.open("a", newline="") as file:
             row = {"step": step, "phase": phase, **texts}
             csv.DictWriter(file, self._columns).writerow(row)

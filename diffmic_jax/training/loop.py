@@ -12,8 +12,10 @@ from types import FrameType
 from typing import Any
 
 import jax
+import optax
 from jax.sharding import Mesh
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from diffmic_jax.recipe import Phase, Recipe
 from diffmic_jax.training import parallel
@@ -37,7 +39,7 @@ class StopRequest:
     def listening(self) -> Iterator[None]:
         """Catch the signals within the block, in the main thread."""
         signals = (signal.SIGINT, signal.SIGTERM)
-        previous = {int(number): signal.getsignal(number) for number in signals}
+        previous: dict[int, Any] = {int(number): signal.getsignal(number) for number in signals}
 
         def note(number: int, frame: FrameType | None) -> None:
             del frame
@@ -83,7 +85,7 @@ class _Compiled:
 def fit(
     recipe: Recipe,
     state: TrainState,
-    batches: Generator[Batch],
+    batches: Generator[Batch, None, None],
     evaluate: Callable[[TrainState], Metrics] | None,
     *,
     mesh: Mesh,
@@ -123,24 +125,25 @@ def fit(
         unit="step",
         disable=None if parallel.is_main_process() else True,
     )
-    with stop.listening(), bar, contextlib.closing(batches):
+    with stop.listening(), bar, logging_redirect_tqdm(), contextlib.closing(batches):
         for batch in batches:
             began = time.monotonic()
             phase = recipe.phase_at(step)
             state, scalars = compiled(phase)(state, parallel.from_local_rows(mesh, batch), key)
             step += 1
             values = _check_finite(step, scalars)
-            log.add(step, phase.name, values, time.monotonic() - began)
+            seconds = time.monotonic() - began
             bar.update()
             due = step % save_every == 0 or step == recipe.num_steps
-            if due:
-                validate = evaluate if phase is recipe.phases[-1] else None
-                metrics = validate(state) if validate else None
-                log.write_validation(step, phase.name, metrics)
+            if due or stop.asked:
+                # The loss tells of a bad update only one step later.
+                _check_finite(step, {"parameters": optax.global_norm(state.params)})
+            validate = evaluate if due and phase is recipe.phases[-1] else None
+            metrics = validate(state) if validate else None
+            log.add(step, phase.name, values, seconds, metrics)
+            if due or stop.asked:
                 checkpoints.save(step, state, meta, metrics)
             if stop.asked and step < recipe.num_steps:
-                if not due:
-                    checkpoints.save(step, state, meta)
                 raise Interrupted(f"stopped after step {step} of {recipe.num_steps}")
     jax.block_until_ready(state)
     return state

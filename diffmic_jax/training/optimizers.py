@@ -15,7 +15,7 @@ from diffmic_jax.types import Array
 class AmsgradState(NamedTuple):
     """Step count, first and second moments, and the largest second moment so far."""
 
-    count: Array  # type: ignore[assignment]  # hides tuple.count
+    count: Array
     mu: optax.Params
     nu: optax.Params
     nu_max: optax.Params

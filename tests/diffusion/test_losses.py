@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from diffmic_jax.diffusion import losses
-from tests.golden_weights import check
+from tests.helpers import check
 
 
 @pytest.mark.parametrize("i", range(4))

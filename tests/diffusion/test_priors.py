@@ -8,7 +8,8 @@ import pytest
 
 from diffmic_jax.diffusion.priors import dual_priors, fused_priors
 from diffmic_jax.types import Guidance
-from tests.golden_weights import check, stored_guidance
+from tests.golden_weights import stored_guidance
+from tests.helpers import check
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 
 from diffmic_jax.diffusion import process
 from diffmic_jax.diffusion.schedules import KINDS, make_schedule
-from tests.golden_weights import check
+from tests.helpers import check
 
 SCHEDULE = make_schedule()
 PUBLIC = make_schedule(precision="public")

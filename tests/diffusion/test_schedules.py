@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from diffmic_jax.diffusion.schedules import KINDS, make_schedule
-from tests.golden_weights import check
+from tests.helpers import check
 
 
 @pytest.mark.parametrize("num_steps", [100, 1000])

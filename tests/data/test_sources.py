@@ -1,0 +1,380 @@
+from __future__ import annotations
+
+import pickle
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffmic_jax.data import sources
+from diffmic_jax.data.sources import Source, open_source
+from diffmic_jax.types import InputError
+
+
+def draw(path: Path, mode: str = "RGB") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(len(path.name)).integers(0, 256, (20, 30, 3), np.uint8)
+    Image.fromarray(pixels).convert(mode).save(path)
+    return path
+
+
+def draw_folders(root: Path, count: int = 10, classes: str = "ab") -> Path:
+    for name in classes:
+        for i in range(count):
+            draw(root / name / f"{i}.png")
+    return root
+
+
+def draw_table(root: Path, header: str, rows: list[str]) -> Path:
+    """A folder of images 0.png, 1.png, ... and a CSV whose rows begin with the image's number."""
+    for row in rows:
+        draw(root / "images" / f"{row.split(',')[0]}.png")
+    (root / "labels.csv").write_text("\n".join([header, *rows]))
+    return root
+
+
+def ids(source: Source, part: str) -> list[str]:
+    return [record.id for record in source.splits[part]]
+
+
+def sizes(source: Source) -> list[int]:
+    return [len(source.splits[part]) for part in sources.PARTS]
+
+
+# Layouts.
+
+
+def test_a_folder_per_class_is_cut_by_class(tmp_path):
+    source = open_source("x", draw_folders(tmp_path, 30))
+    assert source.class_names == ("a", "b")
+    assert sizes(source) == [43, 5, 12]
+    assert Counter(r.label for r in source.splits["test"]) == {0: 6, 1: 6}
+    assert all(r.id.startswith("ab"[r.label]) for r in source.splits["train"])
+    assert source.read(source.splits["test"][0]).shape == (20, 30, 3)
+    assert len(set(ids(source, "train") + ids(source, "validation") + ids(source, "test"))) == 60
+
+
+@pytest.mark.parametrize("validation", ["val", "validation", None])
+def test_folders_of_parts_are_the_given_split(tmp_path, validation):
+    for part, count in (("train", 10), ("test", 3)) + (((validation, 2),) if validation else ()):
+        draw_folders(tmp_path / part, count)
+    source = open_source("x", tmp_path)
+    assert sizes(source) == ([20, 4, 6] if validation else [18, 2, 6])
+    assert all(i.startswith("test/") for i in ids(source, "test"))
+
+
+def test_class_names_order_the_labels(tmp_path):
+    source = open_source("x", draw_folders(tmp_path), class_names=("b", "a"))
+    assert {(r.id[0], r.label) for r in source.splits["train"]} == {("b", 0), ("a", 1)}
+
+
+def test_a_table_with_a_split(tmp_path):
+    parts = ["train", "train", "test", "validation"]
+    root = draw_table(
+        tmp_path, "image,label,split", [f"{i},c{i % 2},{parts[i % 4]}" for i in range(8)]
+    )
+    source = open_source("x", root, labels="labels.csv")
+    assert source.class_names == ("c0", "c1")
+    assert [ids(source, part) for part in sources.PARTS] == [
+        ["0", "1", "4", "5"],
+        ["3", "7"],
+        ["2", "6"],
+    ]
+    assert [r.label for r in source.splits["train"]] == [0, 1, 0, 1]
+
+
+def test_a_one_hot_table_keeps_the_order_of_its_columns(tmp_path):
+    root = draw_table(tmp_path, "image,NV,MEL", [f"{i},{i % 2},{1 - i % 2}" for i in range(20)])
+    source = open_source("x", root, labels="labels.csv")
+    assert source.class_names == ("NV", "MEL")
+    assert {(int(r.id) % 2, r.label) for r in source.splits["train"]} == {(0, 1), (1, 0)}
+    source = open_source("x", root, labels="labels.csv", class_names=("mel", "nv"))
+    assert {(int(r.id) % 2, r.label) for r in source.splits["train"]} == {(0, 0), (1, 1)}
+
+
+def test_grades_in_train_images(tmp_path):
+    for i in range(10):
+        draw(tmp_path / "train_images" / f"{i:03d}.png")
+    table = "\n".join(["id_code,diagnosis", *(f"{i:03d},{i % 5}" for i in range(10))])
+    (tmp_path / "train.csv").write_text(table)
+    source = open_source("x", tmp_path, labels="train.csv", validation_fraction=0)
+    assert source.class_names == ("0", "1", "2", "3", "4")
+    assert sizes(source) == [8, 0, 2]
+    assert all(r.label == int(r.id) % 5 for r in source.splits["train"])
+
+
+@pytest.fixture
+def listed(tmp_path) -> Path:
+    """Images and pickled lists with somebody else's paths."""
+    for i in range(12):
+        draw(tmp_path / "images" / f"{i}.png")
+    for name, numbers in (("train", range(8)), ("test", range(8, 12))):
+        entries = [{"img_root": f"./dataset/his/{i}.png", "label": i % 2} for i in numbers]
+        (tmp_path / f"{name}.pkl").write_bytes(pickle.dumps(entries))
+    return tmp_path
+
+
+def test_split_lists(listed):
+    source = open_source(
+        "x", listed, train_list="train.pkl", test_list="test.pkl", validation_fraction=0.25
+    )
+    assert source.class_names == ("0", "1")
+    assert sizes(source) == [6, 2, 4]
+    assert ids(source, "test") == ["8.png", "9.png", "10.png", "11.png"]
+    assert [r.label for r in source.splits["test"]] == [0, 1, 0, 1]
+    # Labels of a list are indices even where the names are numbers.
+    named = open_source("x", listed, train_list="train.pkl", class_names=("1", "2"))
+    assert {(int(r.id[:-4]) % 2, r.label) for r in named.splits["train"]} == {(0, 0), (1, 1)}
+
+
+def test_split_lists_may_name_paths_under_the_root(tmp_path):
+    draw_folders(tmp_path)
+    entries = [
+        {"img_root": f"{c}/{i}.png", "label": "ab".index(c)} for c in "ab" for i in range(10)
+    ]
+    (tmp_path / "train.pkl").write_bytes(pickle.dumps(entries))
+    source = open_source("x", tmp_path, train_list="train.pkl")
+    assert all(r.id.startswith("ab"[r.label]) for r in source.splits["train"])
+    assert sizes(source) == [14, 2, 4]
+
+
+def test_the_phantom_needs_no_files():
+    source = open_source("phantom", validation_fraction=0.1)
+    assert len(source.class_names) == 4
+    assert sum(sizes(source)) == 2098
+    image = source.read(source.splits["train"][0])
+    assert image.dtype == np.uint8
+    assert image.ndim == 3
+    assert (image == image[..., :1]).all()
+
+
+# Protocols.
+
+
+def grouped_table(root: Path) -> Path:
+    """60 images of 20 groups of one class each, split so that every group is in both parts."""
+    rows = [f"{i},{i // 3 % 2},{'test' if i % 3 == 0 else 'train'},g{i // 3}" for i in range(60)]
+    return draw_table(root, "image,label,split,group", rows)
+
+
+def groups_of(source: Source) -> list[set[str]]:
+    return [{record.group for record in source.splits[part]} for part in sources.PARTS]
+
+
+def test_validation_shares_no_group_with_training(tmp_path):
+    source = open_source("x", grouped_table(tmp_path), labels="labels.csv", validation_fraction=0.2)
+    train, validation, test = groups_of(source)
+    assert not train & validation
+    assert test == train | validation  # the given test part stays as it is
+    assert sizes(source) == [32, 8, 20]
+
+
+@pytest.mark.parametrize("protocol", ["random", "grouped"])
+def test_a_new_cut_replaces_the_given_split(tmp_path, protocol):
+    root = grouped_table(tmp_path)
+    first, again, other = (
+        open_source("x", root, labels="labels.csv", protocol=protocol, seed=seed, test_fraction=0.3)
+        for seed in (1, 1, 2)
+    )
+    assert first.splits == again.splits
+    assert ids(first, "test") != ids(other, "test")
+    assert sizes(first)[2] == 18
+    train, validation, test = groups_of(first)
+    assert bool(test & (train | validation)) == (protocol == "random")
+
+
+def test_groups_from_a_file_of_their_own(tmp_path):
+    draw_table(tmp_path, "image,label", [f"{i},{i % 2}" for i in range(20)])
+    rows = "\n".join(f"L{i // 2},{i}" for i in range(20))
+    (tmp_path / "groups.csv").write_text(f"lesion_id,image_id\n{rows}")
+    source = open_source(
+        "x", tmp_path, labels="labels.csv", groups="groups.csv", protocol="grouped"
+    )
+    assert all(r.group == f"L{int(r.id) // 2}" for r in source.splits["train"])
+    train, validation, test = groups_of(source)
+    assert not (train & validation or train & test or validation & test)
+
+
+# Errors.
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"protocol": "rnadom"}, r"data\.protocol: 'rnadom' is not one of given, random, grouped"),
+        ({"validation_fraction": 1.0}, r"data\.validation_fraction: 1\.0 is not in"),
+        ({"test_fraction": 0.0}, r"data\.test_fraction: 0\.0 is not in"),
+        ({"seed": -1}, r"seed: -1 is not in"),
+        ({"test_list": "test.pkl"}, r"data\.train_list: not set"),
+        ({"protocol": "grouped"}, r"data\.groups: data\.protocol=grouped needs"),
+        ({"class_names": ("a", "c")}, r".*/b: unknown class 'b'"),
+        ({"groups": "no.csv"}, r"data\.groups: no file .*no\.csv"),
+        ({"validation_fraction": 0.001}, r"data\.root: no image is left for the validation part"),
+    ],
+)
+def test_bad_options_are_refused_in_one_line(tmp_path, options, message):
+    draw_folders(tmp_path)
+    with pytest.raises(InputError, match=f"^{message}.*$"):
+        open_source("x", tmp_path, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        ({}, "a folder of images for each class"),
+        ({"labels": "l.csv"}, "its images and l.csv"),
+        ({"labels": "l.csv", "train_list": "t.pkl"}, "its images and t.pkl"),
+    ],
+)
+@pytest.mark.parametrize("root", ["", "nowhere"])
+def test_a_missing_root_says_what_to_put_there(root, options, what):
+    with pytest.raises(InputError) as caught:
+        open_source("ham10000", root, **options)
+    assert str(caught.value) == (
+        f"data.root: no folder {root!r} for ham10000; put {what} there, or run on the embedded"
+        " stand-in with --config.data.name=phantom"
+    )
+
+
+def test_folders_without_images_or_classes_are_refused(tmp_path):
+    with pytest.raises(InputError, match="fewer than two class folders"):
+        open_source("x", tmp_path)
+    draw_folders(tmp_path)
+    (tmp_path / "c").mkdir()
+    with pytest.raises(InputError, match=r"/c: no images in this folder"):
+        open_source("x", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("9,0", r"labels\.csv row 6: no image '9' in"),
+        ("3.png,0", r"labels\.csv row 6: '3\.png' is also in .*labels\.csv row 5; keep only one"),
+        ("extra,7", r"labels\.csv row 6: label 7 is out of range 0\.\.1"),
+        ("extra,dog", r"labels\.csv row 6: unknown class 'dog'"),
+    ],
+)
+def test_a_bad_row_is_refused_with_its_number(tmp_path, row, message):
+    draw_table(tmp_path, "image,label", [f"{i},{i % 2}" for i in range(4)])
+    draw(tmp_path / "extra.png")
+    with (tmp_path / "labels.csv").open("a") as file:
+        file.write(f"\n{row}")
+    with pytest.raises(InputError, match=message):
+        open_source("x", tmp_path, labels="labels.csv", class_names=("even", "odd"))
+
+
+def test_lists_that_share_an_image_or_name_a_missing_one_are_refused(listed):
+    (listed / "test.pkl").write_bytes((listed / "train.pkl").read_bytes())
+    with pytest.raises(InputError, match=r"test\.pkl entry 0: '0\.png' is also in .*train\.pkl"):
+        open_source("x", listed, train_list="train.pkl", test_list="test.pkl")
+    (listed / "images" / "5.png").unlink()
+    with pytest.raises(InputError, match=r"train\.pkl entry 5: no image '5\.png'"):
+        open_source("x", listed, train_list="train.pkl")
+
+
+def test_an_image_without_a_group_is_refused(tmp_path):
+    draw_table(tmp_path, "image,label", [f"{i},{i % 2}" for i in range(20)])
+    (tmp_path / "groups.csv").write_text("image,group\n0,a\n")
+    with pytest.raises(InputError, match=r"groups\.csv: no row for image 1;.*data\.groups=''"):
+        open_source("x", tmp_path, labels="labels.csv", groups="groups.csv")
+
+
+# Files.
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "1", "CMYK"])
+def test_every_kind_of_image_becomes_rgb(tmp_path, mode):
+    path = draw(tmp_path / ("a.tif" if mode == "CMYK" else "a.png"), mode)
+    image = sources.read_image(path)
+    assert (image.shape, image.dtype) == ((20, 30, 3), np.uint8)
+    if mode in "L1":
+        assert (image == image[..., :1]).all()
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_a_truncated_image_is_refused_with_its_name(tmp_path, suffix):
+    path = draw(tmp_path / f"a{suffix}")
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(InputError) as caught:
+        sources.read_image(path)
+    assert str(caught.value).startswith(f"{path}: cannot be read (")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n"])
+def test_a_file_that_is_no_image_is_refused(tmp_path, content):
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(InputError, match=r"a\.png: cannot be read"):
+        sources.read_image(tmp_path / "a.png")
+
+
+def test_sixteen_bits_are_refused_rather_than_clipped(tmp_path):
+    Image.fromarray(np.full((4, 4), 40000, np.uint16)).save(tmp_path / "a.png")
+    with pytest.raises(InputError, match="more than 8 bits"):
+        sources.read_image(tmp_path / "a.png")
+
+
+def test_list_images_is_sorted_and_looks_into_sub_folders(tmp_path):
+    paths = [draw(tmp_path / name) for name in ("b.png", "sub/a.JPG", "a.png")]
+    draw(tmp_path / ".hidden.png")
+    (tmp_path / "notes.txt").write_text("no image")
+    assert sources.list_images(tmp_path) == sorted(paths)
+
+
+def test_list_images_refuses_an_empty_or_missing_folder(tmp_path):
+    with pytest.raises(InputError, match="no images in this folder"):
+        sources.list_images(tmp_path)
+    with pytest.raises(InputError, match="no such folder"):
+        sources.list_images(tmp_path / "nowhere")
+
+
+# Real data, where it is at hand.
+
+
+def test_ham10000_with_the_lists_of_the_authors(shared):
+    lists = shared / "data" / "diffmic_splits"
+    source = open_source(
+        "ham10000",
+        shared / "data" / "ham10000",
+        train_list=str(lists / "isic2018_train.pkl"),
+        test_list=str(lists / "isic2018_test.pkl"),
+        groups="HAM10000_metadata.csv",
+    )
+    train, validation, test = (source.splits[part] for part in sources.PARTS)
+    assert len(train) + len(validation) == 7011
+    assert len(test) == 3004
+    counts = {0: 781, 1: 4667, 2: 368, 3: 239, 4: 770, 5: 83, 6: 103}
+    assert Counter(record.label for record in train + validation) == counts
+    groups = groups_of(source)
+    assert not groups[0] & groups[1]
+    assert sum(record.group in groups[0] | groups[1] for record in test) == 1047
+
+
+def test_ham10000_has_one_labelling_in_all_its_files(shared):
+    names = ("mel", "nv", "bcc", "akiec", "bkl", "df", "vasc")
+    lists = shared / "data" / "diffmic_splits"
+    options: list[dict[str, Any]] = [
+        {"labels": "ISIC2018_Task3_Training_GroundTruth.csv"},
+        {"labels": "HAM10000_metadata.csv"},
+        {
+            "train_list": str(lists / "isic2018_train.pkl"),
+            "test_list": str(lists / "isic2018_test.pkl"),
+        },
+    ]
+    opened = [
+        open_source("x", shared / "data" / "ham10000", class_names=names, **o) for o in options
+    ]
+    labels = [{r.path: r.label for p in sources.PARTS for r in s.splits[p]} for s in opened]
+    assert len(labels[0]) == 10015
+    assert labels[0] == labels[1] == labels[2]
+
+
+def test_busi_with_its_split(shared):
+    source = open_source(
+        "busi", shared / "data" / "busi", labels="split.csv", validation_fraction=0
+    )
+    assert source.class_names == ("benign", "malignant", "normal")
+    assert sizes(source) == [546, 0, 234]

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from diffmic_jax.data import splits
+
+
+def test_stratified_has_the_exact_size_and_the_class_proportions():
+    labels = np.repeat([0, 1, 2], [600, 300, 99])
+    mask = splits.stratified(labels, 0.1, np.random.default_rng(0))
+    assert mask.sum() == 100
+    np.testing.assert_array_equal(np.bincount(labels[mask]), [60, 30, 10])
+
+
+def test_stratified_leaves_the_only_image_of_a_class_behind():
+    mask = splits.stratified([0] * 9 + [1], 0.8, np.random.default_rng(0))
+    assert not mask[-1]
+    assert mask.sum() == 7
+
+
+def test_stratified_picks_by_seed():
+    def cut(seed: int) -> list[bool]:
+        return splits.stratified([0, 1] * 50, 0.3, np.random.default_rng(seed)).tolist()
+
+    assert cut(1) == cut(1)
+    assert cut(1) != cut(2)
+
+
+def test_stratified_picks_every_image_about_as_often():
+    rng = np.random.default_rng(0)
+    often = sum(splits.stratified([0] * 10 + [1] * 10, 0.3, rng).astype(int) for _ in range(1000))
+    np.testing.assert_allclose(often, 300, atol=75)  # five standard deviations
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.3])
+def test_grouped_keeps_groups_whole_and_proportions_near(fraction):
+    rng = np.random.default_rng(0)
+    group = np.sort(rng.integers(0, 600, 1500))
+    label = (group % 10 >= 7).astype(int)
+    mask = splits.grouped([f"g{g}" for g in group], label, fraction, rng)
+    assert not set(group[mask]) & set(group[~mask])
+    np.testing.assert_allclose(np.bincount(label[mask]), fraction * np.bincount(label), atol=2)
+
+
+def test_grouped_picks_by_seed():
+    groups = [str(i // 3) for i in range(90)]
+
+    def cut(seed: int) -> list[bool]:
+        return splits.grouped(groups, [0] * 90, 0.3, np.random.default_rng(seed)).tolist()
+
+    assert cut(1) == cut(1)
+    assert cut(1) != cut(2)
+
+
+def test_grouped_never_takes_a_group_far_larger_than_the_part():
+    assert not splits.grouped(["a"] * 50, [0] * 50, 0.1, np.random.default_rng(0)).any()
+
+
+def test_nothing_to_cut():
+    rng = np.random.default_rng(0)
+    assert splits.stratified([], 0.1, rng).shape == (0,)
+    assert splits.grouped([], [], 0.1, rng).shape == (0,)

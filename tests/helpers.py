@@ -1,0 +1,40 @@
+"""Small things that tests in several rooms need."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from diffmic_jax.types import Array, Variables
+
+
+def check(what: str, ours: Array, reference: np.ndarray, atol: float) -> None:
+    """Assert agreement in shape and value; `pytest -s` shows the largest error of each."""
+    ours = np.asarray(ours, np.float64)
+    assert ours.shape == reference.shape, what
+    error = np.abs(ours - reference).max()
+    print(f"golden {what}: largest error {error:.1e} of {atol:.1e} allowed")
+    assert error <= atol, what
+
+
+def channels_last(array: np.ndarray) -> np.ndarray:
+    """[..., C, H, W] to [..., H, W, C]."""
+    return np.moveaxis(array, -3, -1)
+
+
+def arbitrary_variables(shapes: Variables) -> Variables:
+    """Values for the shapes of a network; compiling a random initialisation takes seconds.
+
+    Args:
+      shapes: `{"params": ..., "batch_stats": ...}`, as `jax.eval_shape` gives them.
+    """
+    rng = np.random.default_rng(0)
+    ranges = {"params": (-1, 1), "batch_stats": (0.5, 1.5)}
+
+    def fill(path: Any, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        low, high = ranges[path[0].key]
+        return jax.numpy.asarray(rng.uniform(low, high, leaf.shape), leaf.dtype)
+
+    return jax.tree.map_with_path(fill, shapes)

@@ -1,0 +1,105 @@
+"""Layers against plain XLA, closed forms and arithmetic by hand."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffmic_jax.nn.layers import BatchNorm, Conv, Dense, convolve
+
+
+def plain_convolution(x, kernel, stride):
+    """What `convolve` must equal."""
+    pad = kernel.shape[0] // 2
+    return jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), [(pad, pad)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(
+    ("size", "grid"),
+    [
+        *((size, (side, side)) for size in (1, 3) for side in (1, 2, 3, 4)),
+        *((3, grid) for grid in ((1, 6), (9, 8))),
+        *((7, (side, side)) for side in (2, 20)),
+    ],
+)
+def test_convolve(grid, stride, size):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, *grid, 3)).astype(np.float32)
+    kernel = rng.standard_normal((size, size, 3, 4)).astype(np.float32)
+    ours, pull = jax.vjp(lambda x, k: convolve(x, k, stride), x, kernel)
+    plain, pull_plain = jax.vjp(lambda x, k: plain_convolution(x, k, stride), x, kernel)
+    np.testing.assert_allclose(ours, plain, atol=1e-4)
+    cotangent = rng.standard_normal(plain.shape).astype(np.float32)
+    for gradient, expected in zip(pull(cotangent), pull_plain(cotangent), strict=True):
+        np.testing.assert_allclose(gradient, expected, atol=1e-4)
+
+
+def test_conv_at_stride_2_looks_at_torchs_pixels():
+    # 'SAME' would pad an even image on one side only, and see pixel (1, 1) first.
+    image = jnp.zeros((1, 4, 4, 1)).at[0, 0, 0, 0].set(1.0)
+    kernel = jnp.arange(9.0).reshape(3, 3, 1, 1)
+    ours = Conv(1, 3, 2).apply({"params": {"kernel": kernel}}, image)
+    np.testing.assert_array_equal(ours[0, :, :, 0], [[4, 0], [0, 0]])
+
+
+@pytest.mark.parametrize("shape", [(6, 3), (2, 4, 4, 3)])
+def test_batch_norm_in_training(shape):
+    rng = np.random.default_rng(1)
+    x = (2 * rng.standard_normal(shape) + 1).astype(np.float32)
+    variables = {
+        "params": {"scale": jnp.array([1.0, 2, 3]), "bias": jnp.array([0.0, 1, 2])},
+        "batch_stats": {"mean": jnp.array([1.0, 2, 3]), "var": jnp.array([4.0, 5, 6])},
+    }
+    ours, updates = BatchNorm(momentum=0.8).apply(variables, x, True, mutable=["batch_stats"])
+    flat = x.reshape(-1, 3)
+    normal = (x - flat.mean(0)) / np.sqrt(flat.var(0) + 1e-5)
+    np.testing.assert_allclose(ours, normal * [1, 2, 3] + [0, 1, 2], atol=1e-5)
+    stats = updates["batch_stats"]
+    np.testing.assert_allclose(stats["mean"], 0.8 * np.array([1, 2, 3]) + 0.2 * flat.mean(0), rtol=1e-5)
+    unbiased = flat.var(0, ddof=1)
+    np.testing.assert_allclose(stats["var"], 0.8 * np.array([4, 5, 6]) + 0.2 * unbiased, rtol=1e-5)
+
+
+def test_batch_norm_in_evaluation():
+    x = np.random.default_rng(2).standard_normal((4, 2)).astype(np.float32)
+    variables = {
+        "params": {"scale": jnp.array([1.0, 2]), "bias": jnp.array([3.0, 4])},
+        "batch_stats": {"mean": jnp.array([0.5, -0.5]), "var": jnp.array([4.0, 9])},
+    }
+    ours = BatchNorm().apply(variables, x, False)
+    expected = (x - [0.5, -0.5]) / np.sqrt(np.array([4, 9]) + 1e-5) * [1, 2] + [3, 4]
+    np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_batch_norm_of_one_value_stays_finite():
+    layer = BatchNorm()
+    variables = layer.init(jax.random.key(0), jnp.ones((1, 2)), True)
+    ours, updates = layer.apply(variables, jnp.ones((1, 2)), True, mutable=["batch_stats"])
+    np.testing.assert_array_equal(ours, 0)
+    assert np.all(np.isfinite(updates["batch_stats"]["var"]))
+
+
+def test_batch_norm_keeps_wide_statistics_in_bfloat16():
+    layer = BatchNorm(dtype=jnp.bfloat16)
+    x = jnp.full((8, 2), 300.0, jnp.bfloat16)
+    variables = layer.init(jax.random.key(0), x, True)
+    ours, updates = layer.apply(variables, x, True, mutable=["batch_stats"])
+    assert ours.dtype == jnp.bfloat16
+    assert {leaf.dtype for leaf in jax.tree.leaves((variables, updates))} == {jnp.dtype("float32")}
+
+
+def test_dense_starts_as_torchs_linear():
+    params = Dense(1000).init(jax.random.key(0), jnp.zeros((1, 16)))["params"]["linear"]
+    for leaf in (params["kernel"], params["bias"]):
+        assert np.abs(leaf).max() <= 0.25
+        assert np.std(leaf) == pytest.approx(0.25 / np.sqrt(3), rel=0.05)
+
+
+def test_conv_starts_he_normal_over_its_outputs():
+    kernel = Conv(64, 3).init(jax.random.key(0), jnp.zeros((1, 8, 8, 32)))["params"]["kernel"]
+    assert np.std(kernel) == pytest.approx(np.sqrt(2 / (9 * 64)), rel=0.05)
