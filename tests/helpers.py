@@ -31,10 +31,13 @@ def arbitrary_variables(shapes: Variables) -> Variables:
       shapes: `{"params": ..., "batch_stats": ...}`, as `jax.eval_shape` gives them.
     """
     rng = np.random.default_rng(0)
-    ranges = {"params": (-1, 1), "batch_stats": (0.5, 1.5)}
 
     def fill(path: Any, leaf: jax.ShapeDtypeStruct) -> jax.Array:
-        low, high = ranges[path[0].key]
-        return jax.numpy.asarray(rng.uniform(low, high, leaf.shape), leaf.dtype)
+        if path[0].key == "batch_stats" or path[-1].key == "scale":
+            value = rng.uniform(0.5, 1.5, leaf.shape)
+        else:
+            fan_in = np.prod(leaf.shape[:-1]) if path[-1].key == "kernel" else 1
+            value = rng.uniform(-1, 1, leaf.shape) * np.sqrt(3 / fan_in)
+        return jax.numpy.asarray(value, leaf.dtype)
 
     return jax.tree.map_with_path(fill, shapes)

@@ -27,37 +27,38 @@ COUNTS = (518, 501, 548, 531)
 TRAIN_FRACTION = 0.8
 
 Range = tuple[float, float]
+Count = tuple[int, int]
 _SAMPLES, _LINES = 160, 112
-_Z = np.linspace(0, 1, _SAMPLES, dtype=np.float32)[:, None]
-_S = np.linspace(-1, 1, _LINES, dtype=np.float32)
+_Z = np.linspace(0, 1, _SAMPLES)[:, None]
+_S = np.linspace(-1, 1, _LINES)
 _ASPECT = 0.5
 """Length of a unit of s over that of a unit of z, half-way down the fan."""
 
 
 class Signs(NamedTuple):
-    """What a grade looks like; every value is drawn uniformly from its range."""
+    """What a grade looks like: everything is drawn uniformly between two bounds, both included."""
 
-    notches: Range
+    notches: Count
     """Number of full indentations of the chorionic plate."""
     notch_depth: Range
     """How deep they reach, as a fraction of the placenta's thickness."""
     ripple: float
     """Largest depth of the shallow undulations between them, likewise."""
-    basal_foci: Range
+    basal_foci: Count
     """Number of echogenic foci on the basal layer."""
-    body_foci: Range
+    body_foci: Count
     """Number of echogenic foci inside the placenta."""
     focus_size: Range
     """Radius of a focus, in units of z."""
     shadow: Range
-    """Fraction of the sound that a focus stops."""
+    """Loss on the way through the middle of a focus, in nepers."""
 
 
 SIGNS = (
-    Signs((0, 0), (0.00, 0.00), 0.05, (0, 0), (0, 2), (0.010, 0.014), (0.0, 0.1)),
-    Signs((2, 5), (0.14, 0.32), 0.06, (0, 1), (0, 3), (0.010, 0.014), (0.0, 0.1)),
-    Signs((1, 4), (0.40, 0.72), 0.14, (4, 10), (1, 5), (0.010, 0.018), (0.0, 0.3)),
-    Signs((1, 4), (0.86, 1.00), 0.20, (6, 11), (2, 6), (0.014, 0.024), (0.3, 0.9)),
+    Signs((0, 0), (0.00, 0.00), 0.05, (0, 0), (0, 2), (0.010, 0.014), (0.0, 0.2)),
+    Signs((2, 5), (0.14, 0.32), 0.06, (0, 1), (0, 3), (0.010, 0.014), (0.0, 0.2)),
+    Signs((1, 4), (0.40, 0.72), 0.14, (4, 10), (1, 5), (0.010, 0.018), (0.0, 0.5)),
+    Signs((1, 4), (0.86, 1.00), 0.20, (6, 11), (2, 6), (0.014, 0.024), (0.5, 1.6)),
 )
 
 
@@ -65,7 +66,7 @@ class Placenta(NamedTuple):
     """The anatomy in one image; lengths along the beam are in units of z, across it of s."""
 
     surface: np.ndarray
-    """[3] quadratic in s (highest power first): the chorionic plate without indentations."""
+    """[3] coefficients of a parabola in s, highest power first: the plate without indentations."""
     thickness: float
     taper: float
     """Fraction of the thickness lost from the thickest place to one unit of s away."""
@@ -74,9 +75,10 @@ class Placenta(NamedTuple):
     notches: np.ndarray
     """[n, 3] position (s), depth (fraction of the thickness) and width (s)."""
     foci: np.ndarray
-    """[m, 4] position (s), level (0 chorionic to 1 basal), radius (z) and shadow fraction."""
+    """[m, 4] position (s), level (0 chorionic to 1 basal), radius (z) and loss (nepers)."""
     lakes: np.ndarray
-    """[l, 4] venous lakes: position (s), level, radius (z) and darkness. Seen in every grade."""
+    """[l, 4] venous lakes: position (s), level, radius (z) and darkness
+    (nepers). Seen in every grade."""
     anterior: bool
     """Whether the placenta lies on the wall nearer the probe."""
 
@@ -89,11 +91,13 @@ class Scanner(NamedTuple):
     probe_radius: float
     """Of the convex probe, as a fraction of the distance from the apex to the deepest arc."""
     attenuation: float
-    """Sound left at the deepest sample that no setting makes up for, in nepers."""
+    """Loss at the deepest sample that no setting makes up for, in nepers."""
     speckle: tuple[float, float]
     """Standard deviation of the point spread along and across the beam, in samples."""
     brightness: float
+    """Mean gray value before the gamma, in [0, 1]."""
     contrast: float
+    """Standard deviation of the gray values, likewise."""
     gamma: float
 
 
@@ -133,13 +137,11 @@ def generate(seed: int, index: int, size: int = 160) -> np.ndarray:
 def draw_placenta(rng: Generator, grade: int) -> Placenta:
     """An anatomy of the given grade; only notches and foci depend on the grade."""
     signs = SIGNS[grade]
-    surface = rng.uniform((-0.10, -0.12, 0.36), (0.06, 0.12, 0.48))
-    center = rng.uniform(-0.3, 0.3)
     return Placenta(
-        surface=surface,
+        surface=rng.uniform((-0.10, -0.12, 0.36), (0.06, 0.12, 0.48)),
         thickness=rng.uniform(0.26, 0.36),
         taper=rng.uniform(0.0, 0.25),
-        center=center,
+        center=rng.uniform(-0.3, 0.3),
         notches=_draw_notches(rng, signs),
         foci=_draw_foci(rng, signs),
         lakes=rng.uniform((-0.7, 0.2, 0.01, 0.3), (0.7, 0.8, 0.035, 0.9), (rng.integers(0, 4), 4)),
@@ -151,14 +153,14 @@ def _draw_notches(rng: Generator, signs: Signs) -> np.ndarray:
     """Full indentations and shallow undulations at places that do not crowd each other."""
     places = np.linspace(-0.75, 0.75, 7) + rng.uniform(-0.08, 0.08, 7)
     depth = rng.uniform(0, signs.ripple, 7)
-    full = rng.choice(np.arange(7), _count(rng, signs.notches), replace=False)
+    full = rng.choice(np.arange(7), rng.integers(*signs.notches, endpoint=True), replace=False)
     depth[full] = rng.uniform(*signs.notch_depth, len(full))
     return np.stack([places, depth, rng.uniform(0.06, 0.10, 7)], axis=1)
 
 
 def _draw_foci(rng: Generator, signs: Signs) -> np.ndarray:
     """Foci strung along a stretch of the basal layer, and some anywhere in the body."""
-    basal, body = _count(rng, signs.basal_foci), _count(rng, signs.body_foci)
+    basal, body = rng.integers(*np.transpose([signs.basal_foci, signs.body_foci]), endpoint=True)
     start = rng.uniform(-0.8, 0.0)
     place = np.r_[rng.uniform(start, start + 0.8, basal), rng.uniform(-0.8, 0.8, body)]
     level = np.r_[rng.uniform(0.88, 1.0, basal), rng.uniform(0.2, 0.85, body)]
@@ -166,10 +168,6 @@ def _draw_foci(rng: Generator, signs: Signs) -> np.ndarray:
     return np.stack(
         [place, level, rng.uniform(*signs.focus_size, n), rng.uniform(*signs.shadow, n)], axis=1
     )
-
-
-def _count(rng: Generator, bounds: Range) -> int:
-    return int(rng.integers(int(bounds[0]), int(bounds[1]) + 1))
 
 
 def draw_scanner(rng: Generator) -> Scanner:
@@ -201,10 +199,11 @@ def indentation(placenta: Placenta, s: np.ndarray) -> np.ndarray:
 
 def beam_frame(placenta: Placenta, scanner: Scanner, rng: Generator) -> np.ndarray:
     """What the probe records of a placenta: [samples, lines] gray values in [0, 1]."""
-    place, level, radius, stopped = placenta.foci.T
+    place, level, radius, loss = placenta.foci.T
     where = place, level_depth(placenta, place, level), radius
     amplitude = _tissue(placenta, rng) + _bells(*where, 1.2)
-    stopping = _bells(*where, stopped / (radius * _SAMPLES))
+    # A bell's integral is sqrt(pi) times its radius.
+    stopping = _bells(*where, loss / (np.sqrt(np.pi) * radius * _SAMPLES))
     if placenta.anterior:
         amplitude, stopping = amplitude[::-1], stopping[::-1]
     amplitude = _add_wall(amplitude, rng)
@@ -212,7 +211,8 @@ def beam_frame(placenta: Placenta, scanner: Scanner, rng: Generator) -> np.ndarr
     passed = np.exp(-np.cumsum(stopping, axis=0) - scanner.attenuation * _Z)
     # Many scatterers in a resolution cell add up to a complex normal: a Rayleigh envelope.
     scatter = rng.standard_normal((2, _SAMPLES, _LINES), dtype=np.float32)
-    echo = gaussian_filter(scatter * amplitude * passed, (0, *scanner.speckle), truncate=3)
+    scatter *= amplitude * passed
+    echo = gaussian_filter(scatter, (0, *scanner.speckle), truncate=3)
     return _compress(np.hypot(*echo), scanner)
 
 
@@ -230,7 +230,7 @@ def _tissue(placenta: Placenta, rng: Generator) -> np.ndarray:
     amplitude = _fill(amplitude, 0.14, _Z - basal)
     amplitude = texture * _fill(amplitude, 0.24, _Z - basal - 0.10)
     # The plate keeps its width on steep flanks: distances are taken along its normal.
-    normal = np.hypot(1, _ASPECT * np.gradient(plate, _S))
+    normal = np.hypot(1, np.gradient(plate, _S) / _ASPECT)
     amplitude += 0.5 * np.exp(-(((_Z - plate) / (0.010 * normal)) ** 2))
     return amplitude + 0.25 * np.exp(-(((_Z - basal) / 0.008) ** 2))
 
@@ -275,9 +275,8 @@ def scan_convert(frame: np.ndarray, scanner: Scanner, size: int) -> np.ndarray:
     # In units of the image's side: nearly as tall as the image, the lower corners cut off a little
     # where the fan is wide, as on a real screen.
     reach = 0.96 * min(0.56 / np.sin(scanner.half_angle), 1 / (1 - top))
-    axis = (np.arange(size) + 0.5) / size - 0.5
-    across = axis
-    along = (axis + reach * (1 + top) / 2)[:, None]
+    across = (np.arange(size) + 0.5) / size - 0.5
+    along = (across + reach * (1 + top) / 2)[:, None]
     radius = (np.hypot(across, along) / reach - scanner.probe_radius) / (1 - scanner.probe_radius)
     angle = np.arctan2(across, along) / scanner.half_angle
     inside = (np.abs(angle) <= 1) & (radius >= 0) & (radius <= 1)

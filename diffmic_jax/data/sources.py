@@ -82,7 +82,8 @@ def open_source(
         class_names: the classes in label order. Without it: a one-hot table's columns in their
             order, 0, 1, ... for integer labels, else the sorted names.
         protocol: 'given' keeps the parts that the data set comes with; 'random' and 'grouped' pool
-            all images and cut a test part anew, by class, or by class with groups kept whole.
+            all images and cut a test part anew, by class, or by class with groups kept whole. A
+            data set that is given no test part has one cut, with groups whole where known.
         validation_fraction: of the training part, cut off for validation unless that is given;
             groups stay whole where they are known. 0 for none.
         test_fraction: of all images, where a test part has to be cut.
@@ -288,11 +289,12 @@ def _with_groups(parts: Parts, path: Path) -> Parts:
 
 
 def _cut_test(parts: Parts, protocol: str, fraction: float, rng: np.random.Generator) -> Parts:
-    """The given test part, or a new one: out of training if none is given, else out of all."""
+    """The test part: the given one, or cut out of training, or cut anew out of all images."""
     if protocol == "given":
         if parts["test"]:
             return parts
-        train, test = _cut(parts["train"], fraction, rng)
+        by_group = any(record.group for record in parts["train"])
+        train, test = _cut(parts["train"], fraction, rng, by_group=by_group)
         return parts | {"train": train, "test": test}
     pool = [record for part in PARTS for record in parts[part]]
     by_group = protocol == "grouped"

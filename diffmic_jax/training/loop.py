@@ -38,21 +38,20 @@ class StopRequest:
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
         """Catch the signals within the block, in the main thread."""
-        signals = (signal.SIGINT, signal.SIGTERM)
-        previous: dict[int, Any] = {int(number): signal.getsignal(number) for number in signals}
+        previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
         def note(number: int, frame: FrameType | None) -> None:
             del frame
             self.asked = True
-            signal.signal(number, previous[number])
+            signal.signal(number, previous[signal.Signals(number)])
 
-        for number in signals:
-            signal.signal(number, note)
+        for each in previous:
+            signal.signal(each, note)
         try:
             yield
         finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+            for each, handler in previous.items():
+                signal.signal(each, handler)
 
 
 def _check_finite(step: int, scalars: Mapping[str, Array]) -> dict[str, float]:
@@ -135,15 +134,16 @@ def fit(
             seconds = time.monotonic() - began
             bar.update()
             due = step % save_every == 0 or step == recipe.num_steps
-            if due or stop.asked:
+            stopping = stop.asked  # looked at once: a signal may come at any time
+            if due or stopping:
                 # The loss tells of a bad update only one step later.
                 _check_finite(step, {"parameters": optax.global_norm(state.params)})
             validate = evaluate if due and phase is recipe.phases[-1] else None
             metrics = validate(state) if validate else None
             log.add(step, phase.name, values, seconds, metrics)
-            if due or stop.asked:
+            if due or stopping:
                 checkpoints.save(step, state, meta, metrics)
-            if stop.asked and step < recipe.num_steps:
+            if stopping and step < recipe.num_steps:
                 raise Interrupted(f"stopped after step {step} of {recipe.num_steps}")
     jax.block_until_ready(state)
     return state

@@ -126,7 +126,7 @@ def _gradients(
         return scalars[objective], (scalars, stats)
 
     grads, (scalars, stats) = jax.grad(scalar, has_aux=True)(variables["params"][network])
-    norm = {f"{network}_grad_norm": optax.global_norm(grads)}
+    norm = {f"{network}_grad_norm": optax.tree.norm(grads)}
     return grads, scalars | norm, stats
 
 

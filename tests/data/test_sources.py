@@ -186,12 +186,13 @@ def test_a_new_cut_replaces_the_given_split(tmp_path, protocol):
     assert bool(test & (train | validation)) == (protocol == "random")
 
 
-def test_groups_from_a_file_of_their_own(tmp_path):
+@pytest.mark.parametrize("protocol", ["given", "grouped"])
+def test_groups_from_a_file_of_their_own_stay_whole_in_every_cut(tmp_path, protocol):
     draw_table(tmp_path, "image,label", [f"{i},{i % 2}" for i in range(20)])
     rows = "\n".join(f"L{i // 2},{i}" for i in range(20))
     (tmp_path / "groups.csv").write_text(f"lesion_id,image_id\n{rows}")
     source = open_source(
-        "x", tmp_path, labels="labels.csv", groups="groups.csv", protocol="grouped"
+        "x", tmp_path, labels="labels.csv", groups="groups.csv", protocol=protocol
     )
     assert all(r.group == f"L{int(r.id) // 2}" for r in source.splits["train"])
     train, validation, test = groups_of(source)

@@ -17,7 +17,7 @@ from configs.default import get_config
 from diffmic_jax.recipe import Phase, Recipe, make_recipe, resolve
 from diffmic_jax.training import steps
 from diffmic_jax.training.optimizers import make_optimizers
-from diffmic_jax.training.state import init_state, init_variables
+from diffmic_jax.training.state import TrainState, init_state, init_variables
 from diffmic_jax.types import Batch, Variables
 from tests.golden_weights import (
     dcg_variables,
@@ -81,12 +81,12 @@ def guidance_loss(golden, recipe, dtype=np.float32):
     return loss
 
 
-def take_two_steps(loss, optimizer, variables) -> list[Step]:
+def take_steps(loss, optimizer, variables: Variables, count: int) -> list[Step]:
     params, stats = variables["params"], variables["batch_stats"]
     state = optimizer.init(params)
     gradient = jax.jit(jax.grad(loss, has_aux=True))
     taken = []
-    for _ in range(2):
+    for _ in range(count):
         grads, (scalars, stats) = gradient(params, stats)
         updates, state = optimizer.update(grads, state, params)
         params = optax.apply_updates(params, updates)
@@ -97,17 +97,18 @@ def take_two_steps(loss, optimizer, variables) -> list[Step]:
 @pytest.fixture(scope="module")
 def denoiser_steps(golden):
     recipe = golden_recipe()
-    return take_two_steps(
-        denoiser_loss(golden, recipe), make_optimizers(recipe)["denoiser"], denoiser_variables()
-    )
+    optimizer = make_optimizers(recipe)["denoiser"]
+    return take_steps(denoiser_loss(golden, recipe), optimizer, denoiser_variables(), 2)
 
 
 @pytest.fixture(scope="module")
-def guidance_steps(golden):
+def guidance_step(golden):
+    # A second step cannot be compared. The first moves weights of the local trunk whose gradients
+    # are rounding noise, then other regions win: the order of the images in the batch alone takes
+    # the second loss from 0.81 to 1.01, and the reference has 0.97.
     recipe = golden_recipe()
-    return take_two_steps(
-        guidance_loss(golden, recipe), make_optimizers(recipe)["guidance"], dcg_variables()
-    )
+    optimizer = make_optimizers(recipe)["guidance"]
+    return take_steps(guidance_loss(golden, recipe), optimizer, dcg_variables(), 1)[0]
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +174,7 @@ def test_golden_denoiser_gradients(golden, denoiser_grads64):
     g = golden("train_step")
     grads, (scalars, _) = denoiser_grads64
     check("train_step float64 loss", scalars["loss"], g["loss64"], 1e-6)
-    check("train_step float64 gradient norm", optax.global_norm(grads), g["grad_norm_f64"], 1e-4)
+    check("train_step float64 gradient norm", optax.tree.norm(grads), g["grad_norm_f64"], 1e-4)
     check_grads64("train_step", grads, g, 2e-5)
     rows = lookup({"params": grads}, "lin1.embed.weight", 2)[g["embed_rows"]]
     check("train_step gradient of lin1.embed", rows, g["grad/lin1.embed.weight[rows]"], 1e-5)
@@ -186,11 +187,11 @@ def test_golden_denoiser_statistics(golden, denoiser_steps):
 def test_golden_denoiser_update(golden, denoiser_steps):
     g = golden("train_step")
     first, second = denoiser_steps
-    check("train_step gradient norm", optax.global_norm(first.grads), g["grad_norm"], 0.015 * g["grad_norm"])
+    check("train_step gradient norm", optax.tree.norm(first.grads), g["grad_norm"], 0.015 * g["grad_norm"])
     check_updates("train_step", first, g, 1e-3)
     check("train_step loss of step 2", second.scalars["loss"], g["loss_step2"], 1e-3 * g["loss_step2"])
     norm = g["grad_norm_step2"]
-    check("train_step gradient norm of step 2", optax.global_norm(second.grads), norm, 0.03 * norm)
+    check("train_step gradient norm of step 2", optax.tree.norm(second.grads), norm, 0.03 * norm)
 
 
 def test_fused_condition_is_the_branchs_own(golden):
@@ -208,12 +209,11 @@ def test_fused_condition_is_the_branchs_own(golden):
     assert abs(scalars["mmd_1"] - g["mmd_global"]) > 1e-3
 
 
-def test_golden_guidance_step(golden, guidance_steps):
-    g = golden("aux_step")
-    step = guidance_steps
+def test_golden_guidance_step(golden, guidance_step):
+    g, step = golden("aux_step"), guidance_step
     check("aux_step loss", step.scalars["guidance_loss"], g["loss"], 5e-5)
     norm = g["grad_norm"]
-    check("aux_step gradient norm", optax.global_norm(step.grads), norm, 0.015 * norm)
+    check("aux_step gradient norm", optax.tree.norm(step.grads), norm, 0.015 * norm)
     check_statistics("aux_step", step, g, "after1/")
     check_updates("aux_step", step, g, 2e-4)
 
@@ -240,7 +240,14 @@ def recipe():
 
 @pytest.fixture(scope="module")
 def state(recipe):
-    return jax.jit(lambda key: init_state(recipe, key))(jax.random.key(0))
+    shapes = jax.eval_shape(lambda key: init_state(recipe, key), jax.random.key(0))
+    variables = arbitrary_variables(shapes.variables())
+    return TrainState(
+        step=jnp.int32(0),
+        **variables,
+        opt_state=jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes.opt_state),
+        ema_params=jax.tree.map(jnp.copy, variables["params"]),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -249,7 +256,7 @@ def batch():
     image = rng.standard_normal((8, 32, 32, 3)).astype(np.float32)
     label = np.arange(8, dtype=np.int32) % 3
     image[np.arange(8), :, :, label] += 1
-    return Batch(image, label, np.ones(8, np.float32))
+    return Batch(jnp.asarray(image), label, np.ones(8, np.float32))
 
 
 @pytest.fixture(scope="module")
@@ -363,8 +370,10 @@ def test_prediction(prediction):
     assert np.all(prediction.spread > 0)
 
 
-def test_prediction_does_not_depend_on_batching(recipe, state, batch, prediction):
-    # The same images in another order, among padding, told by their positions.
+def test_prediction_depends_neither_on_batching_nor_on_the_number_of_draws(
+    recipe, state, batch, prediction
+):
+    # The same images in another order, beside padding, told by their positions.
     order = np.array([5, 2, 7])
     part = Batch(
         np.concatenate([batch.image[order], np.zeros((1, 32, 32, 3), np.float32)]),
@@ -372,11 +381,9 @@ def test_prediction_does_not_depend_on_batching(recipe, state, batch, prediction
         np.array([1, 1, 1, 0], np.float32),
         np.append(order, 0),
     )
-    ours = predictor(recipe, 2)(state.variables(), part)
-    np.testing.assert_allclose(ours.y0_hat[:, :3], prediction.y0_hat[:, order], atol=1e-4)
+    ours = predictor(recipe, 3)(state.variables(), part)
+    np.testing.assert_allclose(ours.y0_hat[:2, :3], prediction.y0_hat[:, order], atol=1e-4)
 
 
-def test_more_draws_leave_the_first_as_they_were(recipe, state, batch, prediction):
-    ours = predictor(recipe, 3)(state.variables(), batch)
-    np.testing.assert_allclose(ours.y0_hat[:2], prediction.y0_hat, atol=1e-4)
-    assert np.abs(ours.y0_hat[2] - ours.y0_hat[1]).max() > 1e-3
+    # Draws of their own.
+    assert np.abs(ours.y0_hat[0] - ours.y0_hat[1]).max() > 1e-3
