@@ -19,6 +19,15 @@ from diffmic_jax.types import InputError
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with :recipe if not v1.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; default runs/CONFIG.")
 MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "What to do.")
+HELP = flags.DEFINE_bool("help", False, "Show this help.")
+
+
+def config_and_recipe() -> tuple[str, str]:
+    """The two sides of --config=FILE:RECIPE; '' for what is not there."""
+    if CONFIG.value is None:
+        return "", ""
+    file, _, recipe = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
+    return file, recipe
 
 
 def parse(argv: list[str]) -> None:
@@ -29,24 +38,36 @@ def parse(argv: list[str]) -> None:
     """
     try:
         rest = flags.FLAGS(argv)
-        if CONFIG.value is None:
-            raise InputError("--config is missing; try --config=configs/quickstart.py")
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        raise InputError(str(error)) from error
+    except (AttributeError, KeyError) as error:
+        # The message comes with quotes and escapes around it.
+        name = str(error.args[0]).replace("\\n", ". ").replace("\\", "").replace("'", "")
+        raise InputError(f"unknown field of --config: {name}") from error
+    except (flags.Error, ImportError, OSError, SyntaxError, TypeError, ValueError) as error:
+        raise InputError(f"command line: {error}") from error
+    if HELP.value:
+        return
     if len(rest) > 1:
         raise InputError(f"{rest[1]!r} is not a flag; flags start with --")
+    file, _ = config_and_recipe()
+    if not file:
+        raise InputError("--config is missing; try --config=configs/quickstart.py")
+    if not Path(file).is_file():
+        raise InputError(f"--config={file}: no such file; try --config=configs/quickstart.py")
 
 
 def default_workdir() -> Path:
     """runs/X for configs/X.py, runs/X-recipe if a recipe was named."""
-    config, _, recipe = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
-    name = Path(config).stem
+    file, recipe = config_and_recipe()
+    name = Path(file).stem
     return Path("runs") / (f"{name}-{recipe}" if recipe else name)
 
 
 def main() -> None:
     """Run what the command line asks for."""
     parse(sys.argv)
+    if HELP.value:
+        print(f"{__doc__}{flags.FLAGS.main_module_help()}")
+        return
     workdir = Path(WORKDIR.value) if WORKDIR.value else default_workdir()
     experiment.run(CONFIG.value, workdir, MODE.value)
 

@@ -24,6 +24,8 @@ def _log_to_stderr() -> None:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
         log.addHandler(handler)
+        # Some libraries put a handler of their own on the root, and lines would come twice.
+        log.propagate = False
 
 
 def run_command(main: Callable[[], None]) -> int:

@@ -15,9 +15,10 @@ from jax.sharding import Mesh
 
 from diffmic_jax.data import loader, sources
 from diffmic_jax.evaluation import evaluate as evaluation
+from diffmic_jax.evaluation import metrics
 from diffmic_jax.evaluation.predict import stored_config
 from diffmic_jax.evaluation.records import write_json
-from diffmic_jax.recipe import Recipe, make_recipe, resolve
+from diffmic_jax.recipe import Recipe, check_choice, make_recipe, resolve
 from diffmic_jax.training import parallel
 from diffmic_jax.training.checkpoint import Checkpoints, placed
 from diffmic_jax.training.log import TrainingLog
@@ -60,7 +61,7 @@ def open_data(config: ml_collections.ConfigDict) -> sources.Source:
         train_list=data.train_list,
         test_list=data.test_list,
         groups=data.groups,
-        class_names=tuple(data.class_names),
+        class_names=tuple(map(str, data.class_names)),
         protocol=data.protocol,
         test_fraction=data.test_fraction,
         validation_fraction=data.validation_fraction,
@@ -86,7 +87,11 @@ def check_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
     path = workdir / "config.json"
     if not path.exists():
         return
-    theirs, wanted = _flat(json.loads(path.read_text())), _flat(as_json(config))
+    try:
+        theirs = _flat(json.loads(path.read_text()))
+    except ValueError as error:
+        raise InputError(f"{path}: no JSON ({error}); choose another --workdir") from error
+    wanted = _flat(as_json(config))
     for field in sorted(theirs.keys() | wanted.keys()):
         if field not in FREE_FIELDS and theirs.get(field) != wanted.get(field):
             raise InputError(
@@ -111,11 +116,9 @@ class Experiment:
         """
         self.config, self.workdir = resolve(config), workdir
         self.mesh: Mesh = parallel.make_mesh()
-        batch_size = self.config.train.batch_size
-        parallel.check_batch_size(self.mesh, batch_size, "train.batch_size")
-        parallel.check_batch_size(self.mesh, self.config.eval.batch_size, "eval.batch_size")
+        check_choice("checkpoint.metric", self.config.checkpoint.metric, metrics.SCALARS)
         self.source = loader.cached(open_data(self.config), self.config.data.image_size)
-        self.steps_per_epoch = loader.steps_per_epoch(self.source, batch_size)
+        self.steps_per_epoch = loader.steps_per_epoch(self.source, self.config.train.batch_size)
         num_classes = len(self.source.class_names)
         self.recipe: Recipe = make_recipe(self.config, num_classes, self.steps_per_epoch)
         self._predict = evaluation.make_predictor(self.recipe, self.mesh)
@@ -131,7 +134,17 @@ class Experiment:
         return init(self.key(Purpose.INIT))
 
     def restored(self, checkpoints: Checkpoints, step: int) -> TrainState:
-        """The state of a checkpoint, on the mesh."""
+        """The state of a checkpoint, on the mesh.
+
+        Raises:
+          InputError: if it was trained on other classes than the data has.
+        """
+        names = checkpoints.meta(step)["class_names"]
+        if tuple(names) != self.source.class_names:
+            raise InputError(
+                f"{self.workdir} was trained on the classes {','.join(names)}, not "
+                f"{','.join(self.source.class_names)}; choose another --workdir or data.root"
+            )
         abstract = jax.eval_shape(partial(init_state, self.recipe), self.key(Purpose.INIT))
         return checkpoints.restore(step, placed(abstract, parallel.replicated(self.mesh)))
 
@@ -139,7 +152,7 @@ class Experiment:
         batches = loader.eval_batches(
             self.source,
             split,
-            batch_size=self.config.eval.batch_size,
+            batch_size=parallel.padded_batch_size(self.mesh, self.config.eval.batch_size),
             image_size=self.config.data.image_size,
             num_workers=self.config.data.num_workers,
         )
@@ -170,8 +183,14 @@ class Experiment:
         )
 
     def train(self) -> None:
-        """Train to the end, from the latest checkpoint if there is one."""
+        """Train to the end, from the latest checkpoint if there is one.
+
+        Raises:
+          InputError: for a batch that the devices cannot share, or an image that cannot be read.
+          NonFiniteLossError, Interrupted: as `fit` does.
+        """
         config = self.config
+        parallel.check_batch_size(self.mesh, config.train.batch_size, "train.batch_size")
         meta: dict[str, Any] = {
             "config": as_json(config),
             "class_names": list(self.source.class_names),

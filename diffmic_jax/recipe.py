@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
 
@@ -17,10 +17,10 @@ import jax.numpy as jnp
 import ml_collections
 
 from diffmic_jax.diffusion import priors, samplers
-from diffmic_jax.diffusion.schedules import Schedule, make_schedule
+from diffmic_jax.diffusion.schedules import KINDS, Schedule, make_schedule
 from diffmic_jax.nn.dcg import DCG
 from diffmic_jax.nn.denoiser import Denoiser
-from diffmic_jax.nn.resnet import resnet
+from diffmic_jax.nn.resnet import STAGE_SIZES, resnet
 from diffmic_jax.types import Array, Guidance, InputError, Prior
 
 RECIPES: dict[str, dict[str, Any]] = {
@@ -142,55 +142,131 @@ def clip_readout(y0_hat: Array) -> Array:
 READOUTS = {"softmax": softmax_readout, "clip": clip_readout}
 PRIORS = {"fused": (priors.fused_priors, 1), "dual": (priors.dual_priors, 3)}
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+SAMPLERS: dict[str, Callable] = {"ancestral": samplers.ancestral, "ddim": samplers.ddim}
+
+CHOICES: dict[str, Collection[str]] = {
+    "guidance.backbone": STAGE_SIZES,
+    "guidance.stem": ("imagenet", "small"),
+    "guidance.crop_channels": ("all", "first"),
+    "denoiser.encoder": STAGE_SIZES,
+    "denoiser.stem": ("imagenet", "small"),
+    "denoiser.conditioning": PRIORS,
+    "diffusion.schedule": KINDS,
+    "diffusion.precision": ("float64", "public"),
+    "train.dtype": DTYPES,
+    "sampling.sampler": SAMPLERS,
+    "sampling.start": ("full", "truncated", "leading"),
+    "sampling.readout": READOUTS,
+}
+"""The words that a field may hold."""
 
 
-def _choose(table: dict[str, Any], field: str, value: str) -> Any:
-    """`table[value]`, or an error that names the field and the choices."""
-    if value not in table:
-        raise InputError(f"config.{field}={value!r} is unknown; choose one of {', '.join(table)}")
-    return table[value]
+def _ranges(config: ml_collections.ConfigDict) -> dict[str, tuple[float, float]]:
+    """The smallest and the largest number that a field may hold."""
+    any_size, share, beta = (1, math.inf), (0, 1), (1e-9, 0.9999)
+    return {
+        "seed": (0, 2**32 - 1),
+        "data.image_size": any_size,
+        "data.rotation": (0, 180),
+        "data.num_workers": (0, math.inf),
+        "guidance.width": any_size,
+        "guidance.num_regions": any_size,
+        "guidance.region_size": (1, config.data.image_size),
+        "guidance.warmup_epochs": (0, math.inf),
+        "guidance.learning_rate": (0, math.inf),
+        "denoiser.width": any_size,
+        "denoiser.feature_dim": any_size,
+        "denoiser.encoder_updates": any_size,
+        "diffusion.num_train_steps": (2, math.inf),
+        "diffusion.beta_start": beta,
+        "diffusion.beta_end": beta,
+        "train.batch_size": any_size,
+        "train.epochs": any_size,
+        "train.max_steps": (0, math.inf),
+        "train.learning_rate": (0, math.inf),
+        "train.warmup_fraction": share,
+        "train.clip_norm": (1e-9, math.inf),
+        "train.mmd_weight": (0, math.inf),
+        "train.log_every": any_size,
+        "sampling.num_steps": (1, config.diffusion.num_train_steps),
+        "sampling.num_samples": any_size,
+        "sampling.eta": share,
+        "checkpoint.every_steps": (0, math.inf),
+        "eval.batch_size": any_size,
+        "eval.bootstrap": (0, math.inf),
+    }
+
+
+def _value(config: ml_collections.ConfigDict, field: str) -> Any:
+    """The value of a field like `train.epochs`."""
+    for name in field.split("."):
+        config = config[name]
+    return config
+
+
+def check_choice(field: str, value: str, choices: Collection[str]) -> None:
+    """Refuse a word that a field does not know.
+
+    Raises:
+      InputError: naming the field and the choices.
+    """
+    if value not in choices:
+        raise InputError(f"config.{field}={value!r} is unknown; choose one of {', '.join(choices)}")
+
+
+def _check_values(config: ml_collections.ConfigDict) -> None:
+    """Refuse a resolved configuration with a value that cannot work."""
+    for field, choices in CHOICES.items():
+        check_choice(field, _value(config, field), choices)
+    for field, (low, high) in _ranges(config).items():
+        value = _value(config, field)
+        if not (low <= value <= high and math.isfinite(value)):
+            fix = f"at least {low:g}" if high == math.inf else f"{low:g} to {high:g}"
+            raise InputError(f"config.{field}={value} is out of range; give {fix}")
+    clip = tuple(config.sampling.clip)
+    if clip and not (len(clip) == 2 and clip[0] < clip[1]):
+        raise InputError(f"config.sampling.clip={clip} is no range; give (low, high) or ()")
 
 
 def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """A copy of the configuration with every open field decided by its recipe.
 
     Raises:
-      InputError: for an unknown recipe.
+      InputError: for an unknown recipe, or a field whose value cannot work.
     """
     config = ml_collections.ConfigDict(config.to_dict())
-    values = dict(_choose(RECIPES, "recipe", config.recipe))
+    check_choice("recipe", config.recipe, RECIPES)
+    values = dict(RECIPES[config.recipe])
     # Many draws are affordable, and needed, where the chain is short.
     values.setdefault("sampling.num_samples", 8 if config.sampling.num_steps <= 10 else 1)
     for field, value in values.items():
         group, name = field.split(".")
         if config[group][name] is None:
             config[group][name] = value
+    _check_values(config)
     return config
 
 
 def _sampling(config: ml_collections.ConfigDict, schedule: Schedule) -> Sampling:
     """The sampler of `config.sampling` over a schedule."""
-    if config.num_samples < 1:
-        raise ValueError(f"sampling.num_samples={config.num_samples} must be at least 1")
-    steps = samplers.timesteps(schedule, config.num_steps, config.start)
+    try:
+        steps = samplers.timesteps(schedule, config.num_steps, config.start)
+    except ValueError as error:
+        raise InputError(f"config.sampling.start={config.start!r}: {error}") from error
 
     def run(eps_fn: Callable, y_init: Array, prior_mean: Array, noise: Array) -> Array:
         extra = {}
         if config.sampler == "ddim":
             extra = {"eta": config.eta, "clip": tuple(config.clip) or None}
-        sampler = {"ancestral": samplers.ancestral, "ddim": samplers.ddim}[config.sampler]
-        return sampler(eps_fn, schedule, y_init, prior_mean, steps, noise, **extra)
+        return SAMPLERS[config.sampler](eps_fn, schedule, y_init, prior_mean, steps, noise, **extra)
 
-    _choose({"ancestral": 0, "ddim": 0}, "sampling.sampler", config.sampler)
-    readout = _choose(READOUTS, "sampling.readout", config.readout)
-    return Sampling(run, len(steps), config.num_samples, readout)
+    return Sampling(run, len(steps), config.num_samples, READOUTS[config.readout])
 
 
 def _networks(config: ml_collections.ConfigDict, num_classes: int) -> tuple[DCG, Denoiser]:
     """The two networks."""
-    dtype = _choose(DTYPES, "train.dtype", config.train.dtype)
+    dtype = DTYPES[config.train.dtype]
     g, d = config.guidance, config.denoiser
-    _choose({"all": 0, "first": 0}, "guidance.crop_channels", g.crop_channels)
     trunk = partial(resnet, g.backbone, g.width, g.stem, dtype=dtype)
     guidance = DCG(
         num_classes,
@@ -208,7 +284,7 @@ def _networks(config: ml_collections.ConfigDict, num_classes: int) -> tuple[DCG,
         resnet(d.encoder, d.width, d.stem, momentum, dtype),
         d.feature_dim,
         config.diffusion.num_train_steps,
-        _choose(PRIORS, "denoiser.conditioning", d.conditioning)[1],
+        PRIORS[d.conditioning][1],
         momentum,
         dtype,
     )
@@ -236,21 +312,17 @@ def make_recipe(
       steps_per_epoch: full batches in an epoch; 0 if nothing will be trained.
 
     Raises:
-      InputError: for a value that names nothing, or lies out of range.
+      InputError: for a schedule that the sampler cannot start on.
     """
-    try:
-        diffusion = config.diffusion
-        schedule = make_schedule(
-            diffusion.schedule,
-            diffusion.num_train_steps,
-            diffusion.beta_start,
-            diffusion.beta_end,
-            diffusion.precision,
-        )
-        guidance, denoiser = _networks(config, num_classes)
-        sampling = _sampling(config.sampling, schedule)
-    except ValueError as error:
-        raise InputError(f"config: {error}") from error
+    diffusion = config.diffusion
+    schedule = make_schedule(
+        diffusion.schedule,
+        diffusion.num_train_steps,
+        diffusion.beta_start,
+        diffusion.beta_end,
+        diffusion.precision,
+    )
+    guidance, denoiser = _networks(config, num_classes)
     train = config.train
     optimization = Optimization(
         train.learning_rate,
@@ -271,5 +343,5 @@ def make_recipe(
         train.mmd_weight,
         optimization,
         _phases(config, steps_per_epoch),
-        sampling,
+        _sampling(config.sampling, schedule),
     )

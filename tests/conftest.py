@@ -1,9 +1,10 @@
-"""What every test stands on: the CPU, parsed flags, golden vectors and optional data."""
+"""What every test stands on: the CPU, parsed flags, golden vectors, optional data, a tiny run."""
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # Set before jax is imported, so that processes which tests start inherit it.
@@ -12,6 +13,9 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import numpy as np
 import pytest
 from absl import flags
+
+from diffmic_jax import experiment
+from tests import tiny
 
 TESTS = Path(__file__).parent
 
@@ -37,3 +41,26 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs {folder}")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def fresh_log() -> Iterator[None]:
+    """Take the commands' handler off again: its stream goes with the test that captured it."""
+    yield
+    log = logging.getLogger("diffmic_jax")
+    log.handlers.clear()
+    log.propagate = True
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Root of a data set of small PNGs; not to be changed."""
+    return tiny.write_data(tmp_path_factory.mktemp("data") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path) -> Path:
+    """Workdir of a run on `tiny_data`, trained and evaluated; not to be changed."""
+    workdir = tmp_path_factory.mktemp("trained") / "run"
+    experiment.run(tiny.make_config(tiny_data), workdir, "train")
+    return workdir

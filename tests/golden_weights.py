@@ -14,7 +14,6 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from diffmic_jax.nn.dcg import DCG
@@ -63,9 +62,7 @@ LEAVES = {"running_mean": "mean", "running_var": "var", "bias": "bias"}
 def draw(name: str, shape: list[int]) -> np.ndarray:
     """The recipe's value of one state_dict entry, float32."""
     rng = np.random.default_rng(zlib.crc32(name.encode()))
-    if name.endswith("num_batches_tracked"):
-        value = np.zeros(shape)
-    elif name.endswith("running_mean"):
+    if name.endswith("running_mean"):
         value = 0.1 * rng.standard_normal(shape)
     elif name.endswith("running_var"):
         value = rng.uniform(0.5, 1.5, shape)
@@ -116,12 +113,12 @@ def to_torch(value: Any, path: list[str]) -> np.ndarray:
 
 def load_variables(shapes: str, dtype: Any = np.float32) -> Variables:
     """All variables of the network whose shapes `tests/golden/{shapes}.json` lists."""
-    variables: Variables = {}
+    variables: Variables = {"params": {}, "batch_stats": {}}
     for name, shape in json.loads((GOLDEN / f"{shapes}.json").read_text()).items():
         if name.endswith("num_batches_tracked"):
             continue
         kind, path = place(name, len(shape))
-        node = variables.setdefault(kind, {})
+        node = variables[kind]
         for key in path[:-1]:
             node = node.setdefault(key, {})
         node[path[-1]] = to_ours(draw(name, shape), path).astype(dtype)
@@ -151,8 +148,8 @@ def golden_denoiser(dtype: Any = np.float32, momentum: float = 0.9) -> Denoiser:
 
 def golden_dcg(dtype: Any = np.float32) -> DCG:
     """The guidance network of the golden vectors."""
-    trunks = (resnet("resnet50", dtype=dtype) for _ in range(2))
-    return DCG(5, *trunks, crop_channels="first", dtype=dtype)
+    trunk = resnet("resnet50", dtype=dtype)
+    return DCG(5, trunk, trunk.clone(), crop_channels="first", dtype=dtype)
 
 
 def denoiser_variables(dtype: Any = np.float32) -> Variables:
@@ -167,6 +164,8 @@ def dcg_variables(dtype: Any = np.float32) -> Variables:
 
 def stored_guidance(dcg: dict[str, np.ndarray], dtype: Any = np.float32) -> Guidance:
     """The reference's guidance for the golden images, as far as the diffusion looks at it."""
-    logits = (dcg[name].astype(dtype) for name in ("y_fusion", "y_global", "y_local"))
-    nothing = jax.numpy.zeros(0)
-    return Guidance(*logits, nothing, nothing, nothing, nothing)
+    fused, global_, local = (
+        dcg[name].astype(dtype) for name in ("y_fusion", "y_global", "y_local")
+    )
+    nothing = np.zeros(0)
+    return Guidance(fused, global_, local, nothing, nothing, nothing, nothing)

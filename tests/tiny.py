@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from pathlib import Path
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
 from configs import default
+from diffmic_jax.experiment import Experiment
 from diffmic_jax.nn.resnet import STAGE_SIZES
+from diffmic_jax.training.checkpoint import Checkpoints
+from diffmic_jax.training.state import TrainState
 
 # Two blocks compile in a quarter of the time of ResNet18.
 STAGE_SIZES.setdefault("tiny", (1, 1))
@@ -62,3 +68,33 @@ def make_config(root: Path, recipe: str = "v1", **changes: object) -> ConfigDict
         group, _, name = field.rpartition("__")
         (c[group] if group else c)[name] = value
     return c
+
+
+def latest_state(config: ConfigDict, workdir: Path) -> TrainState:
+    """The state of the newest checkpoint."""
+    with Checkpoints(workdir, config.checkpoint.metric, read_only=True) as checkpoints:
+        step = checkpoints.latest_step
+        assert step is not None
+        return Experiment(config, workdir).restored(checkpoints, step)
+
+
+def assert_same(left: TrainState, right: TrainState) -> None:
+    """Every array of two states is equal, bit by bit."""
+    jax.tree.map(np.testing.assert_array_equal, left, right)
+
+
+def read_predictions(folder: Path) -> dict[str, list[float]]:
+    """The class probabilities of each image in a `predictions.csv`."""
+    with (folder / "predictions.csv").open(newline="") as file:
+        return {
+            row["id"]: [float(row[f"prob_{name}"]) for name in CLASSES]
+            for row in csv.DictReader(file)
+        }
+
+
+def write_truncated_jpeg(path: Path) -> None:
+    """The first half of an image file."""
+    pixels = np.random.default_rng(0).integers(0, 256, (48, 48, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG")
+    path.write_bytes(buffer.getvalue()[: len(buffer.getvalue()) // 2])

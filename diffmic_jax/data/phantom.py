@@ -160,7 +160,8 @@ def _draw_notches(rng: Generator, signs: Signs) -> np.ndarray:
 
 def _draw_foci(rng: Generator, signs: Signs) -> np.ndarray:
     """Foci strung along a stretch of the basal layer, and some anywhere in the body."""
-    basal, body = rng.integers(*np.transpose([signs.basal_foci, signs.body_foci]), endpoint=True)
+    basal = rng.integers(*signs.basal_foci, endpoint=True)
+    body = rng.integers(*signs.body_foci, endpoint=True)
     start = rng.uniform(-0.8, 0.0)
     place = np.r_[rng.uniform(start, start + 0.8, basal), rng.uniform(-0.8, 0.8, body)]
     level = np.r_[rng.uniform(0.88, 1.0, basal), rng.uniform(0.2, 0.85, body)]

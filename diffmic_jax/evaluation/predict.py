@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from diffmic_jax.data import loader, sources
 from diffmic_jax.evaluation import evaluate as evaluation
 from diffmic_jax.evaluation import records
-from diffmic_jax.recipe import Recipe, make_recipe
+from diffmic_jax.recipe import Recipe, make_recipe, resolve
 from diffmic_jax.training import parallel
 from diffmic_jax.training.checkpoint import Checkpoints, placed
 from diffmic_jax.training.state import Purpose, init_state, run_key
@@ -54,12 +54,12 @@ def stored_config(
       sampling: fields of `config.sampling` to change; values of None change nothing.
 
     Raises:
-      InputError: if the folder holds no checkpoint.
+      InputError: if the folder holds no checkpoint, or for a sampling that cannot work.
     """
     config = ml_collections.ConfigDict(_meta(workdir)["config"])
     changes = {name: value for name, value in (sampling or {}).items() if value is not None}
     config.sampling.update(changes)
-    return config
+    return resolve(config)
 
 
 def load_classifier(workdir: Path, sampling: dict[str, object] | None = None) -> Classifier:
@@ -97,7 +97,10 @@ def classify(classifier: Classifier, images: Sequence[Path]) -> evaluation.Answe
     source = sources.Source("images", classifier.class_names, {"all": found}, sources.read_record)
     config = classifier.config
     batches = loader.eval_batches(
-        source, "all", batch_size=config.eval.batch_size, image_size=config.data.image_size
+        source,
+        "all",
+        batch_size=parallel.padded_batch_size(classifier.mesh, config.eval.batch_size),
+        image_size=config.data.image_size,
     )
     predict = evaluation.make_predictor(classifier.recipe, classifier.mesh)
     key = run_key(config.seed, Purpose.SAMPLING)

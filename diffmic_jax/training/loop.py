@@ -137,7 +137,7 @@ def fit(
             stopping = stop.asked  # looked at once: a signal may come at any time
             if due or stopping:
                 # The loss tells of a bad update only one step later.
-                _check_finite(step, {"parameters": optax.global_norm(state.params)})
+                _check_finite(step, {"parameters": optax.tree.norm(state.params)})
             validate = evaluate if due and phase is recipe.phases[-1] else None
             metrics = validate(state) if validate else None
             log.add(step, phase.name, values, seconds, metrics)

@@ -45,6 +45,11 @@ def check_batch_size(mesh: Mesh, batch_size: int, field: str) -> None:
         )
 
 
+def padded_batch_size(mesh: Mesh, batch_size: int) -> int:
+    """The batch size rounded up to what the devices can share, for batches that are padded."""
+    return -(-batch_size // mesh.size) * mesh.size
+
+
 def from_local_rows(mesh: Mesh, batch: Batch) -> Batch:
     """A global batch on the devices, of which every process gives its own rows."""
     sharding = split_rows(mesh)

@@ -110,9 +110,7 @@ def test_golden_q_sample_of_the_training_step(golden):
 def test_golden_posterior_tables(golden, num_steps):
     g = golden("schedules")
     t = np.arange(1, num_steps)
-    ours = process.posterior_coefficients(
-        make_schedule(num_steps=num_steps), t, t - 1
-    )
+    ours = process.posterior_coefficients(make_schedule(num_steps=num_steps), t, t - 1)
     names = ("posterior_mean_coeff_1", "posterior_mean_coeff_2", "posterior_variance")
     for name, value in zip(names, (ours.y0_hat, ours.y_t, ours.variance), strict=True):
         # The tables come from a float32 beta, which the steps themselves do not use.

@@ -121,7 +121,8 @@ def test_ddim_with_eta_needs_noise():
 
 
 @pytest.mark.parametrize(
-    ("total", "num_steps"), [(1000, 10), (1000, 60), (1000, 100), (1000, 250), (1000, 1000), (100, 100)]
+    ("total", "num_steps"),
+    [(1000, 10), (1000, 60), (1000, 100), (1000, 250), (1000, 1000), (100, 100)],
 )
 def test_golden_loops(golden, total, num_steps):
     g = golden("p_sample")

@@ -13,20 +13,25 @@ from tests.helpers import check
 @pytest.mark.parametrize("kind", KINDS)
 def test_golden(golden, kind, num_steps):
     arrays = golden("schedules")
-    beta, alpha_bar = (
-        arrays[f"{kind}_T{num_steps}_{name}"] for name in ("betas", "alphas_bar")
-    )
+    beta, alpha_bar = (arrays[f"{kind}_T{num_steps}_{name}"] for name in ("betas", "alphas_bar"))
     for precision in ("public", "float64"):
         ours = make_schedule(kind, num_steps, 1e-4, 0.02, precision)
         what = f"schedule {kind} T{num_steps} {precision}"
         check(f"{what} beta", ours.beta, beta, 1e-7)
         # The reference's float32 alpha costs up to 6e-7 of the running product.
-        check(f"{what} alpha_bar", ours.alpha_bar, alpha_bar, 2e-7 if precision == "public" else 2e-6)
+        check(
+            f"{what} alpha_bar", ours.alpha_bar, alpha_bar, 2e-7 if precision == "public" else 2e-6
+        )
 
 
 def test_golden_other_range(golden):
     beta = golden("schedules")["linear_default_T1000_betas"]
-    check("schedule linear 1e-5..1e-2 beta", make_schedule("linear", 1000, 1e-5, 1e-2).beta, beta, 1e-8)
+    check(
+        "schedule linear 1e-5..1e-2 beta",
+        make_schedule("linear", 1000, 1e-5, 1e-2).beta,
+        beta,
+        1e-8,
+    )
 
 
 @pytest.mark.parametrize("name", ["alphas", "alphas_bar_sqrt", "one_minus_alphas_bar_sqrt"])
@@ -38,7 +43,12 @@ def test_golden_derived_tables(golden, name):
         "one_minus_alphas_bar_sqrt": np.sqrt(1 - schedule.alpha_bar),
     }
     assert ours[name].dtype == np.float32
-    check(f"schedule linear public {name}", ours[name], golden("schedules")[f"linear_T1000_{name}"], 2e-7)
+    check(
+        f"schedule linear public {name}",
+        ours[name],
+        golden("schedules")[f"linear_T1000_{name}"],
+        2e-7,
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -52,7 +62,9 @@ def test_is_a_schedule(kind):
 
 
 def test_jsd_loses_the_label_at_an_even_pace():
-    np.testing.assert_allclose(make_schedule("jsd", 10).alpha_bar, 1 - np.arange(1, 11) / 10, atol=1e-15)
+    np.testing.assert_allclose(
+        make_schedule("jsd", 10).alpha_bar, 1 - np.arange(1, 11) / 10, atol=1e-15
+    )
 
 
 def test_float64_keeps_the_digits_that_public_loses():

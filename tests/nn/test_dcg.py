@@ -91,7 +91,8 @@ def test_golden_corners_in_pixels(golden, side, name):
     saliency = np.zeros((3, 7, 7, 1), np.float32)
     for i, (row, col) in enumerate(g["convert_cells"]):
         saliency[i, row, col] = 1
-    net = DCG(1, None, None, num_regions=1, region_size=8)
+    unused = ResNet(())
+    net = DCG(1, unused, unused, num_regions=1, region_size=8)
     ours = net._corners(saliency, (side, side))
     check(f"corners of {side} px", ours[:, 0], g[name], 0)
 
@@ -121,7 +122,9 @@ def test_golden_forward(golden, guidance):
 
 
 def test_crops_of_the_first_channel_are_gray(guidance):
-    np.testing.assert_array_equal(guidance.patches[..., 1:], guidance.patches[..., :1].repeat(2, -1))
+    np.testing.assert_array_equal(
+        guidance.patches[..., 1:], guidance.patches[..., :1].repeat(2, -1)
+    )
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,18 +38,14 @@ def forward(image, variables, g, train):
 
     def apply(variables):
         mutable = ["batch_stats"] if train else []
-        return net.apply(
-            variables, method=run, mutable=mutable, capture_intermediates=True
-        )
+        return net.apply(variables, method=run, mutable=mutable, capture_intermediates=True)
 
     return jax.jit(apply)(variables)
 
 
 @pytest.fixture(scope="module", params=["eval", "train"])
 def mode(request, golden, image, variables):
-    return request.param, *forward(
-        image, variables, golden("denoiser"), request.param == "train"
-    )
+    return request.param, *forward(image, variables, golden("denoiser"), request.param == "train")
 
 
 # Normalising a batch of four divides rounding errors by small deviations, layer after layer: the
@@ -135,10 +133,10 @@ def test_map_of_labels_is_a_batch_of_labels():
     t = rng.integers(0, 10, (2, 3, 3))
     image = rng.standard_normal((2, 32, 32, 3)).astype(np.float32)
     variables = some_variables(net, Prior(y, condition, 0))
-    features = net.apply(variables, image, image, False, method="encode")
-    ours = net.apply(variables, y, condition, t, features, False)
+    features: Any = net.apply(variables, image, image, False, method="encode")
+    ours: Any = net.apply(variables, y, condition, t, features, False)
     assert ours.shape == (2, 3, 3, 5)
-    flat = net.apply(
+    flat: Any = net.apply(
         variables,
         y.reshape(18, 5),
         condition.reshape(18, 5),
@@ -157,15 +155,15 @@ def test_projections_differ_and_share_the_rest():
     variables = some_variables(net, *priors)
     kernels = [variables["params"][f"projections_{i}"]["linear"]["kernel"] for i in range(3)]
     assert [kernel.shape for kernel in kernels] == [(15, 16), (10, 16), (10, 16)]
-    first, second = (
-        net.apply(variables, y, y, 3, jnp.ones((2, 16)), False, projection) for projection in (1, 2)
-    )
-    assert np.abs(first - second).max() > 1e-3
+
+    def run(projection) -> Any:
+        return net.apply(variables, y, y, 3, jnp.ones((2, 16)), False, projection)
+
+    first = run(1)
+    assert np.abs(first - run(2)).max() > 1e-3
     # Give them the same weights, and nothing else tells them apart.
     variables["params"]["projections_2"] = variables["params"]["projections_1"]
-    np.testing.assert_array_equal(
-        first, net.apply(variables, y, y, 3, jnp.ones((2, 16)), False, 2)
-    )
+    np.testing.assert_array_equal(first, run(2))
 
 
 def test_input_order_is_label_then_condition():
@@ -176,7 +174,7 @@ def test_input_order_is_label_then_condition():
     kernel = kernel.at[:5].set(0)
     variables["params"]["projections_0"]["linear"]["kernel"] = kernel
 
-    def run(y, condition):
+    def run(y, condition) -> Any:
         return net.apply(variables, y, condition, 3, jnp.ones((2, 16)), False)
 
     np.testing.assert_array_equal(run(y, condition), run(5 * y, condition))

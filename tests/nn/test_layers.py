@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,7 +45,7 @@ def test_conv_at_stride_2_looks_at_torchs_pixels():
     # 'SAME' would pad an even image on one side only, and see pixel (1, 1) first.
     image = jnp.zeros((1, 4, 4, 1)).at[0, 0, 0, 0].set(1.0)
     kernel = jnp.arange(9.0).reshape(3, 3, 1, 1)
-    ours = Conv(1, 3, 2).apply({"params": {"kernel": kernel}}, image)
+    ours: Any = Conv(1, 3, 2).apply({"params": {"kernel": kernel}}, image)
     np.testing.assert_array_equal(ours[0, :, :, 0], [[4, 0], [0, 0]])
 
 
@@ -60,7 +62,9 @@ def test_batch_norm_in_training(shape):
     normal = (x - flat.mean(0)) / np.sqrt(flat.var(0) + 1e-5)
     np.testing.assert_allclose(ours, normal * [1, 2, 3] + [0, 1, 2], atol=1e-5)
     stats = updates["batch_stats"]
-    np.testing.assert_allclose(stats["mean"], 0.8 * np.array([1, 2, 3]) + 0.2 * flat.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(
+        stats["mean"], 0.8 * np.array([1, 2, 3]) + 0.2 * flat.mean(0), rtol=1e-5
+    )
     unbiased = flat.var(0, ddof=1)
     np.testing.assert_allclose(stats["var"], 0.8 * np.array([4, 5, 6]) + 0.2 * unbiased, rtol=1e-5)
 
@@ -71,7 +75,7 @@ def test_batch_norm_in_evaluation():
         "params": {"scale": jnp.array([1.0, 2]), "bias": jnp.array([3.0, 4])},
         "batch_stats": {"mean": jnp.array([0.5, -0.5]), "var": jnp.array([4.0, 9])},
     }
-    ours = BatchNorm().apply(variables, x, False)
+    ours: Any = BatchNorm().apply(variables, x, False)
     expected = (x - [0.5, -0.5]) / np.sqrt(np.array([4, 9]) + 1e-5) * [1, 2] + [3, 4]
     np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6)
 

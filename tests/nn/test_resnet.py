@@ -45,9 +45,7 @@ def test_shapes(name, stem, side, grid):
 def test_max_pool(side):
     x = np.random.default_rng(side).standard_normal((2, side, side, 3)).astype(np.float32)
     ours, pull = jax.vjp(max_pool, x)
-    plain, pull_plain = jax.vjp(
-        lambda x: nn.max_pool(x, (3, 3), (2, 2), [(1, 1), (1, 1)]), x
-    )
+    plain, pull_plain = jax.vjp(lambda x: nn.max_pool(x, (3, 3), (2, 2), [(1, 1), (1, 1)]), x)
     np.testing.assert_array_equal(ours, plain)
     cotangent = np.random.default_rng(0).standard_normal(plain.shape).astype(np.float32)
     np.testing.assert_allclose(pull(cotangent)[0], pull_plain(cotangent)[0], atol=1e-6)

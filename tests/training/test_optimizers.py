@@ -72,7 +72,9 @@ def test_only_the_denoiser_is_clipped(recipe):
     params = {"w": jnp.zeros(2)}
     huge = {"w": jnp.array([3e4, 4e4])}
     adam = optimizers["denoiser"].update(huge, optimizers["denoiser"].init(params), params)[1]
-    moments = next(x for x in jax.tree.leaves(adam, is_leaf=lambda x: hasattr(x, "mu")) if hasattr(x, "mu"))
+    moments = next(
+        x for x in jax.tree.leaves(adam, is_leaf=lambda x: hasattr(x, "mu")) if hasattr(x, "mu")
+    )
     np.testing.assert_allclose(moments.mu["w"], 0.1 * np.array([0.6, 0.8]), rtol=1e-5)
     state = optimizers["guidance"].init(params)
     _, (amsgrad, _) = optimizers["guidance"].update(huge, state, params)

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from diffmic_jax import experiment
+from diffmic_jax.evaluation import evaluate
+from diffmic_jax.evaluation.evaluate import Answers
+from diffmic_jax.types import InputError
+from tests import tiny
+
+
+@pytest.mark.parametrize("batch_size", [1, 9])
+def test_answers_do_not_depend_on_the_batch_size(tmp_path, tiny_data, trained, batch_size):
+    config = tiny.make_config(tiny_data, eval__batch_size=batch_size)
+    experiment.Experiment(config, trained).evaluate(folder=tmp_path)
+    ours, theirs = (tiny.read_predictions(w) for w in (tmp_path, trained / "eval/test"))
+    assert list(ours) == list(theirs)
+    np.testing.assert_allclose(list(ours.values()), list(theirs.values()), atol=2e-5)
+
+
+def test_every_image_counts_exactly_once(tiny_data, trained):
+    files = {p.relative_to(tiny_data).as_posix() for p in (tiny_data / "test").rglob("*.png")}
+    with (trained / "eval/test/predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert sorted(row["id"] for row in rows) == sorted(files)
+    assert all(row["label"] == row["id"].split("/")[1] for row in rows)
+    scores = json.loads((trained / "eval/test/metrics.json").read_text())
+    assert scores["n"] == tiny.TEST
+    assert scores["accuracy"] == np.mean([row["label"] == row["prediction"] for row in rows])
+
+
+def test_an_evaluation_of_another_split_is_written_beside(tiny_data, trained):
+    experiment.evaluate_workdir(trained, "validation")
+    assert len(tiny.read_predictions(trained / "eval/validation")) == tiny.VALIDATION
+
+
+def test_a_split_that_is_not_there_is_named(tmp_path, trained, tiny_data):
+    with pytest.raises(InputError, match="has no holdout split; it has train, validation, test"):
+        experiment.evaluate_workdir(trained, "holdout", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def answers(probabilities: np.ndarray, label: np.ndarray) -> Answers:
+    return Answers(probabilities, np.zeros_like(probabilities), probabilities, label)
+
+
+def test_the_table_shows_a_metric_that_is_undefined_as_a_dash():
+    one_class = answers(np.array([[0.7, 0.3], [0.6, 0.4]]), np.array([0, 0]))
+    table = evaluate.table(evaluate.score(one_class, ("a", "b")))
+    header, diffusion, guidance = table.splitlines()
+    assert header.split()[:2] == ["accuracy", "f1_macro"]
+    assert diffusion.split() == ["diffusion", "1.0000", "1.0000", "1.0000", "-", "0.4338", "0.3500"]
+    assert guidance.split()[:3] == ["guidance", "alone", "1.0000"]
+
+
+def test_the_guidance_is_scored_apart():
+    right, wrong = np.array([[0.9, 0.1]]), np.array([[0.2, 0.8]])
+    scores = evaluate.score(Answers(wrong, wrong, right, np.array([0])), ("a", "b"))
+    assert (scores["accuracy"], scores["guidance"]["accuracy"]) == (0.0, 1.0)

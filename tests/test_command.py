@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from diffmic_jax.command import run_command
+from diffmic_jax.types import InputError, Interrupted, NonFiniteLossError
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (InputError("a.csv:\n  fix it"), 2, "error: a.csv: fix it"),
+        (NonFiniteLossError("at 5"), 1, "error: at 5; the last good checkpoint is kept"),
+        (Interrupted("at 5"), 130, "at 5 and saved; run the same command again to go on"),
+        (
+            KeyboardInterrupt(),
+            130,
+            "interrupted; run the same command again to go on from the last checkpoint",
+        ),
+    ],
+)
+def test_what_a_user_can_mend_is_one_line_and_a_status(error, status, line, capsys):
+    def main() -> None:
+        raise error
+
+    assert run_command(main) == status
+    assert capsys.readouterr().err == f"{line}\n"
+
+
+def test_success_is_silent_and_0(capsys):
+    assert run_command(lambda: None) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_defect_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError):
+        run_command(lambda: print(1 / 0))
+
+
+def test_the_log_comes_once_however_many_commands_run(capsys):
+    for _ in range(2):
+        run_command(lambda: logging.getLogger("diffmic_jax").info("hello"))
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split()[1] for line in lines] == ["hello", "hello"]

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import tiny
+
+PROJECT = Path(__file__).parents[1]
+
+CONFIG = """
+from pathlib import Path
+
+from tests import tiny
+
+
+def get_config(recipe="v1"):
+    return tiny.make_config(Path({data!r}), recipe)
+"""
+
+
+def start(*argv: str, cwd: Path = PROJECT) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, PROJECT / "main.py", *argv],
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(PROJECT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.fixture
+def config(tmp_path, tiny_data) -> Path:
+    """A config file of the user's own."""
+    path = tmp_path / "mine.py"
+    path.write_text(CONFIG.format(data=str(tiny_data)))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "--config is missing; try --config=configs/quickstart.py"),
+        (["--config=configs/nowhere.py"], "--config=configs/nowhere.py: no such file"),
+        (["--config=pyproject.toml"], "command line: cannot assign to expression"),
+        (
+            ["--config=configs/quickstart.py", "--config.train.batchsize=3"],
+            'unknown field of --config: batchsize. Did you mean "batch_size"',
+        ),
+        (
+            ["--config=configs/quickstart.py", "--config.train.batch_size=many"],
+            "command line: flag --config.train.batch_size=many: invalid literal",
+        ),
+        (["--config=configs/busi.py", "--mode=dance"], "command line: flag --mode=dance"),
+        (["--config=configs/busi.py", "--colour=red"], "command line: Unknown command line flag"),
+        (["--config=configs/busi.py", "red"], "'red' is not a flag; flags start with --"),
+        (["--config=configs/busi.py:v9"], "config.recipe='v9' is unknown; choose one of v1, v1_pu"),
+        (
+            ["--config=configs/busi.py", "--config.sampling.num_steps=0"],
+            "config.sampling.num_steps=0 is out of range; give 1 to 1000",
+        ),
+        (
+            ["--config=configs/busi.py", "--config.data.root=nowhere"],
+            "config.data.root='nowhere' is not there. put the folders benign, malignant and",
+        ),
+    ],
+)
+def test_a_bad_command_line_is_told_in_one_line(tmp_path, argv, message):
+    process = start(*argv, f"--workdir={tmp_path / 'run'}")
+    out, error = process.communicate()
+    assert process.returncode == 2, error
+    assert error.startswith(f"error: {message}")
+    assert (error.count("\n"), out) == (1, "")
+    assert not (tmp_path / "run").exists()
+
+
+def test_help_tells_the_flags():
+    process = start("--help")
+    out, error = process.communicate()
+    assert (process.returncode, error) == (0, "")
+    assert "python main.py --config=configs/quickstart.py" in out
+    assert "--workdir" in out
+
+
+def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path, config):
+    argv = (f"--config={config}:v1_public", "--config.train.log_every=1")
+    process = start(*argv, "--config.train.max_steps=1000000", cwd=tmp_path)
+    workdir = tmp_path / "runs" / "mine-v1_public"
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "warmup step 1:" in line:
+            process.send_signal(signal.SIGINT)
+            break
+    _, error = process.communicate()
+    assert process.returncode == 130, error
+    assert "run the same command again to go on" in error.splitlines()[-1]
+    assert "Traceback" not in error
+    process = start(*argv, cwd=tmp_path)
+    out, error = process.communicate()
+    assert process.returncode == 0, error
+    assert "guidance alone" in out
+    scores = json.loads((workdir / "eval/test/metrics.json").read_text())
+    assert scores["n"] == tiny.TEST

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffmic_jax.training import parallel
+from diffmic_jax.training.checkpoint import Checkpoints, placed
+from diffmic_jax.training.state import TrainState
+from diffmic_jax.types import InputError
+
+META = {"class_names": ["cat", "dog"], "config": {"seed": 1, "data": {"root": "x"}}}
+
+
+def state(step: int) -> TrainState:
+    """A state whose arrays tell its step."""
+    weights = {"denoiser": {"w": jnp.full((2, 3), float(step))}}
+    return TrainState(jnp.int32(step), weights, {}, {"denoiser": jnp.int32(step)}, {})
+
+
+def save_all(
+    workdir: Path, metrics: Mapping[int, Mapping[str, float] | None], metric: str = "accuracy"
+) -> None:
+    with Checkpoints(workdir, metric) as checkpoints:
+        for step, values in metrics.items():
+            checkpoints.save(step, state(step), META, values)
+
+
+def steps_kept(workdir: Path) -> set[str]:
+    return {path.name for path in (workdir / "checkpoints").iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("metric", "values", "best"),
+    [
+        ("accuracy", (0.5, 0.9, 0.7), 2),
+        ("nll", (2.0, 0.4, 1.0), 2),
+        ("accuracy", (0.5, 0.6, 0.9), 3),
+    ],
+)
+def test_the_best_and_the_latest_are_kept(tmp_path, metric, values, best):
+    save_all(tmp_path, {i: {metric: v} for i, v in enumerate(values, 1)}, metric)
+    with Checkpoints(tmp_path, metric, read_only=True) as checkpoints:
+        assert (checkpoints.best_step, checkpoints.latest_step) == (best, 3)
+    assert steps_kept(tmp_path) == {str(best), "3"}
+
+
+def test_a_checkpoint_without_validation_is_never_the_best(tmp_path):
+    save_all(tmp_path, {1: {"accuracy": 0.1}, 2: None})
+    with Checkpoints(tmp_path, "accuracy") as checkpoints:
+        assert (checkpoints.best_step, checkpoints.latest_step) == (1, 2)
+
+
+def test_without_any_validation_the_newest_is_the_best(tmp_path):
+    save_all(tmp_path, {1: None, 2: None})
+    with Checkpoints(tmp_path, "accuracy") as checkpoints:
+        assert checkpoints.best_step == checkpoints.latest_step == 2
+    assert steps_kept(tmp_path) == {"2"}
+
+
+@pytest.mark.parametrize("metric", ["auroc_macro", "nll"])
+def test_an_undefined_metric_loses_to_a_defined_one(tmp_path, metric):
+    save_all(tmp_path, {1: {"accuracy": 0.9}, 2: {metric: 0.5}, 3: {"accuracy": 0.9}}, metric)
+    with Checkpoints(tmp_path, metric) as checkpoints:
+        assert checkpoints.best_step == 2
+
+
+def test_a_state_comes_back_as_it_was(tmp_path):
+    save_all(tmp_path, {7: None})
+    sharding = parallel.replicated(parallel.make_mesh())
+    with Checkpoints(tmp_path, "accuracy", read_only=True) as checkpoints:
+        restored = checkpoints.restore(7, placed(jax.eval_shape(lambda: state(0)), sharding))
+        assert checkpoints.meta(7) == META
+    jax.tree.map(np.testing.assert_array_equal, restored, state(7))
+    assert all(leaf.sharding == sharding for leaf in jax.tree.leaves(restored))
+
+
+def test_a_folder_without_checkpoints_is_bad_input_and_stays_as_it_is(tmp_path):
+    with pytest.raises(InputError, match=r"holds no checkpoint; train there first"):
+        Checkpoints(tmp_path / "nowhere", "accuracy", read_only=True)
+    (tmp_path / "checkpoints").mkdir()
+    with (
+        Checkpoints(tmp_path, "accuracy", read_only=True) as checkpoints,
+        pytest.raises(InputError, match=r"holds no complete checkpoint; train there first"),
+    ):
+        checkpoints.best_step  # noqa: B018
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]

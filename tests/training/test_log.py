@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from diffmic_jax.training.log import TrainingLog
+
+METRICS = {"accuracy": 0.5, "f1_macro": 0.25, "nll": 1.5, "ece": 0.1}
+
+
+def open_log(workdir: Path | None, every_steps: int = 2, start_step: int = 0) -> TrainingLog:
+    return TrainingLog(
+        workdir, ["a", "b"], batch_size=8, every_steps=every_steps, start_step=start_step
+    )
+
+
+def rows(workdir: Path) -> list[dict[str, str]]:
+    with (workdir / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_row_holds_the_means_since_the_last_one(tmp_path):
+    with open_log(tmp_path) as log:
+        for step, value in enumerate([1.0, 2.0, 5.0, 7.0, 100.0], 1):
+            log.add(step, "joint", {"a": value}, seconds=0.5)
+    assert [row["step"] for row in rows(tmp_path)] == ["2", "4"]
+    assert [row["a"] for row in rows(tmp_path)] == ["1.5", "6"]
+    assert [row["images_per_second"] for row in rows(tmp_path)] == ["16", "16"]
+
+
+def test_a_mean_is_over_the_steps_that_had_the_scalar(tmp_path):
+    with open_log(tmp_path, every_steps=4) as log:
+        for step in (1, 2, 3):
+            log.add(step, "warmup", {"a": 1.0}, 0.1)
+        log.add(4, "joint", {"a": 5.0, "b": 3.0}, 0.1)
+    (row,) = rows(tmp_path)
+    assert (row["phase"], row["a"], row["b"]) == ("joint", "2", "3")
+
+
+@pytest.mark.parametrize("step", [3, 4])
+def test_validation_shares_the_row_of_its_step(tmp_path, step):
+    with open_log(tmp_path) as log:
+        log.add(step, "joint", {"a": 1.0}, 0.1, METRICS)
+    (row,) = rows(tmp_path)
+    assert (row["step"], row["a"], row["val_accuracy"]) == (str(step), "1", "0.5")
+    assert (row["val_f1_macro"], row["val_nll"]) == ("0.25", "1.5")
+
+
+def test_a_metric_that_is_undefined_leaves_its_cell_empty(tmp_path):
+    with open_log(tmp_path) as log:
+        log.add(2, "joint", {"a": 1.0}, 0.1, {"accuracy": 0.5})
+    assert rows(tmp_path)[0]["val_nll"] == ""
+
+
+def test_resuming_drops_the_rows_after_the_restored_step(tmp_path):
+    with open_log(tmp_path, every_steps=1) as log:
+        for step in range(1, 6):
+            log.add(step, "joint", {"a": step}, 0.1)
+    with open_log(tmp_path, every_steps=1, start_step=3) as log:
+        log.add(4, "joint", {"a": 40}, 0.1)
+    assert [(row["step"], row["a"]) for row in rows(tmp_path)] == [
+        ("1", "1"),
+        ("2", "2"),
+        ("3", "3"),
+        ("4", "40"),
+    ]
+
+
+def test_tensorboard_gets_the_scalars_too(tmp_path):
+    with open_log(tmp_path) as log:
+        log.add(2, "joint", {"a": 1.0}, 0.1)
+    (events,) = (tmp_path / "tensorboard").glob("events.out.tfevents.*")
+    assert b"images_per_second" in events.read_bytes()
+
+
+def test_without_a_workdir_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with open_log(None) as log:
+        log.add(2, "joint", {"a": 1.0}, 0.1, METRICS)
+    assert not list(tmp_path.iterdir())

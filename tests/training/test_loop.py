@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import csv
+import os
+import signal
+from collections.abc import Callable, Generator
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from diffmic_jax import command, experiment
+from diffmic_jax.data import loader
+from diffmic_jax.training.checkpoint import Checkpoints
+from diffmic_jax.training.loop import StopRequest
+from diffmic_jax.types import Batch, Interrupted, NonFiniteLossError
+from tests import tiny
+
+
+def before_step(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[Batch], Batch]) -> None:
+    """Let `act` see and change the batch of a step (the first is 1)."""
+    real = loader.train_batches
+
+    def batches(*args, start_step: int, **options) -> Generator[Batch, None, None]:
+        stream = real(*args, start_step=start_step, **options)
+        for number, batch in enumerate(stream, start_step + 1):
+            yield act(batch) if number == step else batch
+
+    monkeypatch.setattr(loader, "train_batches", batches)
+
+
+def press_ctrl_c(batch: Batch) -> Batch:
+    os.kill(os.getpid(), signal.SIGINT)
+    return batch
+
+
+def logged_steps(workdir: Path) -> list[int]:
+    with (workdir / "metrics.csv").open(newline="") as file:
+        return [int(row["step"]) for row in csv.DictReader(file)]
+
+
+def steps_kept(workdir: Path) -> dict[str, int | None]:
+    with Checkpoints(workdir, "accuracy", read_only=True) as checkpoints:
+        return {"best": checkpoints.best_step, "latest": checkpoints.latest_step}
+
+
+# Epochs have 3 steps, the first of them is the guidance's; checkpoints come at 3, 6 and 9.
+@pytest.mark.parametrize("stops", [(2, 5), (tiny.WARMUP,)])
+def test_a_run_that_was_stopped_ends_like_one_that_was_not(
+    tmp_path, tiny_data, trained, monkeypatch, stops
+):
+    config, workdir = tiny.make_config(tiny_data), tmp_path / "run"
+    for step in stops:
+        with monkeypatch.context() as patch:
+            before_step(patch, step, press_ctrl_c)
+            with pytest.raises(Interrupted, match=f"stopped after step {step} of {tiny.TOTAL}"):
+                experiment.run(config, workdir, "train")
+        assert steps_kept(workdir)["latest"] == step
+        assert max(logged_steps(workdir), default=0) <= step
+    experiment.run(config, workdir, "train")
+    tiny.assert_same(tiny.latest_state(config, workdir), tiny.latest_state(config, trained))
+    assert logged_steps(workdir) == logged_steps(trained) == [2, 4, 6, 8, 9]
+    scores = Path("eval/test/metrics.json")
+    assert (workdir / scores).read_bytes() == (trained / scores).read_bytes()
+
+
+def test_a_finished_run_stays_as_it_is(tiny_data, trained):
+    before = (trained / "metrics.csv").read_bytes()
+    experiment.run(tiny.make_config(tiny_data), trained, "train")
+    assert (trained / "metrics.csv").read_bytes() == before
+    assert steps_kept(trained)["latest"] == tiny.TOTAL
+
+
+def test_max_steps_counts_the_warmup_and_can_be_raised_later(tmp_path, tiny_data, trained):
+    first = tiny.make_config(tiny_data, train__max_steps=4)
+    experiment.Experiment(first, tmp_path).train()
+    assert steps_kept(tmp_path)["latest"] == 4
+    assert int(tiny.latest_state(first, tmp_path).opt_state["denoiser"][1][0].count) == 1
+    everything = tiny.make_config(tiny_data)
+    experiment.Experiment(everything, tmp_path).train()
+    tiny.assert_same(
+        tiny.latest_state(everything, tmp_path), tiny.latest_state(everything, trained)
+    )
+
+
+def test_the_best_on_validation_is_evaluated_and_the_latest_resumed(
+    tmp_path, tiny_data, monkeypatch, capsys
+):
+    def validate(self: experiment.Experiment, state) -> dict[str, float]:
+        return {"accuracy": 1 / int(state.step)}
+
+    monkeypatch.setattr(experiment.Experiment, "validate", validate)
+    config = tiny.make_config(tiny_data)
+    experiment.run(config, tmp_path, "train")
+    assert steps_kept(tmp_path) == {"best": 6, "latest": 9}
+    assert "test, checkpoint of step 6" in capsys.readouterr().out
+    assert int(tiny.latest_state(config, tmp_path).step) == 9
+
+
+def test_without_a_validation_part_the_last_step_is_evaluated(tmp_path, capsys):
+    for part, count in {"train": 8, "test": 3}.items():
+        tiny.write_images(tmp_path / "data" / part, count)
+    config = tiny.make_config(tmp_path / "data", data__validation_fraction=0.0, train__epochs=1)
+    experiment.run(config, tmp_path / "run", "train")
+    assert "test, checkpoint of step 6" in capsys.readouterr().out
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, tiny_data, monkeypatch, capsys):
+    def poison(batch: Batch) -> Batch:
+        return batch._replace(image=np.full_like(batch.image, np.nan))
+
+    before_step(monkeypatch, 5, poison)
+    config = tiny.make_config(tiny_data, checkpoint__every_steps=2)
+    status = command.run_command(lambda: experiment.run(config, tmp_path, "train"))
+    *_, last = capsys.readouterr().err.strip().splitlines()
+    assert status == 1
+    assert last.startswith("error: ")
+    assert last.endswith("not finite at step 5; the last good checkpoint is kept")
+    state = tiny.latest_state(config, tmp_path)
+    assert int(state.step) == 4
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+
+
+def test_a_step_that_breaks_the_parameters_is_not_saved(tmp_path, tiny_data):
+    config = tiny.make_config(tiny_data, checkpoint__every_steps=1, train__learning_rate=1e38)
+    # The first joint step still has rate 0.
+    with pytest.raises(NonFiniteLossError, match="not finite at step 5"):
+        experiment.run(config, tmp_path, "train")
+    assert steps_kept(tmp_path)["latest"] == 4
+
+
+def test_the_first_signal_asks_and_the_second_acts_as_usual():
+    stop = StopRequest()
+    before = signal.getsignal(signal.SIGINT)
+    with stop.listening():
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.asked
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_sigterm_asks_too():
+    stop = StopRequest()
+    with stop.listening():
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.asked
