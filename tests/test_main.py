@@ -90,7 +90,7 @@ def test_help_tells_the_flags():
 
 def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path, config):
     argv = (f"--config={config}:v1_public", "--config.train.log_every=1")
-    process = start(*argv, "--config.train.max_steps=1000000", cwd=tmp_path)
+    process = start(*argv, cwd=tmp_path)
     workdir = tmp_path / "runs" / "mine-v1_public"
     assert process.stderr is not None
     for line in process.stderr:

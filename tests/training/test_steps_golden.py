@@ -159,7 +159,7 @@ def test_golden_denoiser_loss(golden, denoiser_steps):
     names = {"mse": "mse", "mmd_1": "mmd_global", "mmd_2": "mmd_local", "loss": "loss"}
     for ours, name in names.items():
         # A batch of four magnifies rounding: the reference's own eps_hat is 1e-5 uncertain. Showing
-        # the MMD streams the fused condition, not their own, moves the loss by more than 1e-3.
+        # the MMD streams the fused condition, not their own, moves mmd_global by more than 1e-3.
         check(f"train_step {name}", scalars[ours], g[name], 2e-5)
 
 
