@@ -215,14 +215,14 @@ def test_an_image_that_breaks_off_stops_training_and_the_run_goes_on_once_it_is_
     tmp_path, capsys, num_workers
 ):
     data = tiny.write_data(tmp_path / "data")
-    config = tiny.make_config(data, train__max_steps=6, data__num_workers=num_workers)
+    config = tiny.make_config(data, train__max_steps=3, data__num_workers=num_workers)
     expected = truncated_image(data, config)
     line = refused(config, tmp_path / "run", capsys)
     assert line.startswith(expected)
     assert line.endswith("replace or remove it")
     shutil.copy(data / "train/red/red_00.png", data / "train/red/photo.jpg")
     experiment.Experiment(config, tmp_path / "run").train()
-    assert int(tiny.latest_state(config, tmp_path / "run").step) == 6
+    assert int(tiny.latest_state(config, tmp_path / "run").step) == 3
 
 
 def test_a_metric_that_does_not_exist_is_named(tmp_path, tiny_data, capsys):

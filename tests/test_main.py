@@ -88,10 +88,18 @@ def test_help_tells_the_flags():
     assert "--workdir" in out
 
 
+@pytest.mark.parametrize(("recipe", "workdir"), [("", "mine"), (":v1_public", "mine-v1_public")])
+def test_the_default_workdir_is_named_after_config_and_recipe(tmp_path, config, recipe, workdir):
+    process = start(f"--config={config}{recipe}", "--mode=evaluate", cwd=tmp_path)
+    _, error = process.communicate()
+    assert process.returncode == 2
+    assert error.startswith(f"error: runs/{workdir} holds no checkpoint")
+
+
 def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path, config):
-    argv = (f"--config={config}:v1_public", "--config.train.log_every=1")
+    argv = (f"--config={config}", "--config.train.log_every=1")
     process = start(*argv, cwd=tmp_path)
-    workdir = tmp_path / "runs" / "mine-v1_public"
+    workdir = tmp_path / "runs" / "mine"
     assert process.stderr is not None
     for line in process.stderr:
         if "warmup step 1:" in line:

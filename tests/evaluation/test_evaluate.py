@@ -13,9 +13,9 @@ from diffmic_jax.types import InputError
 from tests import tiny
 
 
-@pytest.mark.parametrize("batch_size", [1, 9])
-def test_answers_do_not_depend_on_the_batch_size(tmp_path, tiny_data, trained, batch_size):
-    config = tiny.make_config(tiny_data, eval__batch_size=batch_size)
+def test_answers_do_not_depend_on_the_batch_size(tmp_path, tiny_data, trained):
+    # The trained run was evaluated in batches of 4, the last of them padded.
+    config = tiny.make_config(tiny_data, eval__batch_size=tiny.TEST)
     experiment.Experiment(config, trained).evaluate(folder=tmp_path)
     ours, theirs = (tiny.read_predictions(w) for w in (tmp_path, trained / "eval/test"))
     assert list(ours) == list(theirs)

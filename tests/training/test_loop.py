@@ -101,9 +101,9 @@ def test_the_best_on_validation_is_evaluated_and_the_latest_resumed(
 def test_without_a_validation_part_the_last_step_is_evaluated(tmp_path, capsys):
     for part, count in {"train": 8, "test": 3}.items():
         tiny.write_images(tmp_path / "data" / part, count)
-    config = tiny.make_config(tmp_path / "data", data__validation_fraction=0.0, train__epochs=1)
+    config = tiny.make_config(tmp_path / "data", data__validation_fraction=0.0)
     experiment.run(config, tmp_path / "run", "train")
-    assert "test, checkpoint of step 6" in capsys.readouterr().out
+    assert "test, checkpoint of step 9" in capsys.readouterr().out
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, tiny_data, monkeypatch, capsys):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -50,10 +51,14 @@ def test_eight_devices_equal_one(tiny_data, trained, eight_devices):
     config, (folder, _) = tiny.make_config(tiny_data), eight_devices
     ours, theirs = (tiny.latest_state(config, w) for w in (trained, folder / "run"))
     assert int(ours.step) == int(theirs.step) == tiny.TOTAL
+    # A bias before a normalisation has no gradient but rounding noise, of which Adam makes steps.
+    for state in (ours, theirs):
+        del state.params["denoiser"]["embed"]["linear"]["bias"]
+        del state.batch_stats["denoiser"]["embed_norm"]["mean"]
     for kind in ("params", "batch_stats"):
-        left, right = (jax.tree.leaves(getattr(state, kind)) for state in (ours, theirs))
-        for a, b in zip(left, right, strict=True):
-            np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5)
+        left, right = (getattr(state, kind) for state in (ours, theirs))
+        # A step is about 1e-3 long.
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=0, atol=5e-5), left, right)
 
 
 def test_eight_devices_predict_the_same_in_batches_that_do_not_divide(trained, eight_devices):
