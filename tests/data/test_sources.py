@@ -191,9 +191,7 @@ def test_groups_from_a_file_of_their_own_stay_whole_in_every_cut(tmp_path, proto
     draw_table(tmp_path, "image,label", [f"{i},{i % 2}" for i in range(20)])
     rows = "\n".join(f"L{i // 2},{i}" for i in range(20))
     (tmp_path / "groups.csv").write_text(f"lesion_id,image_id\n{rows}")
-    source = open_source(
-        "x", tmp_path, labels="labels.csv", groups="groups.csv", protocol=protocol
-    )
+    source = open_source("x", tmp_path, labels="labels.csv", groups="groups.csv", protocol=protocol)
     assert all(r.group == f"L{int(r.id) // 2}" for r in source.splits["train"])
     train, validation, test = groups_of(source)
     assert not (train & validation or train & test or validation & test)
