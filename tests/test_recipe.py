@@ -20,14 +20,18 @@ def changed(field: str, value: object, name: str = "v1"):
     return config
 
 
-@pytest.mark.parametrize("config", ["default", "quickstart", "pmg2000", "ham10000", "aptos2019"])
+@pytest.mark.parametrize(
+    "file", ["default", "quickstart", "pmg2000", "ham10000", "aptos2019", "busi"]
+)
 @pytest.mark.parametrize("name", recipe.RECIPES)
-def test_every_config_resolves_with_every_recipe(config, name):
-    get_config = importlib.import_module(f"configs.{config}").get_config
-    resolved = recipe.resolve(get_config(name))
+def test_every_config_resolves_with_every_recipe(file, name):
+    get_config = importlib.import_module(f"configs.{file}").get_config
+    config = get_config(name)
+    resolved = recipe.resolve(config)
     assert resolved.recipe == name
-    fields = recipe.RECIPES[name]
-    assert {field: recipe._value(resolved, field) for field in fields} == fields
+    for field, value in recipe.RECIPES[name].items():
+        own = recipe._value(config, field)
+        assert recipe._value(resolved, field) == (value if own is None else own)
     built = recipe.make_recipe(resolved, num_classes=4, steps_per_epoch=10)
     assert built.sampling.num_steps == resolved.sampling.num_steps
 

@@ -130,15 +130,22 @@ def test_a_step_that_breaks_the_parameters_is_not_saved(tmp_path, tiny_data):
     assert steps_kept(tmp_path)["latest"] == 4
 
 
-def test_the_first_signal_asks_and_the_second_acts_as_usual():
+@pytest.fixture
+def usual_sigint():
+    """Python's own handler, which a shell's background job does not have."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield signal.default_int_handler
+    signal.signal(signal.SIGINT, before)
+
+
+def test_the_first_signal_asks_and_the_second_acts_as_usual(usual_sigint):
     stop = StopRequest()
-    before = signal.getsignal(signal.SIGINT)
     with stop.listening():
         os.kill(os.getpid(), signal.SIGINT)
         assert stop.asked
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.getsignal(signal.SIGINT) is usual_sigint
 
 
 def test_sigterm_asks_too():
