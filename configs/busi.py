@@ -1,7 +1,7 @@
 """BUSI: breast ultrasound, 780 images in three classes (Al-Dhabyani et al. 2020).
 
-Expects the class folders `benign`, `malignant` and `normal` under `data.root`; a CSV
-`image,label,split` can give the split.
+Put the class folders `benign`, `malignant` and `normal` under `data.root`; masks beside the images
+are left out. A CSV `image,label,split` can give the split.
 
     python main.py --config=configs/busi.py --config.data.root=DIR --config.data.labels=split.csv
 """
@@ -14,9 +14,8 @@ from configs import default
 def get_config(recipe: str = "v1") -> ConfigDict:
     """The paper's settings for an ultrasound set of this size."""
     c = default.get_config(recipe)
+    c.data.name = "busi"
     c.data.root = "data/busi"
-    c.data.class_names = ("benign", "malignant", "normal")
     c.data.test_fraction = 0.3
-    c.data.hint = "put the folders benign, malignant and normal there"
     c.sampling.num_steps = 100
     return c

@@ -1,4 +1,4 @@
-"""The verbs: what can be done with a trained workdir.
+"""The verbs: what can be done with a data set or with a trained workdir.
 
 Imports that load JAX stand inside the verbs, so that `--help` answers at once.
 """
@@ -8,10 +8,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from diffmic_jax.data.catalog import CATALOG
+from diffmic_jax.data.images import MAX_PIXELS
+from diffmic_jax.data.splits import PROTOCOLS
 from diffmic_jax.types import InputError
 
 
@@ -29,6 +32,22 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _add_on_bad_image(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--on_bad_image",
+        default="error",
+        choices=("error", "skip"),
+        help="stop at an image that cannot be read, or leave it out and list it",
+    )
+
+
+def _add_bad_images(parser: argparse.ArgumentParser) -> None:
+    _add_on_bad_image(parser)
+    parser.add_argument(
+        "--max_pixels", type=_positive, default=MAX_PIXELS, help="larger images are refused"
+    )
+
+
 def _add_sampling(parser: argparse.ArgumentParser) -> None:
     """Flags that change how labels are drawn; the default is the run's own configuration."""
     parser.add_argument("--num_samples", type=_positive, help="draws per image, averaged")
@@ -43,11 +62,61 @@ def _sampling(args: argparse.Namespace) -> dict[str, object]:
     return {name: getattr(args, name) for name in names}
 
 
+def prepare(args: argparse.Namespace) -> None:
+    """Check a data set and write it as ArrayRecord files."""
+    from diffmic_jax.data.builders import prepare as run
+
+    made = run(
+        args.name,
+        args.manual_dir,
+        args.data_dir,
+        lists=args.lists,
+        on_bad_image=args.on_bad_image,
+        max_pixels=args.max_pixels,
+    )
+    _tell_skipped(made.skipped)
+    total = sum(made.counts.values())
+    parts = ", ".join(f"{count:,} {part}" for part, count in made.counts.items())
+    print(f"{made.known.name}: {total:,} images ({parts}) in {made.folder}")
+    if total != made.known.count:
+        print(f"note: the published set has {made.known.count:,} images")
+    if made.known.lists and not made.has_authors:
+        wanted = " and ".join(made.known.lists)
+        print(f"note: without DiffMIC's split; for it put {wanted} beside the data or name --lists")
+
+
+def audit(args: argparse.Namespace) -> None:
+    """Tell what a data set holds, and what is wrong with it or with its split."""
+    from diffmic_jax.data.audit import audit as run
+    from diffmic_jax.data.audit import summary
+    from diffmic_jax.data.sources import open_source
+    from diffmic_jax.evaluation.records import write_json
+
+    ours = ("run", "name", "data_dir", "out", "on_bad_image")
+    options = {name: value for name, value in vars(args).items() if name not in ours}
+    source = open_source(args.name, args.data_dir, **options)
+    report = run(source, on_bad_image=args.on_bad_image)
+    print(summary(report))
+    if args.out:
+        write_json(args.out, report)
+        print(f"written to {args.out}")
+
+
+def _tell_skipped(skipped: dict[str, str]) -> None:
+    for reason in skipped.values():
+        print(f"skipped {reason}", file=sys.stderr)
+    if skipped:
+        print(f"{len(skipped)} images skipped", file=sys.stderr)
+
+
 def predict(args: argparse.Namespace) -> None:
     """Classify a folder of images."""
     from diffmic_jax.evaluation.predict import predict_folder
 
-    count = predict_folder(args.workdir, args.images, args.out, _sampling(args))
+    count, skipped = predict_folder(
+        args.workdir, args.images, args.out, _sampling(args), args.on_bad_image
+    )
+    _tell_skipped(skipped)
     print(f"{count} images classified; written to {args.out}")
 
 
@@ -74,40 +143,97 @@ def make_parser() -> argparse.ArgumentParser:
     """The command line of all verbs."""
     parser = _Parser(prog="python -m diffmic_jax", description=__doc__)
     verbs = parser.add_subparsers(required=True, metavar="VERB", parser_class=_Parser)
+    _add_prepare(verbs)
+    _add_audit(verbs)
+    _add_predict(verbs)
+    _add_evaluate(verbs)
+    verb = _add_verb(verbs, info, "Tell what a workdir holds.", "--workdir=runs/quickstart --json")
+    _add_workdir(verb)
+    verb.add_argument("--json", action="store_true", help="as JSON")
+    return parser
 
-    def add(run, help_text: str, example: str) -> argparse.ArgumentParser:
-        verb = verbs.add_parser(
-            run.__name__,
-            help=help_text,
-            description=help_text,
-            epilog=f"example: python -m diffmic_jax {run.__name__} {example}",
-        )
-        verb.add_argument("--workdir", type=Path, required=True, help="a finished run's folder")
-        verb.set_defaults(run=run)
-        return verb
 
-    verb = add(
+def _add_verb(
+    verbs: argparse._SubParsersAction, run: Callable, help_text: str, example: str
+) -> argparse.ArgumentParser:
+    verb = verbs.add_parser(
+        run.__name__,
+        help=help_text,
+        description=help_text,
+        epilog=f"example: python -m diffmic_jax {run.__name__} {example}",
+    )
+    verb.set_defaults(run=run)
+    return verb
+
+
+def _add_prepare(verbs: argparse._SubParsersAction) -> None:
+    verb = _add_verb(
+        verbs,
+        prepare,
+        "Check every image of a data set as it is distributed, and write it as ArrayRecord files.",
+        "ham10000 --manual_dir=downloads/ham10000 --data_dir=data",
+    )
+    verb.add_argument("name", help=f"one of {', '.join(CATALOG)}")
+    verb.add_argument("--manual_dir", type=Path, required=True, help="the unpacked archives")
+    verb.add_argument("--data_dir", type=Path, required=True, help="where NAME/VERSION is made")
+    verb.add_argument("--lists", type=Path, help="folder of DiffMIC's split lists")
+    _add_bad_images(verb)
+
+
+def _add_audit(verbs: argparse._SubParsersAction) -> None:
+    verb = _add_verb(
+        verbs,
+        audit,
+        "Count classes and sizes, and look for leaks, duplicates and bad images in a split.",
+        "ham10000 --data_dir=data --protocol=authors --out=audit.json",
+    )
+    verb.add_argument("name", help="a data set known by name, images (your own), or phantom")
+    verb.add_argument("--data_dir", default="", help="what prepare wrote, or the images themselves")
+    verb.add_argument("--out", type=Path, help="JSON to write")
+    verb.add_argument("--protocol", default="given", choices=PROTOCOLS)
+    verb.add_argument("--labels", default="", help="CSV of labels")
+    verb.add_argument("--groups", default="", help="CSV of groups")
+    verb.add_argument("--split", default="", help="CSV of image and part")
+    verb.add_argument("--train_list", default="", help="pickled split list")
+    verb.add_argument("--test_list", default="", help="its test half")
+    verb.add_argument("--multi_label", action="store_true", help="any number of classes per image")
+    verb.add_argument("--validation_fraction", type=float, default=0.0, help="cut from training")
+    verb.add_argument("--test_fraction", type=float, default=0.2, help="where no split is given")
+    verb.add_argument("--seed", type=int, default=0, help="of the cuts")
+    _add_bad_images(verb)
+
+
+def _add_predict(verbs: argparse._SubParsersAction) -> None:
+    verb = _add_verb(
+        verbs,
         predict,
         "Classify every image in a folder into a CSV.",
         "--workdir=runs/quickstart --images=DIR --out=predictions.csv --num_samples=16",
     )
+    _add_workdir(verb)
     verb.add_argument("--images", type=Path, required=True, help="folder of images")
     verb.add_argument("--out", type=Path, required=True, help="the CSV to write")
+    _add_on_bad_image(verb)
     _add_sampling(verb)
 
-    verb = add(
+
+def _add_evaluate(verbs: argparse._SubParsersAction) -> None:
+    verb = _add_verb(
+        verbs,
         evaluate,
         "Evaluate the best checkpoint on a split of its data set.",
         "--workdir=runs/quickstart --split=test --num_samples=16 --out=eval16",
     )
-    verb.add_argument("--split", default="test", choices=("train", "validation", "test"))
+    _add_workdir(verb)
+    splits = ("train", "validation", "test", "test_clean")
+    verb.add_argument("--split", default="test", choices=splits)
     verb.add_argument("--out", type=Path, help="folder to write; default WORKDIR/eval/SPLIT")
     verb.add_argument("--root", help="where the data is now, if it has moved")
     _add_sampling(verb)
 
-    verb = add(info, "Tell what a workdir holds.", "--workdir=runs/quickstart --json")
-    verb.add_argument("--json", action="store_true", help="as JSON")
-    return parser
+
+def _add_workdir(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--workdir", type=Path, required=True, help="a finished run's folder")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Generator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,13 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from diffmic_jax.data import loader, sources
+from diffmic_jax.data import loader, sources, transforms
+from diffmic_jax.data.cache import Cached, cached
+from diffmic_jax.data.sources import CLEAN
 from diffmic_jax.evaluation import evaluate as evaluation
 from diffmic_jax.evaluation import metrics
 from diffmic_jax.evaluation.predict import stored_config
-from diffmic_jax.evaluation.records import write_json
+from diffmic_jax.evaluation.records import write_json, write_table, write_text
 from diffmic_jax.recipe import Recipe, check_choice, make_recipe, resolve
 from diffmic_jax.training import parallel
 from diffmic_jax.training.checkpoint import Checkpoints, placed
@@ -32,7 +35,7 @@ log = logging.getLogger("diffmic_jax")
 # Fields that a run may change when it goes on: where things are and how often it reports.
 FREE_FIELDS = (
     "data.root",
-    "data.hint",
+    "data.cache_dir",
     "data.num_workers",
     "train.max_steps",
     "train.log_every",
@@ -49,11 +52,6 @@ def open_data(config: ml_collections.ConfigDict) -> sources.Source:
       InputError: if it is not there or not as described.
     """
     data = config.data
-    if data.name != "phantom" and not Path(data.root).is_dir():
-        raise InputError(
-            f"config.data.root={data.root!r} is not there. {data.hint or 'Name your data folder'}. "
-            "To try the config without it: --config.data.name=phantom"
-        )
     return sources.open_source(
         data.name,
         data.root,
@@ -61,12 +59,32 @@ def open_data(config: ml_collections.ConfigDict) -> sources.Source:
         train_list=data.train_list,
         test_list=data.test_list,
         groups=data.groups,
+        split=data.split,
         class_names=tuple(map(str, data.class_names)),
+        multi_label=data.multi_label,
         protocol=data.protocol,
         test_fraction=data.test_fraction,
         validation_fraction=data.validation_fraction,
         seed=data.split_seed,
+        image_size=data.image_size,
+        max_pixels=data.max_pixels,
     )
+
+
+def decode_data(source: sources.Source, config: ml_collections.ConfigDict) -> Cached:
+    """The source's images at the run's size, from the cache where they are in it.
+
+    Raises:
+      InputError: for a bad image, unless those are skipped; or for a cache that cannot be written.
+    """
+    data = config.data
+    folder = Path(data.cache_dir) if data.cache_dir else None
+    decoded = cached(source, data.image_size, folder, on_bad_image=data.on_bad_image)
+    for reason in list(decoded.skipped.values())[:10]:
+        log.warning("skipped %s", reason)
+    if decoded.skipped:
+        log.warning("%d images skipped, all listed in skipped.csv", len(decoded.skipped))
+    return decoded
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -109,19 +127,45 @@ class Experiment:
     """One configuration over its data, ready to train or to evaluate."""
 
     def __init__(self, config: ml_collections.ConfigDict, workdir: Path) -> None:
-        """Resolve the configuration and open the data; nothing is written.
+        """Resolve the configuration and open the data; nothing is written to the workdir.
 
         Raises:
           InputError: for a configuration or data that cannot work.
         """
         self.config, self.workdir = resolve(config), workdir
         self.mesh: Mesh = parallel.make_mesh()
-        check_choice("checkpoint.metric", self.config.checkpoint.metric, metrics.SCALARS)
-        self.source = loader.cached(open_data(self.config), self.config.data.image_size)
-        self.steps_per_epoch = loader.steps_per_epoch(self.source, self.config.train.batch_size)
-        num_classes = len(self.source.class_names)
-        self.recipe: Recipe = make_recipe(self.config, num_classes, self.steps_per_epoch)
+        self.source = open_data(self.config)
+        self._check_metric()
+        self.data = decode_data(self.source, self.config)
+        self.steps_per_epoch = loader.steps_per_epoch(
+            self.data.examples["train"], self.config.train.batch_size
+        )
+        self.recipe: Recipe = make_recipe(
+            self.config,
+            len(self.source.class_names),
+            self.steps_per_epoch,
+            self.source.multi_label,
+        )
         self._predict = evaluation.make_predictor(self.recipe, self.mesh)
+
+    def _check_metric(self) -> None:
+        """Refuse a metric for choosing the best checkpoint that this data does not have."""
+        undefined = metrics.SINGLE_LABEL_ONLY if self.source.multi_label else ()
+        known = [name for name in metrics.SCALARS if name not in undefined]
+        check_choice("checkpoint.metric", self.config.checkpoint.metric, known)
+
+    def _check_split(self) -> None:
+        """Refuse a workdir whose run had another split: its test images may be trained on by now.
+
+        Raises:
+          InputError: naming the workdir's record of the split.
+        """
+        path = self.workdir / "split.csv"
+        if path.exists() and path.read_text() != sources.write_split(self.source):
+            raise InputError(
+                f"{path}: the data or its split has changed since this run began; restore it, "
+                "or choose another --workdir"
+            )
 
     def key(self, purpose: Purpose) -> Array:
         """The run's random key of one purpose."""
@@ -150,10 +194,8 @@ class Experiment:
 
     def _answers(self, state: TrainState, split: str, title: str = "") -> evaluation.Answers:
         batches = loader.eval_batches(
-            self.source,
-            split,
+            self.data.examples[split],
             batch_size=parallel.padded_batch_size(self.mesh, self.config.eval.batch_size),
-            image_size=self.config.data.image_size,
             num_workers=self.config.data.num_workers,
         )
         variables = state.variables(average=self.config.train.ema)
@@ -166,11 +208,33 @@ class Experiment:
         scores = evaluation.score(self._answers(state, "validation"), self.source.class_names)
         return {name: value for name, value in scores.items() if isinstance(value, float)}
 
+    def _train_batches(self, start: int) -> Generator[Batch, None, None]:
+        """The batches from step `start` on, augmented on the devices."""
+        data = self.config.data
+        batches = loader.train_batches(
+            self.data.examples["train"],
+            batch_size=self.config.train.batch_size,
+            seed=self.config.seed,
+            start_step=start,
+            num_steps=self.recipe.num_steps,
+            num_workers=data.num_workers,
+            shard_index=jax.process_index(),
+            shard_count=jax.process_count(),
+        )
+        augment = partial(
+            transforms.augment,
+            horizontal_flip=data.horizontal_flip,
+            vertical_flip=data.vertical_flip,
+            rotation=data.rotation,
+        )
+        return parallel.augmented(self.mesh, batches, augment, self.key(Purpose.AUGMENT), start)
+
     def _log(self, state: TrainState) -> TrainingLog:
         """The run's log, going on from a state."""
         image = (self.config.train.batch_size, *(self.config.data.image_size,) * 2, 3)
         rows = np.zeros(image[0], np.int32)
-        batch = Batch(np.zeros(image, np.float32), rows, rows)
+        label = self.data.examples["train"].label[: len(rows)]
+        batch = Batch(np.zeros(image, np.uint8), label, rows)
         _, scalars = jax.eval_shape(
             partial(train_step, self.recipe), state, batch, self.key(Purpose.TRAIN)
         )
@@ -194,34 +258,28 @@ class Experiment:
         meta: dict[str, Any] = {
             "config": as_json(config),
             "class_names": list(self.source.class_names),
+            "multi_label": self.source.multi_label,
         }
+        self._check_split()
         if parallel.is_main_process():
             write_json(self.workdir / "config.json", meta["config"])
+            write_text(self.workdir / "split.csv", sources.write_split(self.source))
+            if self.data.skipped:
+                write_table(
+                    self.workdir / "skipped.csv", ("image", "reason"), self.data.skipped.items()
+                )
         with Checkpoints(self.workdir, config.checkpoint.metric) as checkpoints:
             latest = checkpoints.latest_step
             state = self.initial_state() if latest is None else self.restored(checkpoints, latest)
             start = int(state.step)
             log.info("training from step %d to %d", start, self.recipe.num_steps)
-            batches = loader.train_batches(
-                self.source,
-                batch_size=config.train.batch_size,
-                image_size=config.data.image_size,
-                seed=config.seed,
-                start_step=start,
-                num_steps=self.recipe.num_steps,
-                horizontal_flip=config.data.horizontal_flip,
-                vertical_flip=config.data.vertical_flip,
-                rotation=config.data.rotation,
-                num_workers=config.data.num_workers,
-                shard_index=jax.process_index(),
-                shard_count=jax.process_count(),
-            )
+            validate = self.validate if len(self.data.examples["validation"]) else None
             with self._log(state) as training_log:
                 fit(
                     self.recipe,
                     state,
-                    batches,
-                    self.validate if self.source.splits.get("validation") else None,
+                    self._train_batches(start),
+                    validate,
                     mesh=self.mesh,
                     key=self.key(Purpose.TRAIN),
                     checkpoints=checkpoints,
@@ -231,26 +289,46 @@ class Experiment:
                 )
 
     def evaluate(self, split: str = "test", folder: Path | None = None) -> dict[str, Any]:
-        """Evaluate the best checkpoint on a split.
+        """Evaluate the best checkpoint on a part of the data.
+
+        Where the test part leaks, its clean part is evaluated with it, from the same answers.
 
         Args:
           split: a part of the data.
           folder: where `metrics.json` and `predictions.csv` go; default `eval/<split>`.
 
         Raises:
-          InputError: if there is no checkpoint or no such split.
+          InputError: if there is no checkpoint or no such part, or the run had another split.
         """
+        examples = self.data.examples
+        if not len(examples.get(split, ())):
+            known = ", ".join(name for name, part in examples.items() if len(part))
+            raise InputError(f"the data has no {split} split; it has {known}")
         metric = self.config.checkpoint.metric
         with Checkpoints(self.workdir, metric, read_only=True) as checkpoints:
             state = self.restored(checkpoints, checkpoints.best_step)
-        records = self.source.splits.get(split)
-        if not records:
-            known = ", ".join(self.source.splits)
-            raise InputError(f"the data has no {split} split; it has {known}")
-        answers = self._answers(state, split, title=split)
+        self._check_split()
+        whole = "test" if split == CLEAN else split
+        answers = self._answers(state, whole, title=split)
+        if split == "test" and CLEAN in examples:
+            self._report(state, CLEAN, whole, answers, self.workdir / "eval" / CLEAN)
+        return self._report(state, split, whole, answers, folder or self.workdir / "eval" / split)
+
+    def _report(
+        self, state: TrainState, split: str, whole: str, answers: evaluation.Answers, folder: Path
+    ) -> dict[str, Any]:
+        """Score, write and print the answers for a part, out of those for a larger one."""
+        records = self.data.examples[split].records
+        wanted = {record.id for record in records}
+        inside = np.array([r.id in wanted for r in self.data.examples[whole].records])
+        answers = evaluation.Answers(*(column[inside] for column in answers))
         names = self.source.class_names
-        scores = evaluation.score(answers, names, bootstrap=self.config.eval.bootstrap)
-        folder = folder or self.workdir / "eval" / split
+        scores = evaluation.score(
+            answers,
+            names,
+            groups=np.array([record.group or record.id for record in records]),
+            bootstrap=self.config.eval.bootstrap,
+        )
         evaluation.write(folder, scores, answers, [record.id for record in records], names)
         if parallel.is_main_process():
             print(f"\n{split}, checkpoint of step {int(state.step)}\n{evaluation.table(scores)}")
@@ -260,8 +338,9 @@ class Experiment:
 
 def run(config: ml_collections.ConfigDict, workdir: Path, mode: str) -> None:
     """What main.py does: train (or go on training) and evaluate, or evaluate only."""
+    config = resolve(config)
+    check_workdir(workdir, config)  # first: decoding the images may take long
     experiment = Experiment(config, workdir)
-    check_workdir(workdir, experiment.config)
     if mode == "train":
         experiment.train()
     experiment.evaluate()

@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from diffmic_jax.diffusion import priors, samplers
+from diffmic_jax.data.cache import ON_BAD_IMAGE
+from diffmic_jax.diffusion import losses, priors, samplers
 from diffmic_jax.diffusion.schedules import KINDS, Schedule, make_schedule
 from diffmic_jax.nn.dcg import DCG
 from diffmic_jax.nn.denoiser import Denoiser
@@ -45,6 +46,20 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
 }
 NETWORKS = ("guidance", "denoiser")
+
+
+@dataclasses.dataclass(frozen=True)
+class Link:
+    """What the guidance's logits mean."""
+
+    activate: Callable[[Array], Array]
+    """Logits [B, C] -> probabilities [B, C]."""
+    loss: Callable[[Array, Array], Array]
+    """(logits [B, C], labels [B, C]) -> [B]."""
+
+
+SINGLE_LABEL = Link(jax.nn.softmax, losses.cross_entropy)
+MULTI_LABEL = Link(jax.nn.sigmoid, losses.binary_cross_entropy)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +105,7 @@ class Recipe:
     name: str
     num_classes: int
     image_size: int
+    link: Link
     schedule: Schedule
     guidance: DCG
     denoiser: Denoiser
@@ -123,18 +139,20 @@ class Recipe:
         return self.phases[-1]
 
 
-def softmax_readout(y0_hat: Array) -> Array:
-    """Softmax of the mean draw (public v1): [S, B, C] -> [B, C]."""
-    return jax.nn.softmax(y0_hat.mean(axis=0))
+def softmax_readout(y0_hat: Array, link: Link) -> Array:
+    """Softmax (multi-label: sigmoid) of the mean draw (public v1): [S, B, C] -> [B, C]."""
+    return link.activate(y0_hat.mean(axis=0))
 
 
-def clip_readout(y0_hat: Array) -> Array:
-    """Mean draw clipped to [0, 1] and renormalised: [S, B, C] -> [B, C].
+def clip_readout(y0_hat: Array, link: Link) -> Array:
+    """Mean draw clipped to [0, 1] and, unless multi-label, renormalised: [S, B, C] -> [B, C].
 
     The mean of y0_hat estimates the class posterior, so no squashing is wanted. An answer without
     any positive entry carries no information and becomes uniform.
     """
     mean = jnp.clip(y0_hat.mean(axis=0), 0, 1)
+    if link is MULTI_LABEL:
+        return mean
     total = mean.sum(axis=-1, keepdims=True)
     return jnp.where(total > 0, mean / jnp.where(total > 0, total, 1), 1 / mean.shape[-1])
 
@@ -145,6 +163,7 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 SAMPLERS: dict[str, Callable] = {"ancestral": samplers.ancestral, "ddim": samplers.ddim}
 
 CHOICES: dict[str, Collection[str]] = {
+    "data.on_bad_image": ON_BAD_IMAGE,
     "guidance.backbone": STAGE_SIZES,
     "guidance.stem": ("imagenet", "small"),
     "guidance.crop_channels": ("all", "first"),
@@ -169,6 +188,7 @@ def _ranges(config: ml_collections.ConfigDict) -> dict[str, tuple[float, float]]
         "data.image_size": any_size,
         "data.rotation": (0, 180),
         "data.num_workers": (0, math.inf),
+        "data.max_pixels": any_size,
         "guidance.width": any_size,
         "guidance.num_regions": any_size,
         "guidance.region_size": (1, config.data.image_size),
@@ -247,7 +267,7 @@ def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     return config
 
 
-def _sampling(config: ml_collections.ConfigDict, schedule: Schedule) -> Sampling:
+def _sampling(config: ml_collections.ConfigDict, schedule: Schedule, link: Link) -> Sampling:
     """The sampler of `config.sampling` over a schedule."""
     try:
         steps = samplers.timesteps(schedule, config.num_steps, config.start)
@@ -260,7 +280,8 @@ def _sampling(config: ml_collections.ConfigDict, schedule: Schedule) -> Sampling
             extra = {"eta": config.eta, "clip": tuple(config.clip) or None}
         return SAMPLERS[config.sampler](eps_fn, schedule, y_init, prior_mean, steps, noise, **extra)
 
-    return Sampling(run, len(steps), config.num_samples, READOUTS[config.readout])
+    readout = partial(READOUTS[config.readout], link=link)
+    return Sampling(run, len(steps), config.num_samples, readout)
 
 
 def _networks(config: ml_collections.ConfigDict, num_classes: int) -> tuple[DCG, Denoiser]:
@@ -302,7 +323,10 @@ def _phases(config: ml_collections.ConfigDict, steps_per_epoch: int) -> tuple[Ph
 
 
 def make_recipe(
-    config: ml_collections.ConfigDict, num_classes: int, steps_per_epoch: int = 0
+    config: ml_collections.ConfigDict,
+    num_classes: int,
+    steps_per_epoch: int = 0,
+    multi_label: bool = False,
 ) -> Recipe:
     """Build the recipe of a resolved configuration.
 
@@ -310,6 +334,7 @@ def make_recipe(
       config: as `resolve` returns it.
       num_classes: C, from the data or the checkpoint.
       steps_per_epoch: full batches in an epoch; 0 if nothing will be trained.
+      multi_label: any number of classes applies to an image.
 
     Raises:
       InputError: for a schedule that the sampler cannot start on.
@@ -323,6 +348,7 @@ def make_recipe(
         diffusion.precision,
     )
     guidance, denoiser = _networks(config, num_classes)
+    link = MULTI_LABEL if multi_label else SINGLE_LABEL
     train = config.train
     optimization = Optimization(
         train.learning_rate,
@@ -336,12 +362,13 @@ def make_recipe(
         config.recipe,
         num_classes,
         config.data.image_size,
+        link,
         schedule,
         guidance,
         denoiser,
-        PRIORS[config.denoiser.conditioning][0],
+        partial(PRIORS[config.denoiser.conditioning][0], activate=link.activate),
         train.mmd_weight,
         optimization,
         _phases(config, steps_per_epoch),
-        _sampling(config.sampling, schedule),
+        _sampling(config.sampling, schedule, link),
     )

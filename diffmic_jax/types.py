@@ -35,7 +35,7 @@ class Batch(NamedTuple):
     """Images and their labels, padded to a fixed size."""
 
     image: Array
-    """[B, H, W, 3] float32, normalised."""
+    """[B, H, W, 3] uint8, or float32 and normalised."""
     label: Array
     """[B] int32 class indices, or [B, C] multi-hot."""
     mask: Array

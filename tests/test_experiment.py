@@ -179,10 +179,10 @@ def hostile_pickle(data: Path, config: ConfigDict) -> str:
 
 
 def missing_root(data: Path, config: ConfigDict) -> str:
-    config.data.update(root="no/where", hint="put the folders there")
+    config.data.root = "no/where"
     return (
-        "config.data.root='no/where' is not there. put the folders there. "
-        "To try the config without it: --config.data.name=phantom"
+        "data.root='no/where' is not there; put a folder of images for each class there. "
+        "To run on the embedded stand-in instead: --config.data.name=phantom"
     )
 
 
@@ -223,6 +223,42 @@ def test_an_image_that_breaks_off_stops_training_and_the_run_goes_on_once_it_is_
     shutil.copy(data / "train/red/red_00.png", data / "train/red/photo.jpg")
     experiment.Experiment(config, tmp_path / "run").train()
     assert int(tiny.latest_state(config, tmp_path / "run").step) == 3
+
+
+def test_bad_images_are_left_out_and_listed_if_that_is_asked(tmp_path):
+    data = tiny.write_data(tmp_path / "data")
+    config = tiny.make_config(data, train__max_steps=1, data__on_bad_image="skip")
+    truncated_image(data, config)
+    tiny.write_truncated_jpeg(data / "test/red/photo.jpg")
+    experiment.run(config, tmp_path / "run", "train")
+    with (tmp_path / "run/skipped.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["image"] for row in rows] == ["test/red/photo.jpg", "train/red/photo.jpg"]
+    assert all(row["reason"].startswith(str(data / row["image"])) for row in rows)
+    scores = json.loads((tmp_path / "run/eval/test/metrics.json").read_text())
+    assert scores["n"] == tiny.TEST
+
+
+# The split.
+
+
+def test_the_split_is_written_and_can_be_given_back(trained, tiny_data):
+    with (trained / "split.csv").open(newline="") as file:
+        parts = [row["split"] for row in csv.DictReader(file)]
+    assert [parts.count(part) for part in ("train", "validation", "test")] == [24, 6, 9]
+    config = tiny.make_config(tiny_data, data__split=str(trained / "split.csv"))
+    assert experiment.open_data(config).splits == (
+        experiment.open_data(tiny.make_config(tiny_data)).splits
+    )
+
+
+@pytest.mark.parametrize("mode", ["train", "evaluate"])
+def test_a_run_does_not_go_on_over_another_split(tmp_path, trained, capsys, mode):
+    data, workdir = tiny.write_data(tmp_path / "data"), tmp_path / "run"
+    shutil.copytree(trained, workdir)
+    shutil.move(data / "test/red/red_00.png", data / "train/red/moved.png")
+    line = refused(tiny.make_config(data), workdir, capsys, mode)
+    assert line.startswith(f"{workdir}/split.csv: the data or its split has changed since")
 
 
 def test_a_metric_that_does_not_exist_is_named(tmp_path, tiny_data, capsys):

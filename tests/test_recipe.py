@@ -141,11 +141,21 @@ def test_the_recipes_differ_as_the_method_says(tmp_path):
 def test_the_clip_readout_renormalises_the_mean_draw():
     draws = jnp.array([[[0.6, 0.5, -1.0], [-1.0, -2.0, -3.0]], [[1.0, -0.1, 0.0], [-1.0] * 3]])
     np.testing.assert_allclose(
-        recipe.clip_readout(draws), [[0.8, 0.2, 0.0], [1 / 3] * 3], atol=1e-6
+        recipe.clip_readout(draws, recipe.SINGLE_LABEL),
+        [[0.8, 0.2, 0.0], [1 / 3] * 3],
+        atol=1e-6,
+    )
+    np.testing.assert_allclose(
+        recipe.clip_readout(draws, recipe.MULTI_LABEL), [[0.8, 0.2, 0.0], [0.0] * 3], atol=1e-6
     )
 
 
 def test_the_softmax_readout_is_of_the_mean_draw():
     draws = jnp.array([[[0.0, 0.0]], [[0.0, 2.0]]])
     e = math.e
-    np.testing.assert_allclose(recipe.softmax_readout(draws), [[1 / (1 + e), e / (1 + e)]])
+    np.testing.assert_allclose(
+        recipe.softmax_readout(draws, recipe.SINGLE_LABEL), [[1 / (1 + e), e / (1 + e)]]
+    )
+    np.testing.assert_allclose(
+        recipe.softmax_readout(draws, recipe.MULTI_LABEL), [[1 / 2, e / (1 + e)]]
+    )

@@ -47,8 +47,12 @@ def write_data(root: Path) -> Path:
 
 
 def make_config(root: Path, recipe: str = "v1", **changes: object) -> ConfigDict:
-    """The configuration of a tiny run; `changes` have two underscores for the dot."""
-    c = default.get_config(recipe)
+    """The configuration of a tiny run on `write_data`; `changes` as below."""
+    return shrunk(default.get_config(recipe), root, **changes)
+
+
+def shrunk(c: ConfigDict, root: Path, **changes: object) -> ConfigDict:
+    """Any configuration with tiny networks; `changes` have two underscores for the dot."""
     c.data.root = str(root)
     c.data.image_size = 32
     c.guidance.update(

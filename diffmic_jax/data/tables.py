@@ -14,9 +14,12 @@ from typing import Any, NamedTuple, NoReturn
 
 from diffmic_jax.types import InputError
 
-IMAGE_COLUMNS = ("image", "image_id", "id_code")
-LABEL_COLUMNS = ("label", "diagnosis", "dx")
-GROUP_COLUMNS = ("group", "lesion_id", "patient_id")
+IMAGE_COLUMNS = ("image", "image_id", "id_code", "image index")
+LABEL_COLUMNS = ("label", "diagnosis", "dx", "finding labels")
+GROUP_COLUMNS = ("group", "lesion_id", "patient_id", "patient id")
+SEPARATOR = "|"
+"""Between the labels of one image."""
+NO_LABEL = ("", "no finding")
 PART_NAMES = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
 
 
@@ -27,16 +30,17 @@ class Row(NamedTuple):
     """File and row, for messages."""
     image: str
     label: str
-    """A class name or an index."""
+    """A class name or an index; several of them, or none, in a multi-label table."""
     part: str = "train"
     group: str = ""
 
 
-def read_labels(path: Path) -> tuple[list[Row], tuple[str, ...]]:
-    """The rows of a CSV of labels, and its class columns if it is one-hot (else none).
+def read_labels(path: Path, multi_label: bool = False) -> tuple[list[Row], tuple[str, ...]]:
+    """The rows of a CSV of labels, and its class columns if it has one for each class (else none).
 
     The header has an image column, then either a label column or one 0/1 column per class, and
-    perhaps a `split` and a group column.
+    perhaps a `split` and a group column. With `multi_label` any number of classes applies to an
+    image: a cell like 'Mass|Nodule', or several columns of 1.
     """
     header, lines = _read_csv(path, "labels")
     image, label = _column(header, IMAGE_COLUMNS), _column(header, LABEL_COLUMNS)
@@ -49,7 +53,7 @@ def read_labels(path: Path) -> tuple[list[Row], tuple[str, ...]]:
         Row(
             where,
             line[image],
-            line[label] if label else _hot_column(line, classes, where),
+            line[label] if label else _hot_columns(line, classes, where, multi_label),
             _part(line[part], where) if part else "train",
             line[group] if group else "",
         )
@@ -102,9 +106,27 @@ def _list_row(entry: Any, where: str, part: str) -> Row:
     raise InputError(f"{where}: must be {{'img_root': path, 'label': int}}")
 
 
-def class_names_of(rows: Sequence[Row]) -> tuple[str, ...]:
+def read_parts(path: Path) -> dict[str, str]:
+    """A CSV's map from image to part (train, validation, test), as a run writes its split."""
+    header, lines = _read_csv(path, "split")
+    image, part = _column(header, IMAGE_COLUMNS), _column(header, ("split",))
+    if not image or not part:
+        raise _unknown_columns(path, header, "a split column (train, validation, test)")
+    return {line[image]: _part(line[part], where) for where, line in lines}
+
+
+def read_names(path: Path, part: str) -> dict[str, str]:
+    """The image names in a text file, one a line, all mapped to `part`."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a readable list of images ({error}); get it anew") from error
+    return {line.strip(): part for line in lines if line.strip()}
+
+
+def class_names_of(rows: Sequence[Row], multi_label: bool = False) -> tuple[str, ...]:
     """The classes when nobody names them: 0, 1, ... for integer labels, else the sorted names."""
-    labels = {row.label for row in rows}
+    labels = {label for row in rows for label in _labels(row.label, multi_label)}
     if not all(map(_is_integer, labels)):
         return tuple(sorted(labels))
     indices = {int(label) for label in labels if int(label) >= 0}
@@ -124,6 +146,21 @@ def label_lookup(class_names: Sequence[str]) -> dict[str, int]:
     if not any(map(_is_integer, class_names)):
         lookup |= {str(index): index for index in range(len(class_names))}
     return lookup
+
+
+def find_labels(
+    cell: str, lookup: Mapping[str, int], where: str, num_classes: int
+) -> tuple[int, ...]:
+    """The multi-hot labels [C] that a cell like 'Mass|Nodule' stands for; errors as below."""
+    found = {find_label(name, lookup, where) for name in _labels(cell, multi_label=True)}
+    return tuple(int(index in found) for index in range(num_classes))
+
+
+def _labels(cell: str, multi_label: bool) -> list[str]:
+    if not multi_label:
+        return [cell]
+    names = [name.strip() for name in cell.split(SEPARATOR)]
+    return [name for name in names if name.casefold() not in NO_LABEL]
 
 
 def find_label(cell: str, lookup: Mapping[str, int], where: str) -> int:
@@ -187,17 +224,19 @@ def _unknown_columns(path: Path, header: Sequence[str], needed: str) -> InputErr
     )
 
 
-def _hot_column(line: Mapping[str, str], classes: Sequence[str], where: str) -> str:
-    """The class whose column holds 1 while all others hold 0."""
+def _hot_columns(
+    line: Mapping[str, str], classes: Sequence[str], where: str, multi_label: bool
+) -> str:
+    """The class whose column holds 1 while all others hold 0, or any number of such classes."""
     try:
         values = [float(line[name]) for name in classes]
     except ValueError:
-        values = []
-    if sorted(values) != [0.0] * (len(classes) - 1) + [1.0]:
-        raise InputError(
-            f"{where}: one of {','.join(classes)} must be 1, the others 0; fix the row"
-        )
-    return classes[values.index(1.0)]
+        values = [-1.0]
+    if not set(values) <= {0.0, 1.0} or not (multi_label or sum(values) == 1):
+        wanted = "each" if multi_label else "one"
+        others = "0 or 1" if multi_label else "1, the others 0"
+        raise InputError(f"{where}: {wanted} of {','.join(classes)} must be {others}; fix the row")
+    return SEPARATOR.join(name for name, value in zip(classes, values, strict=True) if value)
 
 
 def _part(cell: str, where: str) -> str:

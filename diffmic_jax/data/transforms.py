@@ -1,13 +1,17 @@
-"""From a decoded image to what the networks see, on the host.
+"""From a decoded image to what the networks see.
 
-`prepare` is deterministic, so its result may be kept; `augment` is the random part; `normalise`
-comes last and is where bytes become floats.
+`prepare` runs on the host, once per image. `augment`, the random part, and `normalise`, where bytes
+become floats, run on the device, on whole batches.
 """
 
 from __future__ import annotations
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image
+
+from diffmic_jax.types import Array
 
 IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
@@ -31,30 +35,75 @@ def prepare(image: np.ndarray, size: int) -> np.ndarray:
 
 
 def augment(
-    image: np.ndarray,
-    rng: np.random.Generator,
+    images: Array,
+    index: Array,
+    key: Array,
     *,
     horizontal_flip: bool = True,
     vertical_flip: bool = False,
     rotation: float = 30.0,
-) -> np.ndarray:
+) -> Array:
     """Each flip with probability one half, then a rotation uniform in +-`rotation` degrees.
 
-    `image` is [H, W, 3] uint8, and so is the result. The rotation is bilinear about the centre;
-    what it turns into view is black.
+    What becomes of an image depends on the key and its index alone, not on its row or the batch.
+
+    Args:
+        images: [B, S, S, 3] uint8.
+        index: [B] integers, the images' positions in their part.
+        key: of the training step.
+        horizontal_flip: mirror half of the images.
+        vertical_flip: turn half of the images upside down.
+        rotation: the largest angle in degrees; 0 for none.
+
+    Returns:
+        [B, S, S, 3] uint8. The rotation is bilinear about the centre; what it turns into view is
+        black.
     """
-    # Three draws whatever the options, so that turning one off leaves the others as they were.
-    mirrored, flipped, turn = rng.random() < 0.5, rng.random() < 0.5, rng.uniform(-1, 1)
-    if horizontal_flip and mirrored:
-        image = image[:, ::-1]
-    if vertical_flip and flipped:
-        image = image[::-1]
-    if rotation:
-        turned = Image.fromarray(image).rotate(turn * rotation, Image.Resampling.BILINEAR)
-        image = np.asarray(turned)
-    return image
+
+    def one(image: Array, index: Array) -> Array:
+        # Three draws whatever the options, so that turning one off leaves the others as they were.
+        mirrored, flipped, turn = jax.random.uniform(jax.random.fold_in(key, index), (3,))
+        if horizontal_flip:
+            image = jnp.where(mirrored < 0.5, image[:, ::-1], image)
+        if vertical_flip:
+            image = jnp.where(flipped < 0.5, image[::-1], image)
+        return rotate(image, jnp.deg2rad(rotation) * (2 * turn - 1)) if rotation else image
+
+    return jax.vmap(one)(images, index)
 
 
-def normalise(image: np.ndarray) -> np.ndarray:
-    """Bytes [..., 3] to float32 of the same shape: to [0, 1], then by ImageNet's mean and std."""
-    return (image.astype(np.float32) / np.float32(255) - IMAGENET_MEAN) / IMAGENET_STD
+def rotate(image: Array, angle: Array) -> Array:
+    """Turn [S, S, 3] uint8 counter-clockwise by `angle` (radians) about its centre.
+
+    Bilinear between pixel centres; black where the source lies outside of the image.
+    """
+    size = image.shape[0]
+    centred = jnp.arange(size) - (size - 1) / 2
+    down, right = centred[:, None], centred[None, :]
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    # Where each pixel of the result comes from: y runs down, so the turn looks reversed.
+    y = cos * down + sin * right + (size - 1) / 2
+    x = cos * right - sin * down + (size - 1) / 2
+    top, left = jnp.floor(y), jnp.floor(x)
+
+    def at(row: Array, column: Array) -> Array:
+        row, column = (jnp.clip(each.astype(jnp.int32), 0, size - 1) for each in (row, column))
+        return image[row, column].astype(jnp.float32)
+
+    across, along = (x - left)[..., None], (y - top)[..., None]
+    upper = (1 - across) * at(top, left) + across * at(top, left + 1)
+    lower = (1 - across) * at(top + 1, left) + across * at(top + 1, left + 1)
+    # A pixel reaches half its width beyond its centre.
+    inside = (jnp.minimum(x, y) >= -0.5) & (jnp.maximum(x, y) < size - 0.5)
+    mixed = jnp.round((1 - along) * upper + along * lower)
+    return jnp.where(inside[..., None], mixed, 0).astype(jnp.uint8)
+
+
+def normalise(images: Array) -> Array:
+    """Bytes [..., 3] to float32 of the same shape: to [0, 1], then by ImageNet's mean and std.
+
+    Floats are taken to be normalised already.
+    """
+    if images.dtype != jnp.uint8:
+        return images
+    return (images.astype(jnp.float32) / 255 - IMAGENET_MEAN) / IMAGENET_STD

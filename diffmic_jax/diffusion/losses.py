@@ -34,3 +34,9 @@ def mmd(n: Array, m: Array) -> Array:
 def cross_entropy(logits: Array, target: Array) -> Array:
     """Cross-entropy per image, [B], of logits [B, C] against a distribution [B, C]."""
     return -(target * jax.nn.log_softmax(logits)).sum(axis=-1)
+
+
+def binary_cross_entropy(logits: Array, target: Array) -> Array:
+    """Mean over the C yes-or-no questions per image, [B], of logits [B, C] and answers [B, C]."""
+    losses = target * jax.nn.log_sigmoid(logits) + (1 - target) * jax.nn.log_sigmoid(-logits)
+    return -losses.mean(axis=-1)

@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
@@ -37,7 +36,7 @@ def make_predictor(recipe: Recipe, mesh: Mesh) -> Callable[[Variables, Batch, Ar
 
     def step(variables: Variables, batch: Batch, key: Array) -> tuple[Array, Array, Array]:
         answer = predict_step(recipe, variables, batch, key)
-        return answer.probabilities, answer.spread, jax.nn.softmax(answer.guidance.fused)
+        return answer.probabilities, answer.spread, recipe.link.activate(answer.guidance.fused)
 
     compiled = parallel.jit_predict(mesh, step)
 
@@ -99,6 +98,7 @@ def write(
         class_names,
         answers.probabilities,
         answers.spread,
+        multi_label=answers.label.ndim == 2,
     )
     records.write_json(folder / "metrics.json", scores)
 

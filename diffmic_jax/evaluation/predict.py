@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+import tempfile
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,11 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from diffmic_jax.data import loader, sources
+from diffmic_jax.data import loader
+from diffmic_jax.data.cache import Examples, cached
+from diffmic_jax.data.images import list_images
+from diffmic_jax.data.layouts import Record, read_file
+from diffmic_jax.data.sources import Source
 from diffmic_jax.evaluation import evaluate as evaluation
 from diffmic_jax.evaluation import records
 from diffmic_jax.recipe import Recipe, make_recipe, resolve
@@ -31,6 +35,7 @@ class Classifier:
 
     config: ml_collections.ConfigDict
     class_names: tuple[str, ...]
+    multi_label: bool
     recipe: Recipe
     mesh: Mesh
     step: int
@@ -65,8 +70,9 @@ def stored_config(
 def load_classifier(workdir: Path, sampling: dict[str, object] | None = None) -> Classifier:
     """Restore the best checkpoint of a workdir. Arguments and errors as in `stored_config`."""
     config = stored_config(workdir, sampling)
-    class_names = tuple(_meta(workdir)["class_names"])
-    recipe = make_recipe(config, len(class_names))
+    meta = _meta(workdir)
+    class_names, multi_label = tuple(meta["class_names"]), meta["multi_label"]
+    recipe = make_recipe(config, len(class_names), multi_label=multi_label)
     mesh = parallel.make_mesh()
     abstract = jax.eval_shape(partial(init_state, recipe), jax.random.key(0))
     with Checkpoints(workdir, config.checkpoint.metric, read_only=True) as checkpoints:
@@ -74,7 +80,8 @@ def load_classifier(workdir: Path, sampling: dict[str, object] | None = None) ->
             checkpoints.best_step, placed(abstract, parallel.replicated(mesh))
         )
     variables = state.variables(average=config.train.ema)
-    return Classifier(config, class_names, recipe, mesh, int(state.step), variables)
+    step = int(state.step)
+    return Classifier(config, class_names, multi_label, recipe, mesh, step, variables)
 
 
 def parameters_sha256(variables: Variables) -> str:
@@ -87,20 +94,11 @@ def parameters_sha256(variables: Variables) -> str:
     return digest.hexdigest()
 
 
-def classify(classifier: Classifier, images: Sequence[Path]) -> evaluation.Answers:
-    """Answers for image files, in order; an image's place in the list seeds its draws.
-
-    Raises:
-      InputError: if a file is not a readable image, naming it.
-    """
-    found = tuple(sources.Record(str(path), 0, str(path)) for path in images)
-    source = sources.Source("images", classifier.class_names, {"all": found}, sources.read_record)
+def classify(classifier: Classifier, examples: Examples) -> evaluation.Answers:
+    """Answers for images, in order; an image's place among them seeds its draws."""
     config = classifier.config
     batches = loader.eval_batches(
-        source,
-        "all",
-        batch_size=parallel.padded_batch_size(classifier.mesh, config.eval.batch_size),
-        image_size=config.data.image_size,
+        examples, batch_size=parallel.padded_batch_size(classifier.mesh, config.eval.batch_size)
     )
     predict = evaluation.make_predictor(classifier.recipe, classifier.mesh)
     key = run_key(config.seed, Purpose.SAMPLING)
@@ -108,22 +106,51 @@ def classify(classifier: Classifier, images: Sequence[Path]) -> evaluation.Answe
 
 
 def predict_folder(
-    workdir: Path, images: Path, out: Path, sampling: dict[str, object] | None = None
-) -> int:
-    """Classify every image under a folder into a CSV; returns how many.
+    workdir: Path,
+    images: Path,
+    out: Path,
+    sampling: dict[str, object] | None = None,
+    on_bad_image: str = "error",
+) -> tuple[int, dict[str, str]]:
+    """Classify every image under a folder into a CSV.
+
+    Args:
+      workdir: the run's folder.
+      images: folder of images, sub-folders included.
+      out: the CSV.
+      sampling: fields of `config.sampling` to change; values of None change nothing.
+      on_bad_image: 'error' stops at an image that cannot be decoded, 'skip' leaves it out.
+
+    Returns:
+      How many images were classified, and what was wrong with each that was left out.
 
     Raises:
       InputError: for a folder without images, an unreadable image or a bad workdir. Nothing is
         written then.
     """
-    paths = sources.list_images(images)
+    paths = list_images(images)
     classifier = load_classifier(workdir, sampling)
-    answers = classify(classifier, paths)
-    ids = [path.relative_to(images).as_posix() for path in paths]
-    records.write_predictions(
-        out, ids, None, classifier.class_names, answers.probabilities, answers.spread
+    config = classifier.config
+    records_ = tuple(Record(p.relative_to(images).as_posix(), 0, str(p)) for p in paths)
+    read = partial(read_file, max_pixels=config.data.max_pixels)
+    source = Source(
+        "images", classifier.class_names, {"train": (), "validation": (), "test": records_}, read
     )
-    return len(paths)
+    with tempfile.TemporaryDirectory() as folder:
+        # All are decoded before the first is classified, so a bad one is told at once.
+        found = cached(source, config.data.image_size, Path(folder), on_bad_image=on_bad_image)
+        examples = found.examples["test"]
+        answers = classify(classifier, examples)
+    records.write_predictions(
+        out,
+        [record.id for record in examples.records],
+        None,
+        classifier.class_names,
+        answers.probabilities,
+        answers.spread,
+        multi_label=classifier.multi_label,
+    )
+    return len(examples), found.skipped
 
 
 def describe(workdir: Path) -> dict[str, Any]:

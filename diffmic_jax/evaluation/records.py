@@ -7,7 +7,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +21,25 @@ from diffmic_jax.types import InputError
 def write_predictions(
     path: str | os.PathLike[str],
     ids: Sequence[str],
-    labels: Int[np.ndarray, " n"] | None,
+    labels: Int[np.ndarray, " n"] | Int[np.ndarray, "n c"] | None,
     class_names: Sequence[str],
     probabilities: Float[np.ndarray, "n c"],
     spread: Float[np.ndarray, "n c"],
+    *,
+    multi_label: bool = False,
 ) -> None:
     """Writes one row per image: id,label,prediction,prob_<class>...,confidence,entropy,sample_std.
 
     Args:
       path: the CSV file; its folder is made when absent.
       ids: N names of the images.
-      labels: [N] class indices; None, where nobody knows them, leaves the column out.
-      class_names: the C names; label and prediction are written as these.
+      labels: [N] class indices or [N, C] zeros and ones; None, where nobody knows them, leaves the
+        column out.
+      class_names: the C names; label and prediction are written as these, several as 'a|b'.
       probabilities: [N, C]; the prediction is the most probable class, the first on ties.
       spread: [N, C] standard deviation between the draws; sample_std is the predicted class's.
+      multi_label: every class is a question of its own, predicted where p >= 0.5; confidence,
+        entropy and sample_std are then means over the classes.
 
     The entropy is in nats; numbers have six significant digits.
 
@@ -44,18 +49,48 @@ def write_predictions(
     probabilities = np.asarray(probabilities, np.float64)
     spread = np.asarray(spread, np.float64)
     known = [] if labels is None else ["label"]
-    probability_columns = [f"prob_{name}" for name in class_names]
+    header = ["id", *known, "prediction", *(f"prob_{name}" for name in class_names)]
+    rows = []
+    for i, (p, std) in enumerate(zip(probabilities, spread, strict=True)):
+        label = [] if labels is None else [_names(class_names, labels[i])]
+        prediction, numbers = (_multi_label if multi_label else _single_label)(p, std)
+        cells = [f"{number:.6g}" for number in (*p, *numbers)]
+        rows.append([ids[i], *label, _names(class_names, prediction), *cells])
+    write_table(path, [*header, "confidence", "entropy", "sample_std"], rows)
+
+
+def _names(class_names: Sequence[str], label: int | np.ndarray) -> str:
+    """A class index as its name, zeros and ones [C] as names in a row."""
+    if isinstance(label, np.ndarray) and label.ndim:
+        return "|".join(n for n, holds in zip(class_names, label, strict=True) if holds)
+    return class_names[int(label)]
+
+
+def _single_label(p: np.ndarray, std: np.ndarray) -> tuple[int, tuple[float, float, float]]:
+    """Prediction, and confidence, entropy and spread, of one image [C]."""
+    top = int(p.argmax())
+    return top, (p[top], entr(p).sum(), std[top])
+
+
+def _multi_label(p: np.ndarray, std: np.ndarray) -> tuple[np.ndarray, tuple[float, float, float]]:
+    """The same, means over C yes-or-no questions."""
+    confidence = np.maximum(p, 1 - p).mean()
+    return p >= 0.5, (confidence, (entr(p) + entr(1 - p)).mean(), std.mean())
+
+
+def write_table(
+    path: str | os.PathLike[str], header: Sequence[str], rows: Iterable[Sequence[Any]]
+) -> None:
+    """Writes a CSV.
+
+    Raises:
+      InputError: the file cannot be written.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        ["id", *known, "prediction", *probability_columns, "confidence", "entropy", "sample_std"]
-    )
-    label_names = None if labels is None else [class_names[i] for i in labels]
-    rows = _rows(class_names, probabilities, spread)
-    for i, (identity, (prediction, numbers)) in enumerate(zip(ids, rows, strict=True)):
-        label = [] if label_names is None else [label_names[i]]
-        writer.writerow([identity, *label, prediction, *(f"{x:.6g}" for x in numbers)])
-    _replace(path, text.getvalue())
+    writer.writerow(header)
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
 
 
 def write_json(path: str | os.PathLike[str], values: dict[str, Any]) -> None:
@@ -65,20 +100,15 @@ def write_json(path: str | os.PathLike[str], values: dict[str, Any]) -> None:
       InputError: the file cannot be written.
       ValueError: a value is NaN or infinite, which JSON has no word for.
     """
-    _replace(path, json.dumps(values, indent=2, sort_keys=True, allow_nan=False) + "\n")
+    write_text(path, json.dumps(values, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
-def _rows(
-    class_names: Sequence[str], probabilities: np.ndarray, spread: np.ndarray
-) -> Iterator[tuple[str, list[float]]]:
-    """Predicted class and the numbers after it, per image."""
-    for p, std in zip(probabilities, spread, strict=True):
-        top = int(p.argmax())
-        yield class_names[top], [*p, p[top], entr(p).sum(), std[top]]
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Writes beside `path`, then renames: a reader never sees half a file.
 
-
-def _replace(path: str | os.PathLike[str], text: str) -> None:
-    """Writes beside `path`, then renames: a reader never sees half a file."""
+    Raises:
+      InputError: the file cannot be written.
+    """
     path = Path(path)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:

@@ -14,9 +14,16 @@ import tensorboardX
 
 log = logging.getLogger("diffmic_jax")
 
-SHOWN = ("loss", "guidance_loss", "images_per_second", "val_accuracy", "val_f1_macro")
+SHOWN = (
+    "loss",
+    "guidance_loss",
+    "images_per_second",
+    "val_accuracy",
+    "val_f1_macro",
+    "val_auroc_macro",
+)
 """What a line on the terminal tells of a row."""
-VALIDATION = ("accuracy", "f1_macro", "nll")
+VALIDATION = ("accuracy", "f1_macro", "auroc_macro", "nll")
 
 
 class TrainingLog:

@@ -99,7 +99,7 @@ def fit(
     Args:
       recipe: what to compute; its phases say who learns when.
       state: initial or restored state, on the mesh.
-      batches: this process's rows of the batches from the state's step on.
+      batches: global batches on the devices, from the state's step on.
       evaluate: validation metrics of a state, or None without a validation part. Called with
         every checkpoint of the last phase.
       mesh: from `parallel.make_mesh`.
@@ -128,7 +128,7 @@ def fit(
         for batch in batches:
             began = time.monotonic()
             phase = recipe.phase_at(step)
-            state, scalars = compiled(phase)(state, parallel.from_local_rows(mesh, batch), key)
+            state, scalars = compiled(phase)(state, batch, key)
             step += 1
             values = _check_finite(step, scalars)
             seconds = time.monotonic() - began

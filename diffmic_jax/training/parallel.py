@@ -6,7 +6,8 @@ replicated.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Generator
 from typing import Any
 
 import jax
@@ -67,6 +68,37 @@ def from_all_rows(mesh: Mesh, batch: Batch) -> Batch:
         return jax.make_array_from_callback(rows.shape, sharding, lambda part: rows[part])
 
     return jax.tree.map(place, batch)
+
+
+def augmented(
+    mesh: Mesh,
+    batches: Generator[Batch, None, None],
+    augment: Callable[[Any, Any, Any], Any],
+    key: Any,
+    start_step: int,
+) -> Generator[Batch, None, None]:
+    """Global batches on the devices, their images augmented there.
+
+    Args:
+      mesh: from `make_mesh`.
+      batches: this process's rows of the batches of steps `start_step`, `start_step` + 1, ...
+      augment: (images, index, key of the step) -> images.
+      key: random key of the run's augmentation.
+      start_step: the first step.
+    """
+    rows = split_rows(mesh)
+
+    def step(images: Any, index: Any, number: Any) -> Any:
+        return augment(images, index, jax.random.fold_in(key, number))
+
+    compiled = jax.jit(
+        step, in_shardings=(rows, rows, replicated(mesh)), out_shardings=rows, donate_argnums=0
+    )
+    with contextlib.closing(batches):
+        for number, batch in enumerate(batches, start_step):
+            batch = from_local_rows(mesh, batch)
+            # A plain integer would be compiled in, a step at a time.
+            yield batch._replace(image=compiled(batch.image, batch.index, np.uint32(number)))
 
 
 def jit_train(mesh: Mesh, step: Callable) -> Callable:

@@ -20,6 +20,7 @@ class Purpose(enum.IntEnum):
     INIT = 0
     TRAIN = 1
     SAMPLING = 2
+    AUGMENT = 3
 
 
 def run_key(seed: int, purpose: Purpose) -> Array:

@@ -5,6 +5,8 @@ A training step computes, for the networks that learn in the current phase,
     L_denoiser = mean (eps - eps_hat)^2 + lambda (MMD(eps, eps_hat_g) + MMD(eps, eps_hat_l))
     L_guidance = CE((logits_g + logits_l) / 2, label)                       (v1, Eqs. 3-5)
 
+with binary cross-entropy in place of CE where images have any number of labels.
+
 The guidance that the diffusion sees is in evaluation mode and passes no gradient.
 """
 
@@ -17,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from diffmic_jax.data.transforms import normalise
 from diffmic_jax.diffusion import losses
 from diffmic_jax.diffusion.process import antithetic_timesteps, q_sample
 from diffmic_jax.recipe import Recipe
@@ -50,9 +53,12 @@ def guidance_loss(recipe: Recipe, variables: Variables, batch: Batch) -> tuple[S
         of_network(variables, "guidance"), batch.image, True, mutable=["batch_stats"]
     )
     target = targets(recipe, batch.label)
-    hits = guidance.fused.argmax(-1) == target.argmax(-1)
+    if batch.label.ndim == 2:
+        hits = (guidance.fused > 0) == (target > 0.5)
+    else:
+        hits = guidance.fused.argmax(-1) == batch.label
     scalars = {
-        "guidance_loss": losses.cross_entropy(guidance.fused, target).mean(),
+        "guidance_loss": recipe.link.loss(guidance.fused, target).mean(),
         "guidance_accuracy": hits.mean(),
     }
     return scalars, updates["batch_stats"]
@@ -150,13 +156,14 @@ def train_step(
     Args:
       recipe: static under `jit`; `recipe.learns` names the phase's networks.
       state: the state before, which may be donated.
-      batch: a full batch, without padding.
+      batch: a full batch, without padding; images as bytes or normalised.
       key: random key of the run; the step number is folded in.
 
     Returns:
       The state after, and scalars for the log.
     """
     key = jax.random.fold_in(key, state.step)
+    batch = batch._replace(image=normalise(batch.image))
     variables = state.variables()
     loss = {
         "guidance": lambda trial: guidance_loss(recipe, trial, batch),
@@ -209,6 +216,7 @@ def predict_step(recipe: Recipe, variables: Variables, batch: Batch, key: Array)
       batch: images; labels are not looked at, padding rows get an answer too.
       key: random key of the draws.
     """
+    batch = batch._replace(image=normalise(batch.image))
     guidance = guide(recipe, variables, batch)
     prior = recipe.priors(guidance)[0]
     own = of_network(variables, "denoiser")

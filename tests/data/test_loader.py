@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 import textwrap
@@ -11,38 +10,32 @@ import numpy as np
 import pytest
 
 from diffmic_jax.data import loader
-from diffmic_jax.data.sources import Record, Source
+from diffmic_jax.data.cache import CachedPixels, Examples
+from diffmic_jax.data.layouts import Record
 from diffmic_jax.types import Batch, InputError
 
 SIZE = 8
-TRAIN, TEST = 23, 10
-
-
-def read(record: Record) -> np.ndarray:
-    """Noise that only depends on the record, larger than asked for."""
-    return np.random.default_rng(int(record.path)).integers(0, 256, (12, 14, 3), np.uint8)
-
-
-def read_broken(record: Record) -> np.ndarray:
-    raise InputError(f"{record.path}: broken")
+COUNT = 23
 
 
 @pytest.fixture
-def source() -> Source:
-    def records(start: int, count: int) -> tuple[Record, ...]:
-        return tuple(Record(f"id{i}", i % 3, str(i)) for i in range(start, start + count))
-
-    parts = {"train": records(0, TRAIN), "validation": (), "test": records(TRAIN, TEST)}
-    return Source("noise", ("a", "b", "c"), parts, read)
-
-
-def train(source: Source, num_steps: int = 12, **options) -> list[Batch]:
-    options = {"batch_size": 4, "image_size": SIZE, "seed": 0} | options
-    return list(loader.train_batches(source, num_steps=num_steps, **options))
+def examples(tmp_path) -> Examples:
+    """23 images of noise; their rows in the file are in another order."""
+    pixels = np.random.default_rng(0).integers(0, 256, (COUNT + 5, SIZE, SIZE, 3), np.uint8)
+    np.save(tmp_path / "images.npy", pixels)
+    rows = np.random.default_rng(1).permutation(len(pixels))[:COUNT]
+    records = tuple(Record(f"id{i}", i % 3, str(i)) for i in range(COUNT))
+    label = np.arange(COUNT, dtype=np.int32) % 3
+    return Examples(records, label, CachedPixels(tmp_path / "images.npy"), rows)
 
 
-def evaluate(source: Source, **options) -> list[Batch]:
-    return list(loader.eval_batches(source, "test", image_size=SIZE, **options))
+def train(examples: Examples, num_steps: int = 12, **options) -> list[Batch]:
+    options = {"batch_size": 4, "seed": 0} | options
+    return list(loader.train_batches(examples, num_steps=num_steps, **options))
+
+
+def evaluate(examples: Examples, **options) -> list[Batch]:
+    return list(loader.eval_batches(examples, **options))
 
 
 def assert_same(left: Iterable[Batch], right: Iterable[Batch]) -> None:
@@ -55,10 +48,10 @@ def indices(batches: list[Batch]) -> np.ndarray:
     return np.stack([np.asarray(batch.index) for batch in batches])
 
 
-def test_a_batch_has_the_shapes_and_types_of_the_contract(source):
-    (batch,) = train(source, 1)
+def test_a_batch_has_the_shapes_and_types_of_the_contract(examples):
+    (batch,) = train(examples, 1)
     assert {k: (v.shape, v.dtype.name) for k, v in batch._asdict().items()} == {
-        "image": ((4, SIZE, SIZE, 3), "float32"),
+        "image": ((4, SIZE, SIZE, 3), "uint8"),
         "label": ((4,), "int32"),
         "mask": ((4,), "float32"),
         "index": ((4,), "int32"),
@@ -67,142 +60,107 @@ def test_a_batch_has_the_shapes_and_types_of_the_contract(source):
     np.testing.assert_array_equal(batch.label, np.asarray(batch.index) % 3)
 
 
-def test_an_epoch_shows_no_image_twice_and_the_next_has_another_order(source):
-    epochs = indices(train(source, 50)).reshape(10, 20)  # 23 images: 5 steps of 4 an epoch
+def test_a_multi_label_batch_has_a_column_for_each_class(examples):
+    label = np.random.default_rng(0).integers(0, 2, (COUNT, 5), np.int32)
+    (batch,) = train(replace(examples, label=label), 1)
+    np.testing.assert_array_equal(batch.label, label[batch.index])
+
+
+def test_images_are_those_of_the_index(examples):
+    everything = np.load(examples.pixels._path)[examples.rows]
+    for batch in [*train(examples), *evaluate(examples, batch_size=6)]:
+        np.testing.assert_array_equal(batch.image, everything[batch.index])
+
+
+def test_an_epoch_shows_no_image_twice_and_the_next_has_another_order(examples):
+    epochs = indices(train(examples, 50)).reshape(10, 20)  # 23 images: 5 steps of 4 an epoch
     assert all(len(set(epoch)) == 20 for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 10
-    left_out = {tuple(sorted(set(range(TRAIN)) - set(epoch))) for epoch in epochs}
+    left_out = {tuple(sorted(set(range(COUNT)) - set(epoch))) for epoch in epochs}
     assert len(left_out) > 5  # the remainder is dropped after the shuffle
-    assert set(epochs.ravel()) == set(range(TRAIN))
+    assert set(epochs.ravel()) == set(range(COUNT))
 
 
-def test_an_image_is_augmented_anew_in_every_epoch(source):
-    batches = train(source, 20)
-    seen = [b.image[i] for b in batches for i in np.flatnonzero(np.asarray(b.index) == 7)]
-    assert len(seen) >= 2
-    assert not np.array_equal(seen[0], seen[1])
-
-
-def test_without_augmentation_images_are_those_of_evaluation(source):
-    plain = train(source, 5, horizontal_flip=False, rotation=0.0)
-    source = replace(source, splits=source.splits | {"test": source.splits["train"]})
-    images = np.concatenate([b.image for b in evaluate(source, batch_size=6)])
-    for batch in plain:
-        np.testing.assert_array_equal(batch.image, images[np.asarray(batch.index)])
-
-
-def test_order_follows_the_seed(source):
-    first, again, other = (indices(train(source, seed=seed)) for seed in (1, 1, 2))
+def test_order_follows_the_seed(examples):
+    first, again, other = (indices(train(examples, seed=seed)) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
 
 
 @pytest.mark.parametrize("start", [0, 3, 5, 11, 12])
-def test_resuming_at_a_step_continues_bitwise(source, start):
-    assert_same(train(source)[start:], train(source, start_step=start))
+def test_resuming_at_a_step_continues_bitwise(examples, start):
+    assert_same(train(examples)[start:], train(examples, start_step=start))
 
 
-def test_shards_share_each_batch(source):
-    whole = train(source)
-    shards = [train(source, shard_index=i, shard_count=2) for i in range(2)]
-    for batch, *parts in zip(whole, *shards, strict=True):
-        for k, part in enumerate(parts):
-            assert_same([Batch(*(np.asarray(x)[k::2] for x in batch))], [part])
+@pytest.mark.parametrize("count", [2, 4])
+def test_the_pieces_of_the_shards_joined_are_the_batch(examples, count):
+    shards = [train(examples, shard_index=i, shard_count=count) for i in range(count)]
+    joined = [
+        Batch(*(np.concatenate(column) for column in zip(*pieces, strict=True)))
+        for pieces in zip(*shards, strict=True)
+    ]
+    assert_same(train(examples), joined)
 
 
-def test_the_cache_changes_nothing_but_the_number_of_reads(source):
-    reads = []
-
-    def counted(record: Record) -> np.ndarray:
-        reads.append(record.path)
-        return read(record)
-
-    kept = loader.cached(replace(source, read=counted), SIZE)
-    for _ in range(2):
-        assert_same(evaluate(source, batch_size=5), evaluate(kept, batch_size=5))
-    assert len(reads) == TEST
-    assert_same(train(source), train(kept))
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_worker_processes_give_the_same_batches(examples, workers):
+    assert_same(train(examples, 7), train(examples, 7, num_workers=workers))
 
 
-def test_the_cache_keeps_to_its_limit(source):
-    reads = []
-
-    def counted(record: Record) -> np.ndarray:
-        reads.append(record.path)
-        return read(record)
-
-    cache = loader.cached(replace(source, read=counted), 256, cache_mib=1).read  # room for 5
-    for _ in range(2):
-        for record in source.splits["test"]:
-            cache(record)
-    assert len(reads) == 2 * TEST - 5
-
-
-def test_evaluation_counts_every_image_once_in_order(source):
-    batches = evaluate(source, batch_size=4)
-    assert [len(b.label) for b in batches] == [4, 4, 4]
+def test_evaluation_counts_every_image_once_in_order(examples):
+    batches = evaluate(examples, batch_size=9)
+    assert [len(b.label) for b in batches] == [9, 9, 9]
     mask = np.concatenate([b.mask for b in batches])
-    np.testing.assert_array_equal(mask, [1] * TEST + [0] * 2)
-    np.testing.assert_array_equal(indices(batches).ravel()[:TEST], range(TEST))
-    np.testing.assert_array_equal(batches[2].image[2:], np.stack([batches[0].image[0]] * 2))
+    np.testing.assert_array_equal(mask, [1] * COUNT + [0] * 4)
+    np.testing.assert_array_equal(indices(batches).ravel()[:COUNT], range(COUNT))
+    np.testing.assert_array_equal(batches[2].image[5:], np.stack([batches[0].image[0]] * 4))
 
 
-def test_evaluation_does_not_depend_on_batching_or_shards(source):
-    flat = np.concatenate([b.image for b in evaluate(source, batch_size=3)])[:TEST]
-    whole = evaluate(source, batch_size=TEST)[0]
+def test_evaluation_does_not_depend_on_batching_or_shards(examples):
+    flat = np.concatenate([b.image for b in evaluate(examples, batch_size=3)])[:COUNT]
+    whole = evaluate(examples, batch_size=COUNT)[0]
     np.testing.assert_array_equal(flat, whole.image)
-    shards = [evaluate(source, batch_size=4, shard_index=i, shard_count=2) for i in range(2)]
+    shards = [evaluate(examples, batch_size=4, shard_index=i, shard_count=2) for i in range(2)]
     for i, shard in enumerate(shards):
-        assert len(shard) == 3
-        assert sum(b.mask.sum() for b in shard) == TEST / 2
-        np.testing.assert_array_equal(shard[0].index, [i, i + 2])
+        assert len(shard) == 6
+        np.testing.assert_array_equal(shard[0].index, [2 * i, 2 * i + 1])
+    assert sum(b.mask.sum() for shard in shards for b in shard) == COUNT
 
 
-def test_worker_processes_give_the_same_batches_and_errors(source):
-    assert_same(train(source, 7), train(loader.cached(source, SIZE), 7, num_workers=2))
-    with pytest.raises(InputError) as caught:
-        train(replace(source, read=read_broken), num_workers=1)
-    assert re.fullmatch(r"\d+: broken", str(caught.value))
+def test_steps_per_epoch(examples):
+    assert loader.steps_per_epoch(examples, 4) == 5
+    assert loader.steps_per_epoch(examples, COUNT) == 1
 
 
-def test_an_unreadable_image_stops_the_iteration_with_its_name(source):
-    with pytest.raises(InputError) as caught:
-        train(replace(source, read=read_broken))
-    assert re.fullmatch(r"\d+: broken", str(caught.value))
-
-
-def test_steps_per_epoch(source):
-    assert loader.steps_per_epoch(source, 4) == 5
-    assert loader.steps_per_epoch(source, TRAIN) == 1
-
-
-@pytest.mark.parametrize("batch_size", [0, TRAIN + 1])
-def test_a_batch_larger_than_training_is_refused(source, batch_size):
+@pytest.mark.parametrize("batch_size", [0, COUNT + 1])
+def test_a_batch_larger_than_training_is_refused(examples, batch_size):
     with pytest.raises(InputError, match=r"^train.batch_size: .* 1 to 23$"):
-        train(source, batch_size=batch_size)
+        train(examples, batch_size=batch_size)
 
 
-def test_a_batch_that_shards_cannot_share_is_refused(source):
+def test_a_batch_that_shards_cannot_share_is_refused(examples):
     with pytest.raises(InputError, match=r"^train.batch_size: 4 is not divisible by 3"):
-        train(source, shard_count=3)
+        train(examples, shard_count=3)
     with pytest.raises(InputError, match=r"^train.batch_size: 4 is not divisible by 3"):
-        evaluate(source, batch_size=4, shard_count=3)
+        evaluate(examples, batch_size=4, shard_count=3)
 
 
-def test_an_empty_part_is_refused(source):
-    with pytest.raises(InputError, match="validation part has no images"):
-        loader.eval_batches(source, "validation", batch_size=4, image_size=SIZE)
+def test_an_empty_part_is_refused(examples):
+    empty = replace(examples, records=(), label=examples.label[:0], rows=examples.rows[:0])
+    with pytest.raises(InputError, match="the part has no images"):
+        loader.eval_batches(empty, batch_size=4)
 
 
-def test_an_abandoned_iterator_does_not_keep_the_interpreter_alive():
-    script = """
+def test_an_abandoned_iterator_does_not_keep_the_interpreter_alive(examples):
+    script = f"""
         import numpy as np
+        from pathlib import Path
         from diffmic_jax.data import loader
-        from diffmic_jax.data.sources import Record, Source
+        from diffmic_jax.data.cache import CachedPixels, Examples
 
-        records = tuple(Record(str(i), 0, str(i)) for i in range(8))
-        source = Source("x", ("a",), {"train": records}, lambda _: np.zeros((8, 8, 3), np.uint8))
-        batches = loader.train_batches(source, batch_size=2, image_size=8, seed=0, num_steps=10**6)
+        pixels = CachedPixels(Path({str(examples.pixels._path)!r}))
+        examples = Examples(("a",) * 8, np.zeros(8, np.int32), pixels, np.arange(8))
+        batches = loader.train_batches(examples, batch_size=2, seed=0, num_steps=10**6)
         next(batches)
     """
     command = [sys.executable, "-W", "error", "-c", textwrap.dedent(script)]

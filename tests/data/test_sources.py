@@ -3,15 +3,15 @@ from __future__ import annotations
 import pickle
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from diffmic_jax.data import sources
+from diffmic_jax.data import sources, splits
 from diffmic_jax.data.sources import Source, open_source
 from diffmic_jax.types import InputError
+from tests.data import native
 
 
 def draw(path: Path, mode: str = "RGB") -> Path:
@@ -53,7 +53,7 @@ def test_a_folder_per_class_is_cut_by_class(tmp_path):
     assert sizes(source) == [43, 5, 12]
     assert Counter(r.label for r in source.splits["test"]) == {0: 6, 1: 6}
     assert all(r.id.startswith("ab"[r.label]) for r in source.splits["train"])
-    assert source.read(source.splits["test"][0]).shape == (20, 30, 3)
+    assert source.read(source.splits["test"][0]).pixels.shape == (20, 30, 3)
     assert len(set(ids(source, "train") + ids(source, "validation") + ids(source, "test"))) == 60
 
 
@@ -145,7 +145,8 @@ def test_the_phantom_needs_no_files():
     source = open_source("phantom", validation_fraction=0.1)
     assert len(source.class_names) == 4
     assert sum(sizes(source)) == 2098
-    image = source.read(source.splits["train"][0])
+    image, mode = source.read(source.splits["train"][0])
+    assert mode == "L"
     assert image.dtype == np.uint8
     assert image.ndim == 3
     assert (image == image[..., :1]).all()
@@ -197,13 +198,135 @@ def test_groups_from_a_file_of_their_own_stay_whole_in_every_cut(tmp_path, proto
     assert not (train & validation or train & test or validation & test)
 
 
+@pytest.fixture
+def leaky(tmp_path) -> Path:
+    """60 images of 20 groups; DiffMIC's lists put every third one of the first 30 into the test."""
+    draw_table(tmp_path, "image,label,group", [f"{i},{i // 3 % 2},g{i // 3}" for i in range(60)])
+    test = {*range(0, 30, 3), *range(51, 60)}
+    for name in ("train", "test"):
+        entries = [
+            {"img_root": f"his/{i}.png", "label": i // 3 % 2}
+            for i in range(60)
+            if (i in test) == (name == "test")
+        ]
+        (tmp_path / f"{name}.pkl").write_bytes(pickle.dumps(entries))
+    return tmp_path
+
+
+def test_the_authors_protocol_takes_the_lists_and_tells_the_clean_part(leaky):
+    source = open_source(
+        "x",
+        leaky,
+        labels="labels.csv",
+        protocol="authors",
+        train_list="train.pkl",
+        test_list="test.pkl",
+        validation_fraction=0.2,
+    )
+    assert set(ids(source, "test")) == {str(i) for i in [*range(0, 30, 3), *range(51, 60)]}
+    assert ids(source, "test_clean") == [str(i) for i in range(51, 60)]
+    assert len(splits.leaked(source.splits)) == 10
+    train, validation, _ = groups_of(source)
+    assert not train & validation
+
+
+def test_the_authors_lists_are_found_beside_the_data(tmp_path):
+    for i in range(10):
+        draw(tmp_path / "aptos" / "train_images" / f"{i:03d}.png")
+    table = "\n".join(["id_code,diagnosis", *(f"{i:03d},{i % 5}" for i in range(10))])
+    (tmp_path / "aptos" / "train.csv").write_text(table)
+    with pytest.raises(InputError, match=r"needs DiffMIC's split lists aptos_train\.pkl and apt"):
+        open_source("aptos2019", tmp_path / "aptos", protocol="authors")
+    (tmp_path / "diffmic_splits").mkdir()
+    for name, numbers in (("train", range(7)), ("test", range(7, 10))):
+        entries = [{"img_root": f"d/{i:03d}.png", "label": i % 5} for i in numbers]
+        path = tmp_path / "diffmic_splits" / f"aptos_{name}.pkl"
+        path.write_bytes(pickle.dumps(entries))
+    source = open_source("aptos2019", tmp_path / "aptos", protocol="authors", validation_fraction=0)
+    assert ids(source, "test") == ["007", "008", "009"]
+    with pytest.raises(InputError, match="data.protocol=authors: no lists are known"):
+        open_source("x", tmp_path / "aptos", labels="train.csv", protocol="authors")
+
+
+@pytest.mark.parametrize("protocol", ["given", "grouped"])
+def test_a_split_can_be_written_and_given_back(leaky, protocol):
+    source = open_source("x", leaky, labels="labels.csv", protocol=protocol, seed=3)
+    (leaky / "split.csv").write_text(sources.write_split(source))
+    again = open_source("x", leaky, labels="labels.csv", split="split.csv", seed=4)
+    for part in sources.PARTS:
+        assert set(again.splits[part]) == set(source.splits[part])
+    lines = (leaky / "split.csv").read_text().splitlines()
+    (leaky / "split.csv").write_text("\n".join(lines[:-1]))
+    missing = lines[-1].split(",")[0]
+    with pytest.raises(InputError, match=rf"split\.csv: has no part for image {missing}; add it"):
+        open_source("x", leaky, labels="labels.csv", split="split.csv")
+
+
+# Known data sets in the layout in which they are distributed.
+
+
+def test_chestxray14_has_many_labels_and_an_official_split_by_patient(tmp_path):
+    native.write_chestxray14(tmp_path)
+    source = open_source("chestxray14", tmp_path, validation_fraction=0.25)
+    assert source.multi_label
+    assert source.class_names[:2] == ("Atelectasis", "Cardiomegaly")
+    assert len(source.class_names) == 14
+    train, validation, test = groups_of(source)
+    assert not (train & validation or train & test or validation & test)
+    assert set(ids(source, "test")) == set((tmp_path / "test_list.txt").read_text().split())
+    by_id = {record.id: record.label for record in source.records}
+    for name, findings in native.findings(tmp_path).items():
+        hot = [int(finding in findings) for finding in source.class_names]
+        assert by_id[name] == tuple(hot)
+
+
+def test_chestxray14_without_a_list_names_the_file_and_the_archive(tmp_path):
+    native.write_chestxray14(tmp_path)
+    (tmp_path / "test_list.txt").unlink()
+    with pytest.raises(InputError, match=r"test_list\.txt: not there; download images_001\.tar"):
+        open_source("chestxray14", tmp_path)
+
+
+def test_an_image_that_was_not_unpacked_names_the_archive(tmp_path):
+    native.write_aptos2019(tmp_path)
+    next((tmp_path / "train_images").iterdir()).unlink()
+    with pytest.raises(InputError, match=r"train\.csv row \d+: no image .* download aptos2019-"):
+        open_source("aptos2019", tmp_path)
+    (tmp_path / "train.csv").unlink()
+    with pytest.raises(InputError, match=r"has no train\.csv; download aptos2019-"):
+        open_source("aptos2019", tmp_path)
+
+
+def test_masks_beside_the_images_of_busi_are_left_out(tmp_path):
+    for name in ("benign", "malignant", "normal"):
+        for i in range(6):
+            draw(tmp_path / name / f"{name} ({i}).png")
+            draw(tmp_path / name / f"{name} ({i})_mask.png")
+    source = open_source("busi", tmp_path, validation_fraction=0)
+    assert len(source.records) == 18
+    assert not any("mask" in record.id for record in source.records)
+
+
+def test_pmg2000_comes_as_folders_or_lists(tmp_path):
+    native.write_pmg2000(tmp_path / "lists", as_lists=True)
+    native.write_pmg2000(tmp_path / "folders", as_lists=False)
+    lists, folders = (open_source("pmg2000", tmp_path / kind) for kind in ("lists", "folders"))
+    assert len(lists.records) == len(folders.records) == 24
+    assert lists.class_names == ("0", "1", "2", "3")
+    assert folders.class_names == ("grade0", "grade1", "grade2", "grade3")
+    assert len(lists.splits["test"]) == 8
+
+
 # Errors.
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"protocol": "rnadom"}, r"data\.protocol: 'rnadom' is not one of given, random, grouped"),
+        (
+            {"protocol": "rnadom"},
+            r"data\.protocol: 'rnadom' is not one of given, authors, random, grouped",
+        ),
         ({"validation_fraction": 1.0}, r"data\.validation_fraction: 1\.0 is not in"),
         ({"test_fraction": 0.0}, r"data\.test_fraction: 0\.0 is not in"),
         ({"seed": -1}, r"seed: -1 is not in"),
@@ -221,21 +344,19 @@ def test_bad_options_are_refused_in_one_line(tmp_path, options, message):
 
 
 @pytest.mark.parametrize(
-    ("options", "what"),
+    ("name", "what"),
     [
-        ({}, "a folder of images for each class"),
-        ({"labels": "l.csv"}, "its images and l.csv"),
-        ({"labels": "l.csv", "train_list": "t.pkl"}, "its images and t.pkl"),
+        ("x", "put a folder of images for each class there"),
+        ("aptos2019", "download aptos2019-blindness-detection.zip from https://"),
+        ("dermamnist", "download dermamnist.npz"),
     ],
 )
 @pytest.mark.parametrize("root", ["", "nowhere"])
-def test_a_missing_root_says_what_to_put_there(root, options, what):
+def test_a_missing_root_says_what_to_put_there(root, name, what):
     with pytest.raises(InputError) as caught:
-        open_source("ham10000", root, **options)
-    assert str(caught.value) == (
-        f"data.root: no folder {root!r} for ham10000; put {what} there, or run on the embedded"
-        " stand-in with --config.data.name=phantom"
-    )
+        open_source(name, root)
+    assert str(caught.value).startswith(f"data.root={root!r} is not there; {what}")
+    assert str(caught.value).endswith("--config.data.name=phantom")
 
 
 def test_folders_without_images_or_classes_are_refused(tmp_path):
@@ -250,7 +371,8 @@ def test_folders_without_images_or_classes_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ("9,0", r"labels\.csv row 6: no image '9' in"),
+        ("9,0", r"labels\.csv row 6: no image '9' in .*; add it or remove the row"),
+        ("twice,0", r"labels\.csv row 6: 'twice' is both .*/x/twice\.jpg and .*/y/twice\.jpg"),
         ("3.png,0", r"labels\.csv row 6: '3\.png' is also in .*labels\.csv row 5; keep only one"),
         ("extra,7", r"labels\.csv row 6: label 7 is out of range 0\.\.1"),
         ("extra,dog", r"labels\.csv row 6: unknown class 'dog'"),
@@ -258,7 +380,8 @@ def test_folders_without_images_or_classes_are_refused(tmp_path):
 )
 def test_a_bad_row_is_refused_with_its_number(tmp_path, row, message):
     draw_table(tmp_path, "image,label", [f"{i},{i % 2}" for i in range(4)])
-    draw(tmp_path / "extra.png")
+    for name in ("extra.png", "x/twice.jpg", "y/twice.jpg"):
+        draw(tmp_path / name)
     with (tmp_path / "labels.csv").open("a") as file:
         file.write(f"\n{row}")
     with pytest.raises(InputError, match=message):
@@ -281,94 +404,61 @@ def test_an_image_without_a_group_is_refused(tmp_path):
         open_source("x", tmp_path, labels="labels.csv", groups="groups.csv")
 
 
-# Files.
-
-
-@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "1", "CMYK"])
-def test_every_kind_of_image_becomes_rgb(tmp_path, mode):
-    path = draw(tmp_path / ("a.tif" if mode == "CMYK" else "a.png"), mode)
-    image = sources.read_image(path)
-    assert (image.shape, image.dtype) == ((20, 30, 3), np.uint8)
-    if mode in "L1":
-        assert (image == image[..., :1]).all()
-
-
-@pytest.mark.parametrize("suffix", [".jpg", ".png"])
-def test_a_truncated_image_is_refused_with_its_name(tmp_path, suffix):
-    path = draw(tmp_path / f"a{suffix}")
-    path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(InputError) as caught:
-        sources.read_image(path)
-    assert str(caught.value).startswith(f"{path}: cannot be read (")
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n"])
-def test_a_file_that_is_no_image_is_refused(tmp_path, content):
-    (tmp_path / "a.png").write_bytes(content)
-    with pytest.raises(InputError, match=r"a\.png: cannot be read"):
-        sources.read_image(tmp_path / "a.png")
-
-
-def test_sixteen_bits_are_refused_rather_than_clipped(tmp_path):
-    Image.fromarray(np.full((4, 4), 40000, np.uint16)).save(tmp_path / "a.png")
-    with pytest.raises(InputError, match="more than 8 bits"):
-        sources.read_image(tmp_path / "a.png")
-
-
-def test_list_images_is_sorted_and_looks_into_sub_folders(tmp_path):
-    paths = [draw(tmp_path / name) for name in ("b.png", "sub/a.JPG", "a.png")]
-    draw(tmp_path / ".hidden.png")
-    (tmp_path / "notes.txt").write_text("no image")
-    assert sources.list_images(tmp_path) == sorted(paths)
-
-
-def test_list_images_refuses_an_empty_or_missing_folder(tmp_path):
-    with pytest.raises(InputError, match="no images in this folder"):
-        sources.list_images(tmp_path)
-    with pytest.raises(InputError, match="no such folder"):
-        sources.list_images(tmp_path / "nowhere")
-
-
 # Real data, where it is at hand.
 
 
-def test_ham10000_with_the_lists_of_the_authors(shared):
-    lists = shared / "data" / "diffmic_splits"
+def counts(source: Source, *parts: str) -> dict[int, int]:
+    return dict(Counter(record.label for part in parts for record in source.splits[part]))
+
+
+def test_ham10000_by_the_authors_protocol(shared):
+    root, lists = shared / "data" / "ham10000", shared / "data" / "diffmic_splits"
+    source = open_source("ham10000", root, protocol="authors")
+    named = open_source(
+        "ham10000",
+        root,
+        train_list=str(lists / "isic2018_train.pkl"),
+        test_list=str(lists / "isic2018_test.pkl"),
+    )
+    for each in (source, named):  # the two take their labels from different files
+        assert counts(each, "train", "validation") == {
+            0: 781, 1: 4667, 2: 368, 3: 239, 4: 770, 5: 83, 6: 103
+        }  # fmt: skip
+        assert sum(counts(each, "train", "validation").values()) == 7011
+        assert counts(each, "test") == {0: 332, 1: 2038, 2: 146, 3: 88, 4: 329, 5: 32, 6: 39}
+        assert len(splits.leaked(each.splits)) == 1047
+        assert len(each.splits["test_clean"]) == 1957
+        train, validation, _ = groups_of(each)
+        assert not train & validation
+        clean = {record.group for record in each.splits["test_clean"]}
+        assert not clean & (train | validation)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_ham10000_grouped_leaks_no_lesion(shared, seed):
     source = open_source(
         "ham10000",
         shared / "data" / "ham10000",
-        train_list=str(lists / "isic2018_train.pkl"),
-        test_list=str(lists / "isic2018_test.pkl"),
-        groups="HAM10000_metadata.csv",
+        protocol="grouped",
+        test_fraction=0.3,
+        seed=seed,
     )
-    train, validation, test = (source.splits[part] for part in sources.PARTS)
-    assert len(train) + len(validation) == 7011
-    assert len(test) == 3004
-    counts = {0: 781, 1: 4667, 2: 368, 3: 239, 4: 770, 5: 83, 6: 103}
-    assert Counter(record.label for record in train + validation) == counts
-    groups = groups_of(source)
-    assert not groups[0] & groups[1]
-    assert sum(record.group in groups[0] | groups[1] for record in test) == 1047
+    train, validation, test = groups_of(source)
+    assert not (train & validation or train & test or validation & test)
+    assert "test_clean" not in source.splits
+    assert len(source.records) == 10015
+    shares = [counts(source, "test")[c] / counts(source, *sources.PARTS)[c] for c in range(7)]
+    np.testing.assert_allclose(shares, 0.3, atol=0.01)
 
 
-def test_ham10000_has_one_labelling_in_all_its_files(shared):
-    names = ("mel", "nv", "bcc", "akiec", "bkl", "df", "vasc")
-    lists = shared / "data" / "diffmic_splits"
-    options: list[dict[str, Any]] = [
-        {"labels": "ISIC2018_Task3_Training_GroundTruth.csv"},
-        {"labels": "HAM10000_metadata.csv"},
-        {
-            "train_list": str(lists / "isic2018_train.pkl"),
-            "test_list": str(lists / "isic2018_test.pkl"),
-        },
-    ]
+def test_ham10000_has_one_labelling_in_both_its_tables(shared):
     opened = [
-        open_source("x", shared / "data" / "ham10000", class_names=names, **o) for o in options
+        open_source("ham10000", shared / "data" / "ham10000", labels=labels)
+        for labels in ("ISIC2018_Task3_Training_GroundTruth.csv", "HAM10000_metadata.csv")
     ]
-    labels = [{r.path: r.label for p in sources.PARTS for r in s.splits[p]} for s in opened]
+    labels = [{r.path: r.label for r in source.records} for source in opened]
     assert len(labels[0]) == 10015
-    assert labels[0] == labels[1] == labels[2]
+    assert labels[0] == labels[1]
 
 
 def test_busi_with_its_split(shared):

@@ -1,0 +1,181 @@
+"""Layouts in which a few files hold all images: MedMNIST's NPZ, prepared ArrayRecord files."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffmic_jax.data import images, tables
+from diffmic_jax.data.catalog import MEDMNIST
+from diffmic_jax.data.images import Decoded
+from diffmic_jax.data.layouts import PARTS, Layout, Parts, Record
+from diffmic_jax.types import InputError
+
+MEDMNIST_SIZES = (28, 64, 128, 224)
+NPZ_PARTS = ("train", "val", "test")
+
+
+def find_npz(root: Path, name: str, image_size: int) -> Path | None:
+    """The MedMNIST file to read: `root` itself, or the smallest in it not below `image_size`."""
+    if root.suffix == ".npz" and root.is_file():
+        return root
+    files = {side: root / f"{name}{f'_{side}' * (side > 28)}.npz" for side in MEDMNIST_SIZES}
+    there = [side for side in MEDMNIST_SIZES if files[side].is_file()]
+    if not there:
+        return None
+    return files[next((side for side in there if side >= image_size), there[-1])]
+
+
+def open_npz(path: Path, name: str, class_names: Sequence[str] = ()) -> Layout:
+    """A MedMNIST file: arrays `{train,val,test}_{images,labels}`, single- or multi-label.
+
+    Raises:
+      InputError: an array is missing, damaged or of another shape, or there are more labels than
+        `class_names`.
+    """
+    labels = _npz_labels(path)
+    multi_label = labels["train"].ndim == 2
+    needed = labels["train"].shape[1] if multi_label else 1 + max(map(np.max, labels.values()))
+    names = tuple(class_names) or MEDMNIST.get(name) or tuple(map(str, range(needed)))
+    if needed > len(names) or (multi_label and needed != len(names)):
+        raise InputError(
+            f"{path}: has {needed} classes, not {len(names)} ({','.join(names)}); "
+            "name them in data.class_names"
+        )
+    parts: Parts = {tables.PART_NAMES[part]: [] for part in NPZ_PARTS}
+    for part, rows in labels.items():
+        for index, row in enumerate(rows.tolist()):
+            label = tuple(row) if multi_label else row
+            parts[tables.PART_NAMES[part]].append(
+                Record(f"{part}_{index}", label, f"{part}/{index}")
+            )
+    return Layout(names, parts, _NpzImages(path), multi_label, (str(path),))
+
+
+def _npz_labels(path: Path) -> dict[str, np.ndarray]:
+    """[N] class indices or [N, C] zeros and ones of each part, as many as there are images."""
+    labels: dict[str, np.ndarray] = {}
+    try:
+        for part in NPZ_PARTS:
+            label, pixels = (_npz_array(path, f"{part}_{what}") for what in ("labels", "images"))
+            if pixels.dtype != np.uint8 or not (pixels.ndim == 3 or pixels.shape[3:] == (3,)):
+                raise ValueError(f"{part}_images {pixels.shape} are no 2-D uint8 images")
+            label = label.reshape(-1) if label.shape[1:] == (1,) else label
+            hot = label.ndim == 2
+            if (
+                label.dtype.kind not in "iu"
+                or label.shape[:1] != pixels.shape[:1]
+                or not len(label)
+            ):
+                raise ValueError(f"{part}_labels {label.shape} do not belong to {pixels.shape}")
+            if label.ndim > 2 or label.min() < 0 or (hot and label.max() > 1):
+                raise ValueError(f"{part}_labels hold neither class indices nor zeros and ones")
+            labels[part] = label
+        if len({label.shape[1:] for label in labels.values()}) > 1:
+            raise ValueError("the parts have labels of different widths")
+    except Exception as error:  # a damaged archive raises nearly anything
+        raise InputError(f"{path}: no MedMNIST file ({error}); download it anew") from error
+    return labels
+
+
+class _NpzImages:
+    """Reads the images of an NPZ; what the file holds uncompressed stays on disk."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._arrays: dict[str, np.ndarray] = {}
+
+    def __call__(self, record: Record) -> Decoded:
+        part, index = record.path.split("/")
+        if part not in self._arrays:
+            self._arrays[part] = _npz_array(self._path, f"{part}_images")
+        image = self._arrays[part][int(index)]
+        if image.ndim == 2:
+            return Decoded(np.repeat(image[..., None], 3, axis=-1), "L")
+        return Decoded(np.asarray(image), "RGB")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_arrays": {}}  # a worker process reads for itself
+
+
+def _npz_array(path: Path, name: str) -> np.ndarray:
+    """One array of an NPZ, memory-mapped if it is stored without compression."""
+    with zipfile.ZipFile(path) as archive:
+        member = archive.getinfo(f"{name}.npy")
+        with archive.open(member) as file:
+            if member.compress_type != zipfile.ZIP_STORED:
+                return np.lib.format.read_array(file, allow_pickle=False)
+            version = np.lib.format.read_magic(file)
+            read_header = getattr(np.lib.format, f"read_array_header_{version[0]}_0")
+            shape, fortran, dtype = read_header(file)
+            header = file.tell()
+    with path.open("rb") as raw:
+        # The member's own header has a name and extra fields of lengths of its own.
+        raw.seek(member.header_offset + 26)
+        lengths = np.frombuffer(raw.read(4), "<u2")
+    offset = member.header_offset + 30 + int(lengths.sum()) + header
+    return np.memmap(path, dtype, "r", offset, shape, "F" if fortran else "C")
+
+
+def find_prepared(root: Path, name: str) -> Path | None:
+    """The newest prepared version of a data set in the folder given to `prepare`, if any."""
+    found = [path.parent for path in root.glob(f"{name}/*/dataset_info.json")]
+    return max(found, key=lambda path: [int(n) for n in path.name.split(".")], default=None)
+
+
+def open_prepared(folder: Path, max_pixels: int = images.MAX_PIXELS) -> Layout:
+    """A data set that `prepare` wrote: TFDS metadata, images in ArrayRecord files.
+
+    Raises:
+      InputError: the metadata is damaged or another program's.
+    """
+    try:
+        facts = json.loads((folder / "metadata.json").read_text(encoding="utf-8"))
+        parts: Parts = {part: [] for part in PARTS}
+        for split, rows in facts["records"].items():
+            for index, (name, label, group) in enumerate(rows):
+                label = tuple(label) if facts["multi_label"] else int(label)
+                parts[split].append(Record(name, label, f"{split}/{index}", group))
+        names, authors = tuple(facts["class_names"]), dict(facts["authors"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{folder}: no prepared data set ({error}); prepare it anew") from error
+    read = _PreparedImages(folder, max_pixels)
+    files = tuple(str(path) for path in sorted(folder.glob("*.array_record*")))
+    return Layout(names, parts, read, facts["multi_label"], files, authors)
+
+
+class _PreparedImages:
+    """Reads images from ArrayRecord files, opened when first needed."""
+
+    def __init__(self, folder: Path, max_pixels: int) -> None:
+        self._folder, self._max_pixels = folder, max_pixels
+        self._splits: Mapping[str, Sequence[Any]] = {}
+
+    def __call__(self, record: Record) -> Decoded:
+        split, index = record.path.split("/")
+        name = f"{self._folder} image {record.id}"
+        try:
+            row = self._open()[split][int(index)]
+        except Exception as error:  # a damaged file raises nearly anything
+            raise InputError(f"{name}: cannot be read ({error}); prepare it anew") from error
+        if row["id"].decode() != record.id:
+            raise InputError(f"{name}: its record holds {row['id']!r}; prepare the data set anew")
+        return images.decode(io.BytesIO(row["image"]), name, self._max_pixels)
+
+    def _open(self) -> Mapping[str, Sequence[Any]]:
+        if not self._splits:
+            import tensorflow_datasets as tfds
+
+            builder = tfds.builder_from_directory(self._folder)
+            raw = {"image": tfds.decode.SkipDecoding()}
+            self._splits = builder.as_data_source(decoders=raw)
+        return self._splits
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_splits": {}}  # a worker process opens for itself

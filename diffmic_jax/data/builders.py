@@ -1,0 +1,294 @@
+"""TFDS builders of the data sets known by name, and `prepare`, which runs one.
+
+A prepared data set is one folder of ArrayRecord files with the images as they were, encoded, beside
+metadata that lists every image with its label, group and part. It is written without TensorFlow
+and can be read with `tfds.builder_from_directory(...).as_data_source(...)`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow_datasets as tfds
+from filelock import FileLock
+from PIL import Image
+from tqdm import tqdm
+
+from diffmic_jax.data import archives, catalog, images, sources, splits
+from diffmic_jax.data.catalog import DataSet
+from diffmic_jax.data.images import Decoded
+from diffmic_jax.data.layouts import Layout, Parts, Record
+from diffmic_jax.types import InputError
+
+VERSION = "1.0.0"
+CHUNK = 512
+"""Images between two notes of progress."""
+
+
+class _Builder(  # type: ignore[call-arg]  # TFDS takes the option, but has no type for it
+    tfds.core.GeneratorBasedBuilder, skip_registration=True
+):
+    """A data set of the catalog, in the layout in which it is distributed under `manual_dir`."""
+
+    VERSION = tfds.core.Version(VERSION)
+    known: DataSet
+
+    def __init__(self, *, layout: Layout | None = None, **kwargs: Any) -> None:
+        """`layout` is what to write; without it, `manual_dir` is opened."""
+        self.layout = layout
+        super().__init__(**kwargs)
+
+    @property
+    def MANUAL_DOWNLOAD_INSTRUCTIONS(self) -> str:
+        """Which archives to put where."""
+        return self.known.where
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        names = self.layout.class_names if self.layout else self.known.class_names
+        label: Any = tfds.features.ClassLabel(names=names or None)
+        if self.known.multi_label:
+            label = tfds.features.Tensor(shape=(len(names),), dtype=np.int32)
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=self.known.description,
+            homepage=self.known.homepage,
+            citation=self.known.citation,
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(),
+                    "label": label,
+                    "id": tfds.features.Text(),
+                    "group": tfds.features.Text(),
+                }
+            ),
+            supervised_keys=("image", "label"),
+            disable_shuffling=True,  # the n-th record is the n-th line of the metadata
+            metadata=tfds.core.MetadataDict(),
+        )
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
+        layout = self.layout or open_native(self.known.name, dl_manager.manual_dir)
+        self.info.metadata.update(
+            class_names=layout.class_names,
+            multi_label=layout.multi_label,
+            authors=dict(layout.authors),
+            records={
+                part: [[r.id, r.label, r.group] for r in listed]
+                for part, listed in layout.parts.items()
+                if listed
+            },
+        )
+        return {
+            part: self._generate_examples(listed) for part, listed in layout.parts.items() if listed
+        }
+
+    def _generate_examples(self, records: Sequence[Record]) -> Iterator[tuple[int, dict]]:
+        for index, record in enumerate(records):
+            label = record.label
+            yield (
+                index,
+                {
+                    "image": _encoded(Path(record.path)),
+                    "label": np.array(label, np.int32) if isinstance(label, tuple) else label,
+                    "id": record.id,
+                    "group": record.group,
+                },
+            )
+
+
+class Ham10000(_Builder):
+    """HAM10000, skin lesions."""
+
+    known = catalog.HAM10000
+
+
+class Aptos2019(_Builder):
+    """APTOS2019, retinas."""
+
+    known = catalog.APTOS2019
+
+
+class Chestxray14(_Builder):
+    """ChestX-ray14, multi-label."""
+
+    known = catalog.CHESTXRAY14
+
+
+class Pmg2000(_Builder):
+    """PMG2000 or any images in its layout: placentas."""
+
+    known = catalog.PMG2000
+
+
+class Busi(_Builder):
+    """BUSI, breast ultrasound."""
+
+    known = catalog.BUSI
+
+
+BUILDERS: dict[str, type[_Builder]] = {
+    builder.known.name: builder for builder in (Ham10000, Aptos2019, Chestxray14, Pmg2000, Busi)
+}
+
+
+class Prepared(NamedTuple):
+    """What `prepare` made, or found made."""
+
+    folder: Path
+    counts: dict[str, int]
+    """Images by part."""
+    skipped: dict[str, str]
+    """What was wrong with each image that was left out, by its id."""
+    known: DataSet
+    has_authors: bool
+    """Whether DiffMIC's split is in it."""
+
+
+def open_native(name: str, manual_dir: str | os.PathLike[str], lists: Path | None = None) -> Layout:
+    """A data set as it is distributed, with DiffMIC's split if its lists are there.
+
+    Args:
+        name: of the catalog.
+        manual_dir: its folder.
+        lists: folder of DiffMIC's split lists; default: wherever `splits.authors_table` looks.
+
+    Raises:
+        InputError: a file is missing or damaged; names what to download and where to put it.
+    """
+    layout = sources.open_native(name, Path(manual_dir))
+    names = catalog.CATALOG[name].lists
+    if not names:
+        return layout
+    try:
+        return layout._replace(authors=splits.authors_table(lists or Path(manual_dir), names))
+    except InputError:
+        if lists:
+            raise
+        return layout
+
+
+def prepare(
+    name: str,
+    manual_dir: str | os.PathLike[str],
+    data_dir: str | os.PathLike[str],
+    *,
+    lists: Path | None = None,
+    on_bad_image: str = "error",
+    max_pixels: int = images.MAX_PIXELS,
+) -> Prepared:
+    """Check every image of a data set and write it as ArrayRecord files.
+
+    The folder is there whole or not at all. What was checked before an interruption is not checked
+    again.
+
+    Args:
+        name: of `BUILDERS`.
+        manual_dir: folder of the data set as it is distributed.
+        data_dir: where `<name>/<version>` is made.
+        lists: folder of DiffMIC's split lists, if they are not with the data.
+        on_bad_image: 'error' stops at an image that cannot be decoded, 'skip' leaves it out.
+        max_pixels: the largest image that is accepted.
+
+    Raises:
+        InputError: anything is missing or damaged, or `data_dir` cannot be written.
+    """
+    if name not in BUILDERS:
+        raise InputError(f"prepare: {name!r} is not one of {', '.join(BUILDERS)}")
+    home = Path(data_dir) / name
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with FileLock(home / "lock"):
+            skipped: dict[str, str] = {}
+            folder = archives.find_prepared(Path(data_dir), name)
+            if not folder:
+                layout = open_native(name, manual_dir, lists)
+                skipped = _check_images(layout, home, on_bad_image, max_pixels)
+                folder = _write(name, _without(layout, skipped), Path(manual_dir), Path(data_dir))
+    except OSError as error:
+        raise InputError(f"{home}: cannot be written ({error}); choose another folder") from error
+    layout = archives.open_prepared(folder)
+    counts = {part: len(listed) for part, listed in layout.parts.items() if listed}
+    return Prepared(folder, counts, skipped, catalog.CATALOG[name], bool(layout.authors))
+
+
+def _write(name: str, layout: Layout, manual_dir: Path, data_dir: Path) -> Path:
+    """Run the builder; TFDS writes into another folder and renames it at the end."""
+    for left_over in (data_dir / name).glob("incomplete.*"):
+        shutil.rmtree(left_over)
+    if not sys.stderr.isatty():
+        tfds.disable_progress_bar()
+    with tempfile.TemporaryDirectory() as downloads, contextlib.redirect_stdout(io.StringIO()):
+        builder = BUILDERS[name](layout=layout, data_dir=data_dir, file_format="array_record")
+        builder.download_and_prepare(
+            download_dir=downloads,
+            download_config=tfds.download.DownloadConfig(manual_dir=manual_dir),
+        )
+    (data_dir / name / "checked.txt").unlink(missing_ok=True)
+    return Path(builder.data_dir)
+
+
+def _check_images(layout: Layout, home: Path, on_bad_image: str, max_pixels: int) -> dict[str, str]:
+    """Decode every image once; gives what was wrong with each bad one, by id."""
+    notes = home / "checked.txt"
+    checked = set(notes.read_text().split("\n")) if notes.is_file() else set()
+    records = [record for listed in layout.parts.values() for record in listed]
+    due = [record for record in records if _state(record) not in checked]
+    bad: dict[str, str] = {}
+    look = partial(_problem, max_pixels=max_pixels)
+    bar = tqdm(due, desc="check", unit="image", leave=False, disable=None)
+    with ThreadPoolExecutor() as pool, notes.open("a") as file, bar:
+        for start in range(0, len(due), CHUNK):
+            chunk = due[start : start + CHUNK]
+            for record, problem in zip(chunk, pool.map(look, chunk), strict=True):
+                if problem and on_bad_image == "error":
+                    raise InputError(problem)
+                if problem:
+                    bad[record.id] = problem
+                else:
+                    file.write(f"{_state(record)}\n")
+            file.flush()
+            bar.update(len(chunk))
+    return bad
+
+
+def _state(record: Record) -> str:
+    stat = os.stat(record.path)
+    return f"{record.path} {stat.st_size} {stat.st_mtime_ns}"
+
+
+def _problem(record: Record, max_pixels: int) -> str:
+    try:
+        images.decode(Path(record.path), record.path, max_pixels)
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+def _without(layout: Layout, skipped: dict[str, str]) -> Layout:
+    parts: Parts = {
+        part: [record for record in listed if record.id not in skipped]
+        for part, listed in layout.parts.items()
+    }
+    return layout._replace(parts=parts)
+
+
+def _encoded(path: Path) -> Any:
+    """The file itself if TFDS can decode it, else its pixels as PNG."""
+    if path.suffix.lower() in (".png", ".jpg", ".jpeg"):
+        return str(path)
+    decoded: Decoded = images.decode(path, str(path))
+    buffer = io.BytesIO()
+    Image.fromarray(decoded.pixels).save(buffer, "PNG")
+    buffer.seek(0)
+    return buffer

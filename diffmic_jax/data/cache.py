@@ -1,0 +1,253 @@
+"""Every image of a source decoded and resized once, in one file that batches are read from.
+
+The file is a memory-mapped [N, S, S, 3] uint8 array, in a folder named after the records and the
+image size; another split, seed or recipe uses the same one. Beside it stands, for every row, the
+state (size and time) of the file that it was decoded from, written after the pixels. So whatever is
+missing, because an earlier run was cut off or a file has changed since, is what the next run
+decodes. Runs that need the same cache take turns.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+from tqdm import tqdm
+
+from diffmic_jax.data import transforms
+from diffmic_jax.data.images import Decoded
+from diffmic_jax.data.layouts import Record
+from diffmic_jax.data.sources import Source
+from diffmic_jax.types import InputError
+
+VERSION = 1
+"""Of the pixels: to be raised when decoding or resizing changes."""
+CHUNK = 512
+"""Images between two notes of progress."""
+ON_BAD_IMAGE = ("error", "skip")
+
+
+@dataclass(frozen=True)
+class Examples:
+    """One part of a data set, ready for batches."""
+
+    records: tuple[Record, ...]
+    label: np.ndarray
+    """[N] int32 class indices, or [N, C] zeros and ones."""
+    pixels: CachedPixels
+    rows: np.ndarray
+    """[N] where in the cache each record is."""
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self.records)
+
+    def images(self, positions: np.ndarray) -> np.ndarray:
+        """[n, S, S, 3] uint8 of the images at the given positions [n]."""
+        return self.pixels(self.rows[positions])
+
+
+@dataclass(frozen=True)
+class Cached:
+    """A source whose images are decoded."""
+
+    examples: dict[str, Examples]
+    """By part; without the bad images."""
+    skipped: dict[str, str]
+    """What was wrong with each image that is left out, by its id."""
+
+
+class CachedPixels:
+    """The images of a cache file, by row. Cheap to send to another process."""
+
+    def __init__(self, path: Path) -> None:
+        """Nothing is opened yet."""
+        self._path = path
+        self._array: np.ndarray | None = None
+
+    def __call__(self, rows: np.ndarray) -> np.ndarray:
+        """[n] rows -> [n, S, S, 3] uint8, a copy."""
+        if self._array is None:
+            self._array = np.load(self._path, mmap_mode="r")
+        return self._array[rows]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_array": None}  # pickling a memory map would copy its pixels
+
+
+def default_folder() -> Path:
+    """`diffmic_jax` in the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "diffmic_jax"
+
+
+def cached(
+    source: Source,
+    image_size: int,
+    folder: Path | None = None,
+    *,
+    on_bad_image: str = "error",
+    num_threads: int = 0,
+    progress: bool = True,
+) -> Cached:
+    """Decode what is not decoded yet of a source.
+
+    Args:
+        source: what to read.
+        image_size: S, pixels a side.
+        folder: where caches live; default `default_folder()`.
+        on_bad_image: 'error' stops at an image that cannot be decoded, 'skip' leaves it out.
+        num_threads: that decode; 0: one for each core.
+        progress: show a bar on standard error, if that is a terminal.
+
+    Raises:
+        InputError: a bad image, a folder that cannot be written, or too little room in it.
+    """
+    if on_bad_image not in ON_BAD_IMAGE:
+        raise InputError(f"data.on_bad_image: {on_bad_image!r} is not one of error, skip")
+    # In an order of its own: the split does not matter.
+    records = sorted(source.records, key=lambda record: (record.id, record.path))
+    home = (folder or default_folder()) / f"{source.name}-{image_size}-{_hash(records)}"
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with FileLock(home / "lock"):
+            store = _Store(home, len(records), image_size)
+            states = _states(source, records)
+            # What was bad gets another chance: a limit or a library may have changed.
+            due = sorted({*np.flatnonzero(store.states != states).tolist(), *store.bad})
+            hidden = None if progress else True
+            bar = tqdm(due, unit="image", desc="decode", leave=False, disable=hidden)
+            with ThreadPoolExecutor(num_threads or os.cpu_count()) as pool, bar:
+                for start in range(0, len(due), CHUNK):
+                    rows = due[start : start + CHUNK]
+                    read = partial(_prepared, source.read, size=image_size)
+                    images = pool.map(read, [records[row] for row in rows])
+                    store.fill(rows, states[rows], images)
+                    bar.update(len(rows))
+                    if store.bad and on_bad_image == "error":
+                        break
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(
+            f"data.cache_dir: {home} cannot be used ({reason}); name another folder"
+        ) from error
+    except ValueError as error:
+        raise InputError(f"{home}: damaged cache ({error}); delete this folder") from error
+    if store.bad and on_bad_image == "error":
+        raise InputError(store.bad[min(store.bad)])
+    return _by_part(source, records, store)
+
+
+class _Store:
+    """A cache on disk: pixels, the state of the file behind each row, what the bad rows said."""
+
+    def __init__(self, home: Path, count: int, size: int) -> None:
+        self.path, self._states, self._bad = (
+            home / name for name in ("images.npy", "states.npy", "bad.json")
+        )
+        shape = (count, size, size, 3)
+        if not self._states.is_file():
+            _check_room(home, count * size * size * 3)
+            np.lib.format.open_memmap(self.path, "w+", np.uint8, shape)
+            self._write({}, np.zeros(count, np.uint64))
+        found = np.load(self.path, mmap_mode="r").shape
+        if found != shape:
+            raise ValueError(f"{self.path.name} is {found}, not {shape}")
+        self.states = np.load(self._states)
+        self.bad: dict[int, str] = {int(k): v for k, v in json.loads(self._bad.read_text()).items()}
+
+    def fill(
+        self, rows: list[int], states: np.ndarray, images: Iterable[np.ndarray | InputError]
+    ) -> None:
+        """Store images that were decoded from files in the given states."""
+        array = np.lib.format.open_memmap(self.path, "r+")
+        for row, image in zip(rows, images, strict=True):
+            if isinstance(image, InputError):
+                self.bad[row] = str(image)
+            else:
+                self.bad.pop(row, None)
+                array[row] = image
+        array.flush()
+        self.states[rows] = states
+        self._write(self.bad, self.states)
+
+    def _write(self, bad: dict[int, str], states: np.ndarray) -> None:
+        """The states last: they say that the rest is there."""
+        for path, save in (
+            (self._bad, lambda file: file.write(json.dumps(bad).encode())),
+            (self._states, lambda file: np.save(file, states)),
+        ):
+            part = path.with_suffix(".part")
+            with part.open("wb") as file:
+                save(file)
+            os.replace(part, path)
+
+
+def _prepared(
+    read: Callable[[Record], Decoded], record: Record, size: int
+) -> np.ndarray | InputError:
+    try:
+        return transforms.prepare(read(record).pixels, size)
+    except InputError as error:
+        return error
+
+
+def _hash(records: Sequence[Record]) -> str:
+    """Of what the records are; what is in their files is left to the states."""
+    digest = hashlib.sha256(str(VERSION).encode())
+    for record in records:
+        digest.update(f"{record.id}\0{record.path}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _states(source: Source, records: Sequence[Record]) -> np.ndarray:
+    """[N] a number for the state of the file behind each record, never 0."""
+    if source.files:
+        common = " ".join(str(_file_state(file)) for file in source.files)
+        return np.full(len(records), _number(common), np.uint64)
+    return np.array([_number(_file_state(record.path)) for record in records], np.uint64)
+
+
+def _file_state(path: str) -> str:
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return "absent"  # decoding will say so
+    return f"{path} {stat.st_size} {stat.st_mtime_ns}"
+
+
+def _number(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") | 1
+
+
+def _check_room(home: Path, needed: int) -> None:
+    free = shutil.disk_usage(home).free
+    if needed > free:
+        raise InputError(
+            f"data.cache_dir: {home} needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; "
+            "name another folder or choose a smaller data.image_size"
+        )
+
+
+def _by_part(source: Source, records: Sequence[Record], store: _Store) -> Cached:
+    """The examples of every part, without those that could not be decoded."""
+    rows = {record.id: row for row, record in enumerate(records)}
+    pixels = CachedPixels(store.path)
+    examples = {}
+    for part, listed in source.splits.items():
+        good = [record for record in listed if rows[record.id] not in store.bad]
+        label = np.array([record.label for record in good], np.int32)
+        where = np.array([rows[record.id] for record in good], np.int64)
+        examples[part] = Examples(tuple(good), label, pixels, where)
+    skipped = {records[row].id: reason for row, reason in sorted(store.bad.items())}
+    return Cached(examples, skipped)

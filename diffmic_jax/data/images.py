@@ -1,0 +1,296 @@
+"""Image files: which there are, and their pixels as eight-bit RGB.
+
+Every file that can be read ends up as [H, W, 3] uint8, and every other one as an `InputError`. What
+is in a file decides how it is read, not what it is called. Files may be damaged or hostile: a size
+that a header claims is checked before memory is spent on it, and nothing that a decoder raises gets
+out as it is.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import re
+import stat
+import unicodedata
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
+
+from diffmic_jax.data.dicom import decode_dicom
+from diffmic_jax.data.pixels import (
+    MOST_FRAMES,
+    Decoded,
+    Refused,
+    check_frames,
+    check_ratio,
+    check_scans,
+    check_size,
+    scale,
+    stack,
+)
+from diffmic_jax.types import InputError
+
+EXTENSIONS = frozenset(
+    {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".dcm", ".dicom"}
+)
+"""Of the files that `list_images` takes for images, in lower case."""
+MAX_PIXELS = 100_000_000
+"""Width times height that `decode` accepts unless told otherwise."""
+
+_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
+_ACCEPTED = "PNG, JPEG, TIFF, BMP, WebP or DICOM"
+_DICOM_EXTENSIONS = (".dcm", ".dicom")
+_ORIENTATION = 0x0112  # the EXIF tag
+_PHOTOMETRIC, _TILE_WIDTH, _TILE_HEIGHT = 262, 322, 323  # TIFF tags
+# TIFF compressions without a limit to how far they shrink.
+_DENSE = ("group3", "group4", "tiff_ccitt", "lzma", "zstd", "webp")
+
+# `max_pixels` is the limit that counts: it is checked before pixels are decoded, it can be raised
+# in the configuration, and Pillow's own limit is one for the whole process.
+Image.MAX_IMAGE_PIXELS = None
+logging.getLogger("PIL").setLevel(logging.CRITICAL)  # it logs what it raises as well
+
+
+def decode(file: Path | BinaryIO, name: str = "", max_pixels: int = MAX_PIXELS) -> Decoded:
+    """Decode an image to eight-bit RGB, upright.
+
+    A file with 'DICM' at byte 128, or with the extension of DICOM, is read as DICOM: with its
+    modality and display tables or windows, or from its darkest to its brightest pixel if it has
+    none. Any other file is told by its content. Alpha is dropped.
+
+    Sixteen-bit pictures become eight-bit ones by a fixed scale: from 0..4095 if no value exceeds
+    that, else from 0..65535. Many devices store 12 bits in 16; scaled from 16 bits, their images
+    would be nearly black. Colours of 16 bits keep the upper eight. Pixels in floating point have to
+    lie in [0, 1].
+
+    Args:
+        file: a regular file, or an open one that can seek; it is read from its start.
+        name: what messages call it; by default, what `str` makes of `file`.
+        max_pixels: the largest accepted width times height. Memory and time are bounded by it and
+            by the size of the file.
+
+    Raises:
+        InputError: the file is missing, damaged, too large, of another kind, or holds several
+            frames; or it is DICOM and pydicom is not installed. The message is one line.
+    """
+    _silence_decoders()
+    try:
+        data = _read(file, max_pixels)
+        suffixes = {os.path.splitext(text)[1].lower() for text in (name, str(file))}
+        if data[128:132] == b"DICM" or not suffixes.isdisjoint(_DICOM_EXTENSIONS):
+            return decode_dicom(data, max_pixels)
+        return _decode_picture(data, max_pixels)
+    except Exception as error:  # damaged data can make a decoder raise anything
+        raise InputError(_message(name or str(file), error)) from error
+
+
+def list_images(folder: str | os.PathLike[str]) -> list[Path]:
+    """All image files in a folder and its sub-folders, sorted; hidden ones are left out.
+
+    Raises:
+        InputError: there is no such folder, or no image in it.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder; name a folder of images")
+    images = sorted(path for path in root.rglob("*") if is_image(path))
+    if not images:
+        raise InputError(f"{root}: no images in this folder; add some or remove it")
+    return images
+
+
+def is_image(path: Path) -> bool:
+    """Whether it is a file with the extension of an image, and not hidden."""
+    return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and path.is_file()
+
+
+# Messages and warnings.
+
+
+def _message(name: str, error: Exception) -> str:
+    fix = error.fix if isinstance(error, Refused) else "replace or remove it"
+    return f"{_one_line(name)}: cannot be read ({_reason(error)}); {fix}"
+
+
+def _reason(error: Exception) -> str:
+    """What an exception says, on one line of bearable length."""
+    text = _one_line(" ".join((getattr(error, "strerror", None) or str(error)).split()))
+    if not isinstance(error, (Refused, OSError, SyntaxError, ValueError)):
+        text = f"damaged, {type(error).__name__} {text}".rstrip()  # '5' of a KeyError says nothing
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def _one_line(text: str) -> str:
+    """The text with all but spaces and printable characters, such as line breaks, as escapes."""
+    return "".join(
+        char
+        if char.isprintable() or unicodedata.category(char) == "Zs"
+        else char.encode("unicode_escape").decode()
+        for char in text
+    )
+
+
+_SILENT = r"(PIL|pydicom)(\.|$)"
+_SILENT_FILTER = ("ignore", None, Warning, re.compile(_SILENT), 0)
+
+
+def _silence_decoders() -> None:
+    """Have warnings from inside the decoders ignored, by all threads and from now on.
+
+    They tell of damage that is beside the point, such as a broken EXIF block, or that an exception
+    reports as well; where warnings are errors, they would stop readable images.
+    `warnings.catch_warnings` cannot do this: it swaps the filters of the whole process, and two
+    threads that enter and leave it in turn leave the wrong ones behind.
+    """
+    if warnings.filters[:1] != [_SILENT_FILTER]:  # somebody else's came before it, or replaced it
+        warnings.filterwarnings("ignore", module=_SILENT)
+
+
+# Reading.
+
+
+def _read(file: Path | BinaryIO, max_pixels: int) -> bytes:
+    """The whole content.
+
+    Decoders only see bytes in memory: no name to judge by, no file to map that another process
+    may cut short, and no read of a length that only a header claims.
+    """
+    if not isinstance(file, (str, os.PathLike)):
+        return _content(file, max_pixels)
+    if not stat.S_ISREG(os.stat(file).st_mode):  # opening a pipe would wait for a writer
+        raise Refused("not a regular file")
+    with open(file, "rb") as opened:
+        return _content(opened, max_pixels)
+
+
+def _content(file: BinaryIO, max_pixels: int) -> bytes:
+    size = file.seek(0, io.SEEK_END)
+    if not size:
+        raise Refused("the file is empty")
+    if size > 8 * max_pixels + 2**26:  # four channels of 16 bits, and room for metadata
+        raise Refused(
+            f"{size} bytes are more than an image of {max_pixels} pixels needs",
+            "shrink it or raise data.max_pixels",
+        )
+    file.seek(0)
+    return file.read()
+
+
+# Pictures.
+
+
+def _decode_picture(data: bytes, max_pixels: int) -> Decoded:
+    image = _open(data)
+    mode = image.mode
+    _check_promises(image, data, max_pixels)
+    check_frames(_count_frames(image))
+    image.load()
+    orientation = _orientation(image)
+    return Decoded(_turn(_to_rgb(image), orientation), mode)
+
+
+def _open(data: bytes) -> Image.Image:
+    """Read the header."""
+    if data.startswith(b"GIF8"):
+        raise Refused("it is a GIF", f"convert it to {_ACCEPTED}")
+    try:
+        if data.startswith(b"\xff\xd8\xff"):
+            # Phones append further pictures (MPO); this opens the first, whatever the index says.
+            return JpegImageFile(io.BytesIO(data))
+        return Image.open(io.BytesIO(data), formats=_FORMATS)
+    except (UnidentifiedImageError, SyntaxError) as error:  # whose texts tell nothing
+        raise Refused(f"not a {_ACCEPTED} image, or damaged") from error
+
+
+def _count_frames(image: Image.Image) -> int:
+    """Frames of an animation or pages of a TIFF, `MOST_FRAMES` at most."""
+    if image.format != "TIFF":
+        return getattr(image, "n_frames", 1)
+    # Its own count would take time quadratic in the pages, and a page may be six bytes.
+    for count in range(1, MOST_FRAMES):
+        try:
+            image.seek(count)
+        except EOFError:
+            return count
+    return MOST_FRAMES
+
+
+def _check_promises(image: Image.Image, data: bytes, max_pixels: int) -> None:
+    """Refuse headers that promise what the file cannot hold, before memory is set aside for it."""
+    sizes = [image.size]
+    if image.format == "TIFF":
+        tags = image.tag_v2  # type: ignore[attr-defined]
+        sizes += [(int(tags.get(_TILE_WIDTH, 1)), int(tags.get(_TILE_HEIGHT, 1)))]
+    dense = image.format == "WEBP" or image.info.get("compression") in _DENSE
+    for width, height in sizes:
+        check_size(width, height, max_pixels)
+        if not dense:
+            check_ratio(width, height, data)
+    if image.format == "JPEG":
+        check_scans(data)
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation 1..8; 1 if there is none or it cannot be read."""
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # as in `decode`; a broken EXIF block does not stop a readable picture
+        return 1
+
+
+def _turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Undo an EXIF orientation; unknown ones mean nothing."""
+    turns: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+        2: np.fliplr,
+        3: lambda image: np.rot90(image, 2),
+        4: np.flipud,
+        5: lambda image: image.swapaxes(0, 1),
+        6: lambda image: np.rot90(image, -1),
+        7: lambda image: np.rot90(image, 2).swapaxes(0, 1),
+        8: np.rot90,
+    }
+    turn = turns.get(orientation)
+    return pixels if turn is None else np.ascontiguousarray(turn(pixels))
+
+
+def _to_rgb(image: Image.Image) -> np.ndarray:
+    """Loaded pixels of any mode as [H, W, 3] uint8."""
+    if image.mode == "F" or image.mode.startswith("I"):
+        scale = _scale_floats if image.mode == "F" else _scale_integers
+        gray = scale(np.asarray(image))
+        return stack(255 - gray if _is_negative(image) else gray)
+    if image.mode == "L":
+        return stack(np.asarray(image))
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def _is_negative(image: Image.Image) -> bool:
+    """Whether 0 is white in a TIFF; Pillow inverts those of up to eight bits, and only those."""
+    return image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0  # type: ignore[attr-defined]
+
+
+def _scale_integers(values: np.ndarray) -> np.ndarray:
+    """Gray of more than eight bits as uint8, on the scale of 12 or of 16 bits."""
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high > 65535:
+        raise Refused(
+            f"its values, from {low} to {high}, are not 16-bit ones", "rescale them to 0..65535"
+        )
+    return scale(values, 0, 4095 if high <= 4095 else 65535)
+
+
+def _scale_floats(values: np.ndarray) -> np.ndarray:
+    """Gray in [0, 1] as uint8."""
+    low, high = float(values.min()), float(values.max())
+    if not 0 <= low <= high <= 1:  # NaN is not, either
+        raise Refused(
+            f"its values, from {low:g} to {high:g}, are not all in [0, 1]", "rescale them to [0, 1]"
+        )
+    return scale(values, 0, 1)

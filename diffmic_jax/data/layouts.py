@@ -1,0 +1,228 @@
+"""The layouts in which images lie on disk; each becomes a `Layout`, records without a split.
+
+Opening a layout reads its tables and checks that every image is there. Pixels are decoded later,
+one image at a time, by the layout's `read`, which worker processes can be sent.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from diffmic_jax.data import images, tables
+from diffmic_jax.data.catalog import DataSet
+from diffmic_jax.data.images import Decoded
+from diffmic_jax.types import InputError
+
+PARTS = ("train", "validation", "test")
+Label = int | tuple[int, ...]
+"""A class index, or C zeros and ones."""
+
+
+class Record(NamedTuple):
+    """One image, not yet read."""
+
+    id: str
+    label: Label
+    path: str
+    """A file, or what the layout's `read` knows the image by."""
+    group: str = ""
+    """The lesion or patient it shows; '' if unknown."""
+
+
+Parts = dict[str, list[Record]]
+"""Records by part; without a given split all are in 'train'."""
+
+
+class Layout(NamedTuple):
+    """What lies on disk."""
+
+    class_names: tuple[str, ...]
+    parts: Parts
+    read: Callable[[Record], Decoded]
+    multi_label: bool = False
+    files: tuple[str, ...] = ()
+    """The files that hold all images, if there is not one for each."""
+    authors: Mapping[str, str] = {}
+    """DiffMIC's part of each image id, where a prepared data set knows it."""
+
+
+def find(table: Mapping[str, str], record: Record) -> str | None:
+    """What a table says of a record, which it may list by id, file name or file stem."""
+    for key in (record.id, Path(record.path).name, Path(record.path).stem, Path(record.id).stem):
+        if key in table:
+            return table[key]
+    return None
+
+
+def read_file(record: Record, max_pixels: int = images.MAX_PIXELS) -> Decoded:
+    """Decode the record's own file."""
+    return images.decode(Path(record.path), record.path, max_pixels)
+
+
+def open_phantom(seed: int) -> Layout:
+    """The embedded phantom, which needs no files."""
+    from diffmic_jax.data import phantom
+
+    parts: Parts = {part: [] for part in PARTS}
+    for index, grade, part in phantom.records(seed):
+        parts[part].append(Record(f"phantom_{index:04d}", grade, f"{seed}/{index}"))
+    # A picture changes only with the code that draws it.
+    return Layout(phantom.GRADES, parts, _read_phantom, files=(phantom.__file__,))
+
+
+def _read_phantom(record: Record) -> Decoded:
+    from diffmic_jax.data import phantom
+
+    gray = phantom.generate(*map(int, record.path.split("/")))
+    return Decoded(np.repeat(gray[..., None], 3, axis=-1), "L")
+
+
+class Options(NamedTuple):
+    """What the user says of a layout of single files."""
+
+    root: Path
+    labels: str = ""
+    train_list: str = ""
+    test_list: str = ""
+    class_names: tuple[str, ...] = ()
+    multi_label: bool = False
+    max_pixels: int = images.MAX_PIXELS
+    known: DataSet | None = None
+    """The catalog's entry, if there is one."""
+
+    @property
+    def fix(self) -> str:
+        """What to do about an image that is not there."""
+        return self.known.where if self.known else "add it or remove the row"
+
+    def layout(self, names: Sequence[str], parts: Parts) -> Layout:
+        """A layout with a file for each record."""
+        read = functools.partial(read_file, max_pixels=self.max_pixels)
+        return Layout(tuple(names), parts, read, self.multi_label)
+
+
+def open_files(options: Options) -> Layout:
+    """Pickled lists if they are named, a CSV of labels if there is one, else class folders."""
+    if options.train_list or options.test_list:
+        return _open_lists(options)
+    if options.labels:
+        return _open_table(options)
+    return _open_folders(options)
+
+
+def _open_lists(options: Options) -> Layout:
+    """Pickled split lists, whose labels are always indices."""
+    root, train_list, test_list = options.root, options.train_list, options.test_list
+    if not train_list:
+        raise InputError("data.train_list: not set although data.test_list is; set both")
+    rows = tables.read_list(root / train_list, "train")
+    rows += tables.read_list(root / test_list, "test") if test_list else []
+    rows = [_without_foreign_folders(row, root) for row in rows]
+    names = options.class_names or tables.class_names_of(rows)
+    lookup = {str(i): i for i in range(len(names))}
+    return options.layout(names, _find_images(rows, options, lookup, len(names)))
+
+
+def _without_foreign_folders(row: tables.Row, root: Path) -> tables.Row:
+    """A list holds the paths of its author's machine; only their file names mean anything here."""
+    return row if (root / row.image).is_file() else row._replace(image=Path(row.image).name)
+
+
+def _open_table(options: Options) -> Layout:
+    """A CSV of labels beside the images, its split perhaps in text files of names."""
+    rows, columns = tables.read_labels(options.root / options.labels, options.multi_label)
+    if options.known and options.known.official:
+        rows = _with_official_parts(rows, options.root, options.known)
+    names = options.class_names or columns or tables.class_names_of(rows, options.multi_label)
+    lookup = tables.label_lookup(names)
+    return options.layout(names, _find_images(rows, options, lookup, len(names)))
+
+
+def _with_official_parts(rows: list[tables.Row], root: Path, known: DataSet) -> list[tables.Row]:
+    """The rows with the parts of the data set's own lists."""
+    parts: dict[str, str] = {}
+    for file, part in zip(known.official or (), ("train", "test"), strict=True):
+        if not (root / file).is_file():
+            raise InputError(f"{root / file}: not there; {known.where}")
+        parts |= tables.read_names(root / file, part)
+    for row in rows:
+        if row.image not in parts:
+            lists = " or ".join(known.official or ())
+            raise InputError(f"{row.where}: {row.image!r} is not in {lists}; get them anew")
+    return [row._replace(part=parts[row.image]) for row in rows]
+
+
+def _open_folders(options: Options) -> Layout:
+    """A folder per class, in the root itself or in each of its parts."""
+    root = options.root
+    given = {f: root / f for f in tables.PART_NAMES if (root / f).is_dir()}
+    folders = {
+        folder: tables.PART_NAMES[part]
+        for part, base in (given if "train" in given else {"train": root}).items()
+        for folder in sorted(base.iterdir())
+        if folder.is_dir() and not folder.name.startswith(".")
+    }
+    names = options.class_names or tuple(sorted({folder.name for folder in folders}))
+    if len(names) < 2 or not folders:
+        fix = "give each class a folder of images, or name a CSV in data.labels"
+        fix = options.known.where if options.known else fix
+        raise InputError(f"data.root: fewer than two class folders in {root}; {fix}")
+    lookup = tables.label_lookup(names)
+    ignored = options.known.ignored if options.known else ""
+    parts: Parts = {part: [] for part in PARTS}
+    for folder, part in folders.items():
+        label = tables.find_label(folder.name, lookup, str(folder))
+        for path in images.list_images(folder):
+            if not fnmatch(path.name, ignored):
+                parts[part].append(Record(path.relative_to(root).as_posix(), label, str(path)))
+    return options.layout(names, parts)
+
+
+def _find_images(
+    rows: Iterable[tables.Row], options: Options, lookup: Mapping[str, int], num_classes: int
+) -> Parts:
+    """Records by part, after checking that each row's image exists and comes only once."""
+    by_name = _files_by_name(options.root)
+    parts: Parts = {part: [] for part in PARTS}
+    seen: dict[Path, str] = {}
+    for row in rows:
+        label: Label = (
+            tables.find_labels(row.label, lookup, row.where, num_classes)
+            if options.multi_label
+            else tables.find_label(row.label, lookup, row.where)
+        )
+        path = _find_image(row, options, by_name)
+        if path in seen:
+            raise InputError(f"{row.where}: {row.image!r} is also in {seen[path]}; keep only one")
+        seen[path] = row.where
+        parts[row.part].append(Record(row.image, label, str(path), row.group))
+    return parts
+
+
+def _find_image(row: tables.Row, options: Options, by_name: Mapping[str, list[Path]]) -> Path:
+    root = options.root
+    if (root / row.image).is_file():
+        return root / row.image
+    found = by_name.get(row.image, [])
+    if not found:
+        raise InputError(f"{row.where}: no image {row.image!r} in {root}; {options.fix}")
+    if len(found) > 1:
+        raise InputError(f"{row.where}: {row.image!r} is both {found[0]} and {found[1]}; keep one")
+    return found[0]
+
+
+def _files_by_name(root: Path) -> Mapping[str, list[Path]]:
+    """All images under a folder, by file name and by file stem."""
+    found: dict[str, list[Path]] = defaultdict(list)
+    for path in sorted(root.rglob("*")):
+        if images.is_image(path):
+            found[path.name].append(path)
+            found[path.stem].append(path)
+    return found

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+
+from diffmic_jax.data import archives
+from diffmic_jax.data.sources import open_source
+from diffmic_jax.types import InputError
+from tests.data import native
+
+
+@pytest.mark.parametrize("compress", [True, False])
+@pytest.mark.parametrize("num_classes", [7, 9])
+def test_medmnist_comes_with_its_own_split(tmp_path, compress, num_classes):
+    name = {7: "dermamnist", 9: "pathmnist"}[num_classes]
+    path = tmp_path / f"{name}.npz"
+    native.write_medmnist(path, num_classes, compress=compress)
+    source = open_source(name, tmp_path, image_size=28)
+    assert {part: len(source.splits[part]) for part in ("train", "validation", "test")} == {
+        "train": 32,
+        "validation": 10,
+        "test": 14,
+    }
+    assert len(source.class_names) == num_classes
+    read = pickle.loads(pickle.dumps(source.read))
+    with np.load(path) as arrays:
+        for part, theirs in (("train", "train"), ("validation", "val"), ("test", "test")):
+            for i, record in enumerate(source.splits[part]):
+                pixels, mode = read(record)
+                image = arrays[f"{theirs}_images"][i]
+                assert record.label == arrays[f"{theirs}_labels"][i, 0]
+                expected = image if image.ndim == 3 else np.repeat(image[..., None], 3, -1)
+                np.testing.assert_array_equal(pixels, expected)
+                assert mode == ("RGB" if num_classes == 7 else "L")
+
+
+def test_an_uncompressed_file_is_not_loaded_whole(tmp_path):
+    native.write_medmnist(tmp_path / "dermamnist.npz", 7, compress=False)
+    array = archives._npz_array(tmp_path / "dermamnist.npz", "val_images")
+    assert isinstance(array, np.memmap)
+    with np.load(tmp_path / "dermamnist.npz") as arrays:
+        np.testing.assert_array_equal(array, arrays["val_images"])
+
+
+@pytest.mark.parametrize(("wanted", "found"), [(28, 28), (32, 64), (64, 64), (224, 128)])
+def test_the_size_follows_the_image_size(tmp_path, wanted, found):
+    for size in (28, 64, 128):
+        suffix = f"_{size}" if size > 28 else ""
+        native.write_medmnist(tmp_path / f"dermamnist{suffix}.npz", 7, size=size)
+    source = open_source("dermamnist", tmp_path, image_size=wanted)
+    assert source.read(source.records[0]).pixels.shape == (found, found, 3)
+    named = open_source("dermamnist", tmp_path / "dermamnist_64.npz", image_size=wanted)
+    assert named.read(named.records[0]).pixels.shape == (64, 64, 3)
+
+
+def test_any_file_of_that_kind_can_be_named(tmp_path):
+    native.write_medmnist(tmp_path / "mine.npz", 3)
+    source = open_source("mine", tmp_path / "mine.npz")
+    assert source.class_names == ("0", "1", "2")
+    named = open_source("mine", tmp_path / "mine.npz", class_names=("a", "b", "c"))
+    assert named.class_names == ("a", "b", "c")
+
+
+def test_many_labels_are_zeros_and_ones(tmp_path):
+    native.write_medmnist(tmp_path / "chestmnist.npz", 14, multi_label=True)
+    source = open_source("chestmnist", tmp_path)
+    assert source.multi_label
+    with np.load(tmp_path / "chestmnist.npz") as arrays:
+        labels = [record.label for record in source.splits["test"]]
+        np.testing.assert_array_equal(labels, arrays["test_labels"])
+
+
+def without_test(arrays):
+    del arrays["test_labels"]
+
+
+def volumes(arrays):
+    arrays["train_images"] = np.zeros((32, 28, 28, 28), np.uint8)
+
+
+def floats(arrays):
+    arrays["val_images"] = arrays["val_images"].astype(np.float32)
+
+
+def short(arrays):
+    arrays["val_labels"] = arrays["val_labels"][:-1]
+
+
+def negative(arrays):
+    arrays["test_labels"] = arrays["test_labels"].astype(np.int64) - 1
+
+
+@pytest.mark.parametrize("spoil", [without_test, volumes, floats, short, negative])
+def test_a_file_that_is_not_medmnist_is_refused(tmp_path, spoil):
+    path = tmp_path / "dermamnist.npz"
+    native.write_medmnist(path, 7)
+    with np.load(path) as file:
+        arrays = dict(file)
+    spoil(arrays)
+    np.savez(path, **arrays)
+    with pytest.raises(InputError, match=r"dermamnist\.npz: no MedMNIST file .*download it anew"):
+        open_source("dermamnist", tmp_path)
+
+
+def test_a_truncated_or_missing_file_is_refused(tmp_path):
+    path = tmp_path / "dermamnist.npz"
+    with pytest.raises(InputError, match=r"no dermamnist\*\.npz in .*; download dermamnist\.npz"):
+        open_source("dermamnist", tmp_path)
+    native.write_medmnist(path, 7)
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(InputError, match=r"dermamnist\.npz: no MedMNIST file"):
+        open_source("dermamnist", tmp_path)
+
+
+def test_classes_that_do_not_fit_are_refused(tmp_path):
+    native.write_medmnist(tmp_path / "pneumoniamnist.npz", 5)
+    with pytest.raises(InputError, match="has 5 classes, not 2"):
+        open_source("pneumoniamnist", tmp_path)

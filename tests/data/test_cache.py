@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import pickle
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffmic_jax.data import cache, transforms
+from diffmic_jax.data.cache import Cached, cached
+from diffmic_jax.data.layouts import PARTS, Record
+from diffmic_jax.data.sources import Source, open_source
+from diffmic_jax.types import InputError
+
+SIZE = 16
+
+
+def write(path: Path, seed: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (20, 24, 3), np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    """40 images in two classes."""
+    for i in range(40):
+        write(tmp_path / "data" / "ab"[i % 2] / f"{i:02d}.png", i)
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    return tmp_path / "cache"
+
+
+def counted(source: Source) -> tuple[Source, Counter]:
+    """The source, and how often each image is read from it."""
+    reads: Counter = Counter()
+
+    def read(record: Record):
+        reads[record.id] += 1
+        return source.read(record)
+
+    return replace(source, read=read), reads
+
+
+def pixels(found: Cached, part: str) -> np.ndarray:
+    examples = found.examples[part]
+    return examples.images(np.arange(len(examples)))
+
+
+def spoil(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:60])
+
+
+@pytest.mark.parametrize("num_threads", [0, 1, 3])
+def test_the_cache_holds_every_image_prepared(root, folder, num_threads):
+    source = open_source("x", root)
+    found = cached(source, SIZE, folder, num_threads=num_threads)
+    for part in PARTS:
+        expected = [transforms.prepare(source.read(r).pixels, SIZE) for r in source.splits[part]]
+        np.testing.assert_array_equal(pixels(found, part), expected)
+        np.testing.assert_array_equal(
+            found.examples[part].label, [r.label for r in source.splits[part]]
+        )
+    assert found.skipped == {}
+
+
+def test_every_image_is_decoded_once_whatever_the_split(root, folder):
+    for seed in (0, 1):
+        source, reads = counted(open_source("x", root, seed=seed))
+        found = cached(source, SIZE, folder)
+        assert sum(reads.values()) == (40 if seed == 0 else 0)
+    expected = [transforms.prepare(source.read(r).pixels, SIZE) for r in source.splits["test"]]
+    np.testing.assert_array_equal(pixels(found, "test"), expected)
+    source, reads = counted(source)
+    cached(source, SIZE + 1, folder)
+    assert set(reads.values()) == {1}
+
+
+def test_a_file_that_changed_is_decoded_anew_and_no_other(root, folder):
+    source = open_source("x", root)
+    cached(source, SIZE, folder)
+    write(root / "a/02.png", 99)
+    os.utime(root / "a/02.png", ns=(0, 12345))
+    source, reads = counted(source)
+    found = cached(source, SIZE, folder)
+    assert reads == {"a/02.png": 1}
+    (record,) = (r for r in source.records if r.id == "a/02.png")
+    part = next(part for part in PARTS if record in source.splits[part])
+    position = source.splits[part].index(record)
+    np.testing.assert_array_equal(
+        pixels(found, part)[position], transforms.prepare(source.read(record).pixels, SIZE)
+    )
+
+
+def test_what_an_interrupted_run_decoded_is_kept(root, folder, monkeypatch):
+    monkeypatch.setattr(cache, "CHUNK", 10)
+    source = open_source("x", root)
+    reads: Counter = Counter()
+
+    def read(record: Record):
+        if sum(reads.values()) == 25:
+            raise KeyboardInterrupt
+        reads[record.id] += 1
+        return source.read(record)
+
+    with pytest.raises(KeyboardInterrupt):
+        cached(replace(source, read=read), SIZE, folder, num_threads=1)
+    again, more = counted(source)
+    found = cached(again, SIZE, folder)
+    assert sum(more.values()) == 20
+    clean = cached(source, SIZE, folder.with_name("other"))
+    for part in PARTS:
+        np.testing.assert_array_equal(pixels(found, part), pixels(clean, part))
+
+
+def test_a_bad_image_stops_or_is_left_out_and_listed(root, folder):
+    spoil(root / "a/04.png")
+    spoil(root / "b/07.png")
+    source = open_source("x", root)
+    with pytest.raises(InputError, match=r"a/04\.png: cannot be read"):
+        cached(source, SIZE, folder)
+    found = cached(source, SIZE, folder, on_bad_image="skip")
+    assert list(found.skipped) == ["a/04.png", "b/07.png"]
+    assert all(name in reason for name, reason in found.skipped.items())
+    kept = [r.id for part in PARTS for r in found.examples[part].records]
+    assert len(kept) == 38
+    assert not set(kept) & set(found.skipped)
+    expected = [
+        transforms.prepare(source.read(r).pixels, SIZE) for r in found.examples["train"].records
+    ]
+    np.testing.assert_array_equal(pixels(found, "train"), expected)
+    with pytest.raises(InputError, match=r"a/04\.png: cannot be read"):
+        cached(source, SIZE, folder)
+
+
+def test_a_mended_image_comes_back(root, folder):
+    spoil(root / "a/04.png")
+    source = open_source("x", root)
+    cached(source, SIZE, folder, on_bad_image="skip")
+    write(root / "a/04.png", 4)
+    source, reads = counted(source)
+    found = cached(source, SIZE, folder)
+    assert reads == {"a/04.png": 1}
+    assert sum(len(found.examples[part]) for part in PARTS) == 40
+
+
+def test_only_known_policies_are_taken(root, folder):
+    with pytest.raises(InputError, match=r"data\.on_bad_image: 'ignore' is not one of error, skip"):
+        cached(open_source("x", root), SIZE, folder, on_bad_image="ignore")
+
+
+def test_a_folder_that_cannot_be_used_is_named(root, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"data\.cache_dir: .*/file/.* cannot be used"):
+        cached(open_source("x", root), SIZE, tmp_path / "file")
+
+
+def test_too_little_room_is_told_beforehand(root, folder):
+    with pytest.raises(InputError, match=r"data\.cache_dir: .* needs 1[0-9.]+ GB, .* are free"):
+        cached(open_source("x", root), 10_000_000, folder)
+
+
+@pytest.mark.parametrize("file", ["states.npy", "bad.json", "images.npy"])
+def test_a_damaged_cache_is_told_from_a_good_one(root, folder, file):
+    source = open_source("x", root)
+    cached(source, SIZE, folder)
+    (home,) = folder.iterdir()
+    (home / file).write_bytes(b"damaged")
+    with pytest.raises(InputError, match=f"{home}: damaged cache .*delete this folder"):
+        cached(source, SIZE, folder)
+
+
+def test_two_phantoms_do_not_share_pixels(folder):
+    def few(seed: int) -> Source:
+        source = open_source("phantom", seed=seed)
+        return replace(source, splits={part: source.splits[part][:2] for part in PARTS})
+
+    first, second = (cached(few(seed), SIZE, folder) for seed in (0, 1))
+    assert not np.array_equal(pixels(first, "test"), pixels(second, "test"))
+    assert len(list(folder.iterdir())) == 2
+
+
+def decode(root: Path, folder: Path) -> int:
+    found = cached(open_source("x", root), SIZE, folder)
+    return int(pixels(found, "train").sum(dtype=np.int64))
+
+
+def test_processes_that_need_the_same_cache_take_turns(root, folder):
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        sums = pool.starmap(decode, [(root, folder)] * 4)
+    assert len(set(sums)) == 1
+    assert sums[0] == decode(root, folder.with_name("alone"))
+
+
+def test_sending_the_pixels_to_another_process_sends_no_pixels(root, folder):
+    found = cached(open_source("x", root), SIZE, folder)
+    before = pixels(found, "train")
+    sent = pickle.dumps(found.examples["train"].pixels)
+    assert len(sent) < 1000
+    np.testing.assert_array_equal(pickle.loads(sent)(found.examples["train"].rows), before)
+
+
+def test_labels_of_many_classes_have_a_column_each(folder):
+    label = {"a": (1, 0, 1), "b": (0, 0, 0)}
+    records = tuple(Record(name, hot, name) for name, hot in label.items())
+    parts = {"train": records, "validation": (), "test": records[:0]}
+    image = np.zeros((4, 4, 3), np.uint8)
+    source = Source("x", ("x", "y", "z"), parts, lambda _: cache.Decoded(image, "RGB"), True)
+    found = cached(source, SIZE, folder)
+    assert found.examples["train"].label.tolist() == [[1, 0, 1], [0, 0, 0]]
+    assert json.loads((next(folder.iterdir()) / "bad.json").read_text()) == {}

@@ -1,0 +1,135 @@
+"""Every data set from the files that are distributed to an evaluated run, on tiny stand-ins."""
+
+from __future__ import annotations
+
+import csv
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from configs import aptos2019, chestxray14, ham10000, medmnist, pmg2000
+from diffmic_jax import cli, experiment
+from diffmic_jax.data.catalog import FINDINGS
+from tests import tiny
+from tests.data import native
+
+
+def run(config: Any, workdir: Path) -> dict[str, Any]:
+    """The test metrics of a run."""
+    experiment.run(config, workdir, "train")
+    return json.loads((workdir / "eval/test/metrics.json").read_text())
+
+
+def prepared(name: str, write: Callable, folder: Path, capsys: pytest.CaptureFixture) -> Path:
+    """The data folder that the command makes of a data set's native files."""
+    write(folder / "native")
+    command = ["prepare", name, f"--manual_dir={folder}/native", f"--data_dir={folder}/data"]
+    assert cli.main(command) == 0
+    assert f"{name}: " in capsys.readouterr().out
+    return folder / "data"
+
+
+def test_chestxray14(tmp_path, capsys):
+    root = prepared("chestxray14", native.write_chestxray14, tmp_path, capsys)
+    config = tiny.shrunk(chestxray14.get_config(), root, train__epochs=1)
+    config.data.validation_fraction = 0.25
+    scores = run(config, tmp_path / "run")
+    assert list(scores["per_class"]) == sorted(FINDINGS)
+    for alone in (scores, scores["guidance"]):
+        assert 0 <= alone["auroc_macro"] <= 1
+        assert alone["accuracy"] is alone["kappa_quadratic"] is alone["confusion"] is None
+        assert all(alone[name] is not None for name in ("f1_macro", "nll", "brier", "ece"))
+        defined = [c["auroc"] for c in alone["per_class"].values() if c["auroc"] is not None]
+        assert alone["auroc_macro"] == pytest.approx(np.mean(defined))
+    assert scores["n"] == 15
+    low, high = scores["ci95"]["auroc_macro"]
+    assert low < high
+    with (tmp_path / "run/eval/test/predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    found = native.findings(tmp_path / "native")
+    for row in rows:
+        assert set(filter(None, row["label"].split("|"))) == found[row["id"]]
+        likely = {name for name in FINDINGS if float(row[f"prob_{name}"]) >= 0.5}
+        assert set(filter(None, row["prediction"].split("|"))) == likely
+    with (tmp_path / "run/metrics.csv").open(newline="") as file:
+        validated = [row["val_auroc_macro"] for row in csv.DictReader(file)]
+    assert any(validated)
+
+
+def test_a_multi_label_run_predicts_several_classes(tmp_path):
+    native.write_medmnist(tmp_path / "chestmnist.npz", 14, multi_label=True)
+    config = tiny.shrunk(medmnist.get_config("chestmnist,v1_public"), tmp_path, train__max_steps=6)
+    scores = run(config, tmp_path / "run")
+    assert scores["n"] == 14
+    assert scores["auroc_macro"] is not None
+    for i in range(3):
+        native.picture(tmp_path / "new" / f"{i}.png", 0, i)
+    out = tmp_path / "out.csv"
+    command = ["predict", f"--workdir={tmp_path}/run", f"--images={tmp_path}/new", f"--out={out}"]
+    assert cli.main(command) == 0
+    with out.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 3
+    assert all(0 <= float(row["prob_atelectasis"]) <= 1 for row in rows)
+
+
+def test_accuracy_cannot_choose_a_multi_label_checkpoint(tmp_path, capsys):
+    native.write_medmnist(tmp_path / "chestmnist.npz", 14, multi_label=True)
+    config = tiny.shrunk(medmnist.get_config("chestmnist"), tmp_path, checkpoint__metric="accuracy")
+    config.checkpoint.metric = "accuracy"
+    with pytest.raises(Exception, match="config.checkpoint.metric='accuracy' is unknown; choose"):
+        experiment.run(config, tmp_path / "run", "train")
+
+
+def test_medmnist(tmp_path):
+    native.write_medmnist(tmp_path / "dermamnist.npz", 7, compress=False)
+    config = tiny.shrunk(medmnist.get_config("dermamnist"), tmp_path, train__max_steps=6)
+    scores = run(config, tmp_path / "run")
+    assert scores["n"] == 14
+    assert list(scores["per_class"]) == sorted(("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc"))
+
+
+def test_ham10000_tells_the_clean_part_of_the_authors_split(tmp_path, capsys):
+    native.write_ham10000(tmp_path / "native")
+    # Lesions have two images, seven numbers apart; the lists put one of seven pairs on each side.
+    for part, numbers in (("train", range(21)), ("test", range(21, 42))):
+        entries = [{"img_root": f"x/ISIC_{24306 + i:07d}.jpg", "label": i % 7} for i in numbers]
+        (tmp_path / "native" / f"isic2018_{part}.pkl").write_bytes(pickle.dumps(entries))
+    root = prepared("ham10000", lambda folder: None, tmp_path, capsys)
+    config = tiny.shrunk(ham10000.get_config(), root, train__max_steps=6)
+    config.data.update(protocol="authors", validation_fraction=0.3)
+    scores = run(config, tmp_path / "run")
+    clean = json.loads((tmp_path / "run/eval/test_clean/metrics.json").read_text())
+    assert (scores["n"], clean["n"]) == (21, 14)
+    assert "test_clean, checkpoint of step " in capsys.readouterr().out
+    out = tmp_path / "again"
+    command = ["evaluate", f"--workdir={tmp_path}/run", "--split=test_clean", f"--out={out}"]
+    assert cli.main(command) == 0
+    again = (out / "predictions.csv").read_bytes()
+    assert again == (tmp_path / "run/eval/test_clean/predictions.csv").read_bytes()
+    whole = (tmp_path / "run/eval/test/predictions.csv").read_text().splitlines()
+    assert set(again.decode().splitlines()) < set(whole)
+
+
+def test_aptos2019(tmp_path, capsys):
+    root = prepared("aptos2019", native.write_aptos2019, tmp_path, capsys)
+    config = tiny.shrunk(aptos2019.get_config(), root, train__epochs=1, guidance__warmup_epochs=0)
+    scores = run(config, tmp_path / "run")
+    assert scores["n"] == 12
+    assert scores["kappa_quadratic"] is not None
+
+
+def test_pmg2000(tmp_path, capsys):
+    def write(folder: Path) -> None:
+        native.write_pmg2000(folder, as_lists=True)
+
+    root = prepared("pmg2000", write, tmp_path, capsys)
+    config = tiny.shrunk(pmg2000.get_config(), root, train__epochs=1, guidance__warmup_epochs=0)
+    config.data.validation_fraction = 0.3
+    scores = run(config, tmp_path / "run")
+    assert scores["n"] == 8
