@@ -67,7 +67,7 @@ def config(tmp_path, tiny_data) -> Path:
         ),
         (
             ["--config=configs/busi.py", "--config.data.root=nowhere"],
-            "config.data.root='nowhere' is not there. put the folders benign, malignant and",
+            "data.root='nowhere' is not there; download Dataset_BUSI.zip from https://",
         ),
     ],
 )

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from diffmic_jax import command, experiment
-from diffmic_jax.data import loader
+from diffmic_jax.training import parallel
 from diffmic_jax.training.checkpoint import Checkpoints
 from diffmic_jax.training.loop import StopRequest
 from diffmic_jax.types import Batch, Interrupted, NonFiniteLossError
@@ -20,14 +20,14 @@ from tests import tiny
 
 def before_step(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[Batch], Batch]) -> None:
     """Let `act` see and change the batch of a step (the first is 1)."""
-    real = loader.train_batches
+    real = parallel.augmented
 
-    def batches(*args, start_step: int, **options) -> Generator[Batch, None, None]:
-        stream = real(*args, start_step=start_step, **options)
+    def augmented(mesh, batches, augment, key, start_step: int) -> Generator[Batch, None, None]:
+        stream = real(mesh, batches, augment, key, start_step)
         for number, batch in enumerate(stream, start_step + 1):
             yield act(batch) if number == step else batch
 
-    monkeypatch.setattr(loader, "train_batches", batches)
+    monkeypatch.setattr(parallel, "augmented", augmented)
 
 
 def press_ctrl_c(batch: Batch) -> Batch:
@@ -108,7 +108,7 @@ def test_without_a_validation_part_the_last_step_is_evaluated(tmp_path, capsys):
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, tiny_data, monkeypatch, capsys):
     def poison(batch: Batch) -> Batch:
-        return batch._replace(image=np.full_like(batch.image, np.nan))
+        return batch._replace(image=np.full(batch.image.shape, np.nan, np.float32))
 
     before_step(monkeypatch, 5, poison)
     config = tiny.make_config(tiny_data, checkpoint__every_steps=2)

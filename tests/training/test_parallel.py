@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from functools import partial
@@ -91,3 +92,57 @@ def test_a_batch_reaches_the_devices_as_it_is():
         placed = place(mesh, batch)
         assert placed.image.sharding == parallel.split_rows(mesh)
         jax.tree.map(np.testing.assert_array_equal, placed, batch)
+
+
+BATCHES = """
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+
+address, count, process, images, out = sys.argv[1:]
+if int(count) > 1:
+    jax.distributed.initialize(address, int(count), int(process))
+
+from diffmic_jax.data import loader, transforms
+from diffmic_jax.data.cache import CachedPixels, Examples
+from diffmic_jax.training import parallel
+
+number = np.arange(22, dtype=np.int32)
+examples = Examples(("x",) * 22, number, CachedPixels(Path(images)), number)
+batches = loader.train_batches(
+    examples, batch_size=4, seed=0, num_steps=7, start_step=3,
+    shard_index=jax.process_index(), shard_count=jax.process_count(),
+)
+mesh = parallel.make_mesh()
+stream = parallel.augmented(mesh, batches, transforms.augment, jax.random.key(1), 3)
+whole = [
+    jax.tree.map(lambda x: np.concatenate([s.data for s in x.addressable_shards]), batch)
+    for batch in stream
+]
+np.savez(out, images=[b.image for b in whole], labels=[b.label for b in whole])
+"""
+
+
+def test_two_processes_make_the_batches_of_one(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (22, 16, 16, 3), np.uint8)
+    np.save(tmp_path / "images.npy", pixels)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+
+    def start(count: int, process: int) -> subprocess.Popen:
+        arguments = [address, str(count), str(process), tmp_path / "images.npy"]
+        command = [sys.executable, "-c", BATCHES, *arguments, tmp_path / f"{count}{process}.npz"]
+        return subprocess.Popen(command, cwd=Path(__file__).parents[2], stderr=subprocess.PIPE)
+
+    running = [start(1, 0), start(2, 0), start(2, 1)]
+    for each in running:
+        _, said = each.communicate(timeout=120)
+        assert each.returncode == 0, said.decode()
+    one, first, second = (np.load(tmp_path / f"{name}.npz") for name in ("10", "20", "21"))
+    assert one["images"].shape == (4, 4, 16, 16, 3)
+    for name in ("images", "labels"):
+        joined = np.concatenate([first[name], second[name]], axis=1)
+        np.testing.assert_array_equal(joined, one[name])
