@@ -78,6 +78,8 @@ def prepare(args: argparse.Namespace) -> None:
     total = sum(made.counts.values())
     parts = ", ".join(f"{count:,} {part}" for part, count in made.counts.items())
     print(f"{made.known.name}: {total:,} images ({parts}) in {made.folder}")
+    if not made.fresh:
+        print("it was there already; to prepare it anew, delete that folder")
     if total != made.known.count:
         print(f"note: the published set has {made.known.count:,} images")
     if made.known.lists and not made.has_authors:
@@ -93,6 +95,7 @@ def audit(args: argparse.Namespace) -> None:
     from diffmic_jax.evaluation.records import write_json
 
     ours = ("run", "name", "data_dir", "out", "on_bad_image")
+    args.class_names = tuple(filter(None, args.class_names.split(",")))
     options = {name: value for name, value in vars(args).items() if name not in ours}
     source = open_source(args.name, args.data_dir, **options)
     report = run(source, on_bad_image=args.on_bad_image)
@@ -196,6 +199,7 @@ def _add_audit(verbs: argparse._SubParsersAction) -> None:
     verb.add_argument("--split", default="", help="CSV of image and part")
     verb.add_argument("--train_list", default="", help="pickled split list")
     verb.add_argument("--test_list", default="", help="its test half")
+    verb.add_argument("--class_names", default="", help="in label order, as benign,malignant")
     verb.add_argument("--multi_label", action="store_true", help="any number of classes per image")
     verb.add_argument("--validation_fraction", type=float, default=0.0, help="cut from training")
     verb.add_argument("--test_fraction", type=float, default=0.2, help="where no split is given")

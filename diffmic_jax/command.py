@@ -49,6 +49,6 @@ def run_command(main: Callable[[], None]) -> int:
         _say(f"{error} and saved; run the same command again to go on")
         return INTERRUPTED
     except KeyboardInterrupt:
-        _say("interrupted; run the same command again to go on from the last checkpoint")
+        _say("interrupted; run the same command again to go on")
         return INTERRUPTED
     return 0

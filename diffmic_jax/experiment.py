@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import logging
 from collections.abc import Generator
@@ -60,7 +61,7 @@ def open_data(config: ml_collections.ConfigDict) -> sources.Source:
         test_list=data.test_list,
         groups=data.groups,
         split=data.split,
-        class_names=tuple(map(str, data.class_names)),
+        class_names=[name for each in data.class_names for name in str(each).split(",")],
         multi_label=data.multi_label,
         protocol=data.protocol,
         test_fraction=data.test_fraction,
@@ -85,6 +86,15 @@ def decode_data(source: sources.Source, config: ml_collections.ConfigDict) -> Ca
     if decoded.skipped:
         log.warning("%d images skipped, all listed in skipped.csv", len(decoded.skipped))
     return decoded
+
+
+def _skipped(workdir: Path) -> list[str]:
+    """The images that a run left out, in order."""
+    path = workdir / "skipped.csv"
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        return [row["image"] for row in csv.DictReader(file)]
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -137,6 +147,7 @@ class Experiment:
         self.source = open_data(self.config)
         self._check_metric()
         self.data = decode_data(self.source, self.config)
+        self._check_parts()
         self.steps_per_epoch = loader.steps_per_epoch(
             self.data.examples["train"], self.config.train.batch_size
         )
@@ -161,11 +172,34 @@ class Experiment:
           InputError: naming the workdir's record of the split.
         """
         path = self.workdir / "split.csv"
-        if path.exists() and path.read_text() != sources.write_split(self.source):
+        if not path.exists():
+            return
+        split = path.read_text(encoding="utf-8", errors="surrogateescape")
+        if split != sources.write_split(self.source) or _skipped(self.workdir) != [
+            *self.data.skipped
+        ]:
             raise InputError(
                 f"{path}: the data or its split has changed since this run began; restore it, "
                 "or choose another --workdir"
             )
+
+    def _check_parts(self) -> None:
+        """Refuse data of which a part is gone with its bad images.
+
+        Raises:
+          InputError: naming the part.
+        """
+        for part, records in self.source.splits.items():
+            examples = self.data.examples[part]
+            if records and not len(examples):
+                raise InputError(f"data: no image of the {part} part can be read; mend some")
+            before, after = (
+                {sources.label_text(self.source, record) for record in each}
+                for each in (records, examples.records)
+            )
+            if part == "train" and before - after and not self.source.multi_label:
+                lost = ", ".join(sorted(before - after))
+                log.warning("no training image of %s can be read", lost)
 
     def key(self, purpose: Purpose) -> Array:
         """The run's random key of one purpose."""

@@ -239,6 +239,26 @@ def test_bad_images_are_left_out_and_listed_if_that_is_asked(tmp_path):
     assert scores["n"] == tiny.TEST
 
 
+@pytest.mark.parametrize("part", ["validation", "test"])
+def test_a_part_without_readable_images_is_refused_before_training(tmp_path, capsys, part):
+    data = tiny.write_data(tmp_path / "data")
+    for path in (data / part).rglob("*.png"):
+        path.write_bytes(b"")
+    config = tiny.make_config(data, data__on_bad_image="skip")
+    line = refused(config, tmp_path / "run", capsys)
+    assert line == f"data: no image of the {part} part can be read; mend some"
+
+
+def test_a_run_does_not_go_on_when_images_come_back(tmp_path, capsys):
+    data = tiny.write_data(tmp_path / "data")
+    config = tiny.make_config(data, train__max_steps=1, data__on_bad_image="skip")
+    truncated_image(data, config)
+    experiment.run(config, tmp_path / "run", "train")
+    shutil.copy(data / "train/red/red_00.png", data / "train/red/photo.jpg")
+    line = refused(config, tmp_path / "run", capsys)
+    assert "split.csv: the data or its split has changed" in line
+
+
 # The split.
 
 

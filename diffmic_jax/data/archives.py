@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -41,7 +42,8 @@ def open_npz(path: Path, name: str, class_names: Sequence[str] = ()) -> Layout:
     """
     labels = _npz_labels(path)
     multi_label = labels["train"].ndim == 2
-    needed = labels["train"].shape[1] if multi_label else 1 + max(map(np.max, labels.values()))
+    largest = max(int(label.max()) for label in labels.values())
+    needed = labels["train"].shape[1] if multi_label else 1 + largest
     names = tuple(class_names) or MEDMNIST.get(name) or tuple(map(str, range(needed)))
     if needed > len(names) or (multi_label and needed != len(names)):
         raise InputError(
@@ -64,7 +66,8 @@ def _npz_labels(path: Path) -> dict[str, np.ndarray]:
     try:
         for part in NPZ_PARTS:
             label, pixels = (_npz_array(path, f"{part}_{what}") for what in ("labels", "images"))
-            if pixels.dtype != np.uint8 or not (pixels.ndim == 3 or pixels.shape[3:] == (3,)):
+            flat = pixels.ndim == 3 or pixels.shape[3:] == (3,)
+            if pixels.dtype != np.uint8 or not pixels.size or not flat:
                 raise ValueError(f"{part}_images {pixels.shape} are no 2-D uint8 images")
             label = label.reshape(-1) if label.shape[1:] == (1,) else label
             hot = label.ndim == 2
@@ -125,7 +128,11 @@ def _npz_array(path: Path, name: str) -> np.ndarray:
 
 def find_prepared(root: Path, name: str) -> Path | None:
     """The newest prepared version of a data set in the folder given to `prepare`, if any."""
-    found = [path.parent for path in root.glob(f"{name}/*/dataset_info.json")]
+    found = [
+        path.parent
+        for path in root.glob(f"{name}/*/dataset_info.json")
+        if re.fullmatch(r"\d+\.\d+\.\d+", path.parent.name)
+    ]
     return max(found, key=lambda path: [int(n) for n in path.name.split(".")], default=None)
 
 

@@ -34,6 +34,7 @@ from diffmic_jax.types import InputError
 VERSION = "1.0.0"
 CHUNK = 512
 """Images between two notes of progress."""
+_CHECKED = 2**40  # pixels: no limit for what has passed one
 
 
 class _Builder(  # type: ignore[call-arg]  # TFDS takes the option, but has no type for it
@@ -153,6 +154,8 @@ class Prepared(NamedTuple):
     known: DataSet
     has_authors: bool
     """Whether DiffMIC's split is in it."""
+    fresh: bool
+    """Whether it was made now, not found made."""
 
 
 def open_native(name: str, manual_dir: str | os.PathLike[str], lists: Path | None = None) -> Layout:
@@ -166,6 +169,9 @@ def open_native(name: str, manual_dir: str | os.PathLike[str], lists: Path | Non
     Raises:
         InputError: a file is missing or damaged; names what to download and where to put it.
     """
+    if not Path(manual_dir).is_dir():
+        where = catalog.CATALOG[name].where
+        raise InputError(f"--manual_dir={str(manual_dir)!r}: no such folder; {where}")
     layout = sources.open_native(name, Path(manual_dir))
     names = catalog.CATALOG[name].lists
     if not names:
@@ -206,20 +212,29 @@ def prepare(
     if name not in BUILDERS:
         raise InputError(f"prepare: {name!r} is not one of {', '.join(BUILDERS)}")
     home = Path(data_dir) / name
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        with FileLock(home / "lock"):
-            skipped: dict[str, str] = {}
-            folder = archives.find_prepared(Path(data_dir), name)
-            if not folder:
-                layout = open_native(name, manual_dir, lists)
+    if home.resolve() == Path(manual_dir).resolve():
+        raise InputError(f"--data_dir={data_dir}: would write into the images; choose another")
+    skipped: dict[str, str] = {}
+    folder = archives.find_prepared(Path(data_dir), name)
+    fresh = folder is None
+    if folder is None:
+        layout = open_native(name, manual_dir, lists)
+        try:
+            home.mkdir(parents=True, exist_ok=True)
+            with FileLock(home / "lock"):
                 skipped = _check_images(layout, home, on_bad_image, max_pixels)
-                folder = _write(name, _without(layout, skipped), Path(manual_dir), Path(data_dir))
-    except OSError as error:
-        raise InputError(f"{home}: cannot be written ({error}); choose another folder") from error
+                layout = _without(layout, skipped)
+                if not any(layout.parts.values()):
+                    raise InputError(f"{manual_dir}: no image of it can be read")
+                folder = _write(name, layout, Path(manual_dir), Path(data_dir))
+        except OSError as error:
+            raise InputError(f"{home}: cannot be written ({error}); choose another") from error
     layout = archives.open_prepared(folder)
+    if lists and not layout.authors:
+        raise InputError(f"{folder}: prepared without --lists; delete it to prepare it anew")
     counts = {part: len(listed) for part, listed in layout.parts.items() if listed}
-    return Prepared(folder, counts, skipped, catalog.CATALOG[name], bool(layout.authors))
+    known = catalog.CATALOG[name]
+    return Prepared(folder, counts, skipped, known, bool(layout.authors), fresh)
 
 
 def _write(name: str, layout: Layout, manual_dir: Path, data_dir: Path) -> Path:
@@ -287,7 +302,7 @@ def _encoded(path: Path) -> Any:
     """The file itself if TFDS can decode it, else its pixels as PNG."""
     if path.suffix.lower() in (".png", ".jpg", ".jpeg"):
         return str(path)
-    decoded: Decoded = images.decode(path, str(path))
+    decoded: Decoded = images.decode(path, str(path), _CHECKED)
     buffer = io.BytesIO()
     Image.fromarray(decoded.pixels).save(buffer, "PNG")
     buffer.seek(0)

@@ -117,7 +117,7 @@ def cached(
         raise InputError(f"data.on_bad_image: {on_bad_image!r} is not one of error, skip")
     # In an order of its own: the split does not matter.
     records = sorted(source.records, key=lambda record: (record.id, record.path))
-    home = (folder or default_folder()) / f"{source.name}-{image_size}-{_hash(records)}"
+    home = (folder or default_folder()) / f"{source.name}-{image_size}-{_hash(source, records)}"
     try:
         home.mkdir(parents=True, exist_ok=True)
         with FileLock(home / "lock"):
@@ -141,8 +141,6 @@ def cached(
         raise InputError(
             f"data.cache_dir: {home} cannot be used ({reason}); name another folder"
         ) from error
-    except ValueError as error:
-        raise InputError(f"{home}: damaged cache ({error}); delete this folder") from error
     if store.bad and on_bad_image == "error":
         raise InputError(store.bad[min(store.bad)])
     return _by_part(source, records, store)
@@ -156,15 +154,21 @@ class _Store:
             home / name for name in ("images.npy", "states.npy", "bad.json")
         )
         shape = (count, size, size, 3)
-        if not self._states.is_file():
+        try:
+            self._load(shape)
+        except (OSError, ValueError, EOFError):  # new, or damaged
             _check_room(home, count * size * size * 3)
+            self.path.unlink(missing_ok=True)  # whoever reads the old one keeps it
             np.lib.format.open_memmap(self.path, "w+", np.uint8, shape)
             self._write({}, np.zeros(count, np.uint64))
-        found = np.load(self.path, mmap_mode="r").shape
-        if found != shape:
-            raise ValueError(f"{self.path.name} is {found}, not {shape}")
+            self._load(shape)
+
+    def _load(self, shape: tuple[int, ...]) -> None:
         self.states = np.load(self._states)
-        self.bad: dict[int, str] = {int(k): v for k, v in json.loads(self._bad.read_text()).items()}
+        bad = json.loads(self._bad.read_text())
+        self.bad: dict[int, str] = {int(row): reason for row, reason in bad.items()}
+        if np.load(self.path, mmap_mode="r").shape != shape or self.states.shape != shape[:1]:
+            raise ValueError("of another shape")
 
     def fill(
         self, rows: list[int], states: np.ndarray, images: Iterable[np.ndarray | InputError]
@@ -202,12 +206,17 @@ def _prepared(
         return error
 
 
-def _hash(records: Sequence[Record]) -> str:
-    """Of what the records are; what is in their files is left to the states."""
-    digest = hashlib.sha256(str(VERSION).encode())
+def _hash(source: Source, records: Sequence[Record]) -> str:
+    """Of what and where the images are; what is in their files is left to the states."""
+    facts = [str(VERSION), str(source.max_pixels), *map(_place, source.files)]
     for record in records:
-        digest.update(f"{record.id}\0{record.path}\n".encode())
-    return digest.hexdigest()[:16]
+        facts.append(f"{record.id}\0{record.path if source.files else _place(record.path)}")
+    return hashlib.sha256("\n".join(facts).encode(errors="surrogateescape")).hexdigest()[:16]
+
+
+def _place(path: str) -> str:
+    # Two projects may have the same relative paths.
+    return os.path.abspath(path)
 
 
 def _states(source: Source, records: Sequence[Record]) -> np.ndarray:
@@ -223,7 +232,8 @@ def _file_state(path: str) -> str:
         stat = os.stat(path)
     except OSError:
         return "absent"  # decoding will say so
-    return f"{path} {stat.st_size} {stat.st_mtime_ns}"
+    # The change time tells of a replacement that kept size and date.
+    return f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}"
 
 
 def _number(text: str) -> int:

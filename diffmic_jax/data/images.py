@@ -38,7 +38,11 @@ from diffmic_jax.data.pixels import (
 from diffmic_jax.types import InputError
 
 EXTENSIONS = frozenset(
-    {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".dcm", ".dicom"}
+    {
+        *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".tif", ".tiff", ".webp"),
+        *(".dcm", ".dicom"),
+        ".gif",  # refused when it is decoded, not left out without a word
+    }
 )
 """Of the files that `list_images` takes for images, in lower case."""
 MAX_PIXELS = 100_000_000
@@ -100,15 +104,16 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
     root = Path(folder)
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; name a folder of images")
-    images = sorted(path for path in root.rglob("*") if is_image(path))
+    images = sorted(path for path in root.rglob("*") if is_image(path, root))
     if not images:
         raise InputError(f"{root}: no images in this folder; add some or remove it")
     return images
 
 
-def is_image(path: Path) -> bool:
-    """Whether it is a file with the extension of an image, and not hidden."""
-    return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and path.is_file()
+def is_image(path: Path, root: Path) -> bool:
+    """Whether it is a file with the extension of an image, and nothing hidden below `root`."""
+    hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
+    return path.suffix.lower() in EXTENSIONS and not hidden and path.is_file()
 
 
 # Messages and warnings.

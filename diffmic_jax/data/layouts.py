@@ -7,7 +7,7 @@ one image at a time, by the layout's `read`, which worker processes can be sent.
 from __future__ import annotations
 
 import functools
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
@@ -53,12 +53,29 @@ class Layout(NamedTuple):
     """DiffMIC's part of each image id, where a prepared data set knows it."""
 
 
-def find(table: Mapping[str, str], record: Record) -> str | None:
-    """What a table says of a record, which it may list by id, file name or file stem."""
-    for key in (record.id, Path(record.path).name, Path(record.path).stem, Path(record.id).stem):
-        if key in table:
-            return table[key]
-    return None
+def look_up(table: Mapping[str, str], records: Sequence[Record], missing: str) -> list[str]:
+    """What a table says of each record, which it may list by id, file name or file stem.
+
+    Raises:
+      InputError: a record is not in the table, or its name there is another's too. `missing` is the
+        message, in which {} stands for the image.
+    """
+    names = [_names(record) for record in records]
+    owners = Counter(name for each in names for name in set(each))
+    values = []
+    for record, each in zip(records, names, strict=True):
+        key = next((name for name in each if name in table), None)
+        if key is None or (key != record.id and owners[key] > 1):
+            raise InputError(missing.format(record.id))
+        values.append(table[key])
+    return values
+
+
+def _names(record: Record) -> list[str]:
+    """What a table may call a record, the best name first."""
+    paths = [Path(path) for path in (record.path, record.id)]
+    stems = [path.stem for path in paths if path.suffix.lower() in images.EXTENSIONS]
+    return [record.id, *(path.name for path in paths), *stems]
 
 
 def read_file(record: Record, max_pixels: int = images.MAX_PIXELS) -> Decoded:
@@ -97,6 +114,11 @@ class Options(NamedTuple):
     known: DataSet | None = None
     """The catalog's entry, if there is one."""
 
+    def table(self, file: str) -> Path:
+        """Where a table or list is: in the root, else relative to the working directory."""
+        inside = self.root / file
+        return Path(file) if not inside.is_file() and Path(file).is_file() else inside
+
     @property
     def fix(self) -> str:
         """What to do about an image that is not there."""
@@ -119,12 +141,12 @@ def open_files(options: Options) -> Layout:
 
 def _open_lists(options: Options) -> Layout:
     """Pickled split lists, whose labels are always indices."""
-    root, train_list, test_list = options.root, options.train_list, options.test_list
+    train_list, test_list = options.train_list, options.test_list
     if not train_list:
         raise InputError("data.train_list: not set although data.test_list is; set both")
-    rows = tables.read_list(root / train_list, "train")
-    rows += tables.read_list(root / test_list, "test") if test_list else []
-    rows = [_without_foreign_folders(row, root) for row in rows]
+    rows = tables.read_list(options.table(train_list), "train")
+    rows += tables.read_list(options.table(test_list), "test") if test_list else []
+    rows = [_without_foreign_folders(row, options.root) for row in rows]
     names = options.class_names or tables.class_names_of(rows)
     lookup = {str(i): i for i in range(len(names))}
     return options.layout(names, _find_images(rows, options, lookup, len(names)))
@@ -137,7 +159,7 @@ def _without_foreign_folders(row: tables.Row, root: Path) -> tables.Row:
 
 def _open_table(options: Options) -> Layout:
     """A CSV of labels beside the images, its split perhaps in text files of names."""
-    rows, columns = tables.read_labels(options.root / options.labels, options.multi_label)
+    rows, columns = tables.read_labels(options.table(options.labels), options.multi_label)
     if options.known and options.known.official:
         rows = _with_official_parts(rows, options.root, options.known)
     names = options.class_names or columns or tables.class_names_of(rows, options.multi_label)
@@ -151,7 +173,10 @@ def _with_official_parts(rows: list[tables.Row], root: Path, known: DataSet) -> 
     for file, part in zip(known.official or (), ("train", "test"), strict=True):
         if not (root / file).is_file():
             raise InputError(f"{root / file}: not there; {known.where}")
-        parts |= tables.read_names(root / file, part)
+        listed = tables.read_names(root / file, part)
+        if both := parts.keys() & listed.keys():
+            raise InputError(f"{root / file}: {min(both)!r} is in both lists; get them anew")
+        parts |= listed
     for row in rows:
         if row.image not in parts:
             lists = " or ".join(known.official or ())
@@ -162,13 +187,19 @@ def _with_official_parts(rows: list[tables.Row], root: Path, known: DataSet) -> 
 def _open_folders(options: Options) -> Layout:
     """A folder per class, in the root itself or in each of its parts."""
     root = options.root
-    given = {f: root / f for f in tables.PART_NAMES if (root / f).is_dir()}
-    folders = {
-        folder: tables.PART_NAMES[part]
-        for part, base in (given if "train" in given else {"train": root}).items()
-        for folder in sorted(base.iterdir())
-        if folder.is_dir() and not folder.name.startswith(".")
-    }
+    if options.multi_label:
+        raise InputError(
+            "data.multi_label: class folders give one label; name a CSV in data.labels"
+        )
+    children = _folders(root)
+    given = {f: tables.PART_NAMES.get(f.name.casefold(), "") for f in children}
+    if "train" not in given.values():
+        given = {root: "train"}
+    for folder, part in given.items():
+        if not part:
+            known_parts = ", ".join(tables.PART_NAMES)
+            raise InputError(f"{folder}: is none of {known_parts}, as its neighbours; move it away")
+    folders = {folder: part for base, part in given.items() for folder in _folders(base)}
     names = options.class_names or tuple(sorted({folder.name for folder in folders}))
     if len(names) < 2 or not folders:
         fix = "give each class a folder of images, or name a CSV in data.labels"
@@ -185,6 +216,10 @@ def _open_folders(options: Options) -> Layout:
     return options.layout(names, parts)
 
 
+def _folders(root: Path) -> list[Path]:
+    return sorted(f for f in root.iterdir() if f.is_dir() and not f.name.startswith("."))
+
+
 def _find_images(
     rows: Iterable[tables.Row], options: Options, lookup: Mapping[str, int], num_classes: int
 ) -> Parts:
@@ -199,9 +234,10 @@ def _find_images(
             else tables.find_label(row.label, lookup, row.where)
         )
         path = _find_image(row, options, by_name)
-        if path in seen:
-            raise InputError(f"{row.where}: {row.image!r} is also in {seen[path]}; keep only one")
-        seen[path] = row.where
+        real = path.resolve()
+        if real in seen:
+            raise InputError(f"{row.where}: {row.image!r} is also in {seen[real]}; keep only one")
+        seen[real] = row.where
         parts[row.part].append(Record(row.image, label, str(path), row.group))
     return parts
 
@@ -222,7 +258,7 @@ def _files_by_name(root: Path) -> Mapping[str, list[Path]]:
     """All images under a folder, by file name and by file stem."""
     found: dict[str, list[Path]] = defaultdict(list)
     for path in sorted(root.rglob("*")):
-        if images.is_image(path):
+        if images.is_image(path, root):
             found[path.name].append(path)
             found[path.stem].append(path)
     return found

@@ -16,6 +16,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,8 @@ class Source:
     multi_label: bool = False
     files: tuple[str, ...] = ()
     """The files that hold all images, if there is not one for each record."""
+    max_pixels: int = MAX_PIXELS
+    """The largest image that `read` decodes."""
 
     @property
     def records(self) -> tuple[Record, ...]:
@@ -75,7 +78,7 @@ def open_source(
     Args:
         name: 'phantom', a data set of the catalog or of MedMNIST, or what to call the images under
             `root`.
-        root: the folder of the images. The files below are relative to it, or absolute.
+        root: the folder of the images. The files below are looked for in it, then as they are.
         labels: a CSV of images and labels.
         train_list: a pickled split list; wins over `labels`.
         test_list: its test half.
@@ -117,19 +120,26 @@ def open_source(
     else:
         layout = _open_layout(name, options, protocol, image_size)
         layout = _with_groups(layout, options, groups)
+    _check_classes(layout)
     parts = layout.parts
     rng = np.random.default_rng(seed)
     if split:
-        table = tables.read_parts(options.root / split)
-        parts = splits.by_table(parts, table, str(options.root / split))
+        path = options.table(split)
+        parts = splits.by_table(parts, tables.read_parts(path), str(path))
     else:
         if protocol == "authors":
             parts = splits.by_table(parts, _authors(layout, options), "data.protocol=authors")
         parts = splits.cut_test(parts, protocol, test_fraction, rng)
-        parts = splits.cut_validation(parts, validation_fraction, rng)
-    _check_parts(parts, validation_fraction if not split else 0)
+    parts = splits.cut_validation(parts, validation_fraction, rng)
+    _check_parts(parts, validation_fraction)
     return Source(
-        name, layout.class_names, _frozen(parts), layout.read, layout.multi_label, layout.files
+        name,
+        layout.class_names,
+        _frozen(parts),
+        layout.read,
+        layout.multi_label,
+        layout.files,
+        max_pixels,
     )
 
 
@@ -182,7 +192,10 @@ def _check_options(
 
 
 def _check_root(name: str, root: str | os.PathLike[str]) -> None:
-    if name != "phantom" and not (str(root) and Path(root).exists()):
+    if not re.fullmatch(r"[\w.-]{1,64}", name):
+        raise InputError(f"data.name: {name!r} is no name; use letters, digits, '.', '_' and '-'")
+    there = Path(root).is_dir() or Path(root).suffix == ".npz" and Path(root).is_file()
+    if name != "phantom" and not (str(root) and there):
         raise InputError(
             f"data.root={str(root)!r} is not there; {_where(name)}. "
             "To run on the embedded stand-in instead: --config.data.name=phantom"
@@ -198,16 +211,31 @@ def _where(name: str) -> str:
 
 def _open_layout(name: str, options: Options, protocol: str, image_size: int) -> Layout:
     """The images under the root, in whichever layout they are."""
-    root = options.root
+    root, authors = options.root, protocol == "authors"
     if name in MEDMNIST or root.suffix == ".npz":
+        _refuse(options, "an NPZ brings", "labels", "train_list")
         if npz := archives.find_npz(root, name, image_size):
             return archives.open_npz(npz, name, options.class_names)
         raise InputError(f"data.root: no {name}*.npz in {root}; {_where(name)}")
     if prepared := archives.find_prepared(root, name):
+        _refuse(options, f"{prepared} brings", "labels", *(() if authors else ("train_list",)))
         return archives.open_prepared(prepared, options.max_pixels)
-    if protocol == "authors":  # the lists say who is where, and the data set's own table the rest
+    if authors:  # the lists say who is where, and the data set's own table the rest
         options = options._replace(train_list="", test_list="")
     return layouts.open_files(_with_known_files(options))
+
+
+def _refuse(options: Options, what: str, *fields: str) -> None:
+    """Refuse fields that would be ignored."""
+    for field in fields:
+        if getattr(options, field):
+            raise InputError(f"data.{field}: {what} its own labels; leave this field empty")
+
+
+def _check_classes(layout: Layout) -> None:
+    if len(layout.class_names) < 2 - layout.multi_label:
+        names = ",".join(layout.class_names) or "none"
+        raise InputError(f"data.root: fewer than two classes ({names}); check the labels")
 
 
 def _with_known_files(options: Options) -> Options:
@@ -232,17 +260,13 @@ def _with_groups(layout: Layout, options: Options, groups: str) -> Layout:
         groups = options.known.groups
     if not groups:
         return layout
-    path = options.root / groups
+    path = options.table(groups)
     table = tables.read_groups(path)
-
-    def group_of(record: Record) -> str:
-        group = layouts.find(table, record)
-        if group is None:
-            raise InputError(f"{path}: no row for image {record.id}; add it or set data.groups=''")
-        return group
-
+    records = [record for listed in layout.parts.values() for record in listed]
+    missing = f"{path}: no row for image {{}}, or not for it alone; add it or set data.groups=''"
+    found = iter(layouts.look_up(table, records, missing))
     parts = {
-        part: [record._replace(group=group_of(record)) for record in listed]
+        part: [record._replace(group=next(found)) for record in listed]
         for part, listed in layout.parts.items()
     }
     return layout._replace(parts=parts)

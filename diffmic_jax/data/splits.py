@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from diffmic_jax.data import tables
-from diffmic_jax.data.layouts import PARTS, Parts, Record, find
+from diffmic_jax.data.layouts import PARTS, Parts, Record, look_up
 from diffmic_jax.types import InputError
 
 PROTOCOLS = ("given", "authors", "random", "grouped")
@@ -50,8 +50,9 @@ def grouped(
 
     `groups` and `labels` describe the same N images; labels are [N] class indices or [N, C]
     multi-hot. Gives an [N] bool mask. Groups are visited in random order, and one is taken when
-    that brings the class counts closer to their target; so the mask is empty when every group is
-    much larger than the part.
+    that brings the class counts closer to their target. Where that leaves the part too small, as
+    with classes of a few large groups, those follow that do the least harm. The mask is empty when
+    every group is more than twice as large as the part.
     """
     _, group = np.unique(np.asarray(groups, str), return_inverse=True)
     hot = _one_hot(np.asarray(labels, int))
@@ -65,6 +66,13 @@ def grouped(
         if row @ row < 2 * (row @ missing):
             taken[index] = True
             missing -= row
+    size = np.bincount(group, minlength=len(table))
+    short = round(fraction * len(group)) - size[taken].sum()
+    while (fits := np.flatnonzero(~taken & (size < 2 * short))).size:
+        rows = table[fits]
+        best = fits[np.argmin((rows**2).sum(axis=1) - 2 * rows @ missing)]
+        taken[best] = True
+        missing, short = missing - table[best], short - size[best]
     return taken[group]
 
 
@@ -109,12 +117,10 @@ def by_table(parts: Parts, table: Mapping[str, str], what: str) -> Parts:
       InputError: a record is not in the table; `what` names it.
     """
     found: Parts = {part: [] for part in PARTS}
-    for listed in parts.values():
-        for record in listed:
-            part = find(table, record)
-            if part is None:
-                raise InputError(f"{what}: has no part for image {record.id}; add it")
-            found[part].append(record)
+    records = [record for listed in parts.values() for record in listed]
+    missing = f"{what}: has no part for image {{}}, or not for it alone; list it by id"
+    for record, part in zip(records, look_up(table, records, missing), strict=True):
+        found[part].append(record)
     return found
 
 
@@ -134,7 +140,12 @@ def authors_table(root: Path, lists: tuple[str, str]) -> dict[str, str]:
                 tables.read_list(folder / name, part)
                 for name, part in zip(lists, ("train", "test"), strict=True)
             )
-            return {Path(row.image).stem: row.part for row in train + test}
+            parts: dict[str, str] = {}
+            for row in train + test:
+                name = Path(row.image).stem
+                if parts.setdefault(name, row.part) != row.part:
+                    raise InputError(f"{row.where}: {name!r} is in both lists; get them anew")
+            return parts
     raise InputError(
         f"data.protocol=authors needs DiffMIC's split lists {' and '.join(lists)}; put them into "
         f"{root}, or name them in data.train_list and data.test_list"

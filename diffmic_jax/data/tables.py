@@ -20,7 +20,15 @@ GROUP_COLUMNS = ("group", "lesion_id", "patient_id", "patient id")
 SEPARATOR = "|"
 """Between the labels of one image."""
 NO_LABEL = ("", "no finding")
-PART_NAMES = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
+PART_NAMES = {
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "val": "validation",
+    "valid": "validation",
+    "test": "test",
+    "testing": "test",
+}
 
 
 class Row(NamedTuple):
@@ -46,6 +54,8 @@ def read_labels(path: Path, multi_label: bool = False) -> tuple[list[Row], tuple
     image, label = _column(header, IMAGE_COLUMNS), _column(header, LABEL_COLUMNS)
     part, group = _column(header, ("split",)), _column(header, GROUP_COLUMNS)
     classes = () if label else tuple(c for c in header if c not in (image, part, group))
+    if multi_label:  # 'No Finding' says that no class applies
+        classes = tuple(c for c in classes if c.casefold() not in NO_LABEL)
     if not image or not (label or len(classes) > 1):
         needed = f"a label column ({', '.join(LABEL_COLUMNS)}) or one 0/1 column per class"
         raise _unknown_columns(path, header, needed)
@@ -53,7 +63,9 @@ def read_labels(path: Path, multi_label: bool = False) -> tuple[list[Row], tuple
         Row(
             where,
             line[image],
-            line[label] if label else _hot_columns(line, classes, where, multi_label),
+            _label(line[label], where, multi_label)
+            if label
+            else _hot_columns(line, classes, where, multi_label),
             _part(line[part], where) if part else "train",
             line[group] if group else "",
         )
@@ -62,13 +74,28 @@ def read_labels(path: Path, multi_label: bool = False) -> tuple[list[Row], tuple
     return rows, classes
 
 
+def _label(cell: str, where: str, multi_label: bool) -> str:
+    if not cell and not multi_label:
+        raise InputError(f"{where}: no label; give one or remove the row")
+    return cell
+
+
+def _mapped(pairs: Iterable[tuple[str, str, str]]) -> dict[str, str]:
+    """From (where, image, value) to a map, unless an image has two values."""
+    found: dict[str, str] = {}
+    for where, image, value in pairs:
+        if found.setdefault(image, value) != value:
+            raise InputError(f"{where}: {image!r} is {found[image]!r} further up; keep only one")
+    return found
+
+
 def read_groups(path: Path) -> dict[str, str]:
     """A CSV's map from image to group (lesion, patient)."""
     header, lines = _read_csv(path, "groups")
     image, group = _column(header, IMAGE_COLUMNS), _column(header, GROUP_COLUMNS)
     if not image or not group:
         raise _unknown_columns(path, header, f"a group column ({', '.join(GROUP_COLUMNS)})")
-    return {line[image]: line[group] for _, line in lines}
+    return _mapped(((where, line[image], line[group]) for where, line in lines))
 
 
 def read_list(path: Path, part: str) -> list[Row]:
@@ -108,11 +135,13 @@ def _list_row(entry: Any, where: str, part: str) -> Row:
 
 def read_parts(path: Path) -> dict[str, str]:
     """A CSV's map from image to part (train, validation, test), as a run writes its split."""
-    header, lines = _read_csv(path, "split")
+    # Written by us, from file names as the system gives them.
+    header, lines = _read_csv(path, "split", "surrogateescape")
     image, part = _column(header, IMAGE_COLUMNS), _column(header, ("split",))
     if not image or not part:
         raise _unknown_columns(path, header, "a split column (train, validation, test)")
-    return {line[image]: _part(line[part], where) for where, line in lines}
+    pairs = ((where, line[image], _part(line[part], where)) for where, line in lines)
+    return _mapped(pairs)
 
 
 def read_names(path: Path, part: str) -> dict[str, str]:
@@ -182,12 +211,14 @@ def _is_integer(cell: str) -> bool:
     return cell.removeprefix("-").isdecimal()
 
 
-def _read_csv(path: Path, field: str) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
+def _read_csv(
+    path: Path, field: str, errors: str = "strict"
+) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
     """A CSV's header, and its rows with where each stands."""
     if not path.is_file():
         raise InputError(f"data.{field}: no file {path}; put it there or fix the field")
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
+        with path.open(newline="", encoding="utf-8-sig", errors=errors) as file:
             return _parse_csv(csv.reader(file, strict=True), path)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: not a readable CSV ({error}); save it as UTF-8 CSV") from error
@@ -197,6 +228,9 @@ def _parse_csv(
     reader: Iterator[list[str]], path: Path
 ) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
     header = [cell.strip() for cell in next(reader, [])]
+    twice = {name for name in header if name and _count(header, name) > 1}
+    if twice:
+        raise InputError(f"{path}: has column {min(twice)} twice; rename one")
     lines = []
     for number, cells in enumerate(reader, start=2):
         where = f"{path} row {number}"
@@ -209,6 +243,10 @@ def _parse_csv(
     if not lines:
         raise InputError(f"{path}: no rows; it needs a header and a row for each image")
     return header, lines
+
+
+def _count(header: Sequence[str], name: str) -> int:
+    return sum(other.casefold() == name.casefold() for other in header)
 
 
 def _column(header: Iterable[str], accepted: Sequence[str]) -> str:
@@ -236,6 +274,8 @@ def _hot_columns(
         wanted = "each" if multi_label else "one"
         others = "0 or 1" if multi_label else "1, the others 0"
         raise InputError(f"{where}: {wanted} of {','.join(classes)} must be {others}; fix the row")
+    if multi_label and any(SEPARATOR in name for name in classes):
+        raise InputError(f"{where}: a class name holds {SEPARATOR!r}; rename its column")
     return SEPARATOR.join(name for name, value in zip(classes, values, strict=True) if value)
 
 

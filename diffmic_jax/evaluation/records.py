@@ -113,7 +113,7 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(text, encoding="utf-8", newline="")
+        part.write_text(text, encoding="utf-8", newline="", errors="surrogateescape")
         os.replace(part, path)
     except OSError as error:
         raise InputError(

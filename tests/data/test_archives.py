@@ -92,7 +92,11 @@ def negative(arrays):
     arrays["test_labels"] = arrays["test_labels"].astype(np.int64) - 1
 
 
-@pytest.mark.parametrize("spoil", [without_test, volumes, floats, short, negative])
+def empty(arrays):
+    arrays["val_images"] = np.zeros((10, 0, 0, 3), np.uint8)
+
+
+@pytest.mark.parametrize("spoil", [without_test, volumes, floats, short, negative, empty])
 def test_a_file_that_is_not_medmnist_is_refused(tmp_path, spoil):
     path = tmp_path / "dermamnist.npz"
     native.write_medmnist(path, 7)
@@ -112,6 +116,21 @@ def test_a_truncated_or_missing_file_is_refused(tmp_path):
     path.write_bytes(path.read_bytes()[:2000])
     with pytest.raises(InputError, match=r"dermamnist\.npz: no MedMNIST file"):
         open_source("dermamnist", tmp_path)
+
+
+def test_labels_of_a_byte_do_not_wrap_around(tmp_path):
+    native.write_medmnist(tmp_path / "x.npz", 3)
+    with np.load(tmp_path / "x.npz") as file:
+        arrays = dict(file)
+    arrays["test_labels"][0] = 255
+    np.savez(tmp_path / "x.npz", **arrays)
+    assert len(open_source("x", tmp_path / "x.npz").class_names) == 256
+
+
+def test_fields_that_would_be_ignored_are_refused(tmp_path):
+    native.write_medmnist(tmp_path / "x.npz", 3)
+    with pytest.raises(InputError, match=r"data\.labels: an NPZ brings its own labels"):
+        open_source("x", tmp_path / "x.npz", labels="labels.csv")
 
 
 def test_classes_that_do_not_fit_are_refused(tmp_path):

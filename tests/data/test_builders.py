@@ -145,6 +145,32 @@ builders.prepare("aptos2019", {str(tmp_path / "native")!r}, {str(tmp_path / "dat
     assert not list(home.glob("incomplete.*"))
 
 
+def test_an_unfinished_folder_of_tfds_is_not_taken_for_data(tmp_path):
+    native.write_aptos2019(tmp_path / "native")
+    left = tmp_path / "data/aptos2019/incomplete.ABC_1.0.0"
+    left.mkdir(parents=True)
+    (left / "dataset_info.json").write_text("{}")
+    assert builders.prepare("aptos2019", tmp_path / "native", tmp_path / "data").fresh
+    assert not left.exists()
+
+
+def test_what_prepare_would_not_do_is_refused(tmp_path):
+    native.write_aptos2019(tmp_path / "aptos2019")
+    with pytest.raises(InputError, match="--data_dir=.*: would write into the images"):
+        builders.prepare("aptos2019", tmp_path / "aptos2019", tmp_path)
+    made = builders.prepare("aptos2019", tmp_path / "aptos2019", tmp_path / "data")
+    with pytest.raises(InputError, match=f"{made.folder}: prepared without --lists; delete it"):
+        builders.prepare("aptos2019", tmp_path / "aptos2019", tmp_path / "data", lists=tmp_path)
+    with pytest.raises(InputError, match=r"--manual_dir='/nowhere': no such folder; download"):
+        builders.prepare("aptos2019", "/nowhere", tmp_path / "other")
+    for path in (tmp_path / "aptos2019/train_images").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(InputError, match="no image of it can be read"):
+        builders.prepare(
+            "aptos2019", tmp_path / "aptos2019", tmp_path / "other", on_bad_image="skip"
+        )
+
+
 def test_a_missing_download_is_named(tmp_path, capsys):
     command = ["prepare", "chestxray14", f"--manual_dir={tmp_path}", f"--data_dir={tmp_path}/data"]
     assert cli.main(command) == 2

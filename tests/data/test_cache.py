@@ -17,6 +17,7 @@ from diffmic_jax.data.cache import Cached, cached
 from diffmic_jax.data.layouts import PARTS, Record
 from diffmic_jax.data.sources import Source, open_source
 from diffmic_jax.types import InputError
+from tests.data import native
 
 SIZE = 16
 
@@ -170,13 +171,55 @@ def test_too_little_room_is_told_beforehand(root, folder):
 
 
 @pytest.mark.parametrize("file", ["states.npy", "bad.json", "images.npy"])
-def test_a_damaged_cache_is_told_from_a_good_one(root, folder, file):
+@pytest.mark.parametrize("content", [b"", b"damaged", None])
+def test_a_damaged_cache_is_made_anew(root, folder, file, content):
     source = open_source("x", root)
-    cached(source, SIZE, folder)
+    before = pixels(cached(source, SIZE, folder), "train")
     (home,) = folder.iterdir()
-    (home / file).write_bytes(b"damaged")
-    with pytest.raises(InputError, match=f"{home}: damaged cache .*delete this folder"):
-        cached(source, SIZE, folder)
+    (home / file).unlink()
+    if content is not None:
+        (home / file).write_bytes(content)
+    np.testing.assert_array_equal(pixels(cached(source, SIZE, folder), "train"), before)
+
+
+def test_two_data_sets_of_the_same_names_do_not_share_pixels(tmp_path, folder, monkeypatch):
+    for name, seed in (("one", 0), ("two", 100)):
+        for i in range(20):
+            write(tmp_path / name / "data" / "ab"[i % 2] / f"{i:02d}.png", seed + i)
+        native.write_medmnist(tmp_path / f"{name}.npz", 7 if seed else 5)
+
+    def decoded(root: str, project: str) -> np.ndarray:
+        monkeypatch.chdir(tmp_path / project)
+        return pixels(cached(open_source("x", root), SIZE, folder), "train")
+
+    assert not np.array_equal(decoded("data", "one"), decoded("data", "two"))
+    assert not np.array_equal(decoded("../one.npz", "one"), decoded("../two.npz", "two"))
+    assert len(list(folder.iterdir())) == 4
+
+
+def test_a_replacement_of_the_same_size_and_date_is_noticed(tmp_path, folder):
+    pictures = [np.full((8, 8, 3), level, np.uint8) for level in (10, 200)]
+    for i in range(20):
+        path = tmp_path / "data" / "ab"[i % 2] / f"{i}.bmp"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pictures[0]).save(path)
+    source = open_source("x", tmp_path / "data")
+    cached(source, SIZE, folder)
+    victim = Path(source.splits["train"][0].path)
+    stat = victim.stat()
+    Image.fromarray(pictures[1]).save(tmp_path / "new.bmp")
+    os.utime(tmp_path / "new.bmp", ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    os.replace(tmp_path / "new.bmp", victim)
+    assert (victim.stat().st_size, victim.stat().st_mtime_ns) == (stat.st_size, stat.st_mtime_ns)
+    assert (pixels(cached(source, SIZE, folder), "train")[0] == 200).all()
+
+
+def test_what_is_too_large_for_one_limit_is_not_for_another(root, folder):
+    def skipped(limit: int) -> int:
+        source = open_source("x", root, max_pixels=limit)
+        return len(cached(source, SIZE, folder, on_bad_image="skip").skipped)
+
+    assert [skipped(limit) for limit in (480, 479, 480)] == [0, 40, 0]
 
 
 def test_two_phantoms_do_not_share_pixels(folder):

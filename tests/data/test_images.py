@@ -435,8 +435,8 @@ def test_the_name_defaults_to_the_path(tmp_path):
 
 
 def test_list_images_is_sorted_and_looks_into_sub_folders(tmp_path):
-    names = ["a.png", "b.dcm", "b.png", "c.dicom", "sub/a.JPG"]
-    for name in [*names, ".hidden.png", "notes.txt", "d.gif"]:
+    names = ["a.png", "b.dcm", "b.png", "c.dicom", "d.gif", "sub/a.JPG"]
+    for name in [*names, ".hidden.png", "notes.txt", ".checkpoints/a.png"]:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "folder.png").mkdir()
@@ -453,8 +453,8 @@ def test_list_images_refuses_an_empty_or_missing_folder(tmp_path):
 def test_is_image_looks_at_the_extension(tmp_path):
     for name in ("x.TIFF", "x.webp", "x.Dcm"):
         (tmp_path / name).touch()
-        assert images.is_image(tmp_path / name)
-    assert not images.is_image(tmp_path / "missing.png")
+        assert images.is_image(tmp_path / name, tmp_path)
+    assert not images.is_image(tmp_path / "missing.png", tmp_path)
     assert all(extension == extension.lower() for extension in images.EXTENSIONS)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import pickle
 from collections import Counter
 from pathlib import Path
@@ -10,6 +11,7 @@ from PIL import Image
 
 from diffmic_jax.data import sources, splits
 from diffmic_jax.data.sources import Source, open_source
+from diffmic_jax.evaluation import records
 from diffmic_jax.types import InputError
 from tests.data import native
 
@@ -258,7 +260,7 @@ def test_a_split_can_be_written_and_given_back(leaky, protocol):
     lines = (leaky / "split.csv").read_text().splitlines()
     (leaky / "split.csv").write_text("\n".join(lines[:-1]))
     missing = lines[-1].split(",")[0]
-    with pytest.raises(InputError, match=rf"split\.csv: has no part for image {missing}; add it"):
+    with pytest.raises(InputError, match=rf"split\.csv: has no part for image {missing}, or not"):
         open_source("x", leaky, labels="labels.csv", split="split.csv")
 
 
@@ -400,8 +402,129 @@ def test_lists_that_share_an_image_or_name_a_missing_one_are_refused(listed):
 def test_an_image_without_a_group_is_refused(tmp_path):
     draw_table(tmp_path, "image,label", [f"{i},{i % 2}" for i in range(20)])
     (tmp_path / "groups.csv").write_text("image,group\n0,a\n")
-    with pytest.raises(InputError, match=r"groups\.csv: no row for image 1;.*data\.groups=''"):
+    with pytest.raises(InputError, match=r"groups\.csv: no row for image 1, .*data\.groups=\'\'"):
         open_source("x", tmp_path, labels="labels.csv", groups="groups.csv")
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "test"), [("Training", "Valid", "Testing"), ("TRAIN", "val", "Test")]
+)
+def test_folders_of_parts_go_by_many_names(tmp_path, train, validation, test):
+    for part, count in ((train, 10), (validation, 2), (test, 3)):
+        draw_folders(tmp_path / part, count)
+    source = open_source("x", tmp_path)
+    assert source.class_names == ("a", "b")
+    assert sizes(source) == [20, 4, 6]
+
+
+def test_a_folder_beside_the_parts_is_not_left_out_without_a_word(tmp_path):
+    for part in ("train", "test", "holdout"):
+        draw_folders(tmp_path / part)
+    with pytest.raises(InputError, match=r"/holdout: is none of train, training, valid"):
+        open_source("x", tmp_path)
+
+
+def test_hidden_folders_are_left_out(tmp_path):
+    draw_folders(tmp_path, 10)
+    draw(tmp_path / "a/.ipynb_checkpoints/0-checkpoint.png")
+    assert len(open_source("x", tmp_path).records) == 20
+
+
+def test_no_finding_is_no_class(tmp_path):
+    rows = [f"{i},{int(i % 3 == 0)},{int(i % 3 == 1)},{int(i % 3 == 2)}" for i in range(30)]
+    root = draw_table(tmp_path, "image,No Finding,Mass,Edema", rows)
+    source = open_source("x", root, labels="labels.csv", multi_label=True)
+    assert source.class_names == ("Mass", "Edema")
+    labels = {int(r.id) % 3: r.label for r in source.records}
+    assert labels == {0: (0, 0), 1: (1, 0), 2: (0, 1)}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("image,label\n0,a\n1,\n", r"labels\.csv row 3: no label"),
+        ("image,label,Label\n0,a,b\n", r"labels\.csv: has column (label|Label) twice"),
+        ("image,label\nimages/0.png,a\nimages/../images/0.png,b\n", r"row 3: .* also in .*row 2"),
+        ("image,label\n0,a\n1,a\n", r"data\.root: fewer than two classes \(a\)"),
+    ],
+)
+def test_tables_that_contradict_themselves_are_refused(tmp_path, text, message):
+    draw_table(tmp_path, "image,label", [f"{i},a" for i in range(10)])
+    (tmp_path / "labels.csv").write_text(text)
+    with pytest.raises(InputError, match=message):
+        open_source("x", tmp_path, labels="labels.csv")
+
+
+def test_two_parts_or_groups_of_one_image_are_refused(tmp_path):
+    draw_table(tmp_path, "image,label", [f"{i},{i % 2}" for i in range(10)])
+    (tmp_path / "split.csv").write_text("image,split\n0,train\n1,test\n0,test\n")
+    with pytest.raises(InputError, match=r"split\.csv row 4: '0' is 'train' further up"):
+        open_source("x", tmp_path, labels="labels.csv", split="split.csv")
+    (tmp_path / "groups.csv").write_text("image,group\n0,p\n0,q\n")
+    with pytest.raises(InputError, match=r"groups\.csv row 3: '0' is 'p' further up"):
+        open_source("x", tmp_path, labels="labels.csv", groups="groups.csv")
+
+
+def test_a_name_that_two_images_share_stands_for_neither(tmp_path):
+    draw_folders(tmp_path)  # a/0.png and b/0.png
+    rows = "\n".join(f"{i}.png,{'test' if i > 7 else 'train'}" for i in range(10))
+    (tmp_path / "split.csv").write_text(f"image,split\n{rows}")
+    with pytest.raises(InputError, match=r"no part for image a/0\.png, or not for it alone"):
+        open_source("x", tmp_path, split="split.csv")
+
+
+def test_an_id_with_dots_is_not_cut(tmp_path):
+    for i in range(10):
+        draw(tmp_path / f"1.2.{i}.png")
+    rows = "\n".join(f"1.2.{i},{i % 2}" for i in range(10))
+    (tmp_path / "labels.csv").write_text(f"image,label\n{rows}")
+    (tmp_path / "groups.csv").write_text("image,group\n1.2,p\n")
+    with pytest.raises(InputError, match=r"groups\.csv: no row for image 1\.2\."):
+        open_source("x", tmp_path, labels="labels.csv", groups="groups.csv")
+
+
+def test_a_table_outside_of_the_root_is_found(tmp_path, monkeypatch):
+    source = open_source("x", draw_folders(tmp_path / "data"))
+    (tmp_path / "split.csv").write_text(sources.write_split(source))
+    monkeypatch.chdir(tmp_path)
+    assert open_source("x", "data", split="split.csv", seed=1).class_names == ("a", "b")
+
+
+def test_validation_is_cut_where_a_split_has_none(tmp_path):
+    draw_table(tmp_path, "image,label", [f"{i},{i % 2}" for i in range(40)])
+    rows = "\n".join(f"{i},{'test' if i < 10 else 'train'}" for i in range(40))
+    (tmp_path / "split.csv").write_text(f"image,split\n{rows}")
+    source = open_source("x", tmp_path, labels="labels.csv", split="split.csv")
+    assert sizes(source) == [27, 3, 10]
+
+
+@pytest.mark.parametrize("name", ["", "/x", "a/b", "x" * 300])
+def test_a_name_that_is_none_is_refused(tmp_path, name):
+    with pytest.raises(InputError, match=r"^data\.name: "):
+        open_source(name, draw_folders(tmp_path))
+
+
+def test_a_file_is_no_root(tmp_path):
+    (tmp_path / "labels.csv").write_text("image,label\n")
+    with pytest.raises(InputError, match=r"labels\.csv' is not there; put a folder"):
+        open_source("x", tmp_path / "labels.csv")
+
+
+def test_class_folders_are_not_multi_label(tmp_path):
+    with pytest.raises(InputError, match=r"data\.multi_label: class folders give"):
+        open_source("x", draw_folders(tmp_path), multi_label=True)
+
+
+def test_file_names_that_are_no_utf8_are_carried_through(tmp_path):
+    draw_folders(tmp_path / "data")
+    odd = os.fsdecode(os.fsencode(tmp_path / "data/a") + b"/gr\xfc.png")
+    (tmp_path / "data/a/0.png").rename(odd)
+    source = open_source("x", tmp_path / "data")
+    records.write_text(tmp_path / "split.csv", sources.write_split(source))
+    again = open_source("x", tmp_path / "data", split=str(tmp_path / "split.csv"), seed=1)
+    assert {p: set(r) for p, r in again.splits.items()} == {
+        p: set(r) for p, r in source.splits.items()
+    }
 
 
 # Real data, where it is at hand.

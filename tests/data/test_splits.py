@@ -57,6 +57,14 @@ def test_grouped_never_takes_a_group_far_larger_than_the_part():
     assert not splits.grouped(["a"] * 50, [0] * 50, 0.1, np.random.default_rng(0)).any()
 
 
+def test_grouped_cuts_enough_where_no_group_fits_its_class():
+    labels = np.repeat(np.arange(20), 6)
+    groups = np.arange(120) // 2
+    mask = splits.grouped(groups, labels, 0.1, np.random.default_rng(0))
+    assert mask.sum() == 12
+    assert np.bincount(labels[mask]).max() == 2  # at most one group of a class
+
+
 def test_nothing_to_cut():
     rng = np.random.default_rng(0)
     assert splits.stratified([], 0.1, rng).shape == (0,)

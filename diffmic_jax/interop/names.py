@@ -1,0 +1,196 @@
+"""Which tensor of a PyTorch state dict is which variable of ours.
+
+A map is explicit: from the path of every module of ours to the name of the module there. What a
+state dict has and we have not (counters of BatchNorm, a classifier head that is left out) is listed
+as well; anything else is an error. Layouts follow from the kind of a leaf.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from diffmic_jax.interop.state_dict import StateDict
+from diffmic_jax.nn.resnet import ResNet
+from diffmic_jax.types import InputError, Variables
+
+Modules = dict[str, str]
+"""Path of a module of ours -> name of the module there."""
+
+LEAVES = {
+    "kernel": "weight",
+    "embedding": "weight",
+    "scale": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+}
+COUNTER = "num_batches_tracked"
+"""What BatchNorm there keeps and ours does not."""
+
+
+class Map(NamedTuple):
+    """How a network of ours is called there."""
+
+    modules: Modules
+    convolutions: tuple[str, ...] = ()
+    """Modules there that are 1x1 convolutions, where ours are dense layers."""
+    left_out: str = r"(?!)"
+    """Pattern of further names there that have no place in ours."""
+
+
+def resnet_modules(trunk: ResNet, ours: str, theirs: str, *, numbered: bool = False) -> Modules:
+    """A trunk's modules, by torchvision's and timm's names.
+
+    Args:
+      trunk: the network.
+      ours: path of the trunk in our network.
+      theirs: the prefix of its names there, with its dot.
+      numbered: the children sit in a `Sequential`: 0 is conv1, 1 is bn1, 4 to 7 are the layers.
+    """
+    first, norm = ("0", "1") if numbered else ("conv1", "bn1")
+    modules = {f"{ours}/conv1": f"{theirs}{first}", f"{ours}/bn1": f"{theirs}{norm}"}
+    for stage, size in enumerate(trunk.stage_sizes, 1):
+        layer = str(stage + 3) if numbered else f"layer{stage}"
+        for block in range(size):
+            mine, other = f"{ours}/layer{stage}_{block}", f"{theirs}{layer}.{block}"
+            for i in range(1, 4 if trunk.bottleneck else 3):
+                modules |= {f"{mine}/{kind}{i}": f"{other}.{kind}{i}" for kind in ("conv", "bn")}
+            # Only where the shape changes; the others have none, here as there.
+            modules[f"{mine}/downsample_conv"] = f"{other}.downsample.0"
+            modules[f"{mine}/downsample_bn"] = f"{other}.downsample.1"
+    return modules
+
+
+def guidance_map(global_trunk: ResNet, local_trunk: ResNet) -> Map:
+    """The guidance network (DCG) of the authors' code."""
+    modules = resnet_modules(global_trunk, "global_trunk", "ds_net.f.", numbered=True)
+    modules |= resnet_modules(local_trunk, "local_trunk", "dn_resnet.f.", numbered=True)
+    modules |= {
+        "saliency/linear": "left_postprocess_net.gn_conv_last",
+        "attention/V/linear": "mil_attn_V",
+        "attention/U/linear": "mil_attn_U",
+        "attention/w/linear": "mil_attn_w",
+        "classifier/linear": "classifier_linear",
+    }
+    return Map(modules, convolutions=("left_postprocess_net.gn_conv_last",))
+
+
+def denoiser_map(encoder: ResNet) -> Map:
+    """The v1 denoiser of the authors' code."""
+    modules = resnet_modules(encoder, "encoder", "encoder_x.f.", numbered=True)
+    modules |= {
+        "embed/linear": "encoder_x.g",
+        "embed_norm": "norm",
+        "projections_0/linear": "lin1.lin",
+        "hidden_0/linear": "lin2.lin",
+        "hidden_1/linear": "lin3.lin",
+        "output/linear": "lin4",
+    }
+    for i in range(3):
+        modules |= {f"gates_{i}": f"lin{i + 1}.embed", f"norms_{i}": f"unetnorm{i + 1}"}
+    return Map(modules)
+
+
+def backbone_map(trunk: ResNet) -> Map:
+    """A ResNet classifier of torchvision or timm; its head is left out."""
+    modules = resnet_modules(trunk, "trunk", "")
+    return Map({ours.removeprefix("trunk/"): name for ours, name in modules.items()}, (), r"fc\..*")
+
+
+def to_variables(state: StateDict, shapes: Variables, names: Map, what: str) -> Variables:
+    """A network's variables from a state dict.
+
+    Args:
+      state: the tensors by name.
+      shapes: `{"params": ..., "batch_stats": ...}` of the network, as `jax.eval_shape` gives them.
+      names: the map.
+      what: the file, for messages.
+
+    Raises:
+      InputError: lists every entry that is missing, unexpected or of another shape.
+    """
+    wanted = _by_name(shapes, names)
+    missing = sorted(wanted.keys() - state.keys())
+    extra = sorted(name for name in state.keys() - wanted.keys() if not _is_left_out(name, names))
+    misshapen = [
+        f"{name} is {tuple(state[name].shape)}, not {shape}"
+        for name, (path, leaf) in wanted.items()
+        if name in state and state[name].shape != (shape := _their_shape(name, path, leaf, names))
+    ]
+    problems = [
+        f"{title} {_few(entries)}"
+        for title, entries in (("missing", missing), ("unexpected", extra), ("shape", misshapen))
+        if entries
+    ]
+    if problems:
+        raise InputError(f"{what}: does not fit the network: {'; '.join(problems)}")
+    return unflatten_dict(
+        {path: _ours(state[name], path).astype(leaf.dtype) for name, (path, leaf) in wanted.items()}
+    )
+
+
+def to_state_dict(variables: Variables, names: Map, extras: Mapping[str, Any]) -> StateDict:
+    """The way back: a network's variables as a state dict.
+
+    Args:
+      variables: of the network.
+      names: the map.
+      extras: what `left_over` kept; counters of BatchNorm that it does not have become 0.
+    """
+    found = _by_name(variables, names)
+    state = {
+        name: _theirs(name, np.asarray(leaf), path, names) for name, (path, leaf) in found.items()
+    }
+    norms = [name.removesuffix("running_mean") for name in state if name.endswith("running_mean")]
+    state |= {f"{norm}{COUNTER}": np.array(0, np.int64) for norm in norms}
+    return state | {name: np.asarray(value) for name, value in extras.items()}
+
+
+def left_over(state: StateDict, names: Map) -> dict[str, int]:
+    """The counters of BatchNorm, which ours has no place for."""
+    return {name: int(x) for name, x in state.items() if name.endswith(f".{COUNTER}")}
+
+
+def _by_name(variables: Variables, names: Map) -> dict[str, tuple[tuple[str, ...], Any]]:
+    """Every leaf of ours by its name there, with its path."""
+    found = {}
+    for path, leaf in flatten_dict(variables).items():
+        module = names.modules["/".join(path[1:-1])]
+        found[f"{module}.{LEAVES[path[-1]]}"] = (path, leaf)
+    return found
+
+
+def _is_left_out(name: str, names: Map) -> bool:
+    return name.endswith(f".{COUNTER}") or re.fullmatch(names.left_out, name) is not None
+
+
+def _their_shape(name: str, path: Sequence[str], leaf: Any, names: Map) -> tuple[int, ...]:
+    return _theirs(name, np.broadcast_to(np.float32(0), leaf.shape), path, names).shape
+
+
+def _ours(value: np.ndarray, path: Sequence[str]) -> np.ndarray:
+    """(out, in, h, w) -> (h, w, in, out); (out, in) or (out, in, 1, 1) -> (in, out)."""
+    if path[-1] != "kernel":
+        return value
+    if path[-2] == "linear":
+        return value.reshape(value.shape[:2]).T
+    return value.transpose(2, 3, 1, 0)
+
+
+def _theirs(name: str, value: np.ndarray, path: Sequence[str], names: Map) -> np.ndarray:
+    """The inverse of `_ours`."""
+    if path[-1] != "kernel":
+        return value
+    if path[-2] != "linear":
+        return value.transpose(3, 2, 0, 1)
+    return value.T[..., None, None] if name.rpartition(".")[0] in names.convolutions else value.T
+
+
+def _few(entries: Sequence[str], count: int = 5) -> str:
+    more = f" and {len(entries) - count} more" if len(entries) > count else ""
+    return ", ".join(entries[:count]) + more
