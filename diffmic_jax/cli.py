@@ -130,6 +130,20 @@ def evaluate(args: argparse.Namespace) -> None:
     evaluate_workdir(args.workdir, args.split, args.out, _sampling(args), args.root)
 
 
+def convert(args: argparse.Namespace) -> None:
+    """Make a workdir of the authors' checkpoints, or write a workdir as such."""
+    from diffmic_jax.interop.convert import from_diffmic, load_config, to_diffmic
+
+    if args.to == "torch":
+        to_diffmic(args.workdir, args.denoiser, args.guidance)
+        print(f"written to {args.denoiser} and {args.guidance}")
+        return
+    class_names = tuple(filter(None, args.class_names.split(",")))
+    config = load_config(args.config)
+    recipe = from_diffmic(args.denoiser, args.guidance, args.workdir, config, class_names)
+    print(f"{recipe.num_classes} classes, recipe {recipe.name}; written to {args.workdir}")
+
+
 def info(args: argparse.Namespace) -> None:
     """Tell what a workdir holds."""
     from diffmic_jax.evaluation.predict import describe
@@ -148,6 +162,7 @@ def make_parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(required=True, metavar="VERB", parser_class=_Parser)
     _add_prepare(verbs)
     _add_audit(verbs)
+    _add_convert(verbs)
     _add_predict(verbs)
     _add_evaluate(verbs)
     verb = _add_verb(verbs, info, "Tell what a workdir holds.", "--workdir=runs/quickstart --json")
@@ -205,6 +220,23 @@ def _add_audit(verbs: argparse._SubParsersAction) -> None:
     verb.add_argument("--test_fraction", type=float, default=0.2, help="where no split is given")
     verb.add_argument("--seed", type=int, default=0, help="of the cuts")
     _add_bad_images(verb)
+
+
+def _add_convert(verbs: argparse._SubParsersAction) -> None:
+    verb = _add_verb(
+        verbs,
+        convert,
+        "Make a workdir of the authors' PyTorch checkpoints (v1), or write a workdir as such.",
+        "--denoiser=ckpt_best.pth --guidance=aux_ckpt_best.pth "
+        "--config=configs/ham10000.py:v1_public --workdir=runs/theirs",
+    )
+    verb.add_argument("--source", default="diffmic", choices=("diffmic",), help="whose they are")
+    verb.add_argument("--to", default="workdir", choices=("workdir", "torch"))
+    verb.add_argument("--denoiser", type=Path, required=True, help=".pth or .safetensors")
+    verb.add_argument("--guidance", type=Path, required=True, help=".pth or .safetensors")
+    verb.add_argument("--workdir", type=Path, required=True, help="new folder, or the run to write")
+    verb.add_argument("--config", default="configs/default.py:v1_public", help="of the data set")
+    verb.add_argument("--class_names", default="", help="in label order, as benign,malignant")
 
 
 def _add_predict(verbs: argparse._SubParsersAction) -> None:

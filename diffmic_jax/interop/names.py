@@ -151,7 +151,7 @@ def to_state_dict(variables: Variables, names: Map, extras: Mapping[str, Any]) -
     return state | {name: np.asarray(value) for name, value in extras.items()}
 
 
-def left_over(state: StateDict, names: Map) -> dict[str, int]:
+def left_over(state: StateDict) -> dict[str, int]:
     """The counters of BatchNorm, which ours has no place for."""
     return {name: int(x) for name, x in state.items() if name.endswith(f".{COUNTER}")}
 
@@ -160,7 +160,13 @@ def _by_name(variables: Variables, names: Map) -> dict[str, tuple[tuple[str, ...
     """Every leaf of ours by its name there, with its path."""
     found = {}
     for path, leaf in flatten_dict(variables).items():
-        module = names.modules["/".join(path[1:-1])]
+        ours = "/".join(path[1:-1])
+        if ours not in names.modules:
+            raise InputError(
+                f"{ours} has no name in the authors' code, which shares one projection; "
+                "only the recipe v1_public can be written for it"
+            )
+        module = names.modules[ours]
         found[f"{module}.{LEAVES[path[-1]]}"] = (path, leaf)
     return found
 

@@ -52,7 +52,7 @@ def write(path: Path, state: Mapping[str, np.ndarray]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == ".safetensors":
-            part.write_bytes(save({name: np.ascontiguousarray(x) for name, x in state.items()}))
+            part.write_bytes(save({name: np.asarray(x, order="C") for name, x in state.items()}))
         else:
             torch = _torch(path)
             torch.save({name: torch.from_numpy(x.copy()) for name, x in state.items()}, part)

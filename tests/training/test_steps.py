@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -186,3 +187,18 @@ def test_prediction_depends_neither_on_batching_nor_on_the_number_of_draws(
 
     # Draws of their own.
     assert np.abs(ours.y0_hat[0] - ours.y0_hat[1]).max() > 1e-3
+
+
+def test_statistics_are_those_of_the_stream_that_predicts(recipe, state, batch):
+    t, eps = jnp.arange(8) * 100, jnp.ones((8, 3))
+
+    def recorded(recipe: Recipe) -> Any:
+        def run(variables):
+            guidance = steps.guide(recipe, variables, batch)
+            return steps.diffusion_loss(recipe, variables, batch, guidance, t, eps)[1]
+
+        return jax.jit(run)(state.variables())
+
+    alone = dataclasses.replace(recipe, priors=lambda guidance: recipe.priors(guidance)[:1])
+    both = recorded(recipe), recorded(alone)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), *both)

@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import csv
+import json
+import pickle
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from diffmic_jax import cli
+from diffmic_jax.evaluation.predict import load_classifier
+from diffmic_jax.interop import convert, names, state_dict
+from diffmic_jax.nn.resnet import resnet
+from diffmic_jax.recipe import make_recipe, resolve
+from diffmic_jax.training.state import init_variables
+from diffmic_jax.types import InputError
+from tests import tiny
+
+CONFIG = """
+from configs import default
+
+def get_config(recipe="v1_public"):
+    c = default.get_config(recipe)
+    c.data.image_size = 32
+    c.guidance.num_regions, c.guidance.region_size = 2, 16
+    c.sampling.num_steps = 3
+    c.eval.batch_size = 4
+    return c
+"""
+
+
+@pytest.fixture(scope="module")
+def states(tmp_path_factory) -> Path:
+    """State dicts of narrow networks with the authors' names, and a configuration."""
+    folder = tmp_path_factory.mktemp("states")
+    (folder / "config.py").write_text(CONFIG)
+    config = convert.load_config(f"{folder}/config.py:v1_public")
+    config.guidance.update(backbone="resnet18", width=8)
+    config.denoiser.update(width=8, feature_dim=16)
+    recipe = make_recipe(resolve(config), 3)
+    shapes = jax.eval_shape(partial(init_variables, recipe), jax.random.key(0))
+    rng = np.random.default_rng(0)
+    values = jax.tree.map(lambda s: rng.uniform(0.1, 0.4, s.shape).astype(np.float32), shapes)
+    trunk = resnet("resnet18", width=8)
+    maps = {"guidance": names.guidance_map(trunk, trunk), "denoiser": names.denoiser_map(trunk)}
+    for network, names_ in maps.items():
+        own = {kind: tree[network] for kind, tree in values.items()}
+        state = names.to_state_dict(own, names_, {})
+        counters = {name: np.array(5, np.int64) for name in state if name.endswith(names.COUNTER)}
+        state_dict.write(folder / f"{network}.safetensors", state | counters)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def converted(states, tmp_path_factory) -> Path:
+    """The workdir that the command makes of them."""
+    workdir = tmp_path_factory.mktemp("converted") / "run"
+    assert cli.main(command(states, workdir)) == 0
+    return workdir
+
+
+def command(states: Path, workdir: Path, **files: Path) -> list[str]:
+    here = {network: states / f"{network}.safetensors" for network in ("denoiser", "guidance")}
+    options = [f"--{network}={path}" for network, path in (here | files).items()]
+    return ["convert", *options, f"--workdir={workdir}", f"--config={states}/config.py:v1_public"]
+
+
+def test_sizes_are_read_from_the_tensors(converted):
+    config = json.loads((converted / "config.json").read_text())
+    assert (config["guidance"]["backbone"], config["guidance"]["width"]) == ("resnet18", 8)
+    assert (config["denoiser"]["encoder"], config["denoiser"]["feature_dim"]) == ("resnet18", 16)
+    assert config["diffusion"]["num_train_steps"] == 1000
+    assert config["sampling"]["start"] == "truncated"
+
+
+def test_there_and_back_is_bitwise_the_same(states, converted, tmp_path):
+    back = [f"--{network}={tmp_path}/{network}.safetensors" for network in ("denoiser", "guidance")]
+    assert cli.main(["convert", "--to=torch", f"--workdir={converted}", *back]) == 0
+    for network in ("denoiser", "guidance"):
+        file = f"{network}.safetensors"
+        ours, theirs = (state_dict.read(folder / file) for folder in (tmp_path, states))
+        assert ours.keys() == theirs.keys()
+        for name, value in theirs.items():
+            assert (ours[name].dtype, ours[name].shape) == (value.dtype, value.shape), name
+            np.testing.assert_array_equal(ours[name], value)
+
+
+def test_a_converted_workdir_classifies(converted, tmp_path):
+    tiny.write_images(tmp_path / "images", 2)
+    out = tmp_path / "out.csv"
+    options = [f"--workdir={converted}", f"--images={tmp_path}/images", f"--out={out}"]
+    assert cli.main(["predict", *options]) == 0
+    with out.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 6
+    assert "prob_2" in rows[0]
+    assert load_classifier(converted).recipe.name == "v1_public"
+
+
+def test_a_workdir_is_not_overwritten(states, converted, capsys):
+    assert cli.main(command(states, converted)) == 2
+    assert f"{converted}: holds a run already" in capsys.readouterr().err
+
+
+def test_the_two_files_may_not_be_swapped(states, tmp_path, capsys):
+    files = {
+        "denoiser": states / "guidance.safetensors",
+        "guidance": states / "denoiser.safetensors",
+    }
+    assert cli.main(command(states, tmp_path / "run", **files)) == 2
+    assert "no DiffMIC v1 state dicts, 'ds_net.f." in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_does_not_fit_is_listed_with_its_file(states, tmp_path, capsys):
+    state = state_dict.read(states / "guidance.safetensors")
+    state["mil_attn_V.weight"] = state["mil_attn_V.weight"][:-1]
+    del state["classifier_linear.weight"]
+    state["more"] = np.zeros(1, np.float32)
+    bad = tmp_path / "bad.safetensors"
+    state_dict.write(bad, state)
+    assert cli.main(command(states, tmp_path / "run", guidance=bad)) == 2
+    said = capsys.readouterr().err.strip()
+    assert said == (
+        f"error: {bad}: does not fit the network: missing classifier_linear.weight; unexpected "
+        "more; shape mil_attn_V.weight is (127, 64), not (128, 64)"
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_class_names_have_to_be_as_many(states, tmp_path, capsys):
+    assert cli.main([*command(states, tmp_path / "run"), "--class_names=a,b"]) == 2
+    assert "--class_names: 2 (a,b), but the checkpoint has 3" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [b"", b"\x08\0\0\0\0\0\0\0{}", b"garbage of some length"])
+def test_a_damaged_file_is_named(tmp_path, content):
+    (tmp_path / "w.safetensors").write_bytes(content)
+    with pytest.raises(InputError, match=r"w\.safetensors: (no safetensors file|holds no tensors)"):
+        state_dict.read(tmp_path / "w.safetensors")
+    with pytest.raises(InputError, match=r"no\.pth: no such file"):
+        state_dict.read(tmp_path / "no.pth")
+
+
+class Evil:
+    """A pickle of it leaves a file behind when it is loaded."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_torch_files_are_read_in_their_containers(tmp_path):
+    torch = pytest.importorskip("torch")
+    state = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.counter": torch.tensor(3)}
+    for name, content in {
+        "plain": state,
+        "diffmic": [state, {"state": {}}, 7, 100],
+        "lightning": {"state_dict": {f"model.{k}": v for k, v in state.items()}, "epoch": 3},
+        "sam": {"model": state},
+    }.items():
+        path = tmp_path / f"{name}.pth"
+        torch.save(content, path)
+        found = state_dict.read(path, "model." if name == "lightning" else "")
+        np.testing.assert_array_equal(found["a.weight"], np.arange(6.0).reshape(2, 3))
+        assert found["a.counter"].dtype == np.int64
+    state_dict.write(tmp_path / "back.pth", found)
+    assert state_dict.read(tmp_path / "back.pth").keys() == found.keys()
+
+
+def test_a_pickle_that_wants_to_run_code_is_refused(tmp_path):
+    torch = pytest.importorskip("torch")
+    torch.save({"state_dict": Evil(tmp_path / "ran")}, tmp_path / "evil.pth")
+    (tmp_path / "plain.pth").write_bytes(pickle.dumps(Evil(tmp_path / "ran"), protocol=2))
+    for name in ("evil", "plain"):
+        with pytest.raises(InputError, match=rf"{name}\.pth: holds more than weights, and what it"):
+            state_dict.read(tmp_path / f"{name}.pth")
+    assert not (tmp_path / "ran").exists()
