@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -122,20 +122,10 @@ def cached(
         home.mkdir(parents=True, exist_ok=True)
         with FileLock(home / "lock"):
             store = _Store(home, len(records), image_size)
-            states = _states(source, records)
-            # What was bad gets another chance: a limit or a library may have changed.
-            due = sorted({*np.flatnonzero(store.states != states).tolist(), *store.bad})
-            hidden = None if progress else True
-            bar = tqdm(due, unit="image", desc="decode", leave=False, disable=hidden)
-            with ThreadPoolExecutor(num_threads or os.cpu_count()) as pool, bar:
-                for start in range(0, len(due), CHUNK):
-                    rows = due[start : start + CHUNK]
-                    read = partial(_prepared, source.read, size=image_size)
-                    images = pool.map(read, [records[row] for row in rows])
-                    store.fill(rows, states[rows], images)
-                    bar.update(len(rows))
-                    if store.bad and on_bad_image == "error":
-                        break
+            chunks = _decode(source, records, store, image_size, num_threads, progress)
+            while next(chunks, False):
+                if store.bad and on_bad_image == "error":
+                    break
     except OSError as error:
         reason = error.strerror or error
         raise InputError(
@@ -144,6 +134,29 @@ def cached(
     if store.bad and on_bad_image == "error":
         raise InputError(store.bad[min(store.bad)])
     return _by_part(source, records, store)
+
+
+def _decode(
+    source: Source,
+    records: Sequence[Record],
+    store: _Store,
+    size: int,
+    num_threads: int,
+    progress: bool,
+) -> Iterator[bool]:
+    """Bring the store up to date, a chunk at a time."""
+    states = _states(source, records)
+    # What was bad gets another chance: a limit or a library may have changed.
+    due = sorted({*np.flatnonzero(store.states != states).tolist(), *store.bad})
+    read = partial(_prepared, source.read, size=size)
+    hidden = None if progress else True
+    bar = tqdm(total=len(due), unit="image", desc="decode", leave=False, disable=hidden)
+    with ThreadPoolExecutor(num_threads or os.cpu_count()) as pool, bar:
+        for start in range(0, len(due), CHUNK):
+            rows = due[start : start + CHUNK]
+            store.fill(rows, states[rows], pool.map(read, [records[row] for row in rows]))
+            bar.update(len(rows))
+            yield True
 
 
 class _Store:
@@ -160,6 +173,7 @@ class _Store:
             _check_room(home, count * size * size * 3)
             self.path.unlink(missing_ok=True)  # whoever reads the old one keeps it
             np.lib.format.open_memmap(self.path, "w+", np.uint8, shape)
+            _reserve(self.path)
             self._write({}, np.zeros(count, np.uint64))
             self._load(shape)
 
@@ -195,6 +209,13 @@ class _Store:
             with part.open("wb") as file:
                 save(file)
             os.replace(part, path)
+
+
+def _reserve(path: Path) -> None:
+    """Take a file's room now: writing to a memory map on a full disk kills the process."""
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
 def _prepared(
