@@ -17,7 +17,7 @@ from diffmic_jax.types import InputError, Interrupted, NonFiniteLossError
         (
             KeyboardInterrupt(),
             130,
-            "interrupted; run the same command again to go on from the last checkpoint",
+            "interrupted; run the same command again to go on",
         ),
     ],
 )
