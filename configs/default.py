@@ -43,6 +43,7 @@ def get_config(recipe: str = "v1") -> ConfigDict:
     c.guidance.num_regions = 6
     c.guidance.region_size = 32
     c.guidance.crop_channels = config_dict.placeholder(str)  # all or first
+    c.guidance.pretrained = ""  # weights of both trunks: a file, or timm/resnet50.tv_in1k
     c.guidance.warmup_epochs = 10  # guidance alone, before the joint epochs
     c.guidance.learning_rate = 2e-4
 
@@ -50,6 +51,7 @@ def get_config(recipe: str = "v1") -> ConfigDict:
     c.denoiser.encoder = "resnet18"
     c.denoiser.width = 64
     c.denoiser.stem = "imagenet"
+    c.denoiser.pretrained = ""  # weights of the encoder
     c.denoiser.feature_dim = 6144
     c.denoiser.conditioning = config_dict.placeholder(str)  # fused or dual
     c.denoiser.encoder_updates = config_dict.placeholder(int)  # of its statistics, per step

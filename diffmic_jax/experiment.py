@@ -22,6 +22,7 @@ from diffmic_jax.evaluation import evaluate as evaluation
 from diffmic_jax.evaluation import metrics
 from diffmic_jax.evaluation.predict import stored_config
 from diffmic_jax.evaluation.records import write_json, write_table, write_text
+from diffmic_jax.interop.backbones import with_pretrained
 from diffmic_jax.recipe import Recipe, check_choice, make_recipe, resolve
 from diffmic_jax.training import parallel
 from diffmic_jax.training.checkpoint import Checkpoints, placed
@@ -206,10 +207,14 @@ class Experiment:
         return run_key(self.config.seed, purpose)
 
     def initial_state(self) -> TrainState:
-        """Fresh parameters, on the mesh."""
+        """Fresh parameters, on the mesh, with the pretrained trunks that are asked for.
+
+        Raises:
+          InputError: if these cannot be had or do not fit.
+        """
         whole = parallel.replicated(self.mesh)
         init = jax.jit(partial(init_state, self.recipe), out_shardings=whole)
-        return init(self.key(Purpose.INIT))
+        return with_pretrained(init(self.key(Purpose.INIT)), self.recipe, self.config)
 
     def restored(self, checkpoints: Checkpoints, step: int) -> TrainState:
         """The state of a checkpoint, on the mesh.
@@ -241,6 +246,16 @@ class Experiment:
         """The defined headline metrics of a state on the validation part."""
         scores = evaluation.score(self._answers(state, "validation"), self.source.class_names)
         return {name: value for name, value in scores.items() if isinstance(value, float)}
+
+    def _write_facts(self, config: dict[str, Any]) -> None:
+        """What the run is, and what it works on."""
+        if not parallel.is_main_process():
+            return
+        write_json(self.workdir / "config.json", config)
+        write_text(self.workdir / "split.csv", sources.write_split(self.source))
+        if self.data.skipped:
+            skipped = self.data.skipped.items()
+            write_table(self.workdir / "skipped.csv", ("image", "reason"), skipped)
 
     def _train_batches(self, start: int) -> Generator[Batch, None, None]:
         """The batches from step `start` on, augmented on the devices."""
@@ -295,16 +310,10 @@ class Experiment:
             "multi_label": self.source.multi_label,
         }
         self._check_split()
-        if parallel.is_main_process():
-            write_json(self.workdir / "config.json", meta["config"])
-            write_text(self.workdir / "split.csv", sources.write_split(self.source))
-            if self.data.skipped:
-                write_table(
-                    self.workdir / "skipped.csv", ("image", "reason"), self.data.skipped.items()
-                )
         with Checkpoints(self.workdir, config.checkpoint.metric) as checkpoints:
             latest = checkpoints.latest_step
             state = self.initial_state() if latest is None else self.restored(checkpoints, latest)
+            self._write_facts(meta["config"])
             start = int(state.step)
             log.info("training from step %d to %d", start, self.recipe.num_steps)
             validate = self.validate if len(self.data.examples["validation"]) else None

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import sys
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+
+from diffmic_jax.experiment import Experiment
+from diffmic_jax.interop import backbones, names, state_dict
+from diffmic_jax.nn.resnet import resnet
+from diffmic_jax.types import InputError
+from tests import tiny
+
+
+def write_weights(path: Path, seed: int = 0) -> dict[str, np.ndarray]:
+    """A classifier on the tiny trunk, by timm's names."""
+    trunk = resnet("tiny", 8, "small")
+    init = partial(trunk.init, train=False)
+    shapes = jax.eval_shape(init, jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))
+    rng = np.random.default_rng(seed)
+    values = jax.tree.map(lambda s: rng.uniform(0.1, 1, s.shape).astype(np.float32), dict(shapes))
+    state = names.to_state_dict(values, names.backbone_map(trunk), {})
+    state |= {"fc.weight": np.zeros((10, 16), np.float32), "fc.bias": np.zeros(10, np.float32)}
+    state_dict.write(path, state)
+    return state
+
+
+def test_trunks_start_from_the_weights_that_are_named(tmp_path, tiny_data, caplog):
+    state = write_weights(tmp_path / "w.safetensors")
+    other = write_weights(tmp_path / "v.safetensors", seed=1)
+    config = tiny.make_config(
+        tiny_data,
+        train__ema=True,
+        guidance__pretrained=str(tmp_path / "w.safetensors"),
+        denoiser__pretrained=str(tmp_path / "v.safetensors"),
+    )
+    with caplog.at_level("INFO", "diffmic_jax"):
+        found = Experiment(config, tmp_path / "run").initial_state()
+    for network, trunk, theirs in (
+        ("guidance", "global_trunk", state),
+        ("guidance", "local_trunk", state),
+        ("denoiser", "encoder", other),
+    ):
+        for params in (found.params, found.ema_params):
+            kernel = params[network][trunk]["conv1"]["kernel"]
+            np.testing.assert_array_equal(kernel, theirs["conv1.weight"].transpose(2, 3, 1, 0))
+        mean = found.batch_stats[network][trunk]["layer1_0"]["bn1"]["mean"]
+        np.testing.assert_array_equal(mean, theirs["layer1.0.bn1.running_mean"])
+    assert "guidance starts with global_trunk, local_trunk from" in caplog.text
+
+
+def test_weights_that_cannot_be_had_leave_the_workdir_free(tmp_path, tiny_data):
+    config = tiny.make_config(tiny_data, guidance__pretrained="nowhere.safetensors")
+    with pytest.raises(InputError, match=r"config\.guidance\.pretrained='nowhere.safetensors'"):
+        Experiment(config, tmp_path / "run").train()
+    assert not list((tmp_path / "run").rglob("*.json"))
+
+
+def test_starting_from_scratch_is_said(tmp_path, tiny_data, caplog):
+    with caplog.at_level("INFO", "diffmic_jax"):
+        Experiment(tiny.make_config(tiny_data), tmp_path / "run").initial_state()
+    assert "guidance starts from random weights; config.guidance.pretrained names" in caplog.text
+
+
+def test_weights_of_another_network_are_refused_by_name(tmp_path):
+    state = write_weights(tmp_path / "w.safetensors")
+    state["conv1.weight"] = np.zeros((8, 3, 7, 7), np.float32)
+    del state["layer2.0.bn2.weight"]
+    state["layer3.0.conv1.weight"] = np.zeros(1, np.float32)
+    state_dict.write(tmp_path / "w.safetensors", state)
+    with pytest.raises(InputError) as caught:
+        backbones.trunk_variables(
+            resnet("tiny", 8, "small"), str(tmp_path / "w.safetensors"), "field"
+        )
+    assert str(caught.value) == (
+        f"{tmp_path}/w.safetensors: does not fit the network: missing layer2.0.bn2.weight; "
+        "unexpected layer3.0.conv1.weight; shape conv1.weight is (8, 3, 7, 7), not (8, 3, 3, 3)"
+    )
+
+
+def hub(download) -> SimpleNamespace:
+    return SimpleNamespace(hf_hub_download=download)
+
+
+def test_a_model_of_the_hub_is_fetched(tmp_path, monkeypatch):
+    state = write_weights(tmp_path / "w.safetensors")
+    asked = []
+
+    def download(repository: str, file: str) -> str:
+        asked.append((repository, file))
+        return str(tmp_path / "w.safetensors")
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", hub(download))
+    trunk = resnet("tiny", 8, "small")
+    found = backbones.trunk_variables(trunk, "timm/resnet50.tv_in1k", "field")
+    assert asked == [("timm/resnet50.tv_in1k", "model.safetensors")]
+    np.testing.assert_array_equal(found["params"]["bn1"]["scale"], state["bn1.weight"])
+
+
+def test_without_the_hub_it_is_said_where_to_put_what(monkeypatch):
+    def offline(repository: str, file: str) -> str:
+        raise OSError("no route\nto host")
+
+    trunk, source = resnet("tiny", 8, "small"), "timm/resnet50.tv_in1k"
+    for module, reason in ((hub(offline), r"no route to host"), (None, "huggingface_hub")):
+        monkeypatch.setitem(sys.modules, "huggingface_hub", module)
+        message = rf"^field='{source}': .*{reason}.*https://huggingface.co/{source} and name that"
+        with pytest.raises(InputError, match=message):
+            backbones.trunk_variables(trunk, source, "field")
+    with pytest.raises(InputError, match=r"field='weights.pth': no such file; name one"):
+        backbones.trunk_variables(trunk, "weights.pth", "field")
