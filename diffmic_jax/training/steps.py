@@ -71,8 +71,8 @@ def diffusion_loss(
 
     All streams share t, eps and the image embedding, which is computed once. The batch statistics
     of those that go through the main stream's projection are recorded, one after the other. The
-    others normalise by their own batch as well, but no prediction ever goes their way: mixing
-    their statistics into the main stream's costs 15 points of accuracy in a dual recipe.
+    others normalise by their own batch as well, but no prediction ever goes their way, and their
+    statistics would only blur the main stream's (docs/results.md has by how much).
 
     Args:
       recipe: what to compute.
