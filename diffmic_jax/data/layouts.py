@@ -66,7 +66,7 @@ def look_up(table: Mapping[str, str], records: Sequence[Record], missing: str) -
     for record, each in zip(records, names, strict=True):
         key = next((name for name in each if name in table), None)
         if key is None or (key != record.id and owners[key] > 1):
-            raise InputError(missing.format(record.id))
+            raise InputError(missing.replace("{}", record.id))
         values.append(table[key])
     return values
 
