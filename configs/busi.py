@@ -17,5 +17,4 @@ def get_config(recipe: str = "v1") -> ConfigDict:
     c.data.name = "busi"
     c.data.root = "data/busi"
     c.data.test_fraction = 0.3
-    c.sampling.num_steps = 100
     return c

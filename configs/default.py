@@ -1,10 +1,11 @@
 """Every field of a run, with the values of the DiffMIC paper.
 
-A data set's config changes what differs. Fields left open (`None`) are decided by the recipe:
-`v1` (the paper) or `v1_public` (what the authors' code computes).
+A data set's config changes what differs. Fields left open (`None`) are decided by the recipe: `v1`
+(the paper), `v1_public` (what the authors' code computes) or `v2` (DiffMIC-v2).
 """
 
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 
 def get_config(recipe: str = "v1") -> ConfigDict:
@@ -37,52 +38,65 @@ def get_config(recipe: str = "v1") -> ConfigDict:
     c.data.num_workers = 0  # processes that read batches; 0 is enough for most devices
 
     c.guidance = ConfigDict()
-    c.guidance.backbone = "resnet50"
+    c.guidance.backbone = placeholder(str)  # resnet18, resnet34 or resnet50
     c.guidance.width = 64
     c.guidance.stem = "imagenet"  # small: for images of 32 px or so
     c.guidance.num_regions = 6
     c.guidance.region_size = 32
-    c.guidance.crop_channels = config_dict.placeholder(str)  # all or first
-    c.guidance.pretrained = ""  # weights of both trunks: a file, or timm/resnet50.tv_in1k
-    c.guidance.warmup_epochs = 10  # guidance alone, before the joint epochs
+    c.guidance.crop_channels = placeholder(str)  # all or first
+    # Weights of both trunks: a file, timm/resnet50.tv_in1k, auto (ImageNet's if they can be had),
+    # or empty for random ones.
+    c.guidance.pretrained = "auto"
+    c.guidance.checkpoint = ""  # workdir of a run whose guidance this one starts with
+    c.guidance.warmup_epochs = placeholder(int)  # guidance alone, before the denoiser learns
+    c.guidance.frozen = placeholder(bool)  # from then on
+    c.guidance.loss = placeholder(str)  # of the fused logits, or of both branches
+    c.guidance.amsgrad = placeholder(bool)  # or Adam
     c.guidance.learning_rate = 2e-4
 
     c.denoiser = ConfigDict()
-    c.denoiser.encoder = "resnet18"
+    c.denoiser.encoder = placeholder(str)  # a ResNet, efficientsam_ti or efficientsam_s
     c.denoiser.width = 64
     c.denoiser.stem = "imagenet"
-    c.denoiser.pretrained = ""  # weights of the encoder
+    c.denoiser.pretrained = placeholder(str)  # weights of the encoder, likewise
     c.denoiser.feature_dim = 6144
-    c.denoiser.conditioning = config_dict.placeholder(str)  # fused or dual
-    c.denoiser.encoder_updates = config_dict.placeholder(int)  # of its statistics, per step
+    c.denoiser.local_encoder = placeholder(str)  # a ResNet for the regions, or empty
+    c.denoiser.conditioning = placeholder(str)  # fused, dual, map, global, local or none
+    c.denoiser.map_size = placeholder(int)  # side of the label map; default num_regions
+    c.denoiser.encoder_updates = placeholder(int)  # of its statistics, per step
 
     c.diffusion = ConfigDict()
     c.diffusion.schedule = "linear"
     c.diffusion.num_train_steps = 1000
     c.diffusion.beta_start = 1e-4
     c.diffusion.beta_end = 0.02
-    c.diffusion.precision = config_dict.placeholder(str)  # float64 or public
+    c.diffusion.precision = placeholder(str)  # float64 or public
+    c.diffusion.timesteps = placeholder(str)  # in training: antithetic or uniform
 
     c.train = ConfigDict()
-    c.train.batch_size = 32
-    c.train.epochs = 1000  # joint epochs
+    c.train.batch_size = placeholder(int)
+    c.train.epochs = 1000  # in which the denoiser learns
     c.train.max_steps = 0  # of all phases; 0: no limit
     c.train.learning_rate = 1e-3
-    c.train.warmup_fraction = 0.04  # of the joint epochs, for the learning rate
-    c.train.clip_norm = 1.0
+    c.train.final_learning_rate = placeholder(float)  # at the end of the cosine
+    c.train.rate_per_epoch = placeholder(bool)  # the rate changes once per epoch, not per step
+    c.train.warmup_fraction = placeholder(float)  # of these epochs, for the learning rate
+    c.train.clip_norm = placeholder(float)  # 0: no limit
+    c.train.loss_weight = placeholder(str)  # uniform or focal
     c.train.mmd_weight = 0.5
     c.train.ema = False
     c.train.dtype = "float32"  # of the computation; bfloat16 for GPU and TPU
     c.train.log_every = 50
 
     c.sampling = ConfigDict()
-    c.sampling.sampler = "ancestral"  # or ddim
-    c.sampling.num_steps = 100
-    c.sampling.start = config_dict.placeholder(str)  # full, truncated or leading
-    c.sampling.num_samples = config_dict.placeholder(int)  # draws per image, averaged
-    c.sampling.readout = config_dict.placeholder(str)  # clip or softmax
+    c.sampling.sampler = placeholder(str)  # ancestral or ddim
+    c.sampling.num_steps = placeholder(int)
+    c.sampling.start = placeholder(str)  # full, truncated or leading
+    c.sampling.initial = placeholder(str)  # noise around the mean or the map, or a random_map
+    c.sampling.num_samples = placeholder(int)  # draws per image, averaged
+    c.sampling.readout = placeholder(str)  # clip or softmax
     c.sampling.eta = 0.0  # ddim only
-    c.sampling.clip = ()  # ddim only: range of y0_hat, as in (-1.0, 1.0)
+    c.sampling.clip = placeholder(tuple)  # ddim only: range of y0_hat, as in (-1.0, 1.0)
 
     c.checkpoint = ConfigDict()
     c.checkpoint.every_steps = 0  # 0: once per epoch

@@ -17,5 +17,4 @@ def get_config(recipe: str = "v1") -> ConfigDict:
     c = default.get_config(recipe)
     c.data.name = "pmg2000"
     c.data.root = "data/pmg2000"
-    c.sampling.num_steps = 100
     return c

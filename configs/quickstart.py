@@ -16,17 +16,19 @@ def get_config(recipe: str = "v1") -> ConfigDict:
     c.data.name = "phantom"
     c.data.image_size = 64
     c.data.rotation = 15.0
+    c.guidance.pretrained = ""
     c.guidance.backbone = "resnet18"
     c.guidance.width = 32
     c.guidance.num_regions = 4
     c.guidance.region_size = 24
     c.guidance.warmup_epochs = 4
     c.guidance.learning_rate = 4e-4
+    c.denoiser.encoder = "resnet18"
+    c.denoiser.pretrained = ""
     c.denoiser.width = 32
     c.denoiser.feature_dim = 256
     c.train.batch_size = 32
     c.train.epochs = 14
-    c.sampling.num_steps = 100
     if recipe == "v1":
         # After so few steps only the late part of the chain is well trained, and a draw is noisy.
         c.sampling.start = "truncated"

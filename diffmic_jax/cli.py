@@ -131,17 +131,33 @@ def evaluate(args: argparse.Namespace) -> None:
 
 
 def convert(args: argparse.Namespace) -> None:
-    """Make a workdir of the authors' checkpoints, or write a workdir as such."""
-    from diffmic_jax.interop.convert import from_diffmic, load_config, to_diffmic
+    """Make a workdir of PyTorch checkpoints, or write a workdir as such."""
+    from diffmic_jax.interop import convert as run
 
+    theirs = args.source == "diffmic"
+    needed = ("denoiser", "guidance") if theirs else ("weights",)
+    missing = [f"--{name}" for name in needed if getattr(args, name) is None]
+    if missing:
+        raise InputError(f"--source={args.source} needs {' and '.join(missing)}")
     if args.to == "torch":
-        to_diffmic(args.workdir, args.denoiser, args.guidance)
+        run.to_diffmic(args.workdir, args.denoiser, args.guidance)
         print(f"written to {args.denoiser} and {args.guidance}")
         return
     class_names = tuple(filter(None, args.class_names.split(",")))
-    config = load_config(args.config)
-    recipe = from_diffmic(args.denoiser, args.guidance, args.workdir, config, class_names)
+    config = run.load_config(args.config)
+    if theirs:
+        recipe = run.from_diffmic(args.denoiser, args.guidance, args.workdir, config, class_names)
+    else:
+        recipe = run.from_backbone(args.weights, args.workdir, config, class_names)
     print(f"{recipe.num_classes} classes, recipe {recipe.name}; written to {args.workdir}")
+
+
+def export(args: argparse.Namespace) -> None:
+    """Write the best checkpoint as one program for other machines."""
+    from diffmic_jax.interop.export import export_workdir
+
+    export_workdir(args.workdir, args.out, batch_size=args.batch, sampling=_sampling(args))
+    print(f"written to {args.out}; {args.out}.md tells how to use it")
 
 
 def info(args: argparse.Namespace) -> None:
@@ -163,6 +179,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_prepare(verbs)
     _add_audit(verbs)
     _add_convert(verbs)
+    _add_export(verbs)
     _add_predict(verbs)
     _add_evaluate(verbs)
     verb = _add_verb(verbs, info, "Tell what a workdir holds.", "--workdir=runs/quickstart --json")
@@ -226,17 +243,33 @@ def _add_convert(verbs: argparse._SubParsersAction) -> None:
     verb = _add_verb(
         verbs,
         convert,
-        "Make a workdir of the authors' PyTorch checkpoints (v1), or write a workdir as such.",
+        "Make a workdir of PyTorch checkpoints (a DiffMIC v1 run, or a ResNet to start from), or "
+        "write a workdir as a DiffMIC v1 run.",
         "--denoiser=ckpt_best.pth --guidance=aux_ckpt_best.pth "
         "--config=configs/ham10000.py:v1_public --workdir=runs/theirs",
     )
-    verb.add_argument("--source", default="diffmic", choices=("diffmic",), help="whose they are")
+    sources = ("diffmic", "torchvision", "timm")
+    verb.add_argument("--source", default="diffmic", choices=sources, help="whose they are")
     verb.add_argument("--to", default="workdir", choices=("workdir", "torch"))
-    verb.add_argument("--denoiser", type=Path, required=True, help=".pth or .safetensors")
-    verb.add_argument("--guidance", type=Path, required=True, help=".pth or .safetensors")
+    verb.add_argument("--denoiser", type=Path, help="of DiffMIC: .pth or .safetensors")
+    verb.add_argument("--guidance", type=Path, help="of DiffMIC: .pth or .safetensors")
+    verb.add_argument("--weights", type=Path, help="of torchvision or timm: .pth or .safetensors")
     verb.add_argument("--workdir", type=Path, required=True, help="new folder, or the run to write")
     verb.add_argument("--config", default="configs/default.py:v1_public", help="of the data set")
     verb.add_argument("--class_names", default="", help="in label order, as benign,malignant")
+
+
+def _add_export(verbs: argparse._SubParsersAction) -> None:
+    verb = _add_verb(
+        verbs,
+        export,
+        "Write the classifier as one StableHLO program for CPU, CUDA and TPU, weights included.",
+        "--workdir=runs/quickstart --out=classifier.stablehlo",
+    )
+    _add_workdir(verb)
+    verb.add_argument("--out", type=Path, required=True, help="the file to write")
+    verb.add_argument("--batch", type=_positive, help="images per call; default: any number")
+    _add_sampling(verb)
 
 
 def _add_predict(verbs: argparse._SubParsersAction) -> None:

@@ -18,10 +18,12 @@ from diffmic_jax.data.cache import Cached, cached
 from diffmic_jax.data.sources import CLEAN
 from diffmic_jax.evaluation import evaluate as evaluation
 from diffmic_jax.evaluation import metrics
+from diffmic_jax.evaluation.card import write_card
 from diffmic_jax.evaluation.predict import stored_config
 from diffmic_jax.evaluation.records import write_json, write_table, write_text
 from diffmic_jax.interop.backbones import with_pretrained
-from diffmic_jax.recipe import Recipe, check_choice, make_recipe, resolve
+from diffmic_jax.recipe import Recipe, make_recipe
+from diffmic_jax.settings import check_choice, resolve
 from diffmic_jax.training import parallel
 from diffmic_jax.training.checkpoint import Checkpoints, placed
 from diffmic_jax.training.log import TrainingLog
@@ -148,8 +150,11 @@ class Experiment:
         """The run's random key of one purpose."""
         return run_key(self.config.seed, purpose)
 
-    def initial_state(self) -> TrainState:
+    def initial_state(self) -> tuple[TrainState, dict[str, str]]:
         """Fresh parameters, on the mesh, with the pretrained trunks that are asked for.
+
+        Returns:
+          The state, and where each network's trunks come from.
 
         Raises:
           InputError: if these cannot be had or do not fit.
@@ -189,15 +194,16 @@ class Experiment:
         scores = evaluation.score(self._answers(state, "validation"), self.source.class_names)
         return {name: value for name, value in scores.items() if isinstance(value, float)}
 
-    def _write_facts(self, config: dict[str, Any]) -> None:
+    def _write_facts(self, meta: dict[str, Any]) -> None:
         """What the run is, and what it works on."""
         if not parallel.is_main_process():
             return
-        write_json(self.workdir / "config.json", config)
+        write_json(self.workdir / "config.json", meta["config"])
         write_text(self.workdir / "split.csv", sources.write_split(self.source))
         if self.data.skipped:
             skipped = self.data.skipped.items()
             write_table(self.workdir / "skipped.csv", ("image", "reason"), skipped)
+        write_card(self.workdir, meta)
 
     def _train_batches(self, start: int) -> Generator[Batch, None, None]:
         """The batches from step `start` on, augmented on the devices."""
@@ -254,8 +260,12 @@ class Experiment:
         self._check_split()
         with Checkpoints(self.workdir, config.checkpoint.metric) as checkpoints:
             latest = checkpoints.latest_step
-            state = self.initial_state() if latest is None else self.restored(checkpoints, latest)
-            self._write_facts(meta["config"])
+            if latest is None:
+                state, meta["origins"] = self.initial_state()
+            else:
+                state = self.restored(checkpoints, latest)
+                meta["origins"] = checkpoints.meta(latest).get("origins", {})
+            self._write_facts(meta)
             start = int(state.step)
             log.info("training from step %d to %d", start, self.recipe.num_steps)
             validate = self.validate if len(self.data.examples["validation"]) else None
@@ -292,12 +302,16 @@ class Experiment:
         metric = self.config.checkpoint.metric
         with Checkpoints(self.workdir, metric, read_only=True) as checkpoints:
             state = self.restored(checkpoints, checkpoints.best_step)
+            meta = checkpoints.meta(checkpoints.best_step)
         self._check_split()
         whole = "test" if split == CLEAN else split
         answers = self._answers(state, whole, title=split)
         if split == "test" and CLEAN in examples:
             self._report(state, CLEAN, whole, answers, self.workdir / "eval" / CLEAN)
-        return self._report(state, split, whole, answers, folder or self.workdir / "eval" / split)
+        scores = self._report(state, split, whole, answers, folder or self.workdir / "eval" / split)
+        if folder is None and parallel.is_main_process():
+            write_card(self.workdir, meta)
+        return scores
 
     def _report(
         self, state: TrainState, split: str, whole: str, answers: evaluation.Answers, folder: Path

@@ -1,50 +1,24 @@
-"""From a configuration to the objects of a run: the one place where names become things.
-
-A recipe is a set of values, not a branch of the code. `RECIPES` holds what a named recipe decides;
-`resolve` fills those values into every field that the user left open, `make_recipe` builds.
-"""
+"""From a configuration to the objects of a run: the one place where names become things."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 
-from diffmic_jax.data.cache import ON_BAD_IMAGE
-from diffmic_jax.diffusion import losses, priors, samplers
-from diffmic_jax.diffusion.schedules import KINDS, Schedule, make_schedule
+from diffmic_jax.diffusion import losses, priors, process, samplers
+from diffmic_jax.diffusion.schedules import Schedule, make_schedule
 from diffmic_jax.nn.dcg import DCG
 from diffmic_jax.nn.denoiser import Denoiser
 from diffmic_jax.nn.resnet import STAGE_SIZES, resnet
+from diffmic_jax.nn.vit import vit
 from diffmic_jax.types import Array, Guidance, InputError, Prior
 
-RECIPES: dict[str, dict[str, Any]] = {
-    # The paper, with evaluation that can be defended.
-    "v1": {
-        "guidance.crop_channels": "all",
-        "denoiser.conditioning": "dual",
-        "denoiser.encoder_updates": 1,
-        "diffusion.precision": "float64",
-        "sampling.start": "full",
-        "sampling.readout": "clip",
-    },
-    # What the authors' public code computes.
-    "v1_public": {
-        "guidance.crop_channels": "first",
-        "denoiser.conditioning": "fused",
-        "denoiser.encoder_updates": 3,
-        "diffusion.precision": "public",
-        "sampling.start": "truncated",
-        "sampling.readout": "softmax",
-        "sampling.num_samples": 1,
-    },
-}
 NETWORKS = ("guidance", "denoiser")
 
 
@@ -56,10 +30,12 @@ class Link:
     """Logits [B, C] -> probabilities [B, C]."""
     loss: Callable[[Array, Array], Array]
     """(logits [B, C], labels [B, C]) -> [B]."""
+    likelihood: Callable[[Array, Array], Array]
+    """(logits [B, C], labels [B, C]) -> probability of the truth [B]."""
 
 
-SINGLE_LABEL = Link(jax.nn.softmax, losses.cross_entropy)
-MULTI_LABEL = Link(jax.nn.sigmoid, losses.binary_cross_entropy)
+SINGLE_LABEL = Link(jax.nn.softmax, losses.cross_entropy, losses.likelihood)
+MULTI_LABEL = Link(jax.nn.sigmoid, losses.binary_cross_entropy, losses.binary_likelihood)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +51,8 @@ class Phase:
 class Sampling:
     """How labels are drawn at prediction."""
 
+    initial: Callable[[Prior, Array], Array]
+    """(prior, noise [B, *L, C]) -> the state to start from."""
     run: Callable[..., Array]
     """(eps_fn, y_init, prior_mean, noise [n, ...]) -> y0_hat."""
     num_steps: int
@@ -89,12 +67,18 @@ class Optimization:
 
     learning_rate: float
     """Peak rate of the denoiser."""
+    final_learning_rate: float
+    """What it falls to."""
     guidance_learning_rate: float
+    guidance_amsgrad: bool
+    """AMSGrad for the guidance, or Adam."""
     warmup_steps: float
     """Joint steps over which the denoiser's rate rises from 0."""
     joint_steps: int
+    steps_per_rate: int
+    """Steps that the rate stays the same: 1, or those of an epoch."""
     clip_norm: float
-    """Largest global norm of the denoiser's gradients."""
+    """Largest global norm of the denoiser's gradients; 0: no limit."""
     ema: bool
 
 
@@ -109,7 +93,15 @@ class Recipe:
     schedule: Schedule
     guidance: DCG
     denoiser: Denoiser
+    cells: tuple[int, ...]
+    """L: () for a label vector, (size, size) for a map of labels."""
+    timesteps: Callable[[Array, tuple[int, ...], int], Array]
+    """(key, [B, *L], T) -> timesteps to train on."""
     priors: Callable[[Guidance], tuple[Prior, ...]]
+    guidance_loss: Callable[[Guidance, Array], Array]
+    """(guidance, labels [B, C]) -> [B]."""
+    loss_weight: Callable[[Guidance, Array], Array]
+    """(guidance, labels [B, C]) -> weight of each image in the noise MSE, [B]."""
     mmd_weight: float
     optimization: Optimization
     phases: tuple[Phase, ...]
@@ -157,114 +149,46 @@ def clip_readout(y0_hat: Array, link: Link) -> Array:
     return jnp.where(total > 0, mean / jnp.where(total > 0, total, 1), 1 / mean.shape[-1])
 
 
+def fused_loss(guidance: Guidance, target: Array, link: Link) -> Array:
+    """Loss of the averaged logits (v1): [B]."""
+    return link.loss(guidance.fused, target)
+
+
+def branches_loss(guidance: Guidance, target: Array, link: Link) -> Array:
+    """Mean loss of the two branches, each on its own (v2): [B]."""
+    return (link.loss(guidance.global_, target) + link.loss(guidance.local, target)) / 2
+
+
+def uniform_weight(guidance: Guidance, target: Array, link: Link) -> Array:
+    """Every image counts the same: ones [B]."""
+    del link
+    return jnp.ones_like(guidance.fused, shape=target.shape[:1])
+
+
+def focal_weight(guidance: Guidance, target: Array, link: Link) -> Array:
+    """What the guidance is unsure of counts more (v2): [B]."""
+    return losses.focal_weight(link.likelihood(guidance.fused, target))
+
+
 READOUTS = {"softmax": softmax_readout, "clip": clip_readout}
-PRIORS = {"fused": (priors.fused_priors, 1), "dual": (priors.dual_priors, 3)}
+PRIORS: dict[str, Callable] = {
+    "none": priors.no_priors,
+    "global": priors.global_priors,
+    "local": priors.local_priors,
+    "fused": priors.fused_priors,
+    "dual": priors.dual_priors,
+    "map": priors.map_priors,
+}
+GUIDANCE_LOSSES = {"fused": fused_loss, "branches": branches_loss}
+WEIGHTS = {"uniform": uniform_weight, "focal": focal_weight}
+TIMESTEPS = {"antithetic": process.antithetic_timesteps, "uniform": process.uniform_timesteps}
+INITIALS = {
+    "mean": priors.start_at_mean,
+    "map": priors.start_at_map,
+    "random_map": priors.start_at_random_map,
+}
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 SAMPLERS: dict[str, Callable] = {"ancestral": samplers.ancestral, "ddim": samplers.ddim}
-
-CHOICES: dict[str, Collection[str]] = {
-    "data.on_bad_image": ON_BAD_IMAGE,
-    "guidance.backbone": STAGE_SIZES,
-    "guidance.stem": ("imagenet", "small"),
-    "guidance.crop_channels": ("all", "first"),
-    "denoiser.encoder": STAGE_SIZES,
-    "denoiser.stem": ("imagenet", "small"),
-    "denoiser.conditioning": PRIORS,
-    "diffusion.schedule": KINDS,
-    "diffusion.precision": ("float64", "public"),
-    "train.dtype": DTYPES,
-    "sampling.sampler": SAMPLERS,
-    "sampling.start": ("full", "truncated", "leading"),
-    "sampling.readout": READOUTS,
-}
-"""The words that a field may hold."""
-
-
-def _ranges(config: ml_collections.ConfigDict) -> dict[str, tuple[float, float]]:
-    """The smallest and the largest number that a field may hold."""
-    any_size, share, beta = (1, math.inf), (0, 1), (1e-9, 0.9999)
-    return {
-        "seed": (0, 2**32 - 1),
-        "data.image_size": any_size,
-        "data.rotation": (0, 180),
-        "data.num_workers": (0, math.inf),
-        "data.max_pixels": any_size,
-        "guidance.width": any_size,
-        "guidance.num_regions": any_size,
-        "guidance.region_size": (1, config.data.image_size),
-        "guidance.warmup_epochs": (0, math.inf),
-        "guidance.learning_rate": (0, math.inf),
-        "denoiser.width": any_size,
-        "denoiser.feature_dim": any_size,
-        "denoiser.encoder_updates": any_size,
-        "diffusion.num_train_steps": (2, math.inf),
-        "diffusion.beta_start": beta,
-        "diffusion.beta_end": beta,
-        "train.batch_size": any_size,
-        "train.epochs": any_size,
-        "train.max_steps": (0, math.inf),
-        "train.learning_rate": (0, math.inf),
-        "train.warmup_fraction": share,
-        "train.clip_norm": (1e-9, math.inf),
-        "train.mmd_weight": (0, math.inf),
-        "train.log_every": any_size,
-        "sampling.num_steps": (1, config.diffusion.num_train_steps),
-        "sampling.num_samples": any_size,
-        "sampling.eta": share,
-        "checkpoint.every_steps": (0, math.inf),
-        "eval.batch_size": any_size,
-        "eval.bootstrap": (0, math.inf),
-    }
-
-
-def _value(config: ml_collections.ConfigDict, field: str) -> Any:
-    """The value of a field like `train.epochs`."""
-    for name in field.split("."):
-        config = config[name]
-    return config
-
-
-def check_choice(field: str, value: str, choices: Collection[str]) -> None:
-    """Refuse a word that a field does not know.
-
-    Raises:
-      InputError: naming the field and the choices.
-    """
-    if value not in choices:
-        raise InputError(f"config.{field}={value!r} is unknown; choose one of {', '.join(choices)}")
-
-
-def _check_values(config: ml_collections.ConfigDict) -> None:
-    """Refuse a resolved configuration with a value that cannot work."""
-    for field, choices in CHOICES.items():
-        check_choice(field, _value(config, field), choices)
-    for field, (low, high) in _ranges(config).items():
-        value = _value(config, field)
-        if not (low <= value <= high and math.isfinite(value)):
-            fix = f"at least {low:g}" if high == math.inf else f"{low:g} to {high:g}"
-            raise InputError(f"config.{field}={value} is out of range; give {fix}")
-    clip = tuple(config.sampling.clip)
-    if clip and not (len(clip) == 2 and clip[0] < clip[1]):
-        raise InputError(f"config.sampling.clip={clip} is no range; give (low, high) or ()")
-
-
-def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """A copy of the configuration with every open field decided by its recipe.
-
-    Raises:
-      InputError: for an unknown recipe, or a field whose value cannot work.
-    """
-    config = ml_collections.ConfigDict(config.to_dict())
-    check_choice("recipe", config.recipe, RECIPES)
-    values = dict(RECIPES[config.recipe])
-    # Many draws are affordable, and needed, where the chain is short.
-    values.setdefault("sampling.num_samples", 8 if config.sampling.num_steps <= 10 else 1)
-    for field, value in values.items():
-        group, name = field.split(".")
-        if config[group][name] is None:
-            config[group][name] = value
-    _check_values(config)
-    return config
 
 
 def _sampling(config: ml_collections.ConfigDict, schedule: Schedule, link: Link) -> Sampling:
@@ -281,7 +205,7 @@ def _sampling(config: ml_collections.ConfigDict, schedule: Schedule, link: Link)
         return SAMPLERS[config.sampler](eps_fn, schedule, y_init, prior_mean, steps, noise, **extra)
 
     readout = partial(READOUTS[config.readout], link=link)
-    return Sampling(run, len(steps), config.num_samples, readout)
+    return Sampling(INITIALS[config.initial], run, len(steps), config.num_samples, readout)
 
 
 def _networks(config: ml_collections.ConfigDict, num_classes: int) -> tuple[DCG, Denoiser]:
@@ -300,26 +224,61 @@ def _networks(config: ml_collections.ConfigDict, num_classes: int) -> tuple[DCG,
     )
     # Three updates by the same batch statistics are one with the cubed momentum.
     momentum = 0.9**d.encoder_updates
+    small = partial(resnet, width=d.width, stem=d.stem, momentum=momentum, dtype=dtype)
     denoiser = Denoiser(
         num_classes,
-        resnet(d.encoder, d.width, d.stem, momentum, dtype),
+        small(d.encoder) if d.encoder in STAGE_SIZES else vit(d.encoder, dtype),
         d.feature_dim,
         config.diffusion.num_train_steps,
-        PRIORS[d.conditioning][1],
+        3 if d.conditioning == "dual" and config.train.mmd_weight else 1,
         momentum,
+        small(d.local_encoder) if d.local_encoder else None,
+        g.num_regions,
         dtype,
     )
     return guidance, denoiser
 
 
+def _priors(
+    config: ml_collections.ConfigDict, link: Link
+) -> Callable[[Guidance], tuple[Prior, ...]]:
+    """The priors of `denoiser.conditioning`; only the main one where MMD has no weight."""
+    conditioning = config.denoiser.conditioning
+    options = {"size": config.denoiser.map_size} if conditioning == "map" else {}
+    every = partial(PRIORS[conditioning], activate=link.activate, **options)
+    return every if config.train.mmd_weight else lambda guidance: every(guidance)[:1]
+
+
 def _phases(config: ml_collections.ConfigDict, steps_per_epoch: int) -> tuple[Phase, ...]:
-    """Guidance alone, then both; cut at `train.max_steps` if that is set."""
+    """Guidance alone, then the denoiser, with the guidance unless that is frozen.
+
+    Cut at `train.max_steps` if that is set.
+    """
     warmup = config.guidance.warmup_epochs * steps_per_epoch
     joint = config.train.epochs * steps_per_epoch
     limit = config.train.max_steps or math.inf
     warmup = int(min(warmup, limit))
     joint = int(min(joint, limit - warmup))
-    return Phase("warmup", ("guidance",), warmup), Phase("joint", NETWORKS, joint)
+    first = Phase("warmup", ("guidance",), warmup)
+    if config.guidance.frozen:
+        return first, Phase("denoiser", ("denoiser",), joint)
+    return first, Phase("joint", NETWORKS, joint)
+
+
+def _optimization(config: ml_collections.ConfigDict, steps_per_epoch: int) -> Optimization:
+    """The rates of `config.train` and `config.guidance`."""
+    train = config.train
+    return Optimization(
+        train.learning_rate,
+        train.final_learning_rate,
+        config.guidance.learning_rate,
+        config.guidance.amsgrad,
+        train.warmup_fraction * train.epochs * steps_per_epoch,
+        train.epochs * steps_per_epoch,
+        max(steps_per_epoch, 1) if train.rate_per_epoch else 1,
+        train.clip_norm,
+        train.ema,
+    )
 
 
 def make_recipe(
@@ -349,15 +308,7 @@ def make_recipe(
     )
     guidance, denoiser = _networks(config, num_classes)
     link = MULTI_LABEL if multi_label else SINGLE_LABEL
-    train = config.train
-    optimization = Optimization(
-        train.learning_rate,
-        config.guidance.learning_rate,
-        train.warmup_fraction * train.epochs * steps_per_epoch,
-        train.epochs * steps_per_epoch,
-        train.clip_norm,
-        train.ema,
-    )
+    is_map = config.denoiser.conditioning == "map"
     return Recipe(
         config.recipe,
         num_classes,
@@ -366,9 +317,13 @@ def make_recipe(
         schedule,
         guidance,
         denoiser,
-        partial(PRIORS[config.denoiser.conditioning][0], activate=link.activate),
-        train.mmd_weight,
-        optimization,
+        (config.denoiser.map_size,) * 2 if is_map else (),
+        TIMESTEPS[diffusion.timesteps],
+        _priors(config, link),
+        partial(GUIDANCE_LOSSES[config.guidance.loss], link=link),
+        partial(WEIGHTS[config.train.loss_weight], link=link),
+        config.train.mmd_weight,
+        _optimization(config, steps_per_epoch),
         _phases(config, steps_per_epoch),
         _sampling(config.sampling, schedule, link),
     )

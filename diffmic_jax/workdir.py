@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,12 @@ import ml_collections
 
 from diffmic_jax.types import InputError
 
-# Fields that a run may change when it goes on: where things are and how often it reports.
+# Fields that a run may change when it goes on: where things are, how often it reports, and what it
+# started from, which the checkpoint knows.
 FREE_FIELDS = (
+    "guidance.checkpoint",
+    "guidance.pretrained",
+    "denoiser.pretrained",
     "data.root",
     "data.cache_dir",
     "data.num_workers",
@@ -33,7 +39,7 @@ def skipped_images(workdir: Path) -> list[str]:
         return [row["image"] for row in csv.DictReader(file)]
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested dictionary to `{'a.b': value}`."""
     flat: dict[str, Any] = {}
     for name, value in tree.items():
@@ -67,3 +73,9 @@ def check_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
 def as_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """The configuration as it comes back from a JSON file: tuples are lists."""
     return json.loads(json.dumps(config.to_dict()))
+
+
+def config_sha256(config: Mapping[str, Any]) -> str:
+    """SHA-256 over the fields that decide a run's results, as JSON with sorted keys."""
+    fields = {name: value for name, value in _flat(config).items() if name not in FREE_FIELDS}
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()

@@ -68,6 +68,8 @@ def draw(name: str, shape: list[int]) -> np.ndarray:
         value = rng.uniform(0.5, 1.5, shape)
     elif name.endswith("embed.weight"):
         value = rng.uniform(0, 1, shape)
+    elif name == "cond_weight":
+        value = rng.standard_normal(shape)
     elif name.endswith("weight") and len(shape) == 1:
         value = rng.uniform(0.4, 0.9, shape)
     elif len(shape) == 1:
@@ -109,6 +111,15 @@ def to_torch(value: Any, path: list[str]) -> np.ndarray:
     if path[0] == "saliency":
         return value.T[:, :, None, None]
     return value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T
+
+
+def state_dict(shapes: str) -> dict[str, np.ndarray]:
+    """The network whose shapes `tests/golden/{shapes}.json` lists, as torch keeps it."""
+    entries = json.loads((GOLDEN / f"{shapes}.json").read_text())
+    return {
+        name: np.array(0, np.int64) if name.endswith("tracked") else draw(name, shape)
+        for name, shape in entries.items()
+    }
 
 
 def load_variables(shapes: str, dtype: Any = np.float32) -> Variables:

@@ -31,6 +31,24 @@ def mmd(n: Array, m: Array) -> Array:
     )
 
 
+def focal_weight(confidence: Array, gamma: float = 1.0, alpha: float = 10.0) -> Array:
+    """Weight per image, [B], from the guidance's confidence in the true label, [B] (v2).
+
+    1 + alpha (1 - p)^gamma: what the guidance gets wrong counts more.
+    """
+    return 1 + alpha * (1 - confidence) ** gamma
+
+
+def likelihood(logits: Array, target: Array) -> Array:
+    """Softmax probability of the true class, [B], from logits and one-hot [B, C]."""
+    return (jax.nn.softmax(logits) * target).sum(axis=-1)
+
+
+def binary_likelihood(logits: Array, target: Array) -> Array:
+    """Mean probability of the C right answers, [B], from logits and answers 0 or 1, [B, C]."""
+    return jax.nn.sigmoid(jnp.where(target > 0.5, logits, -logits)).mean(axis=-1)
+
+
 def cross_entropy(logits: Array, target: Array) -> Array:
     """Cross-entropy per image, [B], of logits [B, C] against a distribution [B, C]."""
     return -(target * jax.nn.log_softmax(logits)).sum(axis=-1)

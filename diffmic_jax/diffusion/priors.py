@@ -1,7 +1,8 @@
 """Priors: from the guidance's logits to the means and conditions of the diffusion.
 
 The first prior of a recipe gives the noise MSE, each further one an MMD term. So the loss needs
-no branch: without MMD there is one prior, in v1 there are three.
+no branch: without MMD there is one prior, in v1 there are three. In v2 the mean is 0 and the
+guidance is only a condition, made of raw logits.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from diffmic_jax.types import Array, Guidance, Prior
 
@@ -40,3 +42,71 @@ def dual_priors(guidance: Guidance, activate: Activation = jax.nn.softmax) -> tu
         Prior(global_, global_, 1),
         Prior(local, local, 2),
     )
+
+
+def no_priors(guidance: Guidance, activate: Activation = jax.nn.softmax) -> tuple[Prior, ...]:
+    """Nothing is known of the label: plain diffusion (v1's ablation C1)."""
+    del activate
+    return _centred(guidance.fused[..., :0], guidance.fused.shape)
+
+
+def global_priors(guidance: Guidance, activate: Activation = jax.nn.softmax) -> tuple[Prior, ...]:
+    """The global logits are the condition (v2's ablation)."""
+    del activate
+    return _centred(guidance.global_, guidance.global_.shape)
+
+
+def local_priors(guidance: Guidance, activate: Activation = jax.nn.softmax) -> tuple[Prior, ...]:
+    """The local logits are the condition (v2's ablation)."""
+    del activate
+    return _centred(guidance.local, guidance.local.shape)
+
+
+def map_priors(
+    guidance: Guidance, activate: Activation = jax.nn.softmax, *, size: int
+) -> tuple[Prior, ...]:
+    """The dense guidance map is the condition of a map of labels (v2, section on the map prior).
+
+    Args:
+      guidance: logits.
+      activate: not used: the map is made of raw logits.
+      size: cells along each side of the map.
+    """
+    del activate
+    dense = guidance_map(guidance.global_, guidance.local, size)
+    return _centred(dense, dense.shape)
+
+
+def _centred(condition: Array, shape: tuple[int, ...]) -> tuple[Prior, ...]:
+    return (Prior(jnp.zeros(shape, jnp.result_type(condition)), condition, 0),)
+
+
+def guidance_map(global_: Array, local: Array, size: int) -> Array:
+    """Logits [B, C] of both branches blended over a grid, [B, size, size, C].
+
+    Cell (i, j) is (1 - d) global + d local with d = |i - j| / (size - 1): the diagonal is global,
+    the far corners are local.
+    """
+    index = np.arange(size)
+    distance = np.abs(index[:, None] - index) / max(size - 1, 1)
+    d = jnp.asarray(distance, jnp.result_type(global_))[..., None]
+    return (1 - d) * global_[:, None, None] + d * local[:, None, None]
+
+
+def start_at_mean(prior: Prior, noise: Array) -> Array:
+    """Noise around the prior mean; around 0 in v2 (its Algorithm 2)."""
+    return prior.mean + noise
+
+
+def start_at_map(prior: Prior, noise: Array) -> Array:
+    """Noise around the condition (v2, Eq. 10)."""
+    return prior.condition + noise
+
+
+def start_at_random_map(prior: Prior, noise: Array) -> Array:
+    """A guidance map of two vectors uniform in [0, 1) (the authors' v2 code).
+
+    The vectors are the noise of two cells, by the normal distribution function.
+    """
+    first, second = (jax.scipy.stats.norm.cdf(noise[:, 0, i]) for i in (0, -1))
+    return guidance_map(first, second, prior.mean.shape[1])

@@ -120,10 +120,15 @@ def posterior(
     return g0 * y0_hat + g1 * y_t + g2 * prior_mean, variance
 
 
-def antithetic_timesteps(key: Array, batch_size: int, num_train_steps: int) -> Array:
-    """Random timesteps [batch_size] whose second half mirrors the first, t -> T-1-t.
+def antithetic_timesteps(key: Array, shape: tuple[int, ...], num_train_steps: int) -> Array:
+    """Random timesteps [B, *L] whose second half of images mirrors the first, t -> T-1-t.
 
     Pairs of early and late steps steady the loss from batch to batch (the authors' v1 code).
     """
-    half = jax.random.randint(key, (batch_size // 2 + 1,), 0, num_train_steps)
-    return jnp.concatenate([half, num_train_steps - 1 - half])[:batch_size]
+    half = jax.random.randint(key, (shape[0] // 2 + 1, *shape[1:]), 0, num_train_steps)
+    return jnp.concatenate([half, num_train_steps - 1 - half])[: shape[0]]
+
+
+def uniform_timesteps(key: Array, shape: tuple[int, ...], num_train_steps: int) -> Array:
+    """Independent random timesteps [B, *L]: every cell of a map has its own (v2)."""
+    return jax.random.randint(key, shape, 0, num_train_steps)

@@ -22,7 +22,8 @@ from diffmic_jax.data.layouts import Record, read_file
 from diffmic_jax.data.sources import Source
 from diffmic_jax.evaluation import evaluate as evaluation
 from diffmic_jax.evaluation import records
-from diffmic_jax.recipe import Recipe, make_recipe, resolve
+from diffmic_jax.recipe import Recipe, make_recipe
+from diffmic_jax.settings import resolve
 from diffmic_jax.training import parallel
 from diffmic_jax.training.checkpoint import Checkpoints, placed
 from diffmic_jax.training.state import Purpose, init_state, run_key
@@ -34,6 +35,8 @@ class Classifier:
     """The best checkpoint of a run, ready to classify."""
 
     config: ml_collections.ConfigDict
+    meta: dict[str, Any]
+    """Of the checkpoint."""
     class_names: tuple[str, ...]
     multi_label: bool
     recipe: Recipe
@@ -81,7 +84,7 @@ def load_classifier(workdir: Path, sampling: dict[str, object] | None = None) ->
         )
     variables = state.variables(average=config.train.ema)
     step = int(state.step)
-    return Classifier(config, class_names, multi_label, recipe, mesh, step, variables)
+    return Classifier(config, meta, class_names, multi_label, recipe, mesh, step, variables)
 
 
 def parameters_sha256(variables: Variables) -> str:

@@ -104,6 +104,11 @@ def write_json(path: str | os.PathLike[str], values: dict[str, Any]) -> None:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Writes UTF-8. Arguments and errors as in `write_bytes`."""
+    write_bytes(path, text.encode("utf-8", errors="surrogateescape"))
+
+
+def write_bytes(path: str | os.PathLike[str], content: bytes | bytearray) -> None:
     """Writes beside `path`, then renames: a reader never sees half a file.
 
     Raises:
@@ -113,7 +118,7 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(text, encoding="utf-8", newline="", errors="surrogateescape")
+        part.write_bytes(content)
         os.replace(part, path)
     except OSError as error:
         raise InputError(

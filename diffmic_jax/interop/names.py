@@ -11,11 +11,15 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from diffmic_jax.interop.state_dict import StateDict
+from diffmic_jax.nn.dcg import DCG
+from diffmic_jax.nn.denoiser import Denoiser
 from diffmic_jax.nn.resnet import ResNet
+from diffmic_jax.nn.vit import ViT
 from diffmic_jax.types import InputError, Variables
 
 Modules = dict[str, str]
@@ -28,6 +32,8 @@ LEAVES = {
     "bias": "bias",
     "mean": "running_mean",
     "var": "running_var",
+    "pos_embed": "pos_embed",
+    "mixing": "cond_weight",
 }
 COUNTER = "num_batches_tracked"
 """What BatchNorm there keeps and ours does not."""
@@ -39,6 +45,8 @@ class Map(NamedTuple):
     modules: Modules
     convolutions: tuple[str, ...] = ()
     """Modules there that are 1x1 convolutions, where ours are dense layers."""
+    swapped: tuple[str, ...] = ()
+    """Modules there whose input has its second half first."""
     left_out: str = r"(?!)"
     """Pattern of further names there that have no place in ours."""
 
@@ -66,10 +74,23 @@ def resnet_modules(trunk: ResNet, ours: str, theirs: str, *, numbered: bool = Fa
     return modules
 
 
-def guidance_map(global_trunk: ResNet, local_trunk: ResNet) -> Map:
-    """The guidance network (DCG) of the authors' code."""
-    modules = resnet_modules(global_trunk, "global_trunk", "ds_net.f.", numbered=True)
-    modules |= resnet_modules(local_trunk, "local_trunk", "dn_resnet.f.", numbered=True)
+def _trunk_modules(trunk: nn.Module, ours: str, theirs: str) -> Modules:
+    """A trunk inside the authors' networks: a numbered ResNet, a ViT, or one without parameters."""
+    if isinstance(trunk, ResNet):
+        return resnet_modules(trunk, ours, theirs, numbered=True)
+    if not isinstance(trunk, ViT):
+        return {}
+    modules = {
+        f"{ours}/{path}".removesuffix("/"): f"{theirs}{name}".removesuffix(".")
+        for path, name in vit_map(trunk).modules.items()
+    }
+    return modules
+
+
+def guidance_map(net: DCG) -> Map:
+    """The guidance network (DCG) of the authors' code; v2's has a layer that it never uses."""
+    modules = _trunk_modules(net.global_trunk, "global_trunk", "ds_net.f.")
+    modules |= _trunk_modules(net.local_trunk, "local_trunk", "dn_resnet.f.")
     modules |= {
         "saliency/linear": "left_postprocess_net.gn_conv_last",
         "attention/V/linear": "mil_attn_V",
@@ -77,12 +98,18 @@ def guidance_map(global_trunk: ResNet, local_trunk: ResNet) -> Map:
         "attention/w/linear": "mil_attn_w",
         "classifier/linear": "classifier_linear",
     }
-    return Map(modules, convolutions=("left_postprocess_net.gn_conv_last",))
+    convolutions = ("left_postprocess_net.gn_conv_last",)
+    return Map(modules, convolutions, left_out=r"fusion_dnn\.weight")
 
 
-def denoiser_map(encoder: ResNet) -> Map:
-    """The v1 denoiser of the authors' code."""
-    modules = resnet_modules(encoder, "encoder", "encoder_x.f.", numbered=True)
+def denoiser_map(net: Denoiser, encoder: str = "encoder_x.f.") -> Map:
+    """The denoiser of the authors' code; with a local encoder that of v2.
+
+    Args:
+      net: the network.
+      encoder: the prefix of the image encoder's names there, with its dot.
+    """
+    modules = _trunk_modules(net.encoder, "encoder", encoder)
     modules |= {
         "embed/linear": "encoder_x.g",
         "embed_norm": "norm",
@@ -93,13 +120,30 @@ def denoiser_map(encoder: ResNet) -> Map:
     }
     for i in range(3):
         modules |= {f"gates_{i}": f"lin{i + 1}.embed", f"norms_{i}": f"unetnorm{i + 1}"}
-    return Map(modules)
+    if net.local_encoder is None:
+        return Map(modules)
+    modules |= _trunk_modules(net.local_encoder, "local_encoder", "encoder_x_l.f.")
+    modules |= {"": "", "local_embed/linear": "encoder_x_l.g", "local_norm": "norm_l"}
+    convolutions = ("encoder_x.g", "lin1.lin", "lin2.lin", "lin3.lin", "lin4")
+    # It puts the condition before the noisy label.
+    return Map(modules, convolutions, ("lin1.lin",), re.escape(encoder) + r"neck\..*")
 
 
 def backbone_map(trunk: ResNet) -> Map:
     """A ResNet classifier of torchvision or timm; its head is left out."""
     modules = resnet_modules(trunk, "trunk", "")
-    return Map({ours.removeprefix("trunk/"): name for ours, name in modules.items()}, (), r"fc\..*")
+    modules = {ours.removeprefix("trunk/"): name for ours, name in modules.items()}
+    return Map(modules, left_out=r"fc\..*")
+
+
+def vit_map(trunk: ViT) -> Map:
+    """The image encoder of EfficientSAM, below `image_encoder.`; its neck is left out."""
+    modules = {"": "", "patch_embed": "patch_embed.proj"}
+    layers = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
+    for block in range(trunk.depth):
+        for layer in layers:
+            modules[f"blocks_{block}/{layer.rpartition('.')[2]}"] = f"blocks.{block}.{layer}"
+    return Map(modules, left_out=r"neck\..*")
 
 
 def to_variables(state: StateDict, shapes: Variables, names: Map, what: str) -> Variables:
@@ -130,7 +174,10 @@ def to_variables(state: StateDict, shapes: Variables, names: Map, what: str) -> 
     if problems:
         raise InputError(f"{what}: does not fit the network: {'; '.join(problems)}")
     return unflatten_dict(
-        {path: _ours(state[name], path).astype(leaf.dtype) for name, (path, leaf) in wanted.items()}
+        {
+            path: _ours(name, state[name], path, leaf, names).astype(leaf.dtype)
+            for name, (path, leaf) in wanted.items()
+        }
     )
 
 
@@ -140,7 +187,7 @@ def to_state_dict(variables: Variables, names: Map, extras: Mapping[str, Any]) -
     Args:
       variables: of the network.
       names: the map.
-      extras: what `left_over` kept; counters of BatchNorm that it does not have become 0.
+      extras: what `left_over` gave; counters of BatchNorm that it does not have become 0.
     """
     found = _by_name(variables, names)
     state = {
@@ -151,9 +198,9 @@ def to_state_dict(variables: Variables, names: Map, extras: Mapping[str, Any]) -
     return state | {name: np.asarray(value) for name, value in extras.items()}
 
 
-def left_over(state: StateDict) -> dict[str, int]:
-    """The counters of BatchNorm, which ours has no place for."""
-    return {name: int(x) for name, x in state.items() if name.endswith(f".{COUNTER}")}
+def left_over(state: StateDict, names: Map) -> StateDict:
+    """What ours has no place for: counters of BatchNorm, and what the map leaves out."""
+    return {name: value for name, value in state.items() if _is_left_out(name, names)}
 
 
 def _by_name(variables: Variables, names: Map) -> dict[str, tuple[tuple[str, ...], Any]]:
@@ -163,11 +210,12 @@ def _by_name(variables: Variables, names: Map) -> dict[str, tuple[tuple[str, ...
         ours = "/".join(path[1:-1])
         if ours not in names.modules:
             raise InputError(
-                f"{ours} has no name in the authors' code, which shares one projection; "
-                "only the recipe v1_public can be written for it"
+                f"{ours} has no name in the authors' code; only the recipes v1_public (which "
+                "shares one projection) and v2 can be written for it"
             )
         module = names.modules[ours]
-        found[f"{module}.{LEAVES[path[-1]]}"] = (path, leaf)
+        # A parameter of the network itself stands without a dot.
+        found[f"{module}.{LEAVES[path[-1]]}".removeprefix(".")] = (path, leaf)
     return found
 
 
@@ -179,22 +227,34 @@ def _their_shape(name: str, path: Sequence[str], leaf: Any, names: Map) -> tuple
     return _theirs(name, np.broadcast_to(np.float32(0), leaf.shape), path, names).shape
 
 
-def _ours(value: np.ndarray, path: Sequence[str]) -> np.ndarray:
+def _ours(name: str, value: np.ndarray, path: Sequence[str], leaf: Any, names: Map) -> np.ndarray:
     """(out, in, h, w) -> (h, w, in, out); (out, in) or (out, in, 1, 1) -> (in, out)."""
+    if path[-1] == "mixing":
+        return value[0].T
     if path[-1] != "kernel":
         return value
-    if path[-2] == "linear":
-        return value.reshape(value.shape[:2]).T
-    return value.transpose(2, 3, 1, 0)
+    if leaf.ndim == 4:
+        return value.transpose(2, 3, 1, 0)
+    return _swap(name, value.reshape(value.shape[:2]).T, names)
 
 
 def _theirs(name: str, value: np.ndarray, path: Sequence[str], names: Map) -> np.ndarray:
     """The inverse of `_ours`."""
+    if path[-1] == "mixing":
+        return value.T[None]
     if path[-1] != "kernel":
         return value
-    if path[-2] != "linear":
+    if value.ndim == 4:
         return value.transpose(3, 2, 0, 1)
-    return value.T[..., None, None] if name.rpartition(".")[0] in names.convolutions else value.T
+    value = _swap(name, value, names).T
+    return value[..., None, None] if name.rpartition(".")[0] in names.convolutions else value
+
+
+def _swap(name: str, kernel: np.ndarray, names: Map) -> np.ndarray:
+    """A kernel (in, out) with the halves of its input exchanged, where the map says so."""
+    if name.rpartition(".")[0] not in names.swapped:
+        return kernel
+    return np.concatenate(np.split(kernel, 2)[::-1])
 
 
 def _few(entries: Sequence[str], count: int = 5) -> str:

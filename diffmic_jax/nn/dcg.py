@@ -56,13 +56,13 @@ def select_regions(saliency: Array, num_regions: int, window: tuple[int, int]) -
             merged, np.zeros((), merged.dtype), jax.lax.add, (1, *window), (1, 1, 1), "VALID"
         )
         score = jnp.where(taken, -jnp.inf, total / (window[0] * window[1]))
-        best = score.reshape(len(score), -1).argmax(axis=1)
+        best = score.reshape(score.shape[0], -1).argmax(axis=1)
         row, col = best // width, best % width
         covered = inside(rows, row, window[0])[:, :, None] & inside(cols, col, window[1])[:, None]
         taken |= inside(rows[:height], row, 1)[:, :, None] & inside(cols[:width], col, 1)[:, None]
         return (jnp.where(covered, 0, merged), taken), jnp.stack([row, col], axis=-1)
 
-    taken = jnp.zeros((len(saliency), height, width), bool)
+    taken = jnp.zeros((saliency.shape[0], height, width), bool)
     _, cells = jax.lax.scan(choose, (merge_classes(saliency), taken), length=num_regions)
     return cells.swapaxes(0, 1).astype(jnp.int32)
 
@@ -91,7 +91,7 @@ def crop_regions(image: Array, corners: Array, size: int) -> Array:
 
     row, row_real = source(corners[..., 0], image.shape[1])
     col, col_real = source(corners[..., 1], image.shape[2])
-    batch = jnp.arange(len(image))[:, None, None, None]
+    batch = jnp.arange(image.shape[0])[:, None, None, None]
     crops = image[batch, row[..., :, None], col[..., None, :]]
     real = row_real[..., :, None] & col_real[..., None, :]
     return jnp.where(real[..., None], crops, image.min((1, 2, 3))[:, None, None, None, None])

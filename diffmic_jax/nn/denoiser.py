@@ -46,6 +46,10 @@ class Denoiser(nn.Module):
     """Input projections: 1 if all streams share theirs, 3 if each has its own."""
     encoder_momentum: float = 0.9
     """Momentum of the running statistics of the image embedding."""
+    local_encoder: nn.Module | None = None
+    """Trunk of the regions, [B, p, p, 3], train -> [B, h, w, F]; None leaves them out (v1)."""
+    num_regions: int = 0
+    """K, with a local encoder."""
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
@@ -55,6 +59,10 @@ class Denoiser(nn.Module):
         gate = partial(TimeGate, self.feature_dim, self.num_timesteps, self.dtype)
         self.embed = dense()
         self.embed_norm = norm(self.encoder_momentum)
+        if self.local_encoder is not None:
+            self.local_embed, self.local_norm = dense(), norm()
+            shape = (self.num_regions + 1, self.feature_dim)
+            self.mixing = self.param("mixing", nn.initializers.normal(1.0), shape)
         self.projections = [dense() for _ in range(self.num_projections)]
         self.hidden = [dense() for _ in range(2)]
         self.gates = [gate() for _ in range(3)]
@@ -62,10 +70,19 @@ class Denoiser(nn.Module):
         self.output = Dense(self.num_classes, dtype=self.dtype)
 
     def encode(self, image: Array, patches: Array, train: bool) -> Array:
-        """Image embedding [B, D] of images [B, H, W, 3]; v1 does not look at the patches."""
-        del patches
-        pooled = self.encoder(image, train).mean((1, 2))
-        return self.embed_norm(self.embed(pooled), train)
+        """Embedding [B, D] of images [B, H, W, 3] and their regions [B, K, p, p, 3].
+
+        With a local encoder (v2's image-feature prior) the embeddings of the image and of the K
+        regions are mixed, feature by feature, with learned weights that sum to 1.
+        """
+        whole = self.embed_norm(self.embed(self.encoder(image, train).mean((1, 2))), train)
+        if self.local_encoder is None:
+            return whole
+        pooled = self.local_encoder(patches.reshape(-1, *patches.shape[2:]), train).mean((1, 2))
+        regions = self.local_norm(self.local_embed(pooled), train)
+        regions = regions.reshape(*patches.shape[:2], -1)
+        every = jnp.concatenate([whole[:, None], regions], axis=1)
+        return (every * nn.softmax(self.mixing, axis=0).astype(self.dtype)).sum(axis=1)
 
     def __call__(
         self,

@@ -53,21 +53,25 @@ def scale_by_amsgrad(
 
 
 def learning_rate(settings: Optimization, step: Array) -> Array:
-    """Rate of the denoiser at a joint step (0-based): linear warm-up, then half a cosine to 0."""
+    """Rate of the denoiser at a joint step (0-based): linear warm-up, then half a cosine."""
     warmup, total = settings.warmup_steps, settings.joint_steps
+    step = step // settings.steps_per_rate * settings.steps_per_rate
     rising = step / max(warmup, 1e-9)
     progress = jnp.clip((step - warmup) / max(total - warmup, 1e-9), 0, 1)
     falling = 0.5 * (1 + jnp.cos(jnp.pi * progress))
-    return settings.learning_rate * jnp.where(step < warmup, rising, falling)
+    peak, final = settings.learning_rate, settings.final_learning_rate
+    return jnp.where(step < warmup, peak * rising, final + (peak - final) * falling)
 
 
 def make_optimizers(recipe: Recipe) -> dict[str, optax.GradientTransformation]:
     """One optimizer per network; each keeps its own count, so that schedules start when it does."""
     settings = recipe.optimization
+    adam = scale_by_amsgrad() if settings.guidance_amsgrad else optax.scale_by_adam()
+    clip = optax.clip_by_global_norm(settings.clip_norm) if settings.clip_norm else optax.identity()
     return {
-        "guidance": optax.chain(scale_by_amsgrad(), optax.scale(-settings.guidance_learning_rate)),
+        "guidance": optax.chain(adam, optax.scale(-settings.guidance_learning_rate)),
         "denoiser": optax.chain(
-            optax.clip_by_global_norm(settings.clip_norm),
+            clip,
             optax.adam(lambda step: learning_rate(settings, step)),
         ),
     }

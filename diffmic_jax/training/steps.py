@@ -2,10 +2,11 @@
 
 A training step computes, for the networks that learn in the current phase,
 
-    L_denoiser = mean (eps - eps_hat)^2 + lambda (MMD(eps, eps_hat_g) + MMD(eps, eps_hat_l))
+    L_denoiser = mean w (eps - eps_hat)^2 + lambda (MMD(eps, eps_hat_g) + MMD(eps, eps_hat_l))
     L_guidance = CE((logits_g + logits_l) / 2, label)                       (v1, Eqs. 3-5)
 
-with binary cross-entropy in place of CE where images have any number of labels.
+with binary cross-entropy in place of CE where images have any number of labels. In v1 the weights w
+are 1; v2 has no MMD, a focal w, a map of labels, and trains each branch of the guidance by itself.
 
 The guidance that the diffusion sees is in evaluation mode and passes no gradient.
 """
@@ -21,11 +22,11 @@ import optax
 
 from diffmic_jax.data.transforms import normalise
 from diffmic_jax.diffusion import losses
-from diffmic_jax.diffusion.process import antithetic_timesteps, q_sample
+from diffmic_jax.diffusion.process import q_sample
 from diffmic_jax.recipe import Recipe
 from diffmic_jax.training.optimizers import make_optimizers
 from diffmic_jax.training.state import TrainState, of_network
-from diffmic_jax.types import Array, Batch, Guidance, Prediction, Variables
+from diffmic_jax.types import Array, Batch, Guidance, Prediction, Prior, Variables
 
 Scalars = dict[str, Array]
 
@@ -35,6 +36,13 @@ def targets(recipe: Recipe, label: Array) -> Array:
     if label.ndim == 2:
         return label.astype(jnp.float32)
     return jax.nn.one_hot(label, recipe.num_classes)
+
+
+def _in_cells(label: Array, cells: tuple[int, ...]) -> Array:
+    """The same label in every cell: [B, C] -> [B, *L, C]."""
+    batch, classes = label.shape
+    spread = label.reshape(batch, *(1 for _ in cells), classes)
+    return jnp.broadcast_to(spread, (batch, *cells, classes))
 
 
 def guide(recipe: Recipe, variables: Variables, batch: Batch) -> Guidance:
@@ -58,7 +66,7 @@ def guidance_loss(recipe: Recipe, variables: Variables, batch: Batch) -> tuple[S
     else:
         hits = guidance.fused.argmax(-1) == batch.label
     scalars = {
-        "guidance_loss": recipe.link.loss(guidance.fused, target).mean(),
+        "guidance_loss": recipe.guidance_loss(guidance, target).mean(),
         "guidance_accuracy": hits.mean(),
     }
     return scalars, updates["batch_stats"]
@@ -92,7 +100,8 @@ def diffusion_loss(
     features, updates = run(
         own, batch.image, guidance.patches, True, method="encode", mutable=mutable
     )
-    y0 = targets(recipe, batch.label)
+    target = targets(recipe, batch.label)
+    y0 = _in_cells(target, recipe.cells)
     scalars: Scalars = {}
     priors = recipe.priors(guidance)
     for i, prior in enumerate(priors):
@@ -104,7 +113,8 @@ def diffusion_loss(
         if prior.projection == priors[0].projection:
             updates = recorded
         if i == 0:
-            scalars["mse"] = losses.noise_mse(eps, eps_hat).mean()
+            weight = recipe.loss_weight(guidance, target)
+            scalars["mse"] = (weight * losses.noise_mse(eps, eps_hat)).mean()
         else:
             scalars[f"mmd_{i}"] = losses.mmd(eps, eps_hat)
     distances = [value for name, value in scalars.items() if name != "mse"]
@@ -118,8 +128,9 @@ def _denoiser_loss(
     """`diffusion_loss` with drawn timesteps and noise, and guidance in evaluation mode."""
     guidance = guide(recipe, variables, batch)
     key_t, key_eps = jax.random.split(key)
-    t = antithetic_timesteps(key_t, len(batch.image), recipe.schedule.num_train_steps)
-    eps = jax.random.normal(key_eps, (len(batch.image), recipe.num_classes))
+    shape = (len(batch.image), *recipe.cells)
+    t = recipe.timesteps(key_t, shape, recipe.schedule.num_train_steps)
+    eps = jax.random.normal(key_eps, (*shape, recipe.num_classes))
     return diffusion_loss(recipe, variables, batch, jax.lax.stop_gradient(guidance), t, eps)
 
 
@@ -195,13 +206,13 @@ def train_step(
 
 
 def _noise(recipe: Recipe, batch: Batch, key: Array) -> Array:
-    """Standard normal draws [num_steps, S, B, C], the start first.
+    """Standard normal draws [num_steps, S, B, *L, C], the start first.
 
     Every (image, draw) has a key of its own, made from the image's position in its split: neither
     the batching nor the number of draws changes a draw.
     """
     index = jnp.arange(len(batch.image)) if batch.index is None else batch.index
-    shape = (recipe.sampling.num_steps, recipe.num_classes)
+    shape = (recipe.sampling.num_steps, *recipe.cells, recipe.num_classes)
 
     def draw(index: Array, sample: Array) -> Array:
         own = jax.random.fold_in(jax.random.fold_in(key, index), sample)
@@ -231,13 +242,17 @@ def predict_step(recipe: Recipe, variables: Variables, batch: Batch, key: Array)
     mean, condition, features = (
         jnp.tile(x, (draws,) + (1,) * (x.ndim - 1)) for x in (prior.mean, prior.condition, features)
     )
+    prior = Prior(mean, condition, prior.projection)
 
     def eps_fn(y_t: Array, t: Array) -> Array:
         return run(own, y_t, condition, t, features, False, prior.projection)
 
     noise = _noise(recipe, batch, key)
-    noise = noise.reshape(len(noise), *mean.shape)
+    noise = noise.reshape(noise.shape[0], *mean.shape)
+    y_init = recipe.sampling.initial(prior, noise[0])
     # The last row of a sampler's noise is unused: the start takes its place.
-    y0_hat = recipe.sampling.run(eps_fn, mean + noise[0], mean, jnp.roll(noise, -1, axis=0))
+    y0_hat = recipe.sampling.run(eps_fn, y_init, mean, jnp.roll(noise, -1, axis=0))
+    # The score of a class is its mean over the cells.
+    y0_hat = y0_hat.mean(axis=tuple(range(1, y0_hat.ndim - 1)))
     y0_hat = y0_hat.reshape(draws, -1, recipe.num_classes)
     return Prediction(recipe.sampling.readout(y0_hat), y0_hat.std(axis=0), y0_hat, guidance)

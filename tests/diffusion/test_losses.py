@@ -50,3 +50,19 @@ def test_cross_entropy():
     target = np.array([[1, 0, 0], [0, 0.5, 0.5]])
     expected = -np.log([0.7, np.sqrt(0.1 * 0.8)])
     np.testing.assert_allclose(losses.cross_entropy(logits, target), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "gamma", "alpha"), [("focal", 1, 10), ("focal_g2_a3", 2, 3)])
+def test_golden_focal(golden, name, gamma, alpha):
+    g = golden("v2_parts")
+    confidence = losses.likelihood(g["prior"], g["targets"])
+    weight = losses.focal_weight(confidence, gamma, alpha)
+    ours = (weight * losses.noise_mse(g["noise_gt"], g["noise"])).mean()
+    check(name, ours, g[name], 1e-5)
+
+
+def test_the_likelihood_of_many_labels_is_a_mean_over_them():
+    logits, target = np.array([[2.0, -1.0, 0.0]]), np.array([[1, 0, 1]])
+    p = 1 / (1 + np.exp(-logits))
+    expected = np.where(target, p, 1 - p).mean()
+    np.testing.assert_allclose(losses.binary_likelihood(logits, target), [expected], rtol=1e-6)

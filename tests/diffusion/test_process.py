@@ -80,7 +80,7 @@ def test_posterior_refuses_a_step_that_is_none(t, t_prev):
 
 @pytest.mark.parametrize("size", [1, 2, 7, 8])
 def test_antithetic_timesteps_come_in_mirrored_pairs(size):
-    t = np.asarray(process.antithetic_timesteps(jax.random.key(size), size, 1000))
+    t = np.asarray(process.antithetic_timesteps(jax.random.key(size), (size,), 1000))
     assert t.shape == (size,)
     assert np.all((t >= 0) & (t < 1000))
     half = size // 2 + 1
@@ -88,7 +88,7 @@ def test_antithetic_timesteps_come_in_mirrored_pairs(size):
 
 
 def test_antithetic_timesteps_reach_everywhere():
-    t = process.antithetic_timesteps(jax.random.key(0), 4000, 10)
+    t = process.antithetic_timesteps(jax.random.key(0), (4000,), 10)
     np.testing.assert_allclose(np.bincount(t, minlength=10) / 4000, 0.1, atol=0.02)
 
 
@@ -137,3 +137,17 @@ def test_golden_last_step(golden):
     y0_hat = process.predict_y0(PUBLIC, g["y"], 0, eps_hat, g["yT_mean"])
     ours, _ = process.posterior(PUBLIC, y0_hat, g["y"], 0, -1, g["yT_mean"])
     check("p_sample t=1 to 0", ours, g["last_out"], 1e-6)
+
+
+def test_golden_noise_of_cells(golden):
+    g = golden("v2_parts")
+    shape = (3, 2, 2)
+    y, noise = (g[name].reshape(*shape, 4) for name in ("add_y", "add_noise"))
+    ours = process.q_sample(SCHEDULE, y, g["add_t"].reshape(shape), noise, 0.0)
+    check("v2 add_noise", ours, g["add_out"].reshape(*shape, 4), 2e-6)
+
+
+def test_every_cell_has_a_timestep_of_its_own():
+    t = np.asarray(process.uniform_timesteps(jax.random.key(0), (50, 6, 6), 10))
+    np.testing.assert_allclose(np.bincount(t.ravel(), minlength=10) / t.size, 0.1, atol=0.02)
+    assert np.all(np.ptp(t, axis=(1, 2)) > 0)

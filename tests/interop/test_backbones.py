@@ -39,7 +39,7 @@ def test_trunks_start_from_the_weights_that_are_named(tmp_path, tiny_data, caplo
         denoiser__pretrained=str(tmp_path / "v.safetensors"),
     )
     with caplog.at_level("INFO", "diffmic_jax"):
-        found = Experiment(config, tmp_path / "run").initial_state()
+        found, origins = Experiment(config, tmp_path / "run").initial_state()
     for network, trunk, theirs in (
         ("guidance", "global_trunk", state),
         ("guidance", "local_trunk", state),
@@ -50,7 +50,8 @@ def test_trunks_start_from_the_weights_that_are_named(tmp_path, tiny_data, caplo
             np.testing.assert_array_equal(kernel, theirs["conv1.weight"].transpose(2, 3, 1, 0))
         mean = found.batch_stats[network][trunk]["layer1_0"]["bn1"]["mean"]
         np.testing.assert_array_equal(mean, theirs["layer1.0.bn1.running_mean"])
-    assert "guidance starts with global_trunk, local_trunk from" in caplog.text
+    assert "guidance starts with global_trunk and local_trunk from" in caplog.text
+    assert origins == {name: config[name].pretrained for name in ("guidance", "denoiser")}
 
 
 def test_weights_that_cannot_be_had_leave_the_workdir_free(tmp_path, tiny_data):
@@ -61,9 +62,43 @@ def test_weights_that_cannot_be_had_leave_the_workdir_free(tmp_path, tiny_data):
 
 
 def test_starting_from_scratch_is_said(tmp_path, tiny_data, caplog):
+    config = tiny.make_config(tiny_data, guidance__pretrained="")
     with caplog.at_level("INFO", "diffmic_jax"):
-        Experiment(tiny.make_config(tiny_data), tmp_path / "run").initial_state()
-    assert "guidance starts from random weights; config.guidance.pretrained names" in caplog.text
+        _, origins = Experiment(config, tmp_path / "run").initial_state()
+    assert "guidance starts from random weights, as config.guidance.pretrained=''" in caplog.text
+    assert origins == {"guidance": "random", "denoiser": "random"}
+
+
+def unreachable() -> None:
+    raise OSError("no route\nto host")
+
+
+@pytest.mark.parametrize(
+    ("backbone", "width", "reason"),
+    [
+        ("tiny", 64, "None are known for tiny, width 64, stem imagenet"),
+        ("resnet50", 32, "None are known for resnet50, width 32, stem imagenet"),
+        ("resnet50", 64, "config.guidance.pretrained='timm/resnet50.tv_in1k': cannot be fetched"),
+    ],
+)
+def test_weights_that_nobody_asked_for_by_name_may_be_absent(
+    tiny_data, monkeypatch, caplog, backbone, width, reason
+):
+    monkeypatch.setattr(backbones, "_check_reachable", unreachable)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", hub(None))
+    config = tiny.make_config(tiny_data, guidance__stem="imagenet")
+    config.guidance.update(backbone=backbone, width=width, pretrained="auto")
+    assert backbones._weights("guidance", config) == (None, "random")
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "guidance starts from RANDOM weights, not from ImageNet's. " + reason in record.message
+
+
+def test_imagenet_weights_are_taken_where_they_are(tiny_data, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", hub(None, cached=str(tmp_path / "r50")))
+    config = tiny.make_config(tiny_data, guidance__stem="imagenet")
+    config.guidance.update(backbone="resnet50", width=64, pretrained="auto")
+    assert backbones._weights("guidance", config) == (tmp_path / "r50", "timm/resnet50.tv_in1k")
 
 
 def test_weights_of_another_network_are_refused_by_name(tmp_path):
@@ -73,21 +108,20 @@ def test_weights_of_another_network_are_refused_by_name(tmp_path):
     state["layer3.0.conv1.weight"] = np.zeros(1, np.float32)
     state_dict.write(tmp_path / "w.safetensors", state)
     with pytest.raises(InputError) as caught:
-        backbones.trunk_variables(
-            resnet("tiny", 8, "small"), str(tmp_path / "w.safetensors"), "field"
-        )
+        backbones.trunk_variables(resnet("tiny", 8, "small"), tmp_path / "w.safetensors")
     assert str(caught.value) == (
         f"{tmp_path}/w.safetensors: does not fit the network: missing layer2.0.bn2.weight; "
         "unexpected layer3.0.conv1.weight; shape conv1.weight is (8, 3, 7, 7), not (8, 3, 3, 3)"
     )
 
 
-def hub(download) -> SimpleNamespace:
-    return SimpleNamespace(hf_hub_download=download)
+def hub(download, cached: str | None = None) -> SimpleNamespace:
+    return SimpleNamespace(
+        hf_hub_download=download, try_to_load_from_cache=lambda repository, file: cached
+    )
 
 
 def test_a_model_of_the_hub_is_fetched(tmp_path, monkeypatch):
-    state = write_weights(tmp_path / "w.safetensors")
     asked = []
 
     def download(repository: str, file: str) -> str:
@@ -95,21 +129,18 @@ def test_a_model_of_the_hub_is_fetched(tmp_path, monkeypatch):
         return str(tmp_path / "w.safetensors")
 
     monkeypatch.setitem(sys.modules, "huggingface_hub", hub(download))
-    trunk = resnet("tiny", 8, "small")
-    found = backbones.trunk_variables(trunk, "timm/resnet50.tv_in1k", "field")
+    monkeypatch.setattr(backbones, "_check_reachable", lambda: None)
+    assert backbones._find("timm/resnet50.tv_in1k", "field") == tmp_path / "w.safetensors"
     assert asked == [("timm/resnet50.tv_in1k", "model.safetensors")]
-    np.testing.assert_array_equal(found["params"]["bn1"]["scale"], state["bn1.weight"])
 
 
 def test_without_the_hub_it_is_said_where_to_put_what(monkeypatch):
-    def offline(repository: str, file: str) -> str:
-        raise OSError("no route\nto host")
-
-    trunk, source = resnet("tiny", 8, "small"), "timm/resnet50.tv_in1k"
-    for module, reason in ((hub(offline), r"no route to host"), (None, "huggingface_hub")):
+    source = "timm/resnet50.tv_in1k"
+    monkeypatch.setattr(backbones, "_check_reachable", unreachable)
+    for module, reason in ((hub(None), r"no route to host"), (None, "huggingface_hub")):
         monkeypatch.setitem(sys.modules, "huggingface_hub", module)
         message = rf"^field='{source}': .*{reason}.*https://huggingface.co/{source} and name that"
         with pytest.raises(InputError, match=message):
-            backbones.trunk_variables(trunk, source, "field")
+            backbones._find(source, "field")
     with pytest.raises(InputError, match=r"field='weights.pth': no such file; name one"):
-        backbones.trunk_variables(trunk, "weights.pth", "field")
+        backbones._find("weights.pth", "field")

@@ -7,17 +7,20 @@ from functools import partial
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from diffmic_jax import cli
-from diffmic_jax.evaluation.predict import load_classifier
+from diffmic_jax.evaluation.predict import Classifier, load_classifier
 from diffmic_jax.interop import convert, names, state_dict
 from diffmic_jax.nn.resnet import resnet
-from diffmic_jax.recipe import make_recipe, resolve
-from diffmic_jax.training.state import init_variables
+from diffmic_jax.recipe import make_recipe
+from diffmic_jax.settings import resolve
+from diffmic_jax.training.state import init_variables, of_network
 from diffmic_jax.types import InputError
-from tests import tiny
+from tests import golden_weights, tiny
+from tests.helpers import channels_last, check
 
 CONFIG = """
 from configs import default
@@ -143,6 +146,108 @@ def test_a_damaged_file_is_named(tmp_path, content):
         state_dict.read(tmp_path / "w.safetensors")
     with pytest.raises(InputError, match=r"no\.pth: no such file"):
         state_dict.read(tmp_path / "no.pth")
+
+
+@pytest.fixture(scope="module")
+def golden_run(tmp_path_factory) -> Classifier:
+    """The networks of the golden vectors, converted by the command and restored."""
+    folder = tmp_path_factory.mktemp("golden")
+    for network, shapes in (
+        ("denoiser", "shapes_denoiser_c5_d128"),
+        ("guidance", "shapes_dcg_c5_resnet50"),
+    ):
+        state_dict.write(folder / f"{network}.safetensors", golden_weights.state_dict(shapes))
+    (folder / "config.py").write_text(GOLDEN_CONFIG)
+    assert cli.main(command(folder, folder / "run")) == 0
+    return load_classifier(folder / "run")
+
+
+GOLDEN_CONFIG = """
+from configs import default
+
+def get_config(recipe="v1_public"):
+    c = default.get_config(recipe)
+    c.sampling.num_steps = 10
+    return c
+"""
+
+
+def test_a_converted_guidance_gives_the_golden_answer(golden, golden_run):
+    g, image = golden("dcg"), jnp.asarray(channels_last(golden("images224")["x"]))
+    own = of_network(golden_run.variables, "guidance")
+    found = jax.jit(lambda v: golden_run.recipe.guidance.apply(v, image, False))(own)
+    np.testing.assert_array_equal(found.corners, g["roi_px"])
+    check("saliency", found.saliency, channels_last(g["saliency"]), 1e-5)
+    check("crops", found.patches[:2, ..., 0], g["crops_first2"], 0)
+    check("attention", found.attention, g["patch_attns"], 1e-5)
+    check("logits", found.fused, g["y_fusion"], 1e-5)
+
+
+def test_a_converted_denoiser_walks_the_golden_loop(golden, golden_run):
+    g, image = golden("p_sample_net"), jnp.asarray(channels_last(golden("images224")["x"]))
+    own, net = of_network(golden_run.variables, "denoiser"), golden_run.recipe.denoiser
+    prior, noise = g["y0_hat"], g["n10_noise"]
+
+    @jax.jit
+    def walk(own):
+        features = net.apply(own, image, image, False, method="encode")
+
+        def eps_fn(y, t):
+            return net.apply(own, y, prior, t, features, False)
+
+        forward = net.apply(own, d["y"], d["y0_hat"], d["t"], features, False)
+        rolled = np.roll(noise, -1, axis=0)
+        return forward, golden_run.recipe.sampling.run(eps_fn, prior + noise[0], prior, rolled)
+
+    d = golden("denoiser")
+    forward, y0_hat = walk(own)
+    check("denoiser", forward, d["eval_out"], 5e-6)
+    check("loop", y0_hat, g["n10_seq"][-1], 1e-5)
+
+
+@pytest.mark.parametrize("depth", [18, 34, 50])
+def test_the_depth_of_a_trunk_is_read_from_its_tensors(depth):
+    trunk = resnet(f"resnet{depth}", width=8)
+    modules = names.resnet_modules(trunk, "", "")
+    found = dict.fromkeys((f"{name}.weight" for name in modules.values()), np.zeros(1))
+    assert convert._backbone(found, "", named=True) == f"resnet{depth}"
+
+
+@pytest.mark.parametrize("source", ["torchvision", "timm"])
+def test_a_classifier_of_photographs_becomes_a_start(tmp_path, source):
+    trunk = resnet("resnet18", width=8)
+    shapes = jax.eval_shape(
+        partial(trunk.init, train=False), jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32)
+    )
+    rng = np.random.default_rng(0)
+    values = jax.tree.map(lambda s: rng.uniform(0.1, 0.4, s.shape).astype(np.float32), dict(shapes))
+    state = names.to_state_dict(values, names.backbone_map(trunk), {})
+    weights, workdir = tmp_path / "weights.safetensors", tmp_path / "run"
+    state_dict.write(weights, state)
+    (tmp_path / "config.py").write_text(CONFIG)
+    options = [f"--source={source}", f"--weights={weights}", f"--workdir={workdir}"]
+    config = f"--config={tmp_path}/config.py:v1"
+    assert cli.main(["convert", *options, config, "--class_names=a,b,c"]) == 0
+    found = load_classifier(workdir)
+    assert (found.step, found.class_names) == (0, ("a", "b", "c"))
+    for name in ("global_trunk", "local_trunk"):
+        trunk_found = {kind: tree["guidance"][name] for kind, tree in found.variables.items()}
+        jax.tree.map(np.testing.assert_array_equal, trunk_found, values)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--source=timm"], "--source=timm needs --weights"),
+        (["--denoiser=d.pth"], "--source=diffmic needs --guidance"),
+        (["--source=timm", "--weights={}/guidance.safetensors"], "conv1.weight is missing"),
+    ],
+)
+def test_what_a_source_needs_is_told(states, tmp_path, capsys, options, message):
+    options = [option.format(states) for option in options]
+    assert cli.main(["convert", *options, f"--workdir={tmp_path}/run"]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 class Evil:

@@ -10,8 +10,9 @@ import pytest
 from diffmic_jax.interop import names
 from diffmic_jax.nn.denoiser import Denoiser
 from diffmic_jax.nn.resnet import resnet
+from diffmic_jax.nn.vit import vit
 from diffmic_jax.types import InputError, Prior, Variables
-from tests import golden_weights
+from tests import golden_weights, tiny
 
 
 def golden_state(shapes: str) -> dict[str, np.ndarray]:
@@ -35,9 +36,9 @@ def shapes_of(variables: Variables) -> Variables:
 def network(request) -> tuple[dict[str, np.ndarray], Variables, names.Map]:
     """State dict, the same as ours by another map, and the map to be tested."""
     if "denoiser" in request.param:
-        names_ = names.denoiser_map(resnet("resnet18"))
+        names_ = names.denoiser_map(golden_weights.golden_denoiser())
     else:
-        names_ = names.guidance_map(resnet("resnet50"), resnet("resnet50"))
+        names_ = names.guidance_map(golden_weights.golden_dcg())
     return golden_state(request.param), golden_weights.load_variables(request.param), names_
 
 
@@ -50,7 +51,7 @@ def test_every_entry_of_the_reference_has_its_place(network):
 def test_there_and_back_is_bitwise_the_same(network):
     state, expected, names_ = network
     ours = names.to_variables(state, shapes_of(expected), names_, "file")
-    back = names.to_state_dict(ours, names_, names.left_over(state))
+    back = names.to_state_dict(ours, names_, names.left_over(state, names_))
     assert back.keys() == state.keys()
     for name, value in state.items():
         assert (back[name].dtype, back[name].shape) == (value.dtype, value.shape), name
@@ -102,3 +103,31 @@ def test_the_denoiser_of_dual_conditioning_has_no_names():
     )
     with pytest.raises(InputError, match="projections_1/linear has no name"):
         names.to_variables({}, shapes, names.denoiser_map(denoiser.encoder), "file")
+
+
+def test_the_encoder_of_efficientsam_and_back():
+    state = {
+        name.removeprefix("image_encoder."): value
+        for name, value in tiny.efficientsam_state().items()
+        if name.startswith("image_encoder.")
+    }
+    trunk = vit("tiny_vit")
+    init = partial(trunk.init, train=False)
+    shapes = jax.eval_shape(init, jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))
+    ours = names.to_variables(state, shapes, names.vit_map(trunk), "file")
+    params = ours["params"]
+    for found, expected in (
+        (params["pos_embed"], state["pos_embed"]),
+        (
+            params["patch_embed"]["kernel"],
+            state["patch_embed.proj.weight"].transpose(2, 3, 1, 0),
+        ),
+        (params["blocks_1"]["qkv"]["kernel"], state["blocks.1.attn.qkv.weight"].T),
+        (params["blocks_0"]["norm2"]["scale"], state["blocks.0.norm2.weight"]),
+    ):
+        np.testing.assert_array_equal(found, expected)
+    back = names.to_state_dict(ours, names.vit_map(trunk), {})
+    assert back.keys() == state.keys() - {"neck.0.weight"}
+    for name, value in back.items():
+        assert value.dtype == state[name].dtype, name
+        np.testing.assert_array_equal(value, state[name], strict=True)

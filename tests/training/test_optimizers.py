@@ -9,7 +9,8 @@ import optax
 import pytest
 
 from configs.default import get_config
-from diffmic_jax.recipe import Optimization, make_recipe, resolve
+from diffmic_jax.recipe import Optimization, make_recipe
+from diffmic_jax.settings import resolve
 from diffmic_jax.training.optimizers import learning_rate, make_optimizers, scale_by_amsgrad
 from tests.helpers import check
 
@@ -31,7 +32,7 @@ def test_golden_learning_rate(golden, recipe):
 
 
 def test_learning_rate_without_warm_up_starts_at_its_peak():
-    settings = Optimization(1e-3, 2e-4, 0.0, 100, 1.0, False)
+    settings = Optimization(1e-3, 0.0, 2e-4, True, 0.0, 100, 1, 1.0, False)
     rates = [float(learning_rate(settings, step)) for step in (0, 50, 100, 150)]
     np.testing.assert_allclose(rates, [1e-3, 5e-4, 0, 0], atol=1e-9)
 

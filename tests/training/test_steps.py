@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from diffmic_jax.nn.resnet import ResNet
-from diffmic_jax.recipe import Phase, Recipe, make_recipe, resolve
+from diffmic_jax.recipe import Phase, Recipe, make_recipe
+from diffmic_jax.settings import resolve
 from diffmic_jax.training import steps
 from diffmic_jax.training.state import TrainState, init_state, init_variables
 from diffmic_jax.types import Batch

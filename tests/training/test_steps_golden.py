@@ -11,7 +11,8 @@ import optax
 import pytest
 
 from configs.default import get_config
-from diffmic_jax.recipe import Recipe, make_recipe, resolve
+from diffmic_jax.recipe import Recipe, make_recipe
+from diffmic_jax.settings import resolve
 from diffmic_jax.training import steps
 from diffmic_jax.training.optimizers import make_optimizers
 from diffmic_jax.types import Batch, Variables

@@ -1,0 +1,123 @@
+"""The image encoder of EfficientSAM (Xiong et al. 2023): a plain ViT without class token.
+
+Its tokens are taken before the neck that EfficientSAM puts behind it. There is no final norm.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffmic_jax.types import Array
+
+PATCH = 16
+"""Side of a patch in pixels."""
+GRID = 14
+"""Patches along each side of the images (224 px) whose positions the table holds."""
+SIZES = {"efficientsam_ti": (12, 192, 3), "efficientsam_s": (12, 384, 6)}
+"""Blocks, width and heads of each encoder."""
+
+small = nn.initializers.truncated_normal(0.02)
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block: self-attention, then an MLP four times as wide."""
+
+    num_heads: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """[B, N, D] -> [B, N, D]."""
+        # flax's fast variance, E[x^2] - E[x]^2, loses digits that torch keeps.
+        norm = partial(nn.LayerNorm, 1e-6, dtype=self.dtype, use_fast_variance=False)
+        dense = partial(nn.Dense, dtype=self.dtype, kernel_init=small)
+        batch, tokens, width = x.shape
+        qkv = dense(3 * width, name="qkv")(norm(name="norm1")(x))
+        heads = qkv.reshape(batch, tokens, 3, self.num_heads, width // self.num_heads)
+        seen = jax.nn.dot_product_attention(*jnp.moveaxis(heads, 2, 0))  # softmax in float32
+        x = x + dense(width, name="proj")(seen.reshape(x.shape))
+        y = dense(4 * width, name="fc1")(norm(name="norm2")(x))
+        return x + dense(width, name="fc2")(jax.nn.gelu(y, approximate=False))
+
+
+class ViT(nn.Module):
+    """Trunk of transformer blocks over patches of 16x16 px."""
+
+    depth: int
+    num_features: int
+    """Width of the tokens."""
+    num_heads: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, image: Array, train: bool) -> Array:
+        """[B, H, W, 3] -> [B, H / 16, W / 16, num_features], in training as in evaluation.
+
+        Raises:
+          ValueError: a side is no multiple of 16. Padding would show the network an edge that no
+            image it was trained on has, and leaving out the rest would lose pixels silently.
+        """
+        del train
+        height, width = image.shape[1:3]
+        if height % PATCH or width % PATCH:
+            raise ValueError(
+                f"image of {height}x{width} px: a ViT needs sides that are multiples of {PATCH}"
+            )
+        x = nn.Conv(
+            self.num_features,
+            (PATCH, PATCH),
+            (PATCH, PATCH),
+            "VALID",
+            dtype=self.dtype,
+            kernel_init=small,
+            name="patch_embed",
+        )(image)
+        # The first row, of a class token, is not used; it is there for the published weights.
+        table = self.param("pos_embed", small, (1, 1 + GRID * GRID, self.num_features))
+        grid = x.shape
+        x = (x + positions(table, *grid[1:3]).astype(self.dtype)).reshape(grid[0], -1, grid[-1])
+        for block in range(self.depth):
+            x = Block(self.num_heads, self.dtype, name=f"blocks_{block}")(x)
+        return x.reshape(grid)
+
+
+def positions(table: Array, height: int, width: int) -> Array:
+    """Position embeddings for a grid of another size: [1, 1 + 14 * 14, D] -> [height, width, D]."""
+    rows, columns = (jnp.asarray(bicubic(GRID, size), table.dtype) for size in (height, width))
+    grid = table[0, 1:].reshape(GRID, GRID, -1)
+    return jnp.einsum("yi,xj,ijd->yxd", rows, columns, grid, precision="highest")
+
+
+def bicubic(size: int, new_size: int) -> np.ndarray:
+    """Weights [new_size, size], float64, that resample one axis as torch's bicubic mode does.
+
+    Cubic convolution with a = -0.75, pixel centres at half integers, the border repeated, and no
+    smoothing before a reduction; `jax.image.resize` differs in the first and the last.
+    """
+    a = -0.75
+    centre = (np.arange(new_size) + 0.5) * size / new_size - 0.5
+    weights = np.zeros((new_size, size))
+    for tap in range(-1, 3):
+        source = np.floor(centre).astype(int) + tap
+        d = np.abs(centre - source)
+        near, far = ((a + 2) * d - (a + 3)) * d * d + 1, ((d - 5) * d + 8) * d * a - 4 * a
+        inside = np.clip(source, 0, size - 1)
+        weights[np.arange(new_size), inside] += np.where(d <= 1, near, far)
+    return weights
+
+
+def vit(name: str, dtype: Any = jnp.float32) -> ViT:
+    """An encoder by name.
+
+    Raises:
+      ValueError: for a name not in `SIZES`.
+    """
+    if name not in SIZES:
+        raise ValueError(f"encoder {name!r} is unknown; choose one of {', '.join(SIZES)}")
+    return ViT(*SIZES[name], dtype)

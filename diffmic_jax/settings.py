@@ -1,0 +1,238 @@
+"""What a configuration may say, and what a named recipe decides.
+
+A recipe is a set of values, not a branch of the code. `RECIPES` holds what a named recipe decides;
+`resolve` fills those values into every field that the user left open.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import ChainMap
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import ml_collections
+
+from diffmic_jax.data.cache import ON_BAD_IMAGE
+from diffmic_jax.diffusion.schedules import KINDS
+from diffmic_jax.nn.resnet import STAGE_SIZES
+from diffmic_jax.nn.vit import PATCH, SIZES
+from diffmic_jax.recipe import (
+    DTYPES,
+    GUIDANCE_LOSSES,
+    INITIALS,
+    PRIORS,
+    READOUTS,
+    SAMPLERS,
+    TIMESTEPS,
+    WEIGHTS,
+)
+from diffmic_jax.types import InputError
+
+ENCODERS: Collection[str] = ChainMap[str, Any](SIZES, STAGE_SIZES)
+
+_V1: dict[str, Any] = {
+    "guidance.backbone": "resnet50",
+    "guidance.crop_channels": "all",
+    "guidance.loss": "fused",
+    "guidance.amsgrad": True,
+    "guidance.frozen": False,
+    "guidance.warmup_epochs": 10,
+    "denoiser.encoder": "resnet18",
+    "denoiser.pretrained": "",
+    "denoiser.local_encoder": "",
+    "denoiser.conditioning": "dual",
+    "denoiser.encoder_updates": 1,
+    "diffusion.precision": "float64",
+    "diffusion.timesteps": "antithetic",
+    "train.batch_size": 32,
+    "train.warmup_fraction": 0.04,
+    "train.clip_norm": 1.0,
+    "train.final_learning_rate": 0.0,
+    "train.rate_per_epoch": False,
+    "train.loss_weight": "uniform",
+    "sampling.sampler": "ancestral",
+    "sampling.num_steps": 100,
+    "sampling.start": "full",
+    "sampling.initial": "mean",
+    "sampling.clip": (),
+    "sampling.readout": "clip",
+}
+RECIPES: dict[str, dict[str, Any]] = {
+    # The paper, with evaluation that can be defended.
+    "v1": _V1,
+    # What the authors' public code computes.
+    "v1_public": _V1
+    | {
+        "guidance.crop_channels": "first",
+        "denoiser.conditioning": "fused",
+        "denoiser.encoder_updates": 3,
+        "diffusion.precision": "public",
+        "sampling.start": "truncated",
+        "sampling.readout": "softmax",
+        "sampling.num_samples": 1,
+    },
+    # DiffMIC-v2: a map of labels, a frozen guidance, ten steps.
+    "v2": _V1
+    | {
+        "guidance.backbone": "resnet18",
+        "guidance.crop_channels": "first",
+        "guidance.loss": "branches",
+        "guidance.amsgrad": False,
+        "guidance.frozen": True,
+        "guidance.warmup_epochs": 100,
+        "denoiser.encoder": "efficientsam_s",
+        "denoiser.pretrained": "auto",
+        "denoiser.local_encoder": "resnet18",
+        "denoiser.conditioning": "map",
+        "diffusion.timesteps": "uniform",
+        "train.batch_size": 64,
+        "train.warmup_fraction": 0.0,
+        "train.clip_norm": 0.0,
+        "train.final_learning_rate": 1e-5,
+        "train.rate_per_epoch": True,
+        "train.loss_weight": "focal",
+        "sampling.sampler": "ddim",
+        "sampling.num_steps": 10,
+        "sampling.start": "leading",
+        "sampling.initial": "map",
+        "sampling.clip": (-1.0, 1.0),
+    },
+}
+
+CHOICES: dict[str, Collection[str]] = {
+    "data.on_bad_image": ON_BAD_IMAGE,
+    "guidance.backbone": STAGE_SIZES,
+    "guidance.stem": ("imagenet", "small"),
+    "guidance.crop_channels": ("all", "first"),
+    "guidance.loss": GUIDANCE_LOSSES,
+    "denoiser.encoder": ENCODERS,
+    "denoiser.local_encoder": ChainMap[str, Any](STAGE_SIZES, {"": ()}),
+    "denoiser.stem": ("imagenet", "small"),
+    "denoiser.conditioning": PRIORS,
+    "diffusion.schedule": KINDS,
+    "diffusion.precision": ("float64", "public"),
+    "diffusion.timesteps": TIMESTEPS,
+    "train.dtype": DTYPES,
+    "train.loss_weight": WEIGHTS,
+    "sampling.sampler": SAMPLERS,
+    "sampling.start": ("full", "truncated", "leading"),
+    "sampling.initial": INITIALS,
+    "sampling.readout": READOUTS,
+}
+"""The words that a field may hold."""
+
+
+def _ranges(config: ml_collections.ConfigDict) -> dict[str, tuple[float, float]]:
+    """The smallest and the largest number that a field may hold."""
+    any_size, share, beta = (1, math.inf), (0, 1), (1e-9, 0.9999)
+    return {
+        "seed": (0, 2**32 - 1),
+        "data.image_size": any_size,
+        "data.rotation": (0, 180),
+        "data.num_workers": (0, math.inf),
+        "data.max_pixels": any_size,
+        "guidance.width": any_size,
+        "guidance.num_regions": any_size,
+        "guidance.region_size": (1, config.data.image_size),
+        "guidance.warmup_epochs": (0, math.inf),
+        "guidance.learning_rate": (0, math.inf),
+        "denoiser.width": any_size,
+        "denoiser.feature_dim": any_size,
+        "denoiser.encoder_updates": any_size,
+        "denoiser.map_size": any_size,
+        "diffusion.num_train_steps": (2, math.inf),
+        "diffusion.beta_start": beta,
+        "diffusion.beta_end": beta,
+        "train.batch_size": any_size,
+        "train.epochs": any_size,
+        "train.max_steps": (0, math.inf),
+        "train.learning_rate": (0, math.inf),
+        "train.warmup_fraction": share,
+        "train.final_learning_rate": (0, math.inf),
+        "train.clip_norm": (0, math.inf),
+        "train.mmd_weight": (0, math.inf),
+        "train.log_every": any_size,
+        "sampling.num_steps": (1, config.diffusion.num_train_steps),
+        "sampling.num_samples": any_size,
+        "sampling.eta": share,
+        "checkpoint.every_steps": (0, math.inf),
+        "eval.batch_size": any_size,
+        "eval.bootstrap": (0, math.inf),
+    }
+
+
+def _value(config: ml_collections.ConfigDict, field: str) -> Any:
+    """The value of a field like `train.epochs`."""
+    for name in field.split("."):
+        config = config[name]
+    return config
+
+
+def check_choice(field: str, value: str, choices: Collection[str]) -> None:
+    """Refuse a word that a field does not know.
+
+    Raises:
+      InputError: naming the field and the choices.
+    """
+    if value not in choices:
+        raise InputError(f"config.{field}={value!r} is unknown; choose one of {', '.join(choices)}")
+
+
+def _check_values(config: ml_collections.ConfigDict) -> None:
+    """Refuse a resolved configuration with a value that cannot work."""
+    for field, choices in CHOICES.items():
+        check_choice(field, _value(config, field), choices)
+    for field, (low, high) in _ranges(config).items():
+        value = _value(config, field)
+        if not (low <= value <= high and math.isfinite(value)):
+            fix = f"at least {low:g}" if high == math.inf else f"{low:g} to {high:g}"
+            raise InputError(f"config.{field}={value} is out of range; give {fix}")
+    clip = tuple(config.sampling.clip)
+    if clip and not (len(clip) == 2 and clip[0] < clip[1]):
+        raise InputError(f"config.sampling.clip={clip} is no range; give (low, high) or ()")
+    _check_fit(config)
+
+
+def _check_fit(config: ml_collections.ConfigDict) -> None:
+    """Refuse values that do not go together."""
+    size, encoder = config.data.image_size, config.denoiser.encoder
+    if encoder in SIZES and size % PATCH:
+        raise InputError(
+            f"config.data.image_size={size} does not fit {encoder}; give a multiple of {PATCH}"
+        )
+    initial, conditioning = config.sampling.initial, config.denoiser.conditioning
+    if initial == "random_map" and conditioning != "map":
+        raise InputError(
+            "config.sampling.initial=random_map needs config.denoiser.conditioning=map"
+        )
+    if initial == "map" and conditioning in ("none", "dual"):
+        raise InputError(
+            f"config.sampling.initial=map needs a condition of one label, but "
+            f"config.denoiser.conditioning={conditioning}; give sampling.initial=mean"
+        )
+
+
+def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """A copy of the configuration with every open field decided by its recipe.
+
+    Raises:
+      InputError: for an unknown recipe, or a field whose value cannot work.
+    """
+    config = ml_collections.ConfigDict(config.to_dict())
+    check_choice("recipe", config.recipe, RECIPES)
+    _fill(config, RECIPES[config.recipe])
+    # Many draws are affordable, and needed, where the chain is short.
+    draws = 8 if config.sampling.num_steps <= 10 else 1
+    cells = config.guidance.num_regions
+    _fill(config, {"sampling.num_samples": draws, "denoiser.map_size": cells})
+    _check_values(config)
+    return config
+
+
+def _fill(config: ml_collections.ConfigDict, values: Mapping[str, Any]) -> None:
+    """Give the fields that are still open, or that an older run did not have, a value."""
+    for field, value in values.items():
+        group, name = field.split(".")
+        if config[group].get(name) is None:
+            config[group][name] = value
