@@ -134,22 +134,28 @@ def convert(args: argparse.Namespace) -> None:
     """Make a workdir of PyTorch checkpoints, or write a workdir as such."""
     from diffmic_jax.interop import convert as run
 
-    theirs = args.source == "diffmic"
-    needed = ("denoiser", "guidance") if theirs else ("weights",)
-    missing = [f"--{name}" for name in needed if getattr(args, name) is None]
-    if missing:
-        raise InputError(f"--source={args.source} needs {' and '.join(missing)}")
     if args.to == "torch":
+        _needs(args, "denoiser", "guidance")
         run.to_diffmic(args.workdir, args.denoiser, args.guidance)
         print(f"written to {args.denoiser} and {args.guidance}")
         return
     class_names = tuple(filter(None, args.class_names.split(",")))
     config = run.load_config(args.config)
-    if theirs:
+    if args.source == "diffmic":
+        # v2 keeps both networks in one file.
+        args.denoiser, args.guidance = (f or args.weights for f in (args.denoiser, args.guidance))
+        _needs(args, "denoiser", "guidance")
         recipe = run.from_diffmic(args.denoiser, args.guidance, args.workdir, config, class_names)
     else:
+        _needs(args, "weights")
         recipe = run.from_backbone(args.weights, args.workdir, config, class_names)
     print(f"{recipe.num_classes} classes, recipe {recipe.name}; written to {args.workdir}")
+
+
+def _needs(args: argparse.Namespace, *names: str) -> None:
+    missing = " and ".join(f"--{name}" for name in names if getattr(args, name) is None)
+    if missing:
+        raise InputError(f"{missing} missing; see python -m diffmic_jax convert --help")
 
 
 def export(args: argparse.Namespace) -> None:
@@ -243,8 +249,8 @@ def _add_convert(verbs: argparse._SubParsersAction) -> None:
     verb = _add_verb(
         verbs,
         convert,
-        "Make a workdir of PyTorch checkpoints (a DiffMIC v1 run, or a ResNet to start from), or "
-        "write a workdir as a DiffMIC v1 run.",
+        "Make a workdir of PyTorch checkpoints (a DiffMIC run, or a ResNet to start from), or "
+        "write a workdir as those of DiffMIC.",
         "--denoiser=ckpt_best.pth --guidance=aux_ckpt_best.pth "
         "--config=configs/ham10000.py:v1_public --workdir=runs/theirs",
     )
@@ -253,7 +259,7 @@ def _add_convert(verbs: argparse._SubParsersAction) -> None:
     verb.add_argument("--to", default="workdir", choices=("workdir", "torch"))
     verb.add_argument("--denoiser", type=Path, help="of DiffMIC: .pth or .safetensors")
     verb.add_argument("--guidance", type=Path, help="of DiffMIC: .pth or .safetensors")
-    verb.add_argument("--weights", type=Path, help="of torchvision or timm: .pth or .safetensors")
+    verb.add_argument("--weights", type=Path, help="of DiffMIC-v2, torchvision or timm, likewise")
     verb.add_argument("--workdir", type=Path, required=True, help="new folder, or the run to write")
     verb.add_argument("--config", default="configs/default.py:v1_public", help="of the data set")
     verb.add_argument("--class_names", default="", help="in label order, as benign,malignant")

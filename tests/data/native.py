@@ -45,7 +45,19 @@ def write_aptos2019(root: Path, count: int = 40) -> None:
     _table(root / "train.csv", ["id_code", "diagnosis"], rows)
 
 
-def write_chestxray14(root: Path, patients: int = 16) -> None:
+def radiograph(path: Path, found: np.ndarray, seed: int, side: int) -> None:
+    """A gray image of noise with a bright spot for each finding, in a place of its own."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(0, 90, (side, side))
+    cell = side // 4
+    for finding in found:
+        top, left = (cell * i + rng.integers(0, cell // 2) for i in divmod(int(finding), 4))
+        pixels[top : top + cell // 2, left : left + cell // 2] += 120
+    Image.fromarray(pixels.astype(np.uint8)).save(path)
+
+
+def write_chestxray14(root: Path, patients: int = 16, side: int = SIDE) -> None:
     """Gray PNGs in numbered folders, the table with its trailing comma, and the official lists."""
     from diffmic_jax.data.catalog import FINDINGS
 
@@ -57,7 +69,7 @@ def write_chestxray14(root: Path, patients: int = 16) -> None:
             found = np.flatnonzero(rng.random(14) < 0.25)
             labels = "|".join(FINDINGS[i] for i in found) or "No Finding"
             folder = f"images_{patient % 2 + 1:03d}"
-            picture(root / folder / "images" / name, len(found) % 8, patient, "L")
+            radiograph(root / folder / "images" / name, found, 3 * patient + follow_up, side)
             age, size = f"{40 + patient:03d}Y", ["2682", "2749", "0.143", "0.143", ""]
             rows.append([name, labels, f"{follow_up:03d}", patient, age, "M", "PA", *size])
             (test if patient % 3 == 0 else train).append(name)

@@ -9,9 +9,12 @@ import jax
 import numpy as np
 import pytest
 
+from diffmic_jax.evaluation.predict import load_classifier
 from diffmic_jax.experiment import Experiment
 from diffmic_jax.interop import backbones, names, state_dict
 from diffmic_jax.nn.resnet import resnet
+from diffmic_jax.nn.vit import vit
+from diffmic_jax.training.state import of_network
 from diffmic_jax.types import InputError
 from tests import tiny
 
@@ -78,7 +81,7 @@ def unreachable() -> None:
     [
         ("tiny", 64, "None are known for tiny, width 64, stem imagenet"),
         ("resnet50", 32, "None are known for resnet50, width 32, stem imagenet"),
-        ("resnet50", 64, "config.guidance.pretrained='timm/resnet50.tv_in1k': cannot be fetched"),
+        ("resnet50", 64, "config.guidance.pretrained='timm/resnet50.tv_in1k': no file here, and"),
     ],
 )
 def test_weights_that_nobody_asked_for_by_name_may_be_absent(
@@ -91,7 +94,9 @@ def test_weights_that_nobody_asked_for_by_name_may_be_absent(
     assert backbones._weights("guidance", config) == (None, "random")
     (record,) = caplog.records
     assert record.levelname == "WARNING"
-    assert "guidance starts from RANDOM weights, not from ImageNet's. " + reason in record.message
+    assert (
+        "guidance starts from RANDOM weights, not from published ones. " + reason in record.message
+    )
 
 
 def test_imagenet_weights_are_taken_where_they_are(tiny_data, tmp_path, monkeypatch):
@@ -115,6 +120,65 @@ def test_weights_of_another_network_are_refused_by_name(tmp_path):
     )
 
 
+@pytest.mark.parametrize("name", ["sam.safetensors", "sam.pt"])
+def test_an_encoder_starts_from_efficientsam(tmp_path, name):
+    state, path = tiny.efficientsam_state(), tmp_path / name
+    if path.suffix == ".pt":  # as it is published
+        torch = pytest.importorskip("torch")
+        torch.save({"model": {name: torch.from_numpy(x) for name, x in state.items()}}, path)
+    else:
+        state_dict.write(path, state)
+    found = backbones.trunk_variables(vit("tiny_vit"), path)["params"]
+    np.testing.assert_array_equal(found["pos_embed"], state["image_encoder.pos_embed"])
+    bias = found["blocks_1"]["fc2"]["bias"]
+    np.testing.assert_array_equal(bias, state["image_encoder.blocks.1.mlp.fc2.bias"])
+
+
+def test_a_network_without_statistics_takes_weights_too(tmp_path, tiny_data):
+    path = tmp_path / "sam.safetensors"
+    state_dict.write(path, tiny.efficientsam_state())
+    config = tiny.make_config(tiny_data, "v2", guidance__pretrained="")
+    config.denoiser.update(encoder="tiny_vit", pretrained=str(path))
+    state, origins = Experiment(config, tmp_path / "run").initial_state()
+    assert origins["denoiser"] == str(path)
+    found = state.params["denoiser"]["encoder"]["pos_embed"]
+    np.testing.assert_array_equal(found, state_dict.read(path)["image_encoder.pos_embed"])
+
+
+def test_another_encoder_is_refused_by_name(tmp_path):
+    state = tiny.efficientsam_state(depth=3)
+    path = tmp_path / "sam.safetensors"
+    del state["image_encoder.pos_embed"]
+    qkv = "image_encoder.blocks.0.attn.qkv.weight"
+    state[qkv] = state[qkv][:32]
+    state_dict.write(path, state)
+    with pytest.raises(InputError) as caught:
+        backbones.trunk_variables(vit("tiny_vit"), path)
+    message = str(caught.value)
+    assert message.startswith(
+        f"{path}: does not fit the network: missing pos_embed; unexpected blocks.2.attn.proj.bias, "
+    )
+    assert message.endswith(" 7 more; shape blocks.0.attn.qkv.weight is (32, 16), not (48, 16)")
+
+
+def test_a_file_without_an_encoder_is_refused(tmp_path):
+    write_weights(tmp_path / "w.safetensors")
+    with pytest.raises(InputError, match="no tensors whose names begin with 'image_encoder.'"):
+        backbones.trunk_variables(vit("tiny_vit"), tmp_path / "w.safetensors")
+
+
+def test_the_guidance_of_another_run_is_taken_over(tmp_path, trained, tiny_data):
+    config = tiny.make_config(tiny_data, seed=3, guidance__checkpoint=str(trained))
+    state, origins = Experiment(config, tmp_path / "run").initial_state()
+    expected = of_network(load_classifier(trained).variables, "guidance")
+    found = of_network(state.variables(), "guidance")
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    assert origins == {"guidance": str(trained), "denoiser": "random"}
+    config.guidance.width = 4
+    with pytest.raises(InputError, match="its guidance is another network or of other classes"):
+        Experiment(config, tmp_path / "run").initial_state()
+
+
 def hub(download, cached: str | None = None) -> SimpleNamespace:
     return SimpleNamespace(
         hf_hub_download=download, try_to_load_from_cache=lambda repository, file: cached
@@ -131,7 +195,11 @@ def test_a_model_of_the_hub_is_fetched(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", hub(download))
     monkeypatch.setattr(backbones, "_check_reachable", lambda: None)
     assert backbones._find("timm/resnet50.tv_in1k", "field") == tmp_path / "w.safetensors"
-    assert asked == [("timm/resnet50.tv_in1k", "model.safetensors")]
+    backbones._find(backbones.PUBLISHED["efficientsam_s"], "field")
+    assert asked == [
+        ("timm/resnet50.tv_in1k", "model.safetensors"),
+        ("yunyangx/EfficientSAM", "efficient_sam_vits.pt"),
+    ]
 
 
 def test_without_the_hub_it_is_said_where_to_put_what(monkeypatch):
@@ -139,7 +207,9 @@ def test_without_the_hub_it_is_said_where_to_put_what(monkeypatch):
     monkeypatch.setattr(backbones, "_check_reachable", unreachable)
     for module, reason in ((hub(None), r"no route to host"), (None, "huggingface_hub")):
         monkeypatch.setitem(sys.modules, "huggingface_hub", module)
-        message = rf"^field='{source}': .*{reason}.*https://huggingface.co/{source} and name that"
+        message = (
+            rf"^field='{source}': no file.*{reason}.*https://huggingface.co/{source} and name that"
+        )
         with pytest.raises(InputError, match=message):
             backbones._find(source, "field")
     with pytest.raises(InputError, match=r"field='weights.pth': no such file; name one"):

@@ -15,7 +15,7 @@ from diffmic_jax import cli
 from diffmic_jax.evaluation.predict import Classifier, load_classifier
 from diffmic_jax.interop import convert, names, state_dict
 from diffmic_jax.nn.resnet import resnet
-from diffmic_jax.recipe import make_recipe
+from diffmic_jax.recipe import Recipe, make_recipe
 from diffmic_jax.settings import resolve
 from diffmic_jax.training.state import init_variables, of_network
 from diffmic_jax.types import InputError
@@ -44,17 +44,20 @@ def states(tmp_path_factory) -> Path:
     config.guidance.update(backbone="resnet18", width=8)
     config.denoiser.update(width=8, feature_dim=16)
     recipe = make_recipe(resolve(config), 3)
+    write_states(recipe, folder)
+    return folder
+
+
+def write_states(recipe: Recipe, folder: Path, **extras: dict[str, np.ndarray]) -> None:
+    """State dicts of a recipe's networks with arbitrary values, by the authors' names."""
     shapes = jax.eval_shape(partial(init_variables, recipe), jax.random.key(0))
     rng = np.random.default_rng(0)
     values = jax.tree.map(lambda s: rng.uniform(0.1, 0.4, s.shape).astype(np.float32), shapes)
-    trunk = resnet("resnet18", width=8)
-    maps = {"guidance": names.guidance_map(trunk, trunk), "denoiser": names.denoiser_map(trunk)}
-    for network, names_ in maps.items():
-        own = {kind: tree[network] for kind, tree in values.items()}
-        state = names.to_state_dict(own, names_, {})
+    for network, names_ in convert._maps(recipe, convert.ENCODER).items():
+        state = names.to_state_dict(of_network(values, network), names_, {})
         counters = {name: np.array(5, np.int64) for name in state if name.endswith(names.COUNTER)}
-        state_dict.write(folder / f"{network}.safetensors", state | counters)
-    return folder
+        every = state | counters | extras.get(network, {})
+        state_dict.write(folder / f"{network}.safetensors", every)
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +117,7 @@ def test_the_two_files_may_not_be_swapped(states, tmp_path, capsys):
         "guidance": states / "denoiser.safetensors",
     }
     assert cli.main(command(states, tmp_path / "run", **files)) == 2
-    assert "no DiffMIC v1 state dicts, 'ds_net.f." in capsys.readouterr().err
+    assert "no state dicts of DiffMIC, 'ds_net.f." in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
@@ -238,8 +241,9 @@ def test_a_classifier_of_photographs_becomes_a_start(tmp_path, source):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--source=timm"], "--source=timm needs --weights"),
-        (["--denoiser=d.pth"], "--source=diffmic needs --guidance"),
+        (["--source=timm"], "--weights missing"),
+        (["--denoiser=d.pth"], "--guidance missing"),
+        (["--to=torch"], "--denoiser and --guidance missing"),
         (["--source=timm", "--weights={}/guidance.safetensors"], "conv1.weight is missing"),
     ],
 )
@@ -248,6 +252,64 @@ def test_what_a_source_needs_is_told(states, tmp_path, capsys, options, message)
     assert cli.main(["convert", *options, f"--workdir={tmp_path}/run"]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture(scope="module")
+def lightning(tmp_path_factory) -> Path:
+    """One file of a v2 run with narrow networks, as Lightning names its entries."""
+    folder = tmp_path_factory.mktemp("lightning")
+    (folder / "config.py").write_text(
+        CONFIG.replace("sampling.num_steps = 3", "eval.bootstrap = 0")
+    )
+    config = convert.load_config(f"{folder}/config.py:v2")
+    config.guidance.update(backbone="resnet18", width=8, num_regions=3)
+    config.denoiser.update(encoder="tiny_vit", width=8, feature_dim=16)
+    extras = {
+        "guidance": {"fusion_dnn.weight": np.ones((3, 128), np.float32)},
+        "denoiser": {f"{convert.ENCODER}neck.0.weight": np.ones((4, 16, 1, 1), np.float32)},
+    }
+    write_states(make_recipe(resolve(config), 3), folder, **extras)
+    every = {
+        f"{prefix}{name}": value
+        for network, prefix in {"guidance": "aux_model.", "denoiser": "model."}.items()
+        for name, value in state_dict.read(folder / f"{network}.safetensors").items()
+    }
+    state_dict.write(folder / "v2.safetensors", every)
+    return folder
+
+
+def test_a_v2_checkpoint_goes_there_and_back(lightning, tmp_path):
+    file, workdir = lightning / "v2.safetensors", tmp_path / "run"
+    options = [f"--weights={file}", f"--config={lightning}/config.py:v2", f"--workdir={workdir}"]
+    assert cli.main(["convert", *options]) == 0
+    found = load_classifier(workdir)
+    assert (found.recipe.name, found.recipe.cells) == ("v2", (3, 3))
+    assert found.config.denoiser.encoder == "tiny_vit"
+    back = [f"--{network}={tmp_path}/{network}.safetensors" for network in ("denoiser", "guidance")]
+    assert cli.main(["convert", "--to=torch", f"--workdir={workdir}", *back]) == 0
+    for network in ("denoiser", "guidance"):
+        ours, theirs = (
+            state_dict.read(folder / f"{network}.safetensors") for folder in (tmp_path, lightning)
+        )
+        assert ours.keys() == theirs.keys()
+        for name, value in theirs.items():
+            assert (ours[name].dtype, ours[name].shape) == (value.dtype, value.shape), name
+            np.testing.assert_array_equal(ours[name], value)
+    tiny.write_images(tmp_path / "images", 1)
+    flags = [f"--workdir={workdir}", f"--images={tmp_path}/images", f"--out={tmp_path}/out.csv"]
+    assert cli.main(["predict", *flags]) == 0
+
+
+def test_a_recipe_of_the_other_version_is_refused(states, lightning, tmp_path, capsys):
+    run = f"--workdir={tmp_path}/run"
+    v2 = [f"--weights={lightning}/v2.safetensors", f"--config={lightning}/config.py:v1_public"]
+    assert cli.main(["convert", *v2, run]) == 2
+    assert (
+        "of DiffMIC-v2, but --config has the recipe v1_public; name v2" in capsys.readouterr().err
+    )
+    v1 = command(states, tmp_path / "run")
+    assert cli.main([*v1[:-1], f"--config={states}/config.py:v2"]) == 2
+    assert "of DiffMIC-v1, but --config has the recipe v2; name v1" in capsys.readouterr().err
 
 
 class Evil:
