@@ -45,9 +45,10 @@ def run_command(main: Callable[[], None]) -> int:
 
     Whatever the user can mend is told in one line, without a traceback.
     """
-    # Orbax and JAX log every save and compile at the levels below.
+    # Orbax and JAX log every save and compile at the levels below, and Orbax the traceback of
+    # every error that it raises as well.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     _log_to_stderr()
     usual = signal.signal(signal.SIGTERM, _terminated)
     try:

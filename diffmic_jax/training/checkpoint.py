@@ -14,6 +14,8 @@ import hashlib
 import json
 import logging
 import math
+import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -331,9 +333,12 @@ def _some(texts: Sequence[str]) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """The head of an error's message, on one line."""
-    strerror = getattr(error, "strerror", None)
-    text = " ".join(str(strerror or error).split()) or type(error).__name__
+    """The head of an error's message, on one line; the system's own words where it has some."""
+    number = getattr(error, "errno", None)
+    if code := re.search(r"os_error_code='(\d+)'", str(error)):
+        number = int(code[1])
+    text = os.strerror(number) if number else " ".join(str(error).split())
+    text = text or type(error).__name__
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 

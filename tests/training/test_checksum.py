@@ -41,5 +41,3 @@ def test_zero_and_minus_zero_differ_and_nan_is_a_value():
 def test_the_path_names_the_array():
     tree = {"params": {"w": jnp.ones(2)}, "opt_state": (jnp.zeros(()), {})}
     assert sorted(checksums(tree)) == ["opt_state.0", "params.w"]
-
-
