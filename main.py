@@ -14,10 +14,16 @@ from ml_collections import config_flags
 
 from diffmic_jax import experiment
 from diffmic_jax.command import run_command
+from diffmic_jax.training import parallel
 from diffmic_jax.types import InputError
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with :recipe if not v1.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; default runs/CONFIG.")
+COORDINATOR = flags.DEFINE_string(
+    "coordinator", "", "host:port of process 0, if there are several."
+)
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", 0, "Of the run; 1 does not look for others.")
+PROCESS_ID = flags.DEFINE_integer("process_id", -1, "Of this process, from 0.")
 MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "What to do.")
 HELP = flags.DEFINE_bool("help", False, "Show this help.")
 
@@ -68,6 +74,7 @@ def main() -> None:
     if HELP.value:
         print(f"{__doc__}{flags.FLAGS.main_module_help()}")
         return
+    parallel.join_processes(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     workdir = Path(WORKDIR.value) if WORKDIR.value else default_workdir()
     experiment.run(CONFIG.value, workdir, MODE.value)
 

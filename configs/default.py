@@ -87,6 +87,10 @@ def get_config(recipe: str = "v1") -> ConfigDict:
     c.train.ema = False
     c.train.dtype = "float32"  # of the computation; bfloat16 for GPU and TPU
     c.train.log_every = 50
+    c.train.on_nan = "stop"  # or skip: leave such a step out, and count it
+    c.train.max_minutes = 0.0  # then save and exit with 75, "restart me"; 0: no limit
+    c.train.hang_minutes = 30.0  # without a sign of progress before it is told; 0: never
+    c.train.model_shards = 1  # devices that share the denoiser's wide layers
 
     c.sampling = ConfigDict()
     c.sampling.sampler = placeholder(str)  # ancestral or ddim

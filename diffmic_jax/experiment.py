@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+import time
 from collections.abc import Generator
 from functools import partial
 from pathlib import Path
@@ -26,12 +28,20 @@ from diffmic_jax.recipe import Recipe, make_recipe
 from diffmic_jax.settings import check_choice, resolve
 from diffmic_jax.training import parallel
 from diffmic_jax.training.checkpoint import Checkpoints, placed
+from diffmic_jax.training.guards import StopRequest, Watchdog
 from diffmic_jax.training.log import TrainingLog
-from diffmic_jax.training.loop import fit
+from diffmic_jax.training.loop import Guards, fit
 from diffmic_jax.training.state import Purpose, TrainState, init_state, run_key
 from diffmic_jax.training.steps import train_step
 from diffmic_jax.types import Array, Batch, InputError
-from diffmic_jax.workdir import as_json, check_workdir, skipped_images
+from diffmic_jax.workdir import (
+    as_json,
+    check_same_run,
+    check_workdir,
+    check_writable,
+    config_sha256,
+    skipped_images,
+)
 
 log = logging.getLogger("diffmic_jax")
 
@@ -87,8 +97,9 @@ class Experiment:
         Raises:
           InputError: for a configuration or data that cannot work.
         """
+        self._began = time.monotonic()
         self.config, self.workdir = resolve(config), workdir
-        self.mesh: Mesh = parallel.make_mesh()
+        self.mesh: Mesh = parallel.make_mesh(self.config.train.model_shards)
         self.source = open_data(self.config)
         self._check_metric()
         self.data = decode_data(self.source, self.config)
@@ -159,15 +170,23 @@ class Experiment:
         Raises:
           InputError: if these cannot be had or do not fit.
         """
-        whole = parallel.replicated(self.mesh)
-        init = jax.jit(partial(init_state, self.recipe), out_shardings=whole)
+        abstract = self._abstract_state()
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+        init = jax.jit(partial(init_state, self.recipe), out_shardings=shardings)
         return with_pretrained(init(self.key(Purpose.INIT)), self.recipe, self.config)
+
+    def _abstract_state(self) -> TrainState:
+        """Shapes, types and shardings of the state."""
+        abstract = jax.eval_shape(partial(init_state, self.recipe), self.key(Purpose.INIT))
+        wide = self.config.denoiser.feature_dim
+        return placed(abstract, parallel.state_shardings(self.mesh, abstract, wide))
 
     def restored(self, checkpoints: Checkpoints, step: int) -> TrainState:
         """The state of a checkpoint, on the mesh.
 
         Raises:
-          InputError: if it was trained on other classes than the data has.
+          InputError: if it was trained on other classes than the data has, or is of other networks.
+          DamagedCheckpointError: if it is not what was saved.
         """
         names = checkpoints.meta(step)["class_names"]
         if tuple(names) != self.source.class_names:
@@ -175,8 +194,15 @@ class Experiment:
                 f"{self.workdir} was trained on the classes {','.join(names)}, not "
                 f"{','.join(self.source.class_names)}; choose another --workdir or data.root"
             )
-        abstract = jax.eval_shape(partial(init_state, self.recipe), self.key(Purpose.INIT))
-        return checkpoints.restore(step, placed(abstract, parallel.replicated(self.mesh)))
+        return checkpoints.restore(step, self._abstract_state())
+
+    def _checked(self, checkpoints: Checkpoints, meta: dict[str, Any], step: int) -> TrainState:
+        """`restored`, to train on: only a run of the same configuration may."""
+        theirs = checkpoints.meta(step)
+        if theirs["config_sha256"] != meta["config_sha256"]:
+            where = str(checkpoints.folder / str(step))
+            check_same_run(where, theirs["config"], meta["config"])
+        return self.restored(checkpoints, step)
 
     def _answers(self, state: TrainState, split: str, title: str = "") -> evaluation.Answers:
         batches = loader.eval_batches(
@@ -240,7 +266,15 @@ class Experiment:
             sorted(scalars),
             batch_size=self.config.train.batch_size,
             every_steps=self.config.train.log_every,
+            num_steps=self.recipe.num_steps,
             start_step=int(state.step),
+        )
+
+    def _guards(self) -> Guards:
+        train = self.config.train
+        limit = 60 * train.max_minutes or math.inf
+        return Guards(
+            StopRequest(self._began + limit), Watchdog(train.hang_minutes), train.on_nan == "skip"
         )
 
     def train(self) -> None:
@@ -248,23 +282,24 @@ class Experiment:
 
         Raises:
           InputError: for a batch that the devices cannot share, or an image that cannot be read.
-          NonFiniteLossError, Interrupted: as `fit` does.
+          NonFiniteLossError, StorageError, Interrupted: as `fit` does.
         """
         config = self.config
         parallel.check_batch_size(self.mesh, config.train.batch_size, "train.batch_size")
         meta: dict[str, Any] = {
             "config": as_json(config),
+            "config_sha256": config_sha256(as_json(config)),
             "class_names": list(self.source.class_names),
             "multi_label": self.source.multi_label,
         }
         self._check_split()
         with Checkpoints(self.workdir, config.checkpoint.metric) as checkpoints:
-            latest = checkpoints.latest_step
-            if latest is None:
+            resumed = checkpoints.resume(partial(self._checked, checkpoints, meta))
+            if resumed is None:
                 state, meta["origins"] = self.initial_state()
             else:
-                state = self.restored(checkpoints, latest)
-                meta["origins"] = checkpoints.meta(latest).get("origins", {})
+                state = resumed
+                meta["origins"] = checkpoints.meta(int(state.step)).get("origins", {})
             self._write_facts(meta)
             start = int(state.step)
             log.info("training from step %d to %d", start, self.recipe.num_steps)
@@ -281,6 +316,7 @@ class Experiment:
                     meta=meta,
                     log=training_log,
                     save_every=config.checkpoint.every_steps or self.steps_per_epoch,
+                    guards=self._guards(),
                 )
 
     def evaluate(self, split: str = "test", folder: Path | None = None) -> dict[str, Any]:
@@ -339,6 +375,8 @@ def run(config: ml_collections.ConfigDict, workdir: Path, mode: str) -> None:
     """What main.py does: train (or go on training) and evaluate, or evaluate only."""
     config = resolve(config)
     check_workdir(workdir, config)  # first: decoding the images may take long
+    if mode == "train":
+        check_writable(workdir)
     experiment = Experiment(config, workdir)
     if mode == "train":
         experiment.train()

@@ -27,6 +27,17 @@ class NonFiniteLossError(Exception):
     """The loss became NaN or infinite; the message names the step."""
 
 
+class DamagedCheckpointError(InputError):
+    """A checkpoint is not what was saved; the message names it and what is wrong."""
+
+
+class StorageError(Exception):
+    """A file of the run could not be written; the message names it and why.
+
+    What was saved before is intact, and the same command goes on from there.
+    """
+
+
 class Interrupted(Exception):
     """The run was asked to stop; everything up to the named step is saved."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,10 @@ FREE_FIELDS = (
     "data.num_workers",
     "train.max_steps",
     "train.log_every",
+    "train.on_nan",
+    "train.max_minutes",
+    "train.hang_minutes",
+    "train.model_shards",
     "checkpoint.every_steps",
     "eval.batch_size",
     "eval.bootstrap",
@@ -58,24 +63,53 @@ def check_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
     if not path.exists():
         return
     try:
-        theirs = _flat(json.loads(path.read_text()))
+        theirs = json.loads(path.read_text())
     except ValueError as error:
         raise InputError(f"{path}: no JSON ({error}); choose another --workdir") from error
-    wanted = _flat(as_json(config))
-    for field in sorted(theirs.keys() | wanted.keys()):
-        if field not in FREE_FIELDS and theirs.get(field) != wanted.get(field):
-            raise InputError(
-                f"{workdir} belongs to a run with config.{field}={theirs.get(field)!r}, not "
-                f"{wanted.get(field)!r}; choose another --workdir or give the same value"
-            )
+    check_same_run(str(workdir), theirs, as_json(config))
+
+
+def check_same_run(where: str, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
+    """Check that two configurations compute the same.
+
+    Args:
+      where: what belongs to the other one, for the message.
+      theirs: as `as_json` gives it.
+      ours: likewise.
+
+    Raises:
+      InputError: naming the fields that differ.
+    """
+    there, wanted = _flat(theirs), _flat(ours)
+    differences = [
+        f"config.{field}={there.get(field)!r}, not {wanted.get(field)!r}"
+        for field in sorted(there.keys() | wanted.keys())
+        if field not in FREE_FIELDS and there.get(field) != wanted.get(field)
+    ]
+    if differences:
+        raise InputError(
+            f"{where} belongs to a run with {'; '.join(differences)}; "
+            "choose another --workdir or give the same values"
+        )
+
+
+def config_sha256(config: Mapping[str, Any]) -> str:
+    """A hash of what a configuration computes: the fields that are free to change are left out."""
+    fixed = {field: value for field, value in _flat(config).items() if field not in FREE_FIELDS}
+    return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
+
+
+def check_writable(workdir: Path) -> None:
+    """Check, without writing, that files can be made in a workdir that may not exist yet.
+
+    Raises:
+      InputError: if not.
+    """
+    folder = next(each for each in (workdir, *workdir.absolute().parents) if each.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f"{folder} cannot be written; mend that or choose another --workdir")
 
 
 def as_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """The configuration as it comes back from a JSON file: tuples are lists."""
     return json.loads(json.dumps(config.to_dict()))
-
-
-def config_sha256(config: Mapping[str, Any]) -> str:
-    """SHA-256 over the fields that decide a run's results, as JSON with sorted keys."""
-    fields = {name: value for name, value in _flat(config).items() if name not in FREE_FIELDS}
-    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()

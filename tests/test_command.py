@@ -13,7 +13,7 @@ from diffmic_jax.types import InputError, Interrupted, NonFiniteLossError
     [
         (InputError("a.csv:\n  fix it"), 2, "error: a.csv: fix it"),
         (NonFiniteLossError("at 5"), 1, "error: at 5; the last good checkpoint is kept"),
-        (Interrupted("at 5"), 130, "at 5 and saved; run the same command again to go on"),
+        (Interrupted("at 5"), 75, "at 5; run the same command again to go on"),
         (
             KeyboardInterrupt(),
             130,

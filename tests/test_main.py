@@ -106,7 +106,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path, config):
             process.send_signal(signal.SIGINT)
             break
     _, error = process.communicate()
-    assert process.returncode == 130, error
+    assert process.returncode == 75, error
     assert "run the same command again to go on" in error.splitlines()[-1]
     assert "Traceback" not in error
     process = start(*argv, cwd=tmp_path)

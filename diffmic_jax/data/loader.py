@@ -6,6 +6,7 @@ whatever the number of threads, worker processes or shards.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Generator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -156,6 +157,13 @@ def _rows_per_shard(batch_size: int, shard_count: int) -> int:
     return batch_size // shard_count
 
 
+def _leave_signals(worker: int, workers: int) -> None:
+    """Let a signal to the whole group be the main process's: it still needs the current batch."""
+    del worker, workers
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)
+
+
 def _iterate(steps: grain.MapDataset, num_workers: int) -> Generator[Batch, None, None]:
     """Read ahead a few batches; stop reading when the caller stops."""
     options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=READ_AHEAD)
@@ -163,7 +171,8 @@ def _iterate(steps: grain.MapDataset, num_workers: int) -> Generator[Batch, None
     if num_workers:
         if not flags.FLAGS.is_parsed():  # Grain's workers ask for their own, and would crash
             flags.FLAGS.mark_as_parsed()
-        batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
+        workers = grain.MultiprocessingOptions(num_workers=num_workers)
+        batches = batches.mp_prefetch(workers, _leave_signals)
     iterator = iter(batches)
     try:
         for batch in iterator:

@@ -1,25 +1,40 @@
-"""Checkpoints with Orbax: the latest and the best, each complete on its own.
+"""Checkpoints with Orbax: the two latest and the best, each complete and checked on its own.
 
-A checkpoint holds the training state and, as JSON, what is needed to use it elsewhere: class
-names and configuration. Orbax commits a checkpoint by a rename, so a killed save leaves none.
+A checkpoint holds the training state and, as JSON, a record: what is needed to use the state
+elsewhere (class names, configuration), the validation metrics, shape, type and checksum of every
+array, and a SHA-256 of the record itself. Orbax commits a checkpoint by a rename, so a killed save
+leaves none; whatever happens to one later is found when it is read. With several processes all of
+them make the same calls.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
+import logging
 import math
-from collections.abc import Mapping
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import jax
 import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers as policies
+from jax.experimental import multihost_utils
 
+from diffmic_jax.training.checksum import checksums, name
 from diffmic_jax.training.state import TrainState
-from diffmic_jax.types import InputError
+from diffmic_jax.types import DamagedCheckpointError, InputError, StorageError
+
+log = logging.getLogger("diffmic_jax")
 
 LOWER_IS_BETTER = ("nll", "brier", "ece")
+LATEST = 2
+"""Newest checkpoints to keep: one may turn out to be damaged."""
 
 
 class Checkpoints:
@@ -35,32 +50,31 @@ class Checkpoints:
 
         Raises:
           InputError: if it is read-only and there is no checkpoint.
+          StorageError: if the folder cannot be made.
         """
         self.folder = workdir.absolute() / "checkpoints"
-        lower = metric in LOWER_IS_BETTER
-
-        def rank(metrics: Mapping[str, float]) -> float:
-            # A metric that is undefined on the validation part loses to every defined one.
-            return metrics.get(metric, math.inf if lower else -math.inf)
-
+        self._metric = metric
         if read_only and not self.folder.is_dir():
             raise InputError(f"{workdir} holds no checkpoint; train there first, or check the path")
-        keep = [
-            policies.LatestN(1),
-            policies.BestN(
-                get_metric_fn=rank, reverse=lower, n=1, keep_checkpoints_without_metrics=False
-            ),
-        ]
-        self._manager = ocp.CheckpointManager(
-            self.folder,
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=policies.AnyPreservationPolicy(keep),
-                best_fn=rank,
-                best_mode="min" if lower else "max",
-                read_only=read_only,
-                create=not read_only,
-            ),
-        )
+        with self._writing(None):
+            self._manager = ocp.CheckpointManager(
+                self.folder,
+                options=ocp.CheckpointManagerOptions(
+                    preservation_policy=self,
+                    read_only=read_only,
+                    create=not read_only,
+                    cleanup_tmp_directories=not read_only,
+                    # The records are read here, and a broken file should not stop it from opening.
+                    lightweight_initialize=True,
+                ),
+            )
+        self._saving: int | None = None
+        self._ranks = {step: self._rank_of(step) for step in self.steps}
+
+    @property
+    def steps(self) -> list[int]:
+        """The steps kept, ascending."""
+        return sorted(self._manager.all_steps())
 
     @property
     def latest_step(self) -> int | None:
@@ -71,14 +85,48 @@ class Checkpoints:
     def best_step(self) -> int:
         """Step of the best checkpoint on validation; the newest if none was validated.
 
+        Of equals the newer one is the best.
+
         Raises:
           InputError: if there is no checkpoint.
+          DamagedCheckpointError: if one cannot be read, which might be the best.
         """
-        best = self._manager.best_step()
-        best = self.latest_step if best is None else best
-        if best is None:
+        steps = self.steps
+        if not steps:
             raise InputError(f"{self.folder} holds no complete checkpoint; train there first")
-        return best
+        for step in steps:
+            if self._ranks[step] is None:
+                self._record(step)  # says what is wrong
+        return max(steps, key=lambda step: (self._ranks[step], step))
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """Orbax's question which checkpoints to keep.
+
+        One whose record cannot be read stays: it might be the best.
+        """
+        del context
+        steps = [info.step for info in checkpoints]
+        ranks = {step: self._ranks.get(step) for step in steps}
+        known = [step for step in steps if ranks[step] is not None]
+        best = max(known, key=lambda step: (ranks[step], step), default=None)
+        return [step in steps[-LATEST:] or step == best or ranks[step] is None for step in steps]
+
+    def _rank(self, metrics: Mapping[str, float] | None) -> float:
+        """Higher is better; without validation a checkpoint loses to every validated one."""
+        if metrics is None:
+            return -math.inf
+        # A metric that is undefined on the validation part loses to every defined one.
+        value = metrics.get(self._metric)
+        if value is None:
+            return -1e300
+        return -value if self._metric in LOWER_IS_BETTER else value
+
+    def _rank_of(self, step: int) -> float | None:
+        """The rank of a checkpoint on disk, None if its record cannot be read."""
+        try:
+            return self._rank(self._record(step)["metrics"])
+        except DamagedCheckpointError:
+            return None
 
     def save(
         self,
@@ -87,30 +135,162 @@ class Checkpoints:
         meta: Mapping[str, Any],
         metrics: Mapping[str, float] | None = None,
     ) -> None:
-        """Save in the background; metrics rank the checkpoint, None leaves it unranked."""
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(dict(meta))
-            ),
-            metrics=metrics,
-            force=True,
-        )
+        """Save in the background; metrics rank the checkpoint, None leaves it unranked.
+
+        Raises:
+          StorageError: if this save, or the one before it, fails.
+        """
+        sums = checksums(state)
+        leaves = {
+            path: {**facts, "checksum": sums[path]} for path, facts in _described(state).items()
+        }
+        record: dict[str, Any] = {"meta": dict(meta), "metrics": metrics, "leaves": leaves}
+        record["sha256"] = _digest(record)
+        self._ranks[step] = self._rank(metrics)
+        self.wait()
+        with self._writing(step):
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record)
+                ),
+                force=True,
+            )
+        self._saving = step
+
+    def wait(self) -> None:
+        """Wait for the save in the background, if there is one.
+
+        Raises:
+          StorageError: if it failed.
+        """
+        with self._writing(self._saving):
+            self._manager.wait_until_finished()
+        self._saving = None
+
+    @contextlib.contextmanager
+    def _writing(self, step: int | None) -> Iterator[None]:
+        """Tell what could not be written, and that the rest is intact."""
+        try:
+            yield
+        except (OSError, ValueError, RuntimeError) as error:  # TensorStore's are of the latter two
+            what = self.folder if step is None else self.folder / str(step)
+            raise StorageError(f"{what}: cannot be written ({_reason(error)})") from error
+
+    @contextlib.contextmanager
+    def _reading(self, step: int) -> Iterator[None]:
+        """Whatever a library makes of broken bytes is one kind of error, which names the step."""
+        try:
+            yield
+        except InputError:
+            raise
+        except Exception as error:
+            raise DamagedCheckpointError(
+                f"{self.folder / str(step)} is damaged ({_reason(error)}); put back a copy of that "
+                "folder, or delete it to go on without it"
+            ) from error
+
+    def _record(self, step: int) -> dict[str, Any]:
+        """The record of a checkpoint.
+
+        Raises:
+          DamagedCheckpointError: if it is not what was saved.
+        """
+        with self._reading(step):
+            args = ocp.args.Composite(record=ocp.args.JsonRestore())
+            record = dict(self._manager.restore(step, args=args)["record"])
+            if record.pop("sha256") != _digest(record):
+                raise ValueError("record/metadata is not what was saved")
+            return record
 
     def restore(self, step: int, target: TrainState) -> TrainState:
-        """The state at a step.
+        """The state at a step, exactly as it was saved.
 
         Args:
           step: one of the steps kept.
           target: abstract state with shardings, as `jax.eval_shape` gives and `placed` completes.
+
+        Raises:
+          InputError: if the checkpoint is of other networks, with the difference.
+          DamagedCheckpointError: if it is not what was saved.
         """
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
-        return self._manager.restore(step, args=args)["state"]
+        saved = self._record(step)["leaves"]
+        self._check_structure(step, saved, _described(target))
+        with self._reading(step):
+            args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
+            state = self._manager.restore(step, args=args)["state"]
+            found = checksums(state)
+            changed = [path for path in found if found[path] != saved[path]["checksum"]]
+            if changed:
+                raise ValueError(f"{_some(changed)} is not what was saved")
+        return state
+
+    def _check_structure(
+        self, step: int, saved: Mapping[str, Any], wanted: Mapping[str, Any]
+    ) -> None:
+        """Refuse a checkpoint of other networks."""
+        there = {path: _facts_text(facts) for path, facts in saved.items()}
+        here = {path: _facts_text(facts) for path, facts in wanted.items()}
+        differences = [
+            f"{path} is {there.get(path, 'absent')}, not {here.get(path, 'absent')}"
+            for path in sorted(there.keys() | here.keys())
+            if there.get(path) != here.get(path)
+        ]
+        if differences:
+            raise InputError(
+                f"{self.folder / str(step)} holds other networks than the configuration: "
+                f"{_some(differences)}; choose another --workdir or the run's own fields"
+            )
 
     def meta(self, step: int) -> dict[str, Any]:
-        """Class names and configuration at a step."""
-        args = ocp.args.Composite(meta=ocp.args.JsonRestore())
-        return self._manager.restore(step, args=args)["meta"]
+        """Class names and configuration at a step.
+
+        Raises:
+          DamagedCheckpointError: if they are not what was saved.
+        """
+        return self._record(step)["meta"]
+
+    def resume(self, restore: Callable[[int], TrainState]) -> TrainState | None:
+        """The newest state that is as it was saved; None if nothing was saved yet.
+
+        Damaged checkpoints that are newer are set aside: training makes them again.
+
+        Args:
+          restore: state at a step, as `restore` gives it.
+
+        Raises:
+          InputError: if none is whole.
+        """
+        damaged: list[int] = []
+        for step in reversed(self.steps):
+            try:
+                state = restore(step)
+            except DamagedCheckpointError as error:
+                log.error("%s", error)
+                damaged.append(step)
+                continue
+            for each in damaged:
+                self._set_aside(each)
+                log.error("checkpoint %d is set aside, training goes on from %d", each, step)
+            return state
+        if damaged:
+            raise InputError(
+                f"{self.folder} holds no checkpoint that is not damaged; put back a copy of one, "
+                "or delete them to begin anew"
+            )
+        return None
+
+    def _set_aside(self, step: int) -> None:
+        """Move a damaged checkpoint to `damaged/` in the workdir; a new one may take its place."""
+        self._ranks.pop(step, None)
+        with self._writing(step):
+            if jax.process_index() == 0:
+                place = self.folder.parent / "damaged" / str(step)
+                place.parent.mkdir(exist_ok=True)
+                shutil.rmtree(place, ignore_errors=True)
+                (self.folder / str(step)).rename(place)
+            multihost_utils.sync_global_devices(f"set aside {step}")
+            self._manager.reload()
 
     def __enter__(self) -> Self:
         return self
@@ -121,15 +301,54 @@ class Checkpoints:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._manager.wait_until_finished()
-        self._manager.close()
+        try:
+            self.wait()
+        finally:
+            # A failed save has been told of by now.
+            with contextlib.suppress(OSError, ValueError, RuntimeError):
+                self._manager.close()
 
 
-def placed(abstract: TrainState, sharding: jax.sharding.Sharding) -> TrainState:
-    """The abstract state with a sharding on every leaf.
+def _described(state: Any) -> dict[str, dict[str, Any]]:
+    """Path -> shape and type of every array of a state, real or abstract."""
+    return {
+        name(path): {"shape": list(leaf.shape), "dtype": str(leaf.dtype)}
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+    }
+
+
+def _facts_text(facts: Mapping[str, Any]) -> str:
+    return f"{facts['dtype']}[{','.join(map(str, facts['shape']))}]"
+
+
+def _digest(record: Mapping[str, Any]) -> str:
+    """SHA-256 of what is written as JSON."""
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
+def _some(texts: Sequence[str]) -> str:
+    """The first few, and how many more there are."""
+    more = f" and {len(texts) - 3} more" if len(texts) > 3 else ""
+    return ", ".join(texts[:3]) + more
+
+
+def _reason(error: Exception) -> str:
+    """The head of an error's message, on one line; the system's own words where it has some."""
+    number = getattr(error, "errno", None)
+    if code := re.search(r"os_error_code='(\d+)'", str(error)):
+        number = int(code[1])
+    text = os.strerror(number) if number else " ".join(str(error).split())
+    text = text or type(error).__name__
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def placed(abstract: TrainState, sharding: Any) -> TrainState:
+    """The abstract state with a sharding on every leaf: one for all, or a tree of them.
 
     Without one, Orbax restores the devices of the run that saved, which may be others.
     """
     return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), abstract
+        lambda leaf, own: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=own),
+        abstract,
+        jax.tree.broadcast(sharding, abstract),
     )

@@ -2,28 +2,54 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import datetime
+import io
 import logging
 import os
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import tensorboardX
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
+
+from diffmic_jax.types import StorageError
 
 log = logging.getLogger("diffmic_jax")
 
-SHOWN = (
-    "loss",
-    "guidance_loss",
-    "images_per_second",
-    "val_accuracy",
-    "val_f1_macro",
-    "val_auroc_macro",
-)
-"""What a line on the terminal tells of a row."""
 VALIDATION = ("accuracy", "f1_macro", "auroc_macro", "nll")
+
+
+class _Events:
+    """A TensorBoard event file.
+
+    Written at once and in this thread: the writer with a thread of its own blocks for ever once
+    that thread has met a full disk.
+    """
+
+    def __init__(self, folder: Path, first_step: int) -> None:
+        """Open a new file, of which TensorBoard hides what earlier ones have from that step on."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self._writer = EventsWriter(str(folder / "events"), f".{os.getpid()}")
+        start = SessionLog(status=SessionLog.START)
+        self._writer.write_event(Event(step=first_step, session_log=start, wall_time=time.time()))
+        self._writer.flush()
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        """Write the scalars of a step."""
+        for name, value in values.items():
+            summary = scalar(name, value)
+            self._writer.write_event(Event(step=step, summary=summary, wall_time=time.time()))
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._writer.close()
 
 
 class TrainingLog:
@@ -40,6 +66,7 @@ class TrainingLog:
         *,
         batch_size: int,
         every_steps: int,
+        num_steps: int,
         start_step: int = 0,
     ) -> None:
         """Open the log.
@@ -49,27 +76,44 @@ class TrainingLog:
           scalars: names that the steps of any phase report; they fix the columns.
           batch_size: images per step, for the rate.
           every_steps: steps between rows.
+          num_steps: of the whole run, for the time that is left.
           start_step: the step that training goes on from.
+
+        Raises:
+          StorageError: if the files cannot be written.
         """
-        self._columns = ["step", "phase", *scalars, "images_per_second"]
+        self._columns = ["step", "phase", *scalars, "images_per_second", "skipped"]
         self._columns += [f"val_{name}" for name in VALIDATION]
-        self._batch_size, self._every = batch_size, every_steps
+        self._batch_size, self._every, self._num_steps = batch_size, every_steps, num_steps
         self._values: dict[str, list[float]] = {}
         self._steps, self._seconds = 0, 0.0
-        self._events: tensorboardX.SummaryWriter | None = None
+        self._started, self._start_step = time.monotonic(), start_step
+        self._events: _Events | None = None
         if workdir is not None:
             self._path = workdir / "metrics.csv"
-            self._rewind(start_step)
-            self._events = tensorboardX.SummaryWriter(
-                str(workdir / "tensorboard"), purge_step=start_step + 1
-            )
+            with self._writing():
+                self._rewind(start_step)
+                self._events = _Events(workdir / "tensorboard", start_step + 1)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            path = error.filename or self._path
+            raise StorageError(f"{path}: cannot be written ({error.strerror})") from error
 
     def _rewind(self, start_step: int) -> None:
         """Keep the header and the rows up to a step."""
         rows: list[dict[str, str]] = []
         if self._path.exists():
-            with self._path.open(newline="") as file:
-                rows = [row for row in csv.DictReader(file) if int(row["step"]) <= start_step]
+            # A full disk may have torn the last line.
+            whole, _, _ = self._path.read_text(errors="replace").rpartition("\n")
+            rows = [
+                row
+                for row in csv.DictReader(io.StringIO(whole))
+                if row["step"].isdigit() and int(row["step"]) <= start_step
+            ]
         fresh = self._path.with_suffix(".tmp")
         with fresh.open("w", newline="") as file:
             writer = csv.DictWriter(file, self._columns, extrasaction="ignore")
@@ -84,17 +128,30 @@ class TrainingLog:
         values: Mapping[str, float],
         seconds: float,
         validation: Mapping[str, float] | None = None,
+        *,
+        skipped: int = 0,
     ) -> None:
-        """Note a step; write a row where one is due, and wherever there is a validation."""
+        """Note a step; write a row where one is due, and wherever there is a validation.
+
+        Args:
+          step: steps taken.
+          phase: its name.
+          values: the step's finite scalars.
+          seconds: that the step took.
+          validation: metrics of the state after the step.
+          skipped: steps skipped so far, in the whole run.
+
+        Raises:
+          StorageError: if the row cannot be written.
+        """
         for name, value in values.items():
             self._values.setdefault(name, []).append(value)
         self._steps += 1
         self._seconds += seconds
         if validation is not None or step % self._every == 0:
             known = {name: (validation or {}).get(name) for name in VALIDATION}
-            self._write(
-                step, phase, {f"val_{name}": x for name, x in known.items() if x is not None}
-            )
+            extra = {f"val_{name}": x for name, x in known.items() if x is not None}
+            self._write(step, phase, {"skipped": skipped, **extra})
 
     def _write(self, step: int, phase: str, extra: Mapping[str, float]) -> None:
         """Append a row of the means since the last one."""
@@ -106,13 +163,19 @@ class TrainingLog:
             return
         values = means | dict(extra)
         texts = {name: f"{value:.6g}" for name, value in values.items()}
-        shown = (f"{name} {value:.4g}" for name, value in values.items() if name in SHOWN)
-        log.info("%s step %d: %s", phase, step, ", ".join(shown))
-        with self._path.open("a", newline="") as file:
-            row = {"step": step, "phase": phase, **texts}
-            csv.DictWriter(file, self._columns).writerow(row)
-        for name, value in values.items():
-            self._events.add_scalar(name, value, step)
+        shown = [f"{name} {value:.4g}" for name, value in values.items() if name != "skipped"]
+        shown += [f"{values['skipped']} skipped"] * bool(values["skipped"])
+        log.info("%s step %d: %s, ETA %s", phase, step, ", ".join(shown), self._eta(step))
+        with self._writing():
+            with self._path.open("a", newline="") as file:
+                row = {"step": step, "phase": phase, **texts}
+                csv.DictWriter(file, self._columns).writerow(row)
+            self._events.add(step, values)
+
+    def _eta(self, step: int) -> datetime.timedelta:
+        """Time to the last step at the pace so far, with validation and all."""
+        pace = (time.monotonic() - self._started) / max(step - self._start_step, 1)
+        return datetime.timedelta(seconds=round(pace * (self._num_steps - step)))
 
     def __enter__(self) -> Self:
         return self
@@ -124,4 +187,5 @@ class TrainingLog:
         trace: TracebackType | None,
     ) -> None:
         if self._events is not None:
-            self._events.close()
+            with self._writing():
+                self._events.close()

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import math
-import signal
+import dataclasses
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from functools import partial
-from types import FrameType
 from typing import Any
 
 import jax
@@ -20,64 +18,38 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from diffmic_jax.recipe import Phase, Recipe
 from diffmic_jax.training import parallel
 from diffmic_jax.training.checkpoint import Checkpoints
+from diffmic_jax.training.guards import FiniteCheck, StopRequest, Watchdog, skipping
 from diffmic_jax.training.log import TrainingLog
 from diffmic_jax.training.state import TrainState
 from diffmic_jax.training.steps import train_step
-from diffmic_jax.types import Array, Batch, Interrupted, NonFiniteLossError
+from diffmic_jax.types import Array, Batch, Interrupted
 
 Metrics = Mapping[str, float]
+_norm = jax.jit(optax.tree.norm)  # leaf by leaf it takes longer than a save
 
 
-class StopRequest:
-    """Set by the first SIGINT or SIGTERM; a second one acts as usual."""
+@dataclasses.dataclass(frozen=True)
+class Guards:
+    """What may stop a run before its end."""
 
-    def __init__(self) -> None:
-        """Not asked yet."""
-        self.asked = False
-
-    @contextlib.contextmanager
-    def listening(self) -> Iterator[None]:
-        """Catch the signals within the block, in the main thread."""
-        previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-        def note(number: int, frame: FrameType | None) -> None:
-            del frame
-            self.asked = True
-            signal.signal(number, previous[signal.Signals(number)])
-
-        for each in previous:
-            signal.signal(each, note)
-        try:
-            yield
-        finally:
-            for each, handler in previous.items():
-                signal.signal(each, handler)
-
-
-def _check_finite(step: int, scalars: Mapping[str, Array]) -> dict[str, float]:
-    """The scalars of step `step` as floats.
-
-    Raises:
-      NonFiniteLossError: if one of them is not finite.
-    """
-    values = {name: float(value) for name, value in scalars.items()}
-    bad = [name for name, value in values.items() if not math.isfinite(value)]
-    if bad:
-        raise NonFiniteLossError(f"{', '.join(bad)} not finite at step {step}")
-    return values
+    stop: StopRequest
+    watchdog: Watchdog
+    skip: bool
+    """Skip a step whose result is not finite, rather than stop."""
 
 
 class _Compiled:
     """The training step, compiled once per phase."""
 
-    def __init__(self, recipe: Recipe, mesh: Mesh) -> None:
-        self._recipe, self._mesh = recipe, mesh
+    def __init__(self, recipe: Recipe, mesh: Mesh, skip: bool) -> None:
+        self._recipe, self._mesh, self._skip = recipe, mesh, skip
         self._steps: dict[Phase, Callable] = {}
 
-    def __call__(self, phase: Phase) -> Callable:
+    def __call__(self, phase: Phase, state: TrainState) -> Callable:
         if phase not in self._steps:
-            step = partial(train_step, self._recipe.in_phase(phase))
-            self._steps[phase] = parallel.jit_train(self._mesh, step)
+            plain = partial(train_step, self._recipe.in_phase(phase))
+            step = skipping(plain) if self._skip else plain
+            self._steps[phase] = parallel.jit_train(self._mesh, step, state)
         return self._steps[phase]
 
 
@@ -93,6 +65,7 @@ def fit(
     meta: Mapping[str, Any],
     log: TrainingLog,
     save_every: int,
+    guards: Guards,
 ) -> TrainState:
     """Train from the state's step to the recipe's end.
 
@@ -108,15 +81,18 @@ def fit(
       meta: JSON saved with every checkpoint.
       log: where scalars go.
       save_every: steps between checkpoints; the last step is always saved.
+      guards: who may ask to stop, and what to do about a loss that is not finite.
 
     Returns:
       The state after the last step.
 
     Raises:
-      NonFiniteLossError: on a NaN or infinite loss; nothing is saved after it.
-      Interrupted: after SIGINT or SIGTERM, when the current step is saved.
+      NonFiniteLossError: on a NaN or infinite loss that is not skipped; nothing is saved after it.
+      StorageError: if a checkpoint or the log cannot be written.
+      Interrupted: when a stop was asked for, on any process, and the current step is saved.
     """
-    compiled, stop = _Compiled(recipe, mesh), StopRequest()
+    compiled, check = _Compiled(recipe, mesh, guards.skip), FiniteCheck(guards.skip)
+    vote, watchdog = parallel.voting(mesh), guards.watchdog
     step = int(state.step)
     bar = tqdm(
         total=recipe.num_steps,
@@ -124,26 +100,38 @@ def fit(
         unit="step",
         disable=None if parallel.is_main_process() else True,
     )
-    with stop.listening(), bar, logging_redirect_tqdm(), contextlib.closing(batches):
+    watchdog.at(f"reads the batch of step {step + 1}")
+    with (
+        guards.stop.listening(),
+        watchdog,
+        bar,
+        logging_redirect_tqdm(),
+        contextlib.closing(batches),
+    ):
         for batch in batches:
             began = time.monotonic()
             phase = recipe.phase_at(step)
-            state, scalars = compiled(phase)(state, batch, key)
+            watchdog.at(f"computes step {step + 1} ({phase.name})")
+            state, scalars = compiled(phase, state)(state, batch, key)
             step += 1
-            values = _check_finite(step, scalars)
+            values = check(step, scalars)
+            # Looked at once, and together: a signal may come at any time, to any process.
+            stopping = vote(guards.stop.asked)
             seconds = time.monotonic() - began
             bar.update()
             due = step % save_every == 0 or step == recipe.num_steps
-            stopping = stop.asked  # looked at once: a signal may come at any time
-            if due or stopping:
+            if (due or stopping) and not guards.skip:
                 # The loss tells of a bad update only one step later.
-                _check_finite(step, {"parameters": optax.tree.norm(state.params)})
+                check(step, {"parameters": _norm(state.params)})
             validate = evaluate if due and phase is recipe.phases[-1] else None
+            watchdog.at(f"validates after step {step}")
             metrics = validate(state) if validate else None
-            log.add(step, phase.name, values, seconds, metrics)
+            log.add(step, phase.name, values, seconds, metrics, skipped=int(state.skipped))
+            watchdog.at(f"saves after step {step}")
             if due or stopping:
                 checkpoints.save(step, state, meta, metrics)
             if stopping and step < recipe.num_steps:
-                raise Interrupted(f"stopped after step {step} of {recipe.num_steps}")
+                raise Interrupted(f"stopped after step {step} of {recipe.num_steps} and saved")
+            watchdog.at(f"reads the batch of step {step + 1}")
     jax.block_until_ready(state)
     return state

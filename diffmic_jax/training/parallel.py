@@ -1,7 +1,8 @@
-"""Devices and processes: one mesh axis, `data`, over which batches are split.
+"""Devices and processes: a mesh of two axes, `data` and `model`.
 
-Steps are written for the whole batch; `jax.jit` places the communication. Parameters are
-replicated.
+Batches are split over `data`. Over `model` the denoiser's wide layers are split; its size is 1
+unless a configuration asks for more, and then everything is held whole by every device. Steps are
+written for the whole batch and the whole network; `jax.jit` places the communication.
 """
 
 from __future__ import annotations
@@ -11,16 +12,72 @@ from collections.abc import Callable, Generator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from diffmic_jax.types import Batch, InputError
 
+TRUNKS = {"encoder", "local_encoder"}
 
-def make_mesh() -> Mesh:
-    """All devices of all processes along `data`."""
+
+def join_processes(coordinator: str = "", num_processes: int = 0, process_id: int = -1) -> None:
+    """Join the other processes of the run; alone if there are none.
+
+    Without arguments a TPU pod, SLURM, Kubernetes or Open MPI is recognised by what it sets.
+
+    Args:
+      coordinator: host:port on which process 0 listens.
+      num_processes: of the run; 1 does not look for others.
+      process_id: of this one, from 0.
+
+    Raises:
+      InputError: for arguments that do not belong together, or if the others cannot be joined.
+    """
+    given = (bool(coordinator), num_processes > 1, process_id >= 0)
+    if num_processes == 1 and not coordinator:
+        return
+    if any(given) and not (all(given) and process_id < num_processes):
+        raise InputError(
+            "--coordinator=HOST:PORT, --num_processes=N and --process_id=0..N-1 belong together; "
+            "give all of them, or none where the cluster tells them"
+        )
+    # Signals are the loop's own business: it agrees with the other processes on when to stop.
+    jax.config.update("jax_enable_preemption_service", False)
+    try:
+        if any(given):
+            jax.distributed.initialize(coordinator, num_processes, process_id)
+        else:
+            jax.distributed.initialize()
+    except ValueError as error:
+        if any(given) or "coordinator_address" not in str(error):
+            raise InputError(f"--coordinator={coordinator}: {error}") from error
+    except Exception as error:  # a cluster's own client raises its own kinds
+        raise InputError(
+            f"the other processes cannot be joined ({error}); give --coordinator, --num_processes "
+            "and --process_id, or --num_processes=1 to run alone"
+        ) from error
+
+
+def make_mesh(model_shards: int = 1) -> Mesh:
+    """All devices of all processes; those of a process are neighbours along `data`.
+
+    Args:
+      model_shards: devices that share the denoiser's wide layers.
+
+    Raises:
+      InputError: if a process has no whole number of such groups.
+    """
+    if jax.local_device_count() % model_shards:
+        raise InputError(
+            f"config.train.model_shards={model_shards} does not divide the "
+            f"{jax.local_device_count()} devices of a process; choose a number that does"
+        )
+    # A process loads neighbouring rows of a batch. TPUs number their devices along the torus.
+    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    grid = np.array(devices).reshape(-1, model_shards)
     # Explicit axes, the default, would ask every loss to name its shardings.
-    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+    return Mesh(grid, ("data", "model"), axis_types=(AxisType.Auto,) * 2)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -33,22 +90,56 @@ def split_rows(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec("data"))
 
 
+def state_shardings(mesh: Mesh, state: Any, wide: int) -> Any:
+    """The sharding of every array of a training state.
+
+    The denoiser's axes of its feature dimension are split over `model`, its image trunk aside; all
+    else is held whole. Optimizer states and averages follow their parameters.
+
+    Args:
+      mesh: from `make_mesh`.
+      state: real or abstract.
+      wide: the denoiser's feature dimension.
+
+    Raises:
+      InputError: if the feature dimension cannot be split evenly.
+    """
+    shards = mesh.shape["model"]
+    if wide % shards:
+        raise InputError(
+            f"config.denoiser.feature_dim={wide} is not divisible by "
+            f"config.train.model_shards={shards}; choose a divisor"
+        )
+
+    def sharding(path: Any, leaf: Any) -> NamedSharding:
+        names = {getattr(key, "key", None) for key in path}
+        axes: list[str | None] = [None] * len(leaf.shape)
+        if "denoiser" in names and not names & TRUNKS and wide in leaf.shape:
+            # Of two such axes the last, the layer's output, as in a bias.
+            axes[len(axes) - 1 - leaf.shape[::-1].index(wide)] = "model"
+        return NamedSharding(mesh, PartitionSpec(*axes))
+
+    return jax.tree.map_with_path(sharding, state)
+
+
 def check_batch_size(mesh: Mesh, batch_size: int, field: str) -> None:
     """Refuse a batch that the devices cannot share evenly.
 
     Raises:
       InputError: naming the configuration field.
     """
-    if batch_size < 1 or batch_size % mesh.size:
+    parts = mesh.shape["data"]
+    if batch_size < 1 or batch_size % parts:
         raise InputError(
-            f"config.{field}={batch_size} is not divisible by the {mesh.size} devices; "
-            f"choose a multiple of {mesh.size}"
+            f"config.{field}={batch_size} is not divisible by the {parts} devices that share it; "
+            f"choose a multiple of {parts}"
         )
 
 
 def padded_batch_size(mesh: Mesh, batch_size: int) -> int:
     """The batch size rounded up to what the devices can share, for batches that are padded."""
-    return -(-batch_size // mesh.size) * mesh.size
+    parts = mesh.shape["data"]
+    return -(-batch_size // parts) * parts
 
 
 def from_local_rows(mesh: Mesh, batch: Batch) -> Batch:
@@ -101,13 +192,17 @@ def augmented(
             yield batch._replace(image=compiled(batch.image, batch.index, np.uint32(number)))
 
 
-def jit_train(mesh: Mesh, step: Callable) -> Callable:
-    """Compile `step(state, batch, key) -> (state, scalars)`; the state is donated."""
+def jit_train(mesh: Mesh, step: Callable, state: Any) -> Callable:
+    """Compile `step(state, batch, key) -> (state, scalars)` for states that lie as this one does.
+
+    The state is donated.
+    """
     whole = replicated(mesh)
+    there = jax.tree.map(lambda leaf: leaf.sharding, state)
     return jax.jit(
         step,
-        in_shardings=(whole, split_rows(mesh), whole),
-        out_shardings=whole,
+        in_shardings=(there, split_rows(mesh), whole),
+        out_shardings=(there, whole),
         donate_argnums=0,
     )
 
@@ -115,7 +210,26 @@ def jit_train(mesh: Mesh, step: Callable) -> Callable:
 def jit_predict(mesh: Mesh, step: Callable) -> Callable:
     """Compile `step(variables, batch, key)`; every process can read the whole answer."""
     whole = replicated(mesh)
-    return jax.jit(step, in_shardings=(whole, split_rows(mesh), whole), out_shardings=whole)
+    # None: the variables may be split over `model`, and stay where they are.
+    return jax.jit(step, in_shardings=(None, split_rows(mesh), whole), out_shardings=whole)
+
+
+def voting(mesh: Mesh) -> Callable[[bool], bool]:
+    """A function whose answer, on every process, is whether any process called it with True.
+
+    Every process has to call it equally often. It costs one small all-reduce.
+    """
+    if jax.process_count() == 1:
+        return bool
+    split = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+    count = jax.jit(jnp.any, out_shardings=replicated(mesh))
+
+    def ask(vote: bool) -> bool:
+        votes = np.full(mesh.size, vote)
+        own = jax.make_array_from_callback((mesh.size,), split, lambda part: votes[part])
+        return bool(count(own))
+
+    return ask
 
 
 def is_main_process() -> bool:

@@ -38,6 +38,8 @@ class TrainState(struct.PyTreeNode):
     opt_state: Any
     ema_params: Variables
     """Averaged parameters, or an empty dictionary without EMA."""
+    skipped: Array
+    """Of the steps taken, those that changed nothing because something was not finite."""
 
     def variables(self, average: bool = False) -> Variables:
         """What `predict_step` takes; the averaged parameters if there are any and it is asked."""
@@ -77,4 +79,5 @@ def init_state(recipe: Recipe, key: Array) -> TrainState:
         batch_stats=variables["batch_stats"],
         opt_state={network: optimizers[network].init(params[network]) for network in params},
         ema_params=jax.tree.map(jnp.copy, params) if recipe.optimization.ema else {},
+        skipped=jnp.zeros((), jnp.int32),
     )

@@ -12,7 +12,12 @@ METRICS = {"accuracy": 0.5, "f1_macro": 0.25, "nll": 1.5, "ece": 0.1}
 
 def open_log(workdir: Path | None, every_steps: int = 2, start_step: int = 0) -> TrainingLog:
     return TrainingLog(
-        workdir, ["a", "b"], batch_size=8, every_steps=every_steps, start_step=start_step
+        workdir,
+        ["a", "b"],
+        batch_size=8,
+        every_steps=every_steps,
+        num_steps=9,
+        start_step=start_step,
     )
 
 

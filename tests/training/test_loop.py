@@ -13,7 +13,7 @@ import pytest
 from diffmic_jax import command, experiment
 from diffmic_jax.training import parallel
 from diffmic_jax.training.checkpoint import Checkpoints
-from diffmic_jax.training.loop import StopRequest
+from diffmic_jax.training.guards import StopRequest
 from diffmic_jax.types import Batch, Interrupted, NonFiniteLossError
 from tests import tiny
 

@@ -72,7 +72,7 @@ def test_eight_devices_predict_the_same_in_batches_that_do_not_divide(trained, e
 def test_a_batch_that_the_devices_cannot_share_is_refused_before_anything_is_written(eight_devices):
     folder, said = eight_devices
     assert said.strip().splitlines()[-1] == (
-        "error: config.train.batch_size=12 is not divisible by the 8 devices; "
+        "error: config.train.batch_size=12 is not divisible by the 8 devices that share it; "
         "choose a multiple of 8"
     )
     assert not (folder / "uneven").exists()

@@ -50,6 +50,7 @@ def state(recipe):
         **variables,
         opt_state=jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes.opt_state),
         ema_params=jax.tree.map(jnp.copy, variables["params"]),
+        skipped=jnp.int32(0),
     )
 
 
