@@ -52,14 +52,14 @@ def write_predictions(
     header = ["id", *known, "prediction", *(f"prob_{name}" for name in class_names)]
     rows = []
     for i, (p, std) in enumerate(zip(probabilities, spread, strict=True)):
-        label = [] if labels is None else [_names(class_names, labels[i])]
+        label = [] if labels is None else [joined(class_names, labels[i])]
         prediction, numbers = (_multi_label if multi_label else _single_label)(p, std)
         cells = [f"{number:.6g}" for number in (*p, *numbers)]
-        rows.append([ids[i], *label, _names(class_names, prediction), *cells])
+        rows.append([ids[i], *label, joined(class_names, prediction), *cells])
     write_table(path, [*header, "confidence", "entropy", "sample_std"], rows)
 
 
-def _names(class_names: Sequence[str], label: int | np.ndarray) -> str:
+def joined(class_names: Sequence[str], label: int | np.ndarray) -> str:
     """A class index as its name, zeros and ones [C] as names in a row."""
     if isinstance(label, np.ndarray) and label.ndim:
         return "|".join(n for n, holds in zip(class_names, label, strict=True) if holds)
