@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
+from threadpoolctl import threadpool_limits
 
 from diffmic_jax import __version__
 from diffmic_jax.data.audit import audit
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 EMBEDDED = 300
 """Images in the t-SNE."""
+FEWEST = 6
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy", "scikit-learn")
 
 
@@ -172,7 +174,7 @@ class _Shown:
 
     def embeddings(self) -> str:
         results = self._results
-        if len(results.ids) < 10:
+        if len(results.ids) < FEWEST:
             return page.paragraph("Too few images for a map.", "note")
         count = min(EMBEDDED, len(results.ids))
         chosen = np.unique(np.linspace(0, len(results.ids) - 1, count).round().astype(int))
@@ -206,6 +208,8 @@ class _Shown:
 
 def _tsne(hidden: np.ndarray) -> np.ndarray:
     """[N, D] -> [N, 2], the same for the same input."""
-    reduced = PCA(min(50, *hidden.shape), random_state=0).fit_transform(hidden)
     perplexity = min(30, (len(hidden) - 1) / 3)
-    return TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(reduced)
+    # Its threads wait for each other at every step: on a busy machine, one is many times faster.
+    with threadpool_limits(1):
+        reduced = PCA(min(50, *hidden.shape), random_state=0).fit_transform(hidden)
+        return TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(reduced)

@@ -29,7 +29,7 @@ class Case(NamedTuple):
     image: np.ndarray
     """[S, S, 3] uint8."""
     saliency: np.ndarray
-    """[h, w] in 0..1, all classes together."""
+    """[h, w] all classes together, from 0 (least) to 1 (most) within the image."""
     corners: np.ndarray
     """[K, 2] upper-left pixels (row, column)."""
     attention: np.ndarray
@@ -91,7 +91,8 @@ def look(
     for position in positions:
         batch = batch_of(examples, np.array([position]))
         parts = [np.asarray(part)[0] for part in step(variables, batch, key)]
-        saliency = parts[0] / max(parts[0].max(), 1e-9)
+        low, high = parts[0].min(), parts[0].max()
+        saliency = (parts[0] - low) / max(high - low, 1e-9)
         cases.append(Case(batch.image[0], saliency, *parts[1:]))
     return cases
 

@@ -20,6 +20,7 @@ from diffmic_jax.evaluation.report.svg import (
     SECOND,
     colour,
     new_figure,
+    styled,
     to_svg,
 )
 
@@ -27,11 +28,12 @@ WIDTH = 3.6
 """Inches: the width of a phone."""
 
 
+@styled
 def curves(
     rows: Sequence[dict[str, str]], names: dict[str, str], title: str, warmup_end: int | None
 ) -> str:
     """Columns of `metrics.csv` over the steps; `names` are those wanted and what to call them."""
-    figure, (ax,) = new_figure(WIDTH, 2.2)
+    figure, (ax,) = new_figure(WIDTH, 2.5)
     for (column, label), ink in zip(names.items(), (FIRST, SECOND, MUTED), strict=False):
         points = [(int(r["step"]), float(r[column])) for r in rows if r.get(column)]
         if points:
@@ -41,7 +43,7 @@ def curves(
     if warmup_end:
         ax.axvline(warmup_end, color=MUTED, linestyle=":", linewidth=1)
     ax.set(xlabel="step", title=title)
-    ax.legend()
+    ax.legend(ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.25))
     return to_svg(figure, f"curves-{next(iter(names))}", title)
 
 
@@ -56,6 +58,7 @@ def bins(confidence: np.ndarray, outcome: np.ndarray) -> np.ndarray:
     return np.stack([count / len(confidence), *means], axis=1)
 
 
+@styled
 def reliability(
     name: str, title: str, confidence: np.ndarray, outcome: np.ndarray, ece: float
 ) -> str:
@@ -78,6 +81,7 @@ def reliability(
     return to_svg(figure, f"reliability-{name}", title)
 
 
+@styled
 def roc_and_pr(
     c: int, class_name: str, actual: np.ndarray, diffusion: np.ndarray, guidance: np.ndarray
 ) -> str:
@@ -90,7 +94,7 @@ def roc_and_pr(
       diffusion: [N] its probability.
       guidance: [N] the guidance's.
     """
-    figure, (roc, pr) = new_figure(WIDTH, 2.15, columns=2)
+    figure, (roc, pr) = new_figure(WIDTH, 1.95, columns=2)
     for who, p, ink, style in (
         ("guidance", guidance, SECOND, "--"),
         ("diffusion", diffusion, FIRST, "-"),
@@ -104,30 +108,32 @@ def roc_and_pr(
     pr.axhline(actual.mean(), color=MUTED, linestyle=":", linewidth=1)
     # The title tells which class; the legend's numbers are the areas.
     handles, labels = roc.get_legend_handles_labels()
-    roc.legend(handles[::-1], labels[::-1], loc="lower right", title="area", title_fontsize=7.5)
+    roc.legend(handles[::-1], labels[::-1], loc="lower right", handlelength=1.2)
     roc.set(xlabel="1 - specificity", ylabel="sensitivity")
     pr.set(xlabel="recall", ylabel="precision")
     for ax in (roc, pr):
         ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
         ax.set_aspect("equal")
-    figure.suptitle(f"{class_name} ({int(actual.sum())} of {len(actual)})", fontsize=9)
+    figure.suptitle(f"{class_name} ({int(actual.sum())} of {len(actual)})", fontsize=8.5)
     _frames(roc=roc)
     return to_svg(figure, f"roc-{c}", f"ROC and precision-recall of {class_name}")
 
 
+@styled
 def referral(lines: dict[str, tuple[np.ndarray, np.ndarray]], share: float) -> str:
     """Accuracy of what is kept over the share that is referred, by several uncertainties."""
-    figure, (ax,) = new_figure(WIDTH, 2.5)
+    figure, (ax,) = new_figure(WIDTH, 3.1)
     styles = ((FIRST, "-"), (FIRST, ":"), (SECOND, "--"))
     for (label, (x, y)), (ink, style) in zip(lines.items(), styles, strict=False):
         shown = x <= 0.8  # of the last few images the accuracy says nothing
         ax.plot(x[shown], y[shown], style, color=ink, label=label)
     ax.axvline(share, color=MUTED, linewidth=1)
     ax.set(xlabel="share referred", ylabel="accuracy of the rest", xlim=(0, 0.8))
-    ax.legend()
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.25))
     return to_svg(figure, "referral", "Accuracy of what is kept")
 
 
+@styled
 def trajectory(
     name: str, timesteps: np.ndarray, states: np.ndarray, class_names: Sequence[str]
 ) -> str:
@@ -144,7 +150,7 @@ def trajectory(
     low, mean, high = states
     top = np.argsort(-mean[-1], kind="stable")[:5]
     for c in np.sort(top):
-        ax.fill_between(at, low[:, c], high[:, c], color=colour(c), alpha=0.15, linewidth=0)
+        ax.fill_between(at, low[:, c], high[:, c], color=colour(c), alpha=0.12, linewidth=0)
         ax.plot(at, mean[:, c], color=colour(c), label=class_names[c])
     ax.invert_xaxis()
     ax.set(xlabel="t", ylabel="label vector")
@@ -152,13 +158,15 @@ def trajectory(
     return to_svg(figure, name, "The label vector over the reverse steps")
 
 
+@styled
 def scatter(name: str, title: str, points: np.ndarray, labels: np.ndarray) -> str:
     """Points [N, 2] in the colours of their classes [N]; a label of -1 has none."""
     figure, (ax,) = new_figure(2.4, 2.5)
     for c in np.unique(labels):
         ink = MUTED if c < 0 else colour(c)
         ax.plot(*points[labels == c].T, "o", color=ink, markersize=2.6, markeredgewidth=0)
-    ax.set(xticks=(), yticks=(), title=title)
+    ax.set(xticks=(), yticks=())
+    ax.set_title(title, fontsize=11)  # these are shown smaller than the others
     for side in ax.spines.values():
         side.set_visible(True)
     return to_svg(figure, name, title)

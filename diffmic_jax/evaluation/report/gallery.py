@@ -101,7 +101,7 @@ def _patches(case: Case, region: int) -> str:
         # What hangs over the border is cut off here, and filled up for the network.
         cut = "" if row + region <= side and column + region <= side else " (cut)"
         cells.append(
-            f'<div class="region"><div style="--r: var(--c{k}); background-size: 100% 100%; '
+            f'<div class="region"><div style="--r: var(--c{k}); '
             f'background-image: url({page.picture(np.ascontiguousarray(patch))})"></div>'
             f"{a:.0%}{cut}</div>"
         )

@@ -70,10 +70,9 @@ def confusion(counts: Sequence[Sequence[int]], names: Sequence[str]) -> Raw:
     )
 
 
-def figure(svg: str, caption: object = "") -> Raw:
-    """A figure with its caption."""
-    below = f"<figcaption>{text(caption)}</figcaption>" if caption else ""
-    return Raw(f"<figure>{svg}{below}</figure>\n")
+def figure(svg: str) -> Raw:
+    """A figure in a frame."""
+    return Raw(f"<figure>{svg}</figure>\n")
 
 
 def grid(items: Iterable[str], kind: str = "") -> Raw:

@@ -7,13 +7,21 @@ from typing import Any
 import numpy as np
 from scipy.special import entr
 
-from diffmic_jax.evaluation.metrics import SCALARS
 from diffmic_jax.evaluation.referral import SHARE, referral_curve
 from diffmic_jax.evaluation.report import figures, page
 from diffmic_jax.evaluation.report.collect import Results
 from diffmic_jax.evaluation.report.page import Raw
 
-LOWER = ("nll", "brier", "ece")
+TITLES = {
+    "accuracy": "accuracy",
+    "f1_macro": "macro-F1",
+    "balanced_accuracy": "balanced accuracy",
+    "auroc_macro": "macro AUROC",
+    "kappa_quadratic": "quadratic kappa",
+    "nll": "NLL (lower is better)",
+    "brier": "Brier score (lower is better)",
+    "ece": "ECE (lower is better)",
+}
 LOSSES = {"loss": "denoiser", "guidance_loss": "guidance"}
 VALIDATION = {"val_accuracy": "accuracy", "val_f1_macro": "macro-F1", "val_auroc_macro": "AUROC"}
 
@@ -22,14 +30,13 @@ def headline(results: Results, comparison: dict[str, Any]) -> str:
     """Diffusion beside the guidance alone, and whether they differ."""
     scores = results.scores
     rows = []
-    for name in SCALARS:
+    for name in TITLES:
         if scores[name] is None:
             continue
         found = comparison["metrics"].get(name)
-        better = f"{name} (lower is better)" if name in LOWER else name
         rows.append(
             (
-                better,
+                TITLES[name],
                 page.with_interval(scores[name], scores["ci95"][name]),
                 page.with_interval(scores["guidance"][name], scores["guidance"]["ci95"][name]),
                 page.with_interval(found["difference"], found["ci95"]) if found else "-",
@@ -66,7 +73,7 @@ def classes(results: Results) -> str:
     """Confusion, scores of each class, ROC and precision-recall."""
     scores, names = results.scores, results.class_names
     parts = [page.confusion(scores["confusion"], names)] if scores["confusion"] else []
-    metrics = ("precision", "recall", "f1", "auroc")
+    metrics = {"precision": "precision", "recall": "recall", "f1": "F1", "auroc": "AUROC"}
     points = list(scores["operating_points"][names[0]])
     rows = []
     for name in names:
@@ -75,7 +82,7 @@ def classes(results: Results) -> str:
         cells = [page.with_interval(values[m], interval[m]) for m in (*metrics, *points)]
         rows.append((name, values["support"], *cells))
     titles = [f"sens. at spec. {point.rsplit('_', 1)[1]}" for point in points]
-    parts.append(page.table(("class", "images", *metrics, *titles), rows, "classes"))
+    parts.append(page.table(("class", "images", *metrics.values(), *titles), rows, "class-table"))
     note = (
         "Sensitivity at a specificity is read off the ROC curve of these images, so its threshold "
         "is a little optimistic. Blue: diffusion; dashed: guidance alone; numbers: area under "
@@ -231,7 +238,7 @@ def facts(values: dict[str, object], config: dict[str, Any]) -> str:
         for name, value in fields.items()
     ]
     flat += [(name, value) for name, value in config.items() if not isinstance(value, dict)]
-    inside = page.table(("field", "value"), flat, "configuration")
-    return page.table(("", ""), rows) + Raw(
+    inside = page.table(("field", "value"), flat, "configuration", "facts")
+    return page.table(("", ""), rows, "versions", "facts") + Raw(
         f"<details open><summary>Configuration</summary>{inside}</details>"
     )

@@ -6,15 +6,18 @@ follows the page from light to dark. Text stays text, and what has a `gid` can b
 
 from __future__ import annotations
 
+import functools
 import html
 import io
 import re
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ParamSpec
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+P = ParamSpec("P")
 INK, MUTED, FAINT, FIRST, SECOND = (f"#00000{i}" for i in range(1, 6))
 """Text and axes; what stands back; grid lines; the diffusion; the guidance."""
 _VARIABLES = {INK: "ink", MUTED: "muted", FAINT: "faint", FIRST: "first", SECOND: "second"}
@@ -49,6 +52,17 @@ _STYLE: Any = {  # matplotlib types its keys one by one
 }
 
 
+def styled(draw: Callable[P, str]) -> Callable[P, str]:
+    """A function that draws in the style of the page."""
+
+    @functools.wraps(draw)
+    def run(*args: P.args, **kwargs: P.kwargs) -> str:
+        with matplotlib.rc_context(_STYLE):
+            return draw(*args, **kwargs)
+
+    return run
+
+
 def colour(c: int) -> str:
     """The colour that stands for a class."""
     return f"#0001{c % NUM_COLOURS:02x}"
@@ -58,9 +72,8 @@ def new_figure(
     width: float, height: float, columns: int = 1, rows: int = 1, **grid: object
 ) -> tuple[Figure, list[Axes]]:
     """A figure of a size in inches; on a phone, 3.6 wide has text of about 11 pixels."""
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(width, height))
-        axes = figure.subplots(rows, columns, squeeze=False, gridspec_kw=grid)
+    figure = Figure(figsize=(width, height))
+    axes = figure.subplots(rows, columns, squeeze=False, gridspec_kw=grid)
     return figure, list(axes.flat)
 
 
@@ -68,7 +81,7 @@ def to_svg(figure: Figure, name: str, title: str) -> str:
     """The figure as an `<svg>` element; ids begin with the name, which is the page's only one."""
     text = io.StringIO()
     nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
-    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": name}):
+    with matplotlib.rc_context({"svg.hashsalt": name}):
         figure.savefig(text, format="svg", transparent=True, metadata=nothing)
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :]
