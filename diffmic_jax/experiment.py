@@ -18,6 +18,7 @@ from diffmic_jax.data.cache import Cached, cached
 from diffmic_jax.data.sources import CLEAN
 from diffmic_jax.evaluation import calibration, metrics, results
 from diffmic_jax.evaluation import evaluate as evaluation
+from diffmic_jax.evaluation.panels import with_panel
 from diffmic_jax.evaluation.predict import stored_config
 from diffmic_jax.evaluation.records import write_json, write_table, write_text
 from diffmic_jax.evaluation.uncertainty import COVERAGE
@@ -259,8 +260,9 @@ class Experiment:
             self._write_facts(meta["config"])
             start = int(state.step)
             log.info("training from step %d to %d", start, self.recipe.num_steps)
-            validate = self.validate if len(self.data.examples["validation"]) else None
+            shown = self.data.examples["validation"]
             with self._log(state) as training_log:
+                validate = with_panel(self.validate, self.recipe, shown, training_log)
                 fit(
                     self.recipe,
                     state,
@@ -295,7 +297,7 @@ class Experiment:
         if not len(self.data.examples["validation"]):
             return
         state = self.best_state()
-        found = calibration.fit(self._answers(state, "validation", title="calibrate"))
+        found = calibration.fit(self._answers(state, "validation", "calibrate"))
         if parallel.is_main_process():
             calibration.write(self.workdir, found, int(state.step), self.config.sampling)
 
@@ -342,11 +344,9 @@ class Experiment:
         inside = np.array([r.id in wanted for r in self.data.examples[whole].records])
         answers = evaluation.Answers(*(column[inside] for column in answers))
         names = self.source.class_names
+        groups = np.array([record.group or record.id for record in records])
         scores = evaluation.score(
-            answers,
-            names,
-            groups=np.array([record.group or record.id for record in records]),
-            bootstrap=self.config.eval.bootstrap,
+            answers, names, groups=groups, bootstrap=self.config.eval.bootstrap
         )
         fitted = calibration.read(self.workdir, int(state.step), self.config.sampling)
         results.add_calibrated(scores, answers, fitted, coverage)
@@ -379,13 +379,7 @@ def evaluate_workdir(
 ) -> dict[str, Any]:
     """Evaluate a finished run by the configuration in its checkpoint.
 
-    Args:
-      workdir: the run's folder.
-      split: a part of its data.
-      folder: where results go; default `eval/<split>` in the workdir.
-      sampling: fields of `config.sampling` to change; values of None change nothing.
-      root: where the data is now, if it has moved.
-      coverage: of the conformal prediction sets.
+    Arguments are those of `Experiment.evaluate` and `open_run`.
     """
     return open_run(workdir, sampling, root).evaluate(split, folder, coverage)
 
@@ -393,7 +387,13 @@ def evaluate_workdir(
 def open_run(
     workdir: Path, sampling: dict[str, object] | None = None, root: str | None = None
 ) -> Experiment:
-    """A finished run by the configuration in its checkpoint; arguments as above."""
+    """A finished run by the configuration in its checkpoint.
+
+    Args:
+      workdir: the run's folder.
+      sampling: fields of `config.sampling` to change; values of None change nothing.
+      root: where the data is now, if it has moved.
+    """
     config = stored_config(workdir, sampling)
     if root is not None:
         config.data.root = root

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import numpy as np
 import tensorboardX
 
 log = logging.getLogger("diffmic_jax")
@@ -113,6 +114,11 @@ class TrainingLog:
             csv.DictWriter(file, self._columns).writerow(row)
         for name, value in values.items():
             self._events.add_scalar(name, value, step)
+
+    def show(self, name: str, image: np.ndarray, step: int) -> None:
+        """Note a picture [H, W, 3] uint8 of a step, for TensorBoard alone."""
+        if self._events is not None:
+            self._events.add_image(name, image, step, dataformats="HWC")
 
     def __enter__(self) -> Self:
         return self

@@ -67,6 +67,13 @@ def _check_finite(step: int, scalars: Mapping[str, Array]) -> dict[str, float]:
     return values
 
 
+def _progress(values: Mapping[str, float], batch_size: int, bar: tqdm) -> str:
+    """What the progress bar says beside the step and the time left."""
+    rate = bar.format_dict["rate"] or 0.0
+    shown = [f"{name} {values[name]:.3f}" for name in ("loss", "guidance_loss") if name in values]
+    return ", ".join([*shown, f"{rate * batch_size:.0f} images/s"])
+
+
 class _Compiled:
     """The training step, compiled once per phase."""
 
@@ -132,6 +139,7 @@ def fit(
             step += 1
             values = _check_finite(step, scalars)
             seconds = time.monotonic() - began
+            bar.set_postfix_str(_progress(values, len(batch.label), bar), refresh=False)
             bar.update()
             due = step % save_every == 0 or step == recipe.num_steps
             stopping = stop.asked  # looked at once: a signal may come at any time
