@@ -171,6 +171,21 @@ def report(args: argparse.Namespace) -> None:
     print(f"written to {out} ({out.stat().st_size / 1e6:.1f} MB)")
 
 
+def serve(args: argparse.Namespace) -> None:
+    """Show a page on which the classifier can be tried."""
+    try:
+        from diffmic_jax.serve.app import serve as run
+    except ImportError as error:
+        raise InputError(
+            f"serve: needs {error.name}; install it with pip install 'diffmic_jax[serve]'"
+        ) from error
+    from diffmic_jax.serve.model import Model
+
+    model = Model(args.workdir, args.coverage)
+    print(f"http://{args.host}:{args.port} (Ctrl-C ends it)", flush=True)
+    run(model, args.host, args.port)
+
+
 def convert(args: argparse.Namespace) -> None:
     """Make a workdir of the authors' checkpoints, or write a workdir as such."""
     from diffmic_jax.interop.convert import from_diffmic, load_config, to_diffmic
@@ -208,6 +223,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_evaluate(verbs)
     _add_compare(verbs)
     _add_report(verbs)
+    _add_serve(verbs)
     verb = _add_verb(verbs, info, "Tell what a workdir holds.", "--workdir=runs/quickstart --json")
     _add_workdir(verb)
     verb.add_argument("--json", action="store_true", help="as JSON")
@@ -339,6 +355,19 @@ def _add_report(verbs: argparse._SubParsersAction) -> None:
     _add_split(verb)
     verb.add_argument("--out", type=Path, help="file to write; default WORKDIR/report.html")
     verb.add_argument("--root", help="where the data is now, if it has moved")
+
+
+def _add_serve(verbs: argparse._SubParsersAction) -> None:
+    verb = _add_verb(
+        verbs,
+        serve,
+        "Show a page on which the classifier can be tried; by default on this machine alone.",
+        "--workdir=runs/quickstart --port=8000",
+    )
+    _add_workdir(verb)
+    verb.add_argument("--host", default="127.0.0.1", help="address to listen at")
+    verb.add_argument("--port", type=_positive, default=8000)
+    verb.add_argument("--coverage", type=_share, default=0.9, help="of the prediction sets")
 
 
 def _add_split(parser: argparse.ArgumentParser) -> None:

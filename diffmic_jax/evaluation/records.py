@@ -46,6 +46,22 @@ def write_predictions(
     Raises:
       InputError: the file cannot be written.
     """
+    header, rows = prediction_rows(
+        ids, labels, class_names, probabilities, spread, multi_label=multi_label
+    )
+    write_table(path, header, rows)
+
+
+def prediction_rows(
+    ids: Sequence[str],
+    labels: Int[np.ndarray, " n"] | Int[np.ndarray, "n c"] | None,
+    class_names: Sequence[str],
+    probabilities: Float[np.ndarray, "n c"],
+    spread: Float[np.ndarray, "n c"],
+    *,
+    multi_label: bool = False,
+) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of that table; arguments as above."""
     probabilities = np.asarray(probabilities, np.float64)
     spread = np.asarray(spread, np.float64)
     known = [] if labels is None else ["label"]
@@ -56,7 +72,7 @@ def write_predictions(
         prediction, numbers = (_multi_label if multi_label else _single_label)(p, std)
         cells = [f"{number:.6g}" for number in (*p, *numbers)]
         rows.append([ids[i], *label, joined(class_names, prediction), *cells])
-    write_table(path, [*header, "confidence", "entropy", "sample_std"], rows)
+    return [*header, "confidence", "entropy", "sample_std"], rows
 
 
 def joined(class_names: Sequence[str], label: int | np.ndarray) -> str:
@@ -86,11 +102,16 @@ def write_table(
     Raises:
       InputError: the file cannot be written.
     """
+    write_text(path, table_text(header, rows))
+
+
+def table_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """The text of a CSV."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
     writer.writerows(rows)
-    write_text(path, text.getvalue())
+    return text.getvalue()
 
 
 def write_json(path: str | os.PathLike[str], values: dict[str, Any]) -> None:

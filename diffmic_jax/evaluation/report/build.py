@@ -140,6 +140,7 @@ class _Shown:
         # Draws belong to the position in the whole part.
         self._place = np.array([place[image] for image in results.ids])
         self._recipe, self._variables = experiment.recipe, variables
+        self._look = cases.make_look(experiment.recipe)
         self._key, self._results = experiment.key(Purpose.SAMPLING), results
         self._region = experiment.config.guidance.region_size
         sampling = experiment.config.sampling
@@ -148,9 +149,8 @@ class _Shown:
         )
 
     def _cards(self, name: str, chosen: np.ndarray) -> page.Raw:
-        found = cases.look(
-            self._recipe, self._variables, self._examples, self._place[chosen], self._key
-        )
+        batches = (cases.batch_of(self._examples, self._place[[i]]) for i in chosen)
+        found = [self._look(self._variables, batch, self._key) for batch in batches]
         return page.grid(
             gallery.card(f"{name}-{i}", self._results, i, case, self._region, self._timesteps)
             for i, case in zip(chosen.tolist(), found, strict=True)

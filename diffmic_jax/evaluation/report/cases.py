@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -64,37 +65,27 @@ def predict_with_states(
     return prediction, seen[0]
 
 
-def look(
-    recipe: Recipe, variables: Variables, examples: Examples, positions: np.ndarray, key: Array
-) -> list[Case]:
-    """Cases of the images at some positions of a part."""
+def make_look(recipe: Recipe) -> Callable[[Variables, Batch, Array], Case]:
+    """A function (variables, batch of one image, key) -> the case of that image."""
     tail, draws = (100 - LEVEL) / 2, recipe.sampling.num_samples
 
     @jax.jit
     def step(variables: Variables, batch: Batch, key: Array) -> tuple[Array, ...]:
         prediction, states = predict_with_states(recipe, variables, batch, key)
         # A map of labels counts by its mean, as in the answer.
-        states = states.reshape(len(states), draws, len(batch.image), -1, recipe.num_classes)
-        states = states.mean(axis=3)
+        states = states.reshape(len(states), draws, -1, recipe.num_classes).mean(axis=2)
         low, high = jnp.percentile(states, jnp.array([tail, 100 - tail]), axis=1)
-        guidance = prediction.guidance
         band = jnp.stack([low, states.mean(axis=1), high])
-        return (
-            merge_classes(guidance.saliency),
-            guidance.corners,
-            guidance.attention,
-            jnp.moveaxis(band, 2, 0),
-        )
+        guidance = prediction.guidance
+        saliency = merge_classes(guidance.saliency)[0]
+        return saliency, guidance.corners[0], guidance.attention[0], band
 
-    # One at a time: a second size of batch would be compiled anew.
-    cases = []
-    for position in positions:
-        batch = batch_of(examples, np.array([position]))
-        parts = [np.asarray(part)[0] for part in step(variables, batch, key)]
-        low, high = parts[0].min(), parts[0].max()
-        saliency = (parts[0] - low) / max(high - low, 1e-9)
-        cases.append(Case(batch.image[0], saliency, *parts[1:]))
-    return cases
+    def look(variables: Variables, batch: Batch, key: Array) -> Case:
+        saliency, *rest = map(np.asarray, step(variables, batch, key))
+        low, high = saliency.min(), saliency.max()
+        return Case(batch.image[0], (saliency - low) / max(high - low, 1e-9), *rest)
+
+    return look
 
 
 def embeddings(

@@ -19,8 +19,8 @@ class Results(NamedTuple):
     """`metrics.json`."""
     ids: list[str]
     class_names: tuple[str, ...]
-    label: np.ndarray
-    """[N] class indices, or [N, C] multi-hot."""
+    label: Any
+    """[N] class indices, or [N, C] multi-hot; None where nobody knows."""
     probabilities: np.ndarray
     """[N, C] of the diffusion."""
     guidance: np.ndarray
@@ -39,11 +39,8 @@ class Results(NamedTuple):
     """The prediction set of each image, as 'a|b'."""
     log: list[dict[str, str]]
     """`metrics.csv`, a row per logged step."""
-
-    @property
-    def multi_label(self) -> bool:
-        """Any number of classes applies to an image."""
-        return self.label.ndim == 2
+    multi_label: bool
+    """Any number of classes applies to an image."""
 
 
 FILES = ("metrics.json", "predictions.csv", "uncertainty.csv")
@@ -78,6 +75,7 @@ def read_results(workdir: Path, split: str) -> Results:
         columns("calibrated") if f"calibrated_{names[0]}" in first else None,
         [row["set"] for row in uncertain] if "set" in first else None,
         _log(workdir / "metrics.csv"),
+        answered.label.ndim == 2,
     )
 
 

@@ -50,18 +50,24 @@ def card(name: str, results: Results, i: int, case: Case, region: int, t: np.nda
     """
     names, p = results.class_names, results.probabilities[i]
     said = joined(names, (p >= 0.5).astype(int) if results.multi_label else p.argmax())
-    true = joined(names, results.label[i])
-    verdict = "right" if said == true else "wrong"
     parts = [
         f"<h3>{page.text(results.ids[i])}</h3>",
-        f'<p>{page.text(true or "none")} <span class="{verdict}">called '
-        f"{page.text(said or 'none')}</span></p>",
+        _verdict(said, None if results.label is None else joined(names, results.label[i])),
         f'<div class="views">{_regions_on(case, region)}{_saliency_on(case)}</div>',
         _patches(case, region),
         _classes(results, i),
         figures.trajectory(name, t, case.states, names),
     ]
     return page.Raw(f'<article class="case">{"".join(parts)}</article>\n')
+
+
+def _verdict(said: str, true: str | None) -> str:
+    """What an image was called, and what it is where that is known."""
+    called = f"called <b>{page.text(said or 'none')}</b>"
+    if true is None:
+        return f"<p>{called}</p>"
+    kind = "right" if said == true else "wrong"
+    return f'<p>{page.text(true or "none")} <span class="{kind}">{called}</span></p>'
 
 
 def _regions_on(case: Case, region: int) -> str:

@@ -10,6 +10,7 @@ import functools
 import html
 import io
 import re
+import threading
 from collections.abc import Callable
 from typing import Any, ParamSpec
 
@@ -52,12 +53,16 @@ _STYLE: Any = {  # matplotlib types its keys one by one
 }
 
 
+_TURN = threading.Lock()
+"""Matplotlib's style is one for the whole process; a page may draw in several threads."""
+
+
 def styled(draw: Callable[P, str]) -> Callable[P, str]:
     """A function that draws in the style of the page."""
 
     @functools.wraps(draw)
     def run(*args: P.args, **kwargs: P.kwargs) -> str:
-        with matplotlib.rc_context(_STYLE):
+        with _TURN, matplotlib.rc_context(_STYLE):
             return draw(*args, **kwargs)
 
     return run
