@@ -179,11 +179,8 @@ def serve(args: argparse.Namespace) -> None:
         raise InputError(
             f"serve: needs {error.name}; install it with pip install 'diffmic_jax[serve]'"
         ) from error
-    from diffmic_jax.serve.model import Model
 
-    model = Model(args.workdir, args.coverage)
-    print(f"http://{args.host}:{args.port} (Ctrl-C ends it)", flush=True)
-    run(model, args.host, args.port)
+    run(args.workdir, args.host, args.port, args.coverage)
 
 
 def convert(args: argparse.Namespace) -> None:

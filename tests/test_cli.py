@@ -8,7 +8,7 @@ from diffmic_jax import cli
 from tests import tiny
 
 
-@pytest.mark.parametrize("verb", ["predict", "evaluate", "report", "info"])
+@pytest.mark.parametrize("verb", ["predict", "evaluate", "report", "serve", "info"])
 def test_every_verb_has_a_help_with_an_example(verb, capsys):
     with pytest.raises(SystemExit) as leaving:
         cli.main([verb, "--help"])

@@ -7,6 +7,10 @@ only to the names of this machine that it was started for.
 
 from __future__ import annotations
 
+import socket
+from pathlib import Path
+
+import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
@@ -161,9 +165,21 @@ def _respond(model: Model, content: str = "", status: int = 200) -> HTMLResponse
     return HTMLResponse(document, status, headers=_SAFE)
 
 
-def serve(model: Model, host: str, port: int) -> None:
-    """Serve until interrupted."""
-    import uvicorn
+def serve(workdir: Path, host: str, port: int, coverage: float) -> None:
+    """Serve the classifier of a workdir until interrupted.
 
-    hosts = ("localhost", "127.0.0.1", host)
-    uvicorn.run(make_app(model, hosts), host=host, port=port, log_level="warning")
+    Raises:
+      InputError: if the folder holds no checkpoint, or the address cannot be listened at.
+    """
+    try:
+        listener = socket.create_server((host, port))
+    except (OSError, OverflowError) as error:
+        raise InputError(
+            f"--host={host} --port={port}: cannot be listened at ({error}); choose another"
+        ) from error
+    with listener:
+        # Who listens at every address cannot know all of its names.
+        names = ("*",) if host in ("0.0.0.0", "::") else ("localhost", "127.0.0.1", host)
+        app = make_app(Model(workdir, coverage), names)
+        print(f"http://{host}:{listener.getsockname()[1]} (Ctrl-C ends it)", flush=True)
+        uvicorn.Server(uvicorn.Config(app, log_level="warning")).run([listener])

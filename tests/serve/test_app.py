@@ -6,6 +6,7 @@ import csv
 import io
 import os
 import shutil
+import socket
 import threading
 import time
 import urllib.error
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from diffmic_jax import cli
 from diffmic_jax.evaluation import predict
 from tests import tiny
 
@@ -147,6 +149,14 @@ def test_fifty_requests_at_once_get_the_same_answer_and_leave_no_file(
     assert set(found) == {found[0]}
     assert found[0][0] == 200
     assert not list(tmp_path.iterdir())
+
+
+def test_an_address_that_is_taken_is_named(trained, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert cli.main(["serve", f"--workdir={trained}", f"--port={port}"]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith(f"error: --host=127.0.0.1 --port={port}: cannot be listened at")
 
 
 @pytest.fixture(scope="module")
