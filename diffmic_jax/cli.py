@@ -32,6 +32,17 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _share(text: str) -> float:
+    """A number between 0 and 1 from the command line."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not between 0 and 1")
+    return value
+
+
 def _add_on_bad_image(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--on_bad_image",
@@ -116,8 +127,16 @@ def predict(args: argparse.Namespace) -> None:
     """Classify a folder of images."""
     from diffmic_jax.evaluation.predict import predict_folder
 
+    if args.coverage is not None and not args.uncertainty:
+        raise InputError("--coverage: the sets go into another table; name it in --uncertainty")
     count, skipped = predict_folder(
-        args.workdir, args.images, args.out, _sampling(args), args.on_bad_image
+        args.workdir,
+        args.images,
+        args.out,
+        _sampling(args),
+        args.on_bad_image,
+        args.uncertainty,
+        args.coverage,
     )
     _tell_skipped(skipped)
     print(f"{count} images classified; written to {args.out}")
@@ -127,7 +146,41 @@ def evaluate(args: argparse.Namespace) -> None:
     """Evaluate the best checkpoint on a split of its data set."""
     from diffmic_jax.experiment import evaluate_workdir
 
-    evaluate_workdir(args.workdir, args.split, args.out, _sampling(args), args.root)
+    evaluate_workdir(args.workdir, args.split, args.out, _sampling(args), args.root, args.coverage)
+
+
+def compare(args: argparse.Namespace) -> None:
+    """Compare two evaluated runs on the same images."""
+    from diffmic_jax.evaluation.compare import compare_workdirs, table
+    from diffmic_jax.evaluation.records import write_json
+
+    found = compare_workdirs(args.first, args.second, args.split, args.bootstrap)
+    print(table(found, (str(args.first), str(args.second))))
+    if args.out:
+        write_json(args.out, found)
+        print(f"written to {args.out}")
+
+
+def report(args: argparse.Namespace) -> None:
+    """Write what there is to see of a run into one HTML file."""
+    from diffmic_jax.evaluation.report.build import write_report
+    from diffmic_jax.experiment import open_run
+
+    out = args.out or args.workdir / "report.html"
+    write_report(open_run(args.workdir, root=args.root), out, args.split)
+    print(f"written to {out} ({out.stat().st_size / 1e6:.1f} MB)")
+
+
+def serve(args: argparse.Namespace) -> None:
+    """Show a page on which the classifier can be tried."""
+    try:
+        from diffmic_jax.serve.app import serve as run
+    except ImportError as error:
+        raise InputError(
+            f"serve: needs {error.name}; install it with pip install 'diffmic_jax[serve]'"
+        ) from error
+
+    run(args.workdir, args.host, args.port, args.coverage)
 
 
 def convert(args: argparse.Namespace) -> None:
@@ -188,6 +241,9 @@ def make_parser() -> argparse.ArgumentParser:
     _add_export(verbs)
     _add_predict(verbs)
     _add_evaluate(verbs)
+    _add_compare(verbs)
+    _add_report(verbs)
+    _add_serve(verbs)
     verb = _add_verb(verbs, info, "Tell what a workdir holds.", "--workdir=runs/quickstart --json")
     _add_workdir(verb)
     verb.add_argument("--json", action="store_true", help="as JSON")
@@ -288,6 +344,8 @@ def _add_predict(verbs: argparse._SubParsersAction) -> None:
     _add_workdir(verb)
     verb.add_argument("--images", type=Path, required=True, help="folder of images")
     verb.add_argument("--out", type=Path, required=True, help="the CSV to write")
+    verb.add_argument("--uncertainty", type=Path, help="a second CSV: how sure the answers are")
+    verb.add_argument("--coverage", type=_share, help="of its prediction sets; default 0.9")
     _add_on_bad_image(verb)
     _add_sampling(verb)
 
@@ -300,11 +358,57 @@ def _add_evaluate(verbs: argparse._SubParsersAction) -> None:
         "--workdir=runs/quickstart --split=test --num_samples=16 --out=eval16",
     )
     _add_workdir(verb)
-    splits = ("train", "validation", "test", "test_clean")
-    verb.add_argument("--split", default="test", choices=splits)
+    _add_split(verb)
     verb.add_argument("--out", type=Path, help="folder to write; default WORKDIR/eval/SPLIT")
     verb.add_argument("--root", help="where the data is now, if it has moved")
+    verb.add_argument("--coverage", type=_share, default=0.9, help="of the prediction sets")
     _add_sampling(verb)
+
+
+def _add_compare(verbs: argparse._SubParsersAction) -> None:
+    verb = _add_verb(
+        verbs,
+        compare,
+        "Compare two evaluated runs: McNemar's test and paired bootstrap, on the same images.",
+        "runs/mine runs/other --out=comparison.json",
+    )
+    verb.add_argument("first", type=Path, help="an evaluated run's folder")
+    verb.add_argument("second", type=Path, help="another one, of the same split")
+    _add_split(verb)
+    verb.add_argument("--bootstrap", type=_positive, default=1000, help="number of resamples")
+    verb.add_argument("--out", type=Path, help="JSON to write")
+
+
+def _add_report(verbs: argparse._SubParsersAction) -> None:
+    verb = _add_verb(
+        verbs,
+        report,
+        "Write what there is to see of a run into one HTML file, which needs no network. It shows "
+        "images of the split: treat it as you treat these.",
+        "--workdir=runs/quickstart",
+    )
+    _add_workdir(verb)
+    _add_split(verb)
+    verb.add_argument("--out", type=Path, help="file to write; default WORKDIR/report.html")
+    verb.add_argument("--root", help="where the data is now, if it has moved")
+
+
+def _add_serve(verbs: argparse._SubParsersAction) -> None:
+    verb = _add_verb(
+        verbs,
+        serve,
+        "Show a page on which the classifier can be tried; by default on this machine alone.",
+        "--workdir=runs/quickstart --port=8000",
+    )
+    _add_workdir(verb)
+    verb.add_argument("--host", default="127.0.0.1", help="address to listen at")
+    verb.add_argument("--port", type=_positive, default=8000)
+    verb.add_argument("--coverage", type=_share, default=0.9, help="of the prediction sets")
+
+
+def _add_split(parser: argparse.ArgumentParser) -> None:
+    splits = ("train", "validation", "test", "test_clean")
+    parser.add_argument("--split", default="test", choices=splits)
 
 
 def _add_workdir(parser: argparse.ArgumentParser) -> None:

@@ -18,11 +18,13 @@ from jax.sharding import Mesh
 from diffmic_jax.data import loader, sources, transforms
 from diffmic_jax.data.cache import Cached, cached
 from diffmic_jax.data.sources import CLEAN
+from diffmic_jax.evaluation import calibration, metrics, results
 from diffmic_jax.evaluation import evaluate as evaluation
-from diffmic_jax.evaluation import metrics
 from diffmic_jax.evaluation.card import write_card
+from diffmic_jax.evaluation.panels import with_panel
 from diffmic_jax.evaluation.predict import stored_config
 from diffmic_jax.evaluation.records import write_json, write_table, write_text
+from diffmic_jax.evaluation.uncertainty import COVERAGE
 from diffmic_jax.interop.backbones import with_pretrained
 from diffmic_jax.recipe import Recipe, make_recipe
 from diffmic_jax.settings import check_choice, resolve
@@ -303,8 +305,9 @@ class Experiment:
             self._write_facts(meta)
             start = int(state.step)
             log.info("training from step %d to %d", start, self.recipe.num_steps)
-            validate = self.validate if len(self.data.examples["validation"]) else None
+            shown = self.data.examples["validation"]
             with self._log(state) as training_log:
+                validate = with_panel(self.validate, self.recipe, shown, training_log)
                 fit(
                     self.recipe,
                     state,
@@ -319,38 +322,76 @@ class Experiment:
                     guards=self._guards(),
                 )
 
-    def evaluate(self, split: str = "test", folder: Path | None = None) -> dict[str, Any]:
+    def best_state(self) -> TrainState:
+        """The state of the best checkpoint.
+
+        Raises:
+          InputError: if there is none, or the run had other classes or another split.
+        """
+        metric = self.config.checkpoint.metric
+        with Checkpoints(self.workdir, metric, read_only=True) as checkpoints:
+            state = self.restored(checkpoints, checkpoints.best_step)
+        self._check_split()
+        return state
+
+    def _meta(self) -> dict[str, Any]:
+        """What the best checkpoint says of the run."""
+        metric = self.config.checkpoint.metric
+        with Checkpoints(self.workdir, metric, read_only=True) as checkpoints:
+            return checkpoints.meta(checkpoints.best_step)
+
+    def calibrate(self) -> None:
+        """Fit temperature and prediction sets on the validation part, if there is one.
+
+        Raises:
+          InputError: as `best_state` does.
+        """
+        if not len(self.data.examples["validation"]):
+            return
+        state = self.best_state()
+        found = calibration.fit(self._answers(state, "validation", "calibrate"))
+        if parallel.is_main_process():
+            calibration.write(self.workdir, found, int(state.step), self.config.sampling)
+
+    def evaluate(
+        self, split: str = "test", folder: Path | None = None, coverage: float = COVERAGE
+    ) -> dict[str, Any]:
         """Evaluate the best checkpoint on a part of the data.
 
         Where the test part leaks, its clean part is evaluated with it, from the same answers.
 
         Args:
           split: a part of the data.
-          folder: where `metrics.json` and `predictions.csv` go; default `eval/<split>`.
+          folder: where the results go; default `eval/<split>`.
+          coverage: of the conformal prediction sets.
 
         Raises:
-          InputError: if there is no checkpoint or no such part, or the run had another split.
+          InputError: if there is no such part; and as `best_state` does.
         """
         examples = self.data.examples
         if not len(examples.get(split, ())):
             known = ", ".join(name for name, part in examples.items() if len(part))
             raise InputError(f"the data has no {split} split; it has {known}")
-        metric = self.config.checkpoint.metric
-        with Checkpoints(self.workdir, metric, read_only=True) as checkpoints:
-            state = self.restored(checkpoints, checkpoints.best_step)
-            meta = checkpoints.meta(checkpoints.best_step)
-        self._check_split()
+        state = self.best_state()
         whole = "test" if split == CLEAN else split
         answers = self._answers(state, whole, title=split)
+        report = partial(self._report, state, whole=whole, answers=answers, coverage=coverage)
         if split == "test" and CLEAN in examples:
-            self._report(state, CLEAN, whole, answers, self.workdir / "eval" / CLEAN)
-        scores = self._report(state, split, whole, answers, folder or self.workdir / "eval" / split)
+            report(CLEAN, folder=self.workdir / "eval" / CLEAN)
+        scores = report(split, folder=folder or self.workdir / "eval" / split)
         if folder is None and parallel.is_main_process():
-            write_card(self.workdir, meta)
+            write_card(self.workdir, self._meta())
         return scores
 
     def _report(
-        self, state: TrainState, split: str, whole: str, answers: evaluation.Answers, folder: Path
+        self,
+        state: TrainState,
+        split: str,
+        *,
+        whole: str,
+        answers: evaluation.Answers,
+        coverage: float,
+        folder: Path,
     ) -> dict[str, Any]:
         """Score, write and print the answers for a part, out of those for a larger one."""
         records = self.data.examples[split].records
@@ -358,13 +399,14 @@ class Experiment:
         inside = np.array([r.id in wanted for r in self.data.examples[whole].records])
         answers = evaluation.Answers(*(column[inside] for column in answers))
         names = self.source.class_names
+        groups = np.array([record.group or record.id for record in records])
         scores = evaluation.score(
-            answers,
-            names,
-            groups=np.array([record.group or record.id for record in records]),
-            bootstrap=self.config.eval.bootstrap,
+            answers, names, groups=groups, bootstrap=self.config.eval.bootstrap
         )
-        evaluation.write(folder, scores, answers, [record.id for record in records], names)
+        fitted = calibration.read(self.workdir, int(state.step), self.config.sampling)
+        results.add_calibrated(scores, answers, fitted, coverage)
+        ids = [record.id for record in records]
+        results.write(folder, scores, answers, ids, names, fitted, coverage)
         if parallel.is_main_process():
             print(f"\n{split}, checkpoint of step {int(state.step)}\n{evaluation.table(scores)}")
             print(f"written to {folder}")
@@ -380,6 +422,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path, mode: str) -> None:
     experiment = Experiment(config, workdir)
     if mode == "train":
         experiment.train()
+        experiment.calibrate()
     experiment.evaluate()
 
 
@@ -389,17 +432,26 @@ def evaluate_workdir(
     folder: Path | None = None,
     sampling: dict[str, object] | None = None,
     root: str | None = None,
+    coverage: float = COVERAGE,
 ) -> dict[str, Any]:
     """Evaluate a finished run by the configuration in its checkpoint.
 
+    Arguments are those of `Experiment.evaluate` and `open_run`.
+    """
+    return open_run(workdir, sampling, root).evaluate(split, folder, coverage)
+
+
+def open_run(
+    workdir: Path, sampling: dict[str, object] | None = None, root: str | None = None
+) -> Experiment:
+    """A finished run by the configuration in its checkpoint.
+
     Args:
       workdir: the run's folder.
-      split: a part of its data.
-      folder: where results go; default `eval/<split>` in the workdir.
       sampling: fields of `config.sampling` to change; values of None change nothing.
       root: where the data is now, if it has moved.
     """
     config = stored_config(workdir, sampling)
     if root is not None:
         config.data.root = root
-    return Experiment(config, workdir).evaluate(split, folder)
+    return Experiment(config, workdir)

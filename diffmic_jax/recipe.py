@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -54,7 +55,7 @@ class Sampling:
     initial: Callable[[Prior, Array], Array]
     """(prior, noise [B, *L, C]) -> the state to start from."""
     run: Callable[..., Array]
-    """(eps_fn, y_init, prior_mean, noise [n, ...]) -> y0_hat."""
+    """(eps_fn, y_init, prior_mean, noise [n, ...]) -> y0_hat; `return_states` as in samplers."""
     num_steps: int
     num_samples: int
     readout: Callable[[Array], Array]
@@ -198,10 +199,16 @@ def _sampling(config: ml_collections.ConfigDict, schedule: Schedule, link: Link)
     except ValueError as error:
         raise InputError(f"config.sampling.start={config.start!r}: {error}") from error
 
-    def run(eps_fn: Callable, y_init: Array, prior_mean: Array, noise: Array) -> Array:
-        extra = {}
+    def run(
+        eps_fn: Callable,
+        y_init: Array,
+        prior_mean: Array,
+        noise: Array,
+        return_states: bool = False,
+    ) -> Array:
+        extra: dict[str, Any] = {"return_states": return_states}
         if config.sampler == "ddim":
-            extra = {"eta": config.eta, "clip": tuple(config.clip) or None}
+            extra |= {"eta": config.eta, "clip": tuple(config.clip) or None}
         return SAMPLERS[config.sampler](eps_fn, schedule, y_init, prior_mean, steps, noise, **extra)
 
     readout = partial(READOUTS[config.readout], link=link)

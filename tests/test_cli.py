@@ -8,7 +8,7 @@ from diffmic_jax import cli
 from tests import tiny
 
 
-@pytest.mark.parametrize("verb", ["predict", "evaluate", "info"])
+@pytest.mark.parametrize("verb", ["predict", "evaluate", "report", "serve", "info"])
 def test_every_verb_has_a_help_with_an_example(verb, capsys):
     with pytest.raises(SystemExit) as leaving:
         cli.main([verb, "--help"])
@@ -29,6 +29,7 @@ def test_every_verb_has_a_help_with_an_example(verb, capsys):
         (["evaluate", "--workdir=w", "--num_samples=0"], "'0' is not a whole number above 0"),
         (["evaluate", "--workdir=w", "--num_steps=x"], "'x' is not a whole number above 0"),
         (["evaluate", "--workdir=w", "--sampler=euler"], "invalid choice: 'euler'"),
+        (["evaluate", "--workdir=w", "--coverage=90"], "'90' is not between 0 and 1"),
         (["evaluate", "--workdir=w", "--split=all"], "invalid choice: 'all'"),
     ],
 )
@@ -40,7 +41,7 @@ def test_a_bad_argument_is_told_in_one_line(argv, message, capsys):
     assert line.endswith("--help")
 
 
-@pytest.mark.parametrize("verb", ["predict", "evaluate", "info"])
+@pytest.mark.parametrize("verb", ["predict", "evaluate", "report", "info"])
 def test_a_workdir_without_a_run_is_named(verb, tmp_path, tiny_data, capsys):
     flags = {"predict": [f"--images={tiny_data}", f"--out={tmp_path / 'out.csv'}"]}
     status = cli.main([verb, f"--workdir={tmp_path / 'none'}", *flags.get(verb, [])])

@@ -43,6 +43,8 @@ def test_a_run_leaves_the_files_of_the_contract(trained):
         "metrics.csv",
         "eval/test/metrics.json",
         "eval/test/predictions.csv",
+        "eval/test/uncertainty.csv",
+        "calibration.json",
     } <= files
     assert any(file.startswith("tensorboard/events.out.tfevents.") for file in files)
     assert (trained / "checkpoints" / str(tiny.TOTAL)).is_dir()
@@ -59,6 +61,7 @@ def test_the_configuration_is_stored_as_resolved(trained, tiny_data):
 def test_the_metrics_have_the_keys_of_the_contract(trained):
     scores = json.loads((trained / "eval/test/metrics.json").read_text())
     keys = {"n", *SCALARS, "per_class", "confusion", "ci95"}
+    keys |= {"operating_points", "ci95_per_class", "referral", "calibrated"}
     assert set(scores) == keys | {"guidance"}
     assert set(scores["guidance"]) == keys
     assert set(scores["per_class"]) == set(tiny.CLASSES)
@@ -78,7 +81,8 @@ def test_the_log_covers_both_phases(trained):
 
 
 def test_evaluating_again_gives_the_same_bytes(trained, tiny_data):
-    files = [trained / "eval/test" / name for name in ("metrics.json", "predictions.csv")]
+    files = [*(trained / "eval/test").iterdir()]
+    assert len(files) == 3
     before = [file.read_bytes() for file in files]
     for file in files:
         file.unlink()

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from diffmic_jax.evaluation import metrics, records
+from diffmic_jax.evaluation import metrics
+from diffmic_jax.evaluation.referral import referral
 from diffmic_jax.recipe import Recipe
 from diffmic_jax.training import parallel
 from diffmic_jax.training.steps import predict_step
@@ -29,21 +29,25 @@ class Answers(NamedTuple):
     """[N, C] probabilities of the guidance alone."""
     label: np.ndarray
     """[N] or [N, C]."""
+    draws: np.ndarray
+    """[N, S, C] what each draw says by itself, read out as the mean of the draws is."""
 
 
 def make_predictor(recipe: Recipe, mesh: Mesh) -> Callable[[Variables, Batch, Array], Answers]:
     """The prediction step, compiled, with only what evaluation needs as its result."""
 
-    def step(variables: Variables, batch: Batch, key: Array) -> tuple[Array, Array, Array]:
+    def step(variables: Variables, batch: Batch, key: Array) -> tuple[Array, ...]:
         answer = predict_step(recipe, variables, batch, key)
-        return answer.probabilities, answer.spread, recipe.link.activate(answer.guidance.fused)
+        guidance = recipe.link.activate(answer.guidance.fused)
+        draws = jax.vmap(lambda draw: recipe.sampling.readout(draw[None]), 0, 1)(answer.y0_hat)
+        return answer.probabilities, answer.spread, guidance, draws
 
     compiled = parallel.jit_predict(mesh, step)
 
     def predict(variables: Variables, batch: Batch, key: Array) -> Answers:
         real = np.asarray(batch.mask) > 0
-        parts = compiled(variables, parallel.from_all_rows(mesh, batch), key)
-        return Answers(*(np.asarray(part)[real] for part in (*parts, batch.label)))
+        *parts, draws = compiled(variables, parallel.from_all_rows(mesh, batch), key)
+        return Answers(*(np.asarray(part)[real] for part in (*parts, batch.label, draws)))
 
     return predict
 
@@ -71,36 +75,22 @@ def score(
     bootstrap: int = 0,
 ) -> dict[str, Any]:
     """Metrics of the diffusion, and under `guidance` those of the guidance alone."""
-    compute = partial(
-        metrics.compute,
-        labels=answers.label,
-        class_names=class_names,
-        groups=groups,
-        bootstrap=bootstrap,
-    )
+    labels = answers.label
+    if groups is None:
+        groups = np.arange(len(labels))
+
+    def compute(probabilities: np.ndarray) -> dict[str, Any]:
+        found = metrics.compute(
+            probabilities, labels, class_names, groups=groups, bootstrap=bootstrap
+        )
+        found["referral"] = (
+            referral(probabilities, labels, groups=groups, bootstrap=bootstrap)
+            if labels.ndim == 1
+            else None
+        )
+        return found
+
     return compute(answers.probabilities) | {"guidance": compute(answers.guidance)}
-
-
-def write(
-    folder: Path,
-    scores: dict[str, Any],
-    answers: Answers,
-    ids: list[str],
-    class_names: tuple[str, ...],
-) -> None:
-    """Write `metrics.json` and `predictions.csv` into a folder, on the main process."""
-    if not parallel.is_main_process():
-        return
-    records.write_predictions(
-        folder / "predictions.csv",
-        ids,
-        answers.label,
-        class_names,
-        answers.probabilities,
-        answers.spread,
-        multi_label=answers.label.ndim == 2,
-    )
-    records.write_json(folder / "metrics.json", scores)
 
 
 def table(scores: dict[str, Any]) -> str:

@@ -17,6 +17,8 @@ Definitions, for N images and C classes (scikit-learn's where it has one):
 - NLL: mean -log p of the label, p no smaller than `NLL_FLOOR`.
 - Brier score: squared distance between the probabilities and the one-hot label, summed over the
   classes (Brier 1950).
+- sensitivity at a fixed specificity: of one class against the rest, at the lowest threshold that
+  at least that share of the other images stay below (read off the ROC curve of the same images).
 - ECE: mean over images of |accuracy - confidence| in 15 equal bins of the top probability (Guo et
   al. 2017).
 
@@ -47,6 +49,11 @@ SCALARS = (
     "brier",
     "ece",
 )
+SPECIFICITIES = (0.8, 0.9, 0.95)
+"""Operating points: where the sensitivity of each class is told."""
+OPERATING_POINTS = tuple(f"sensitivity_at_{level:.2f}" for level in SPECIFICITIES)
+INTERVALS = ("precision", "recall", "f1", "auroc", *OPERATING_POINTS)
+"""Of a class, what intervals are given for."""
 SINGLE_LABEL_ONLY = ("accuracy", "balanced_accuracy", "kappa_quadratic")
 
 
@@ -86,9 +93,11 @@ def compute(
       seed: of the resamples; the same seed gives the same numbers.
 
     Returns:
-      n, each of `SCALARS`, per_class (name -> precision, recall, f1, auroc, support), confusion
-      ([C][C] counts, rows are the true classes) and ci95 (metric -> [low, high], the 2.5th and
-      97.5th percentile over the resamples in which the metric is defined).
+      n, each of `SCALARS`, per_class (name -> precision, recall, f1, auroc, support),
+      operating_points (name -> 'sensitivity_at_0.90' and so on), confusion ([C][C] counts, rows
+      are the true classes), ci95 (metric -> [low, high], the 2.5th and 97.5th percentile over the
+      resamples in which the metric is defined) and ci95_per_class (the same for each class, with
+      its operating points).
 
     Raises:
       InputError: no image, a label outside the classes, or a probability that is not a number.
@@ -101,14 +110,40 @@ def compute(
     per_class, scalars = _scores(columns, np.ones(len(labels)))
     if groups is None:
         groups = np.arange(len(labels))
-    samples = [_scores(columns, w)[1] for w in _resamples(groups, bootstrap, seed)]
+    samples = [_scores(columns, w) for w in resample_weights(groups, bootstrap, seed)]
+    points = {name: per_class.pop(name) for name in OPERATING_POINTS}
     return {
         "n": len(labels),
         **{name: _optional(scalars[name]) for name in SCALARS},
         "per_class": _by_name(per_class, class_names),
+        "operating_points": {
+            name: {point: _optional(values[i]) for point, values in points.items()}
+            for i, name in enumerate(class_names)
+        },
         "confusion": _confusion(columns) if columns.single_label else None,
-        "ci95": {name: _interval([s[name] for s in samples]) for name in SCALARS},
+        "ci95": {name: _interval([s[name] for _, s in samples]) for name in SCALARS},
+        "ci95_per_class": {
+            name: {metric: _interval([c[metric][i] for c, _ in samples]) for metric in INTERVALS}
+            for i, name in enumerate(class_names)
+        },
     }
+
+
+def resampled(
+    probabilities: Float[np.ndarray, "n c"],
+    labels: Int[np.ndarray, " n"] | Int[np.ndarray, "n c"],
+    groups: Shaped[np.ndarray, " n"],
+    bootstrap: int,
+    seed: int = 0,
+) -> dict[str, np.ndarray]:
+    """Each of `SCALARS` over the resamples [bootstrap], NaN where undefined.
+
+    Equal groups and seed give equal resamples, so two classifiers of the same images can be
+    compared resample by resample. Arguments as in `compute`.
+    """
+    columns = _columns(np.asarray(probabilities, np.float64), labels)
+    samples = [_scores(columns, w)[1] for w in resample_weights(groups, bootstrap, seed)]
+    return {name: np.array([s[name] for s in samples]) for name in SCALARS}
 
 
 def _check(probabilities: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> None:
@@ -183,7 +218,7 @@ def _ranks(probabilities: np.ndarray, actual: np.ndarray) -> np.ndarray:
     return 2 * np.stack(ranks) + actual.T.astype(np.int64)
 
 
-def _resamples(groups: np.ndarray, bootstrap: int, seed: int) -> Iterator[np.ndarray]:
+def resample_weights(groups: np.ndarray, bootstrap: int, seed: int) -> Iterator[np.ndarray]:
     """Weights [N]: how often each image's group was drawn, with replacement."""
     names, member = np.unique(groups, return_inverse=True)
     rng = np.random.default_rng(seed)
@@ -205,7 +240,7 @@ def _scores(
         "precision": _ratio(hits, predictions),
         "recall": _ratio(hits, support),
         "f1": _ratio(2 * hits, support + predictions),
-        "auroc": np.array([_auroc(ranks, weights) for ranks in columns.ranks]),
+        **_threshold_free(columns.ranks, weights),
         "support": support,
     }
     scalars = {
@@ -228,13 +263,27 @@ def _weighted_sum(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
     return np.einsum("n,nm->m", weights, values)
 
 
-def _auroc(ranks: np.ndarray, weights: np.ndarray) -> float:
-    """Probability that a positive image outranks a negative one, ties counting half."""
+def _threshold_free(ranks: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
+    """AUROC and sensitivities [C] from the ranks [C, N], NaN if undefined."""
+    rows = [_of_ranks(own, weights) for own in ranks]
+    return {
+        name: np.array(values)
+        for name, values in zip(("auroc", *OPERATING_POINTS), zip(*rows, strict=True), strict=True)
+    }
+
+
+def _of_ranks(ranks: np.ndarray, weights: np.ndarray) -> tuple[float, ...]:
+    """AUROC (a positive image outranks a negative one, ties counting half), and sensitivities."""
     counts = np.bincount(ranks, weights, minlength=2 * (ranks.max() // 2 + 1))
     negative, positive = counts.reshape(-1, 2).T
-    below = np.cumsum(negative) - negative / 2
-    pairs = positive.sum() * negative.sum()
-    return (positive * below).sum() / pairs if pairs else np.nan
+    negatives, positives = negative.sum(), positive.sum()
+    if not negatives * positives:
+        return (np.nan,) * (1 + len(SPECIFICITIES))
+    up_to = np.cumsum(negative)
+    auroc = (positive * (up_to - negative / 2)).sum() / (positives * negatives)
+    # Called positive is what ranks higher; weights are whole numbers, so the product may round.
+    last = np.searchsorted(up_to, np.array(SPECIFICITIES) * negatives * (1 - 1e-12))
+    return (auroc, *(1 - np.cumsum(positive)[last] / positives))
 
 
 def _kappa(distance: float, support: np.ndarray, predictions: np.ndarray) -> float:

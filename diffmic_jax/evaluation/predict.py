@@ -20,14 +20,15 @@ from diffmic_jax.data.cache import Examples, cached
 from diffmic_jax.data.images import list_images
 from diffmic_jax.data.layouts import Record, read_file
 from diffmic_jax.data.sources import Source
+from diffmic_jax.evaluation import calibration, records, results
 from diffmic_jax.evaluation import evaluate as evaluation
-from diffmic_jax.evaluation import records
+from diffmic_jax.evaluation.uncertainty import COVERAGE
 from diffmic_jax.recipe import Recipe, make_recipe
 from diffmic_jax.settings import resolve
 from diffmic_jax.training import parallel
 from diffmic_jax.training.checkpoint import Checkpoints, placed
 from diffmic_jax.training.state import Purpose, init_state, run_key
-from diffmic_jax.types import Variables
+from diffmic_jax.types import InputError, Variables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +115,8 @@ def predict_folder(
     out: Path,
     sampling: dict[str, object] | None = None,
     on_bad_image: str = "error",
+    uncertainty: Path | None = None,
+    coverage: float | None = None,
 ) -> tuple[int, dict[str, str]]:
     """Classify every image under a folder into a CSV.
 
@@ -123,6 +126,8 @@ def predict_folder(
       out: the CSV.
       sampling: fields of `config.sampling` to change; values of None change nothing.
       on_bad_image: 'error' stops at an image that cannot be decoded, 'skip' leaves it out.
+      uncertainty: a second CSV, of how sure the answers are; None for none.
+      coverage: of the prediction sets in it; None: the usual one, if the run is calibrated.
 
     Returns:
       How many images were classified, and what was wrong with each that was left out.
@@ -134,6 +139,12 @@ def predict_folder(
     paths = list_images(images)
     classifier = load_classifier(workdir, sampling)
     config = classifier.config
+    fitted = calibration.read(workdir, classifier.step, config.sampling)
+    if coverage is not None and fitted.diffusion is None:
+        raise InputError(
+            f"coverage: {workdir} is not calibrated for these draws; leave the sampling as it was "
+            "trained with, or train with a validation part"
+        )
     records_ = tuple(Record(p.relative_to(images).as_posix(), 0, str(p)) for p in paths)
     read = partial(read_file, max_pixels=config.data.max_pixels)
     source = Source(
@@ -144,9 +155,20 @@ def predict_folder(
         found = cached(source, config.data.image_size, Path(folder), on_bad_image=on_bad_image)
         examples = found.examples["test"]
         answers = classify(classifier, examples)
+    ids = [record.id for record in examples.records]
+    if uncertainty:
+        results.write_uncertainty(
+            uncertainty,
+            ids,
+            answers,
+            classifier.class_names,
+            classifier.multi_label,
+            fitted,
+            COVERAGE if coverage is None else coverage,
+        )
     records.write_predictions(
         out,
-        [record.id for record in examples.records],
+        ids,
         None,
         classifier.class_names,
         answers.probabilities,

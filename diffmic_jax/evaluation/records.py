@@ -46,20 +46,36 @@ def write_predictions(
     Raises:
       InputError: the file cannot be written.
     """
+    header, rows = prediction_rows(
+        ids, labels, class_names, probabilities, spread, multi_label=multi_label
+    )
+    write_table(path, header, rows)
+
+
+def prediction_rows(
+    ids: Sequence[str],
+    labels: Int[np.ndarray, " n"] | Int[np.ndarray, "n c"] | None,
+    class_names: Sequence[str],
+    probabilities: Float[np.ndarray, "n c"],
+    spread: Float[np.ndarray, "n c"],
+    *,
+    multi_label: bool = False,
+) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of that table; arguments as above."""
     probabilities = np.asarray(probabilities, np.float64)
     spread = np.asarray(spread, np.float64)
     known = [] if labels is None else ["label"]
     header = ["id", *known, "prediction", *(f"prob_{name}" for name in class_names)]
     rows = []
     for i, (p, std) in enumerate(zip(probabilities, spread, strict=True)):
-        label = [] if labels is None else [_names(class_names, labels[i])]
+        label = [] if labels is None else [joined(class_names, labels[i])]
         prediction, numbers = (_multi_label if multi_label else _single_label)(p, std)
         cells = [f"{number:.6g}" for number in (*p, *numbers)]
-        rows.append([ids[i], *label, _names(class_names, prediction), *cells])
-    write_table(path, [*header, "confidence", "entropy", "sample_std"], rows)
+        rows.append([ids[i], *label, joined(class_names, prediction), *cells])
+    return [*header, "confidence", "entropy", "sample_std"], rows
 
 
-def _names(class_names: Sequence[str], label: int | np.ndarray) -> str:
+def joined(class_names: Sequence[str], label: int | np.ndarray) -> str:
     """A class index as its name, zeros and ones [C] as names in a row."""
     if isinstance(label, np.ndarray) and label.ndim:
         return "|".join(n for n, holds in zip(class_names, label, strict=True) if holds)
@@ -86,11 +102,16 @@ def write_table(
     Raises:
       InputError: the file cannot be written.
     """
+    write_text(path, table_text(header, rows))
+
+
+def table_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """The text of a CSV."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
     writer.writerows(rows)
-    write_text(path, text.getvalue())
+    return text.getvalue()
 
 
 def write_json(path: str | os.PathLike[str], values: dict[str, Any]) -> None:

@@ -14,9 +14,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import numpy as np
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.summary import scalar
+from tensorboardX.summary import image, scalar
 
 from diffmic_jax.types import StorageError
 
@@ -45,6 +46,12 @@ class _Events:
         for name, value in values.items():
             summary = scalar(name, value)
             self._writer.write_event(Event(step=step, summary=summary, wall_time=time.time()))
+        self._writer.flush()
+
+    def show(self, step: int, name: str, picture: np.ndarray) -> None:
+        """Write a picture [H, W, 3] uint8 of a step."""
+        summary = image(name, picture, dataformats="HWC")
+        self._writer.write_event(Event(step=step, summary=summary, wall_time=time.time()))
         self._writer.flush()
 
     def close(self) -> None:
@@ -176,6 +183,12 @@ class TrainingLog:
         """Time to the last step at the pace so far, with validation and all."""
         pace = (time.monotonic() - self._started) / max(step - self._start_step, 1)
         return datetime.timedelta(seconds=round(pace * (self._num_steps - step)))
+
+    def show(self, name: str, picture: np.ndarray, step: int) -> None:
+        """Note a picture [H, W, 3] uint8 of a step, for TensorBoard alone."""
+        if self._events is not None:
+            with self._writing():
+                self._events.show(step, name, picture)
 
     def __enter__(self) -> Self:
         return self

@@ -38,6 +38,13 @@ class Guards:
     """Skip a step whose result is not finite, rather than stop."""
 
 
+def _progress(values: Mapping[str, float], batch_size: int, bar: tqdm) -> str:
+    """What the progress bar says beside the step and the time left."""
+    rate = bar.format_dict["rate"] or 0.0
+    shown = [f"{name} {values[name]:.3f}" for name in ("loss", "guidance_loss") if name in values]
+    return ", ".join([*shown, f"{rate * batch_size:.0f} images/s"])
+
+
 class _Compiled:
     """The training step, compiled once per phase."""
 
@@ -118,6 +125,7 @@ def fit(
             # Looked at once, and together: a signal may come at any time, to any process.
             stopping = vote(guards.stop.asked)
             seconds = time.monotonic() - began
+            bar.set_postfix_str(_progress(values, len(batch.label), bar), refresh=False)
             bar.update()
             due = step % save_every == 0 or step == recipe.num_steps
             if (due or stopping) and not guards.skip:

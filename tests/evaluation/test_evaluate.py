@@ -45,7 +45,9 @@ def test_a_split_that_is_not_there_is_named(tmp_path, trained, tiny_data):
 
 
 def answers(probabilities: np.ndarray, label: np.ndarray) -> Answers:
-    return Answers(probabilities, np.zeros_like(probabilities), probabilities, label)
+    return Answers(
+        probabilities, np.zeros_like(probabilities), probabilities, label, probabilities[:, None]
+    )
 
 
 def test_the_table_shows_a_metric_that_is_undefined_as_a_dash():
@@ -59,5 +61,5 @@ def test_the_table_shows_a_metric_that_is_undefined_as_a_dash():
 
 def test_the_guidance_is_scored_apart():
     right, wrong = np.array([[0.9, 0.1]]), np.array([[0.2, 0.8]])
-    scores = evaluate.score(Answers(wrong, wrong, right, np.array([0])), ("a", "b"))
+    scores = evaluate.score(Answers(wrong, wrong, right, np.array([0]), wrong[:, None]), ("a", "b"))
     assert (scores["accuracy"], scores["guidance"]["accuracy"]) == (0.0, 1.0)

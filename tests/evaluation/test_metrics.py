@@ -9,7 +9,7 @@ import pytest
 from scipy.special import softmax
 from sklearn import metrics as sk
 
-from diffmic_jax.evaluation.metrics import NLL_FLOOR, SCALARS, compute
+from diffmic_jax.evaluation.metrics import NLL_FLOOR, SCALARS, SPECIFICITIES, compute, resampled
 from diffmic_jax.types import InputError
 
 FIVE = ["a", "b", "c", "d", "e"]
@@ -207,3 +207,36 @@ def test_bad_input_is_named(probabilities, labels, message):
 def test_shapes_must_agree():
     with pytest.raises(ValueError, match="do not belong"):
         compute(np.full((2, 2), 0.5), np.array([0, 1]), ["x", "y", "z"])
+
+
+def test_sensitivities_at_operating_points_are_those_of_the_roc_curve(split):
+    probabilities, labels = split
+    found = compute(probabilities, labels, FIVE, bootstrap=0)
+    for c, name in enumerate(FIVE):
+        fpr, tpr, _ = sk.roc_curve(labels == c, probabilities[:, c], drop_intermediate=False)
+        for level in SPECIFICITIES:
+            expected = tpr[1 - fpr >= level - 1e-12].max()
+            assert found["operating_points"][name][f"sensitivity_at_{level:.2f}"] == (
+                pytest.approx(expected)
+            )
+
+
+def test_intervals_of_the_classes_surround_their_values(split):
+    found = compute(split[0], split[1], FIVE, bootstrap=300)
+    for name in FIVE:
+        values = found["per_class"][name] | found["operating_points"][name]
+        for metric, (low, high) in found["ci95_per_class"][name].items():
+            assert low <= values[metric] <= high, (name, metric)
+        low, high = found["ci95_per_class"][name]["f1"]
+        assert low < high
+
+
+def test_equal_seeds_resample_two_classifiers_alike(split):
+    probabilities, labels = split
+    one = resampled(probabilities, labels, np.arange(len(labels)), 50)
+    same = resampled(probabilities**2, labels, np.arange(len(labels)), 50)
+    # Squaring changes no prediction, but every probability.
+    np.testing.assert_array_equal(one["accuracy"], same["accuracy"])
+    assert (one["brier"] != same["brier"]).all()
+    interval = compute(probabilities, labels, FIVE, bootstrap=50)["ci95"]["accuracy"]
+    assert interval == np.percentile(one["accuracy"], [2.5, 97.5]).tolist()

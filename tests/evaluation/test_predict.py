@@ -76,6 +76,39 @@ def test_the_number_of_draws_can_be_changed(tiny_data, trained, tmp_path):
     assert any(float(row["sample_std"]) > 0 for row in read(tmp_path / "own.csv"))
 
 
+def test_a_second_table_says_how_sure_the_answers_are(tiny_data, trained, tmp_path):
+    out, sure = tmp_path / "out.csv", tmp_path / "sure.csv"
+    argv = ["predict", f"--workdir={trained}", f"--images={tiny_data / 'test'}", f"--out={out}"]
+    assert cli.main([*argv, f"--uncertainty={sure}", "--coverage=0.5"]) == 0
+    for answer, row in zip(read(out), read(sure), strict=True):
+        assert answer["id"] == row["id"]
+        assert set(filter(None, row["set"].split("|"))) <= set(tiny.CLASSES)
+        for kind in ("calibrated", "vote", "guidance"):
+            total = sum(float(row[f"{kind}_{name}"]) for name in tiny.CLASSES)
+            assert total == pytest.approx(1, abs=1e-4)
+        for name in tiny.CLASSES:
+            low, high = float(row[f"low_{name}"]), float(row[f"high_{name}"])
+            assert 0 <= low <= high <= 1
+    # Five draws instead of two are another classifier.
+    assert cli.main([*argv, f"--uncertainty={sure}", "--num_samples=5"]) == 0
+    assert not {"set", "calibrated_red"} & read(sure)[0].keys()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--uncertainty=u.csv", "--coverage=0.5", "--num_samples=5"], "is not calibrated for"),
+        (["--coverage=0.5"], "--coverage: the sets go into another table"),
+    ],
+)
+def test_sets_that_cannot_be_made_are_refused(tiny_data, trained, tmp_path, capsys, flags, message):
+    out = tmp_path / "out.csv"
+    argv = ["predict", f"--workdir={trained}", f"--images={tiny_data / 'test'}", f"--out={out}"]
+    assert cli.main([*argv, *flags]) == 2
+    assert message in capsys.readouterr().err
+    assert not out.exists()
+
+
 def test_a_truncated_image_is_named_and_nothing_written(tmp_path, images, trained, capsys):
     broken = images / "more" / "photo.jpg"
     tiny.write_truncated_jpeg(broken)

@@ -1,0 +1,179 @@
+"""Two classifiers on the same images: is the difference more than chance?
+
+- McNemar's test on the images that exactly one of them gets right, by the exact binomial
+  distribution: under no difference each of them is equally likely to be the one.
+- A paired bootstrap: both are measured on the same resamples, by group where groups are known, and
+  the interval is of the difference. It therefore does not contain what is hard for both.
+
+Intervals are of single comparisons: who compares many runs will find differences among them.
+"""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int, Shaped
+from scipy.stats import binomtest
+
+from diffmic_jax.evaluation import metrics
+from diffmic_jax.types import InputError
+
+
+class Answered(NamedTuple):
+    """What `predictions.csv` holds of N images."""
+
+    ids: list[str]
+    class_names: tuple[str, ...]
+    label: np.ndarray
+    """[N] class indices, or [N, C] multi-hot."""
+    probabilities: np.ndarray
+    """[N, C]."""
+
+
+def compare(
+    probabilities: tuple[Float[np.ndarray, "n c"], Float[np.ndarray, "n c"]],
+    labels: Int[np.ndarray, " n"] | Int[np.ndarray, "n c"],
+    class_names: tuple[str, ...],
+    groups: Shaped[np.ndarray, " n"],
+    bootstrap: int = 1000,
+) -> dict[str, Any]:
+    """Compare the answers of two classifiers.
+
+    Args:
+      probabilities: [N, C] of the first and of the second.
+      labels: [N] class indices, or [N, C] multi-hot.
+      class_names: the C names.
+      groups: [N] what is resampled as a whole.
+      bootstrap: number of resamples.
+
+    Returns:
+      n; `metrics`: name -> `first`, `second`, `difference` (second minus first), `ci95` of it and
+      `p_bootstrap`, twice the share of resamples on the other side of 0; `mcnemar` (None if
+      multi-label): images that `only_first` and `only_second` gets right, and `p`.
+    """
+    points = [metrics.compute(p, labels, class_names, bootstrap=0) for p in probabilities]
+    samples = [metrics.resampled(p, labels, groups, bootstrap) for p in probabilities]
+    rows = {}
+    for name in metrics.SCALARS:
+        first, second = (point[name] for point in points)
+        if first is None or second is None:
+            continue
+        gaps = samples[1][name] - samples[0][name]
+        gaps = gaps[~np.isnan(gaps)]
+        below, above = (gaps <= 0).mean(), (gaps >= 0).mean()
+        rows[name] = {
+            "first": first,
+            "second": second,
+            "difference": second - first,
+            "ci95": np.percentile(gaps, [2.5, 97.5]).tolist(),
+            "p_bootstrap": float(min(1.0, 2 * min(below, above))),
+        }
+    return {"n": len(labels), "metrics": rows, "mcnemar": _mcnemar(probabilities, labels)}
+
+
+def _mcnemar(
+    probabilities: tuple[np.ndarray, np.ndarray], labels: np.ndarray
+) -> dict[str, Any] | None:
+    if labels.ndim == 2:
+        return None
+    first, second = (p.argmax(axis=1) == labels for p in probabilities)
+    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
+    discordant = only_first + only_second
+    p = binomtest(only_first, discordant).pvalue if discordant else 1.0
+    return {"only_first": only_first, "only_second": only_second, "p": float(p)}
+
+
+def compare_workdirs(
+    first: Path, second: Path, split: str = "test", bootstrap: int = 1000
+) -> dict[str, Any]:
+    """Compare two runs by their `predictions.csv` on a split.
+
+    Raises:
+      InputError: one is not evaluated, or they were evaluated on other images or labels.
+    """
+    paths = [folder / "eval" / split / "predictions.csv" for folder in (first, second)]
+    ours, theirs = map(read_answered, paths)
+    if ours.class_names != theirs.class_names:
+        raise InputError(
+            f"{paths[1]}: has the classes {','.join(theirs.class_names)}, not "
+            f"{','.join(ours.class_names)} as {paths[0]}; compare runs on the same data"
+        )
+    rows = {image: row for row, image in enumerate(theirs.ids)}
+    if rows.keys() != set(ours.ids):
+        count = len(rows.keys() ^ set(ours.ids))
+        raise InputError(
+            f"{paths[1]}: {count} images are not in both this and {paths[0]}; "
+            "compare runs with the same split"
+        )
+    order = [rows[image] for image in ours.ids]
+    if not np.array_equal(ours.label, theirs.label[order]):
+        raise InputError(f"{paths[1]}: has other labels than {paths[0]}; compare like with like")
+    both = (ours.probabilities, theirs.probabilities[order])
+    groups = groups_of(first, ours.ids)
+    return compare(both, ours.label, ours.class_names, groups, bootstrap)
+
+
+def read_answered(path: Path) -> Answered:
+    """Read back a `predictions.csv` of an evaluation.
+
+    Raises:
+      InputError: it is not there, or has no labels.
+    """
+    rows = read_rows(path)
+    names = tuple(key.removeprefix("prob_") for key in rows[0] if key.startswith("prob_"))
+    if "label" not in rows[0] or not names:
+        raise InputError(f"{path}: has no labels; name a run that was evaluated")
+    p = np.array([[float(row[f"prob_{name}"]) for name in names] for row in rows])
+    index = {name: i for i, name in enumerate(names)}
+    labels = [row["label"] for row in rows]
+    if all(label in index for label in labels) and np.allclose(p.sum(axis=1), 1, atol=1e-3):
+        return Answered([r["id"] for r in rows], names, np.array([index[x] for x in labels]), p)
+    hot = np.array([[name in label.split("|") for name in names] for label in labels], int)
+    return Answered([row["id"] for row in rows], names, hot, p)
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV of an evaluation, at least one.
+
+    Raises:
+      InputError: it is not there or empty.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            rows = list(csv.DictReader(file))
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror}); evaluate that run first"
+        ) from error
+    if not rows:
+        raise InputError(f"{path}: is empty; evaluate that run again")
+    return rows
+
+
+def groups_of(workdir: Path, ids: list[str]) -> np.ndarray:
+    """The group of each image by the run's own split, the image itself where none is known."""
+    path = workdir / "split.csv"
+    known = {r["image"]: r["group"] for r in read_rows(path)} if path.exists() else {}
+    return np.array([known.get(image) or image for image in ids])
+
+
+def table(found: dict[str, Any], names: tuple[str, str]) -> str:
+    """A text table of a comparison."""
+    lines = [f"{'':18}{'first':>9}{'second':>9}{'difference':>12}   95% interval         p"]
+    for name, row in found["metrics"].items():
+        low, high = row["ci95"]
+        lines.append(
+            f"{name:18}{row['first']:9.4f}{row['second']:9.4f}{row['difference']:+12.4f}"
+            f"   {low:+.4f} to {high:+.4f}  {row['p_bootstrap']:.3f}"
+        )
+    if found["mcnemar"]:
+        only = found["mcnemar"]
+        lines.append(
+            f"right by one alone: {only['only_first']} by the first, {only['only_second']} by the "
+            f"second; McNemar p = {only['p']:.3g}"
+        )
+    title = f"first {names[0]}, second {names[1]}, {found['n']} images, p by paired bootstrap"
+    return "\n".join([title, *lines])

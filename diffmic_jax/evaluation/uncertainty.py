@@ -1,0 +1,195 @@
+"""How sure an answer is: agreement of the draws, temperature, conformal prediction sets.
+
+How a draw becomes a probability. The denoiser is trained by squared error, so what it recovers of
+y0 estimates the mean of the label given image and guidance, and the mean of a one-hot label is
+its class's probability. One draw is a noisy guess of it, and the mean over S draws a better one;
+what of it lies outside of [0, 1] is noise and is cut off (`recipe.clip_readout`).
+
+Temperature (Guo et al. 2017) sharpens or softens the read-out probabilities p by one number that
+is fitted on validation:
+
+    p_T = softmax(log p / T),      multi-label: sigmoid(logit(p) / T)
+
+It acts after the readout because that is the only place with a probability: y0_hat is no logit,
+and scaling it would move it away from the label's mean. A mean of S draws can be exactly 0, which
+no temperature could mend and no finite number of draws can prove. So one more draw that knows
+nothing is counted first: p = (S p + 1/C) / (S + 1). The most probable class stays the same.
+
+Split conformal prediction (Vovk et al. 2005; the score of Sadinle et al. 2019) gives each image a
+set of classes that holds the true one with a chosen probability. With the scores 1 - p_T(label) of
+n validation images and q the ceil((n + 1) coverage)-th smallest of them, a set has every class of
+1 - p_T <= q. The promise is about the average image from where the validation images come from,
+not about any one class, and it is a little optimistic here: the same images chose the checkpoint
+and the temperature. A set may be empty: then no class is as likely as the true one mostly is.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from scipy.optimize import minimize_scalar
+from scipy.special import expit, log_softmax, logit, softmax
+from scipy.stats import binom
+
+from diffmic_jax.evaluation.metrics import NLL_FLOOR, compute
+
+COVERAGE = 0.9
+"""Share of prediction sets that are to hold the true class, unless told otherwise."""
+MAX_LOG_TEMPERATURE = 4.0
+"""Fits end within exp(+-4): where every validation image is right, no temperature is too low."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What was learned from the validation answers of one classifier."""
+
+    temperature: float
+    scores: tuple[float, ...]
+    """Conformal scores of the validation images, ascending; none if multi-label."""
+    num_draws: int
+    """S; 0 for a classifier that draws nothing, such as the guidance."""
+    multi_label: bool
+
+
+def fit(
+    probabilities: Float[np.ndarray, "n c"],
+    labels: Int[np.ndarray, " n"] | Int[np.ndarray, "n c"],
+    num_draws: int = 0,
+) -> Calibration:
+    """Fit the temperature on validation answers by their NLL, and note the conformal scores.
+
+    Args:
+      probabilities: [N, C].
+      labels: [N] class indices, or [N, C] multi-hot.
+      num_draws: S, how many draws each answer is the mean of; 0 if it is none.
+    """
+    multi_label = labels.ndim == 2
+    logits = _logits(probabilities, num_draws, multi_label)
+
+    def nll(log_temperature: float) -> float:
+        scaled = logits * math.exp(-log_temperature)
+        if multi_label:
+            return float(np.logaddexp(0, np.where(labels == 1, -scaled, scaled)).mean())
+        return float(-_of_label(log_softmax(scaled, axis=1), labels).mean())
+
+    bounds = (-MAX_LOG_TEMPERATURE, MAX_LOG_TEMPERATURE)
+    temperature = math.exp(minimize_scalar(nll, bounds=bounds, method="bounded").x)
+    calibration = Calibration(temperature, (), num_draws, multi_label)
+    if multi_label:
+        return calibration
+    scores = np.sort(1 - _of_label(tempered(calibration, probabilities), labels))
+    return Calibration(temperature, tuple(scores.tolist()), num_draws, multi_label)
+
+
+def _logits(probabilities: np.ndarray, num_draws: int, multi_label: bool) -> np.ndarray:
+    """Logarithms [N, C] (multi-label: logits), with the draw that knows nothing counted in."""
+    p = np.asarray(probabilities, np.float64)
+    if num_draws:
+        nothing = 0.5 if multi_label else 1 / p.shape[1]
+        p = (num_draws * p + nothing) / (num_draws + 1)
+    return (
+        logit(np.clip(p, NLL_FLOOR, 1 - NLL_FLOOR))
+        if multi_label
+        else np.log(np.maximum(p, NLL_FLOOR))
+    )
+
+
+def _of_label(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """[N, C], [N] -> [N]."""
+    return values[np.arange(len(labels)), labels]
+
+
+def tempered(calibration: Calibration, probabilities: Float[np.ndarray, "n c"]) -> np.ndarray:
+    """The calibrated probabilities, [N, C]; rows sum to 1 unless multi-label."""
+    scaled = (
+        _logits(probabilities, calibration.num_draws, calibration.multi_label)
+        / calibration.temperature
+    )
+    return expit(scaled) if calibration.multi_label else softmax(scaled, axis=1)
+
+
+def threshold(calibration: Calibration, coverage: float) -> float:
+    """The largest conformal score of a class in a set; infinite if the images are too few."""
+    rank = math.ceil((len(calibration.scores) + 1) * coverage)
+    return calibration.scores[rank - 1] if rank <= len(calibration.scores) else math.inf
+
+
+def prediction_sets(
+    calibration: Calibration, probabilities: Float[np.ndarray, "n c"], coverage: float
+) -> Bool[np.ndarray, "n c"]:
+    """Which classes are in the prediction set of each image.
+
+    Args:
+      calibration: of single labels.
+      probabilities: [N, C] as the classifier gives them.
+      coverage: 0..1, the share of sets that are to hold the true class.
+    """
+    scores = 1 - tempered(calibration, probabilities)
+    return scores <= threshold(calibration, coverage)
+
+
+def assess(
+    calibration: Calibration | None,
+    probabilities: Float[np.ndarray, "n c"],
+    labels: Int[np.ndarray, " n"] | Int[np.ndarray, "n c"],
+    coverage: float = COVERAGE,
+) -> dict[str, Any] | None:
+    """What calibration does to the answers of a split; None without a calibration.
+
+    Returns:
+      `temperature`, its `nll`, `brier` and `ece`, and for single labels `conformal`: the `target`
+      and the reached `coverage`, the interval `expected` in which 95% of splits of this size would
+      reach it, the mean `set_size` and the share of `empty` sets.
+    """
+    if calibration is None:
+        return None
+    names = [str(c) for c in range(probabilities.shape[1])]
+    scores = compute(tempered(calibration, probabilities), labels, names, bootstrap=0)
+    found: dict[str, Any] = {name: scores[name] for name in ("nll", "brier", "ece")}
+    found["temperature"] = calibration.temperature
+    found["conformal"] = (
+        None if labels.ndim == 2 else _coverage(calibration, probabilities, labels, coverage)
+    )
+    return found
+
+
+def _coverage(
+    calibration: Calibration, probabilities: np.ndarray, labels: np.ndarray, coverage: float
+) -> dict[str, Any]:
+    sets = prediction_sets(calibration, probabilities, coverage)
+    low, high = binom.interval(0.95, len(labels), coverage)
+    return {
+        "target": coverage,
+        "coverage": float(_of_label(sets, labels).mean()),
+        "expected": [low / len(labels), high / len(labels)],
+        "set_size": float(sets.sum(axis=1).mean()),
+        "empty": float((sets.sum(axis=1) == 0).mean()),
+    }
+
+
+def vote_share(draws: Float[np.ndarray, "n s c"], multi_label: bool = False) -> np.ndarray:
+    """[N, C] share of the draws that are for a class.
+
+    A draw is for its most probable class, in equal parts if there are several; multi-label: for
+    every class of p >= 0.5.
+    """
+    if multi_label:
+        return (draws >= 0.5).mean(axis=1)
+    best = draws == draws.max(axis=2, keepdims=True)
+    return (best / best.sum(axis=2, keepdims=True)).mean(axis=1)
+
+
+def draw_interval(
+    draws: Float[np.ndarray, "n s c"], level: float = 0.9
+) -> tuple[np.ndarray, np.ndarray]:
+    """The middle `level` of the draws: low and high [N, C]. It tells of the sampler's noise alone.
+
+    Averaging narrows what remains in the mean of S draws to about 1/sqrt(S) of it.
+    """
+    tail = 100 * (1 - level) / 2
+    low, high = np.percentile(draws, [tail, 100 - tail], axis=1)
+    return low, high

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from scipy.stats import binom
+
+from diffmic_jax import cli
+from diffmic_jax.evaluation.compare import compare, compare_workdirs, read_answered
+from diffmic_jax.evaluation.records import write_predictions
+from diffmic_jax.types import InputError
+from tests import tiny
+
+NAMES = ("a", "b")
+
+
+def answers(right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities and labels of images that are answered right or wrong."""
+    labels = np.arange(len(right)) % 2
+    said = np.where(right, labels, 1 - labels)
+    return np.eye(2)[said] * 0.6 + 0.2, labels
+
+
+def test_mcnemar_is_the_exact_binomial_test():
+    first = np.array([True] * 12 + [False] * 8)
+    second = np.array([True] * 10 + [False] * 2 + [True] * 8)
+    found = compare(
+        (answers(first)[0], answers(second)[0]), answers(first)[1], NAMES, np.arange(20)
+    )
+    assert found["mcnemar"] == {
+        "only_first": 2,
+        "only_second": 8,
+        "p": pytest.approx(2 * binom.cdf(2, 10, 0.5)),
+    }
+    assert found["metrics"]["accuracy"]["difference"] == pytest.approx(6 / 20)
+
+
+def test_a_classifier_does_not_differ_from_itself():
+    probabilities, labels = answers(np.arange(30) % 3 > 0)
+    found = compare((probabilities, probabilities), labels, NAMES, np.arange(30), 50)
+    assert found["mcnemar"]["p"] == 1
+    for row in found["metrics"].values():
+        assert (row["difference"], row["ci95"], row["p_bootstrap"]) == (0, [0, 0], 1)
+
+
+def test_the_interval_is_of_the_paired_difference():
+    """The first is right on one half, the second there and on a tenth more."""
+    rng = np.random.default_rng(0)
+    first = rng.random(1000) < 0.5
+    second = first | (rng.random(1000) < 0.2)
+    labels = answers(first)[1]
+    both = (answers(first)[0], answers(second)[0])
+    row = compare(both, labels, NAMES, np.arange(1000), 500)["metrics"]["accuracy"]
+    share = row["difference"]
+    half = 1.96 * np.sqrt(share * (1 - share) / 1000)
+    assert row["ci95"] == pytest.approx([share - half, share + half], abs=0.006)
+    assert row["p_bootstrap"] == 0
+
+
+def test_groups_are_resampled_as_a_whole():
+    rng = np.random.default_rng(0)
+    first, second = rng.random((2, 100)) < 0.6
+    nine = [np.repeat(x, 9) for x in (first, second)]
+    labels = np.repeat(np.arange(100) % 2, 9)
+    both = tuple(np.eye(2)[np.where(x, labels, 1 - labels)] for x in nine)
+    alone, together = (
+        compare(both, labels, NAMES, groups, 200)["metrics"]["accuracy"]["ci95"]
+        for groups in (np.arange(900), np.repeat(np.arange(100), 9))
+    )
+    assert np.ptp(together) == pytest.approx(3 * np.ptp(alone), rel=0.25)
+
+
+def test_several_labels_are_read_back(tmp_path):
+    labels = np.array([[1, 1], [0, 0], [0, 1]])
+    p = np.array([[0.9, 0.8], [0.2, 0.1], [0.3, 0.7]])
+    write_predictions(tmp_path / "p.csv", list("xyz"), labels, NAMES, p, 0 * p, multi_label=True)
+    found = read_answered(tmp_path / "p.csv")
+    np.testing.assert_array_equal(found.label, labels)
+    np.testing.assert_allclose(found.probabilities, p)
+    both = compare((p, p), found.label, NAMES, np.arange(3), 10)
+    assert both["mcnemar"] is None
+    assert set(both["metrics"]) == {"f1_macro", "auroc_macro", "nll", "brier", "ece"}
+
+
+@pytest.fixture
+def other(tmp_path, trained):
+    """A copy of the trained run's evaluation, to be spoilt."""
+    (tmp_path / "other").mkdir()
+    shutil.copy(trained / "split.csv", tmp_path / "other")
+    shutil.copytree(trained / "eval", tmp_path / "other/eval")
+    return tmp_path / "other"
+
+
+def test_two_runs_are_compared_whatever_the_order_of_their_images(trained, other, tmp_path, capsys):
+    path = other / "eval/test/predictions.csv"
+    header, *rows = path.read_text().splitlines()
+    path.write_text("\n".join([header, *reversed(rows)]) + "\n")
+    out = tmp_path / "out.json"
+    assert cli.main(["compare", str(trained), str(other), f"--out={out}"]) == 0
+    said = capsys.readouterr().out
+    assert "McNemar p = 1" in said
+    found = json.loads(out.read_text())
+    scores = json.loads((trained / "eval/test/metrics.json").read_text())
+    for name in ("accuracy", "auroc_macro", "nll", "ece"):
+        assert found["metrics"][name]["first"] == pytest.approx(scores[name], abs=1e-5)
+        assert found["metrics"][name]["difference"] == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("prob_red", "prob_amber", "has the classes blue,green,amber, not blue,green,red"),
+        ("test/red/red_00.png", "test/red/else.png", "2 images are not in both"),
+        ("red_00.png,red", "red_00.png,blue", "has other labels than"),
+        (",label,", ",truth,", "has no labels"),
+    ],
+)
+def test_runs_on_other_data_are_not_compared(trained, other, old, new, message):
+    path = other / "eval/test/predictions.csv"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    with pytest.raises(InputError, match=message):
+        compare_workdirs(trained, other)
+
+
+def test_a_run_that_is_not_evaluated_is_named(trained, tmp_path, capsys):
+    assert cli.main(["compare", str(trained), str(tmp_path)]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith(f"error: {tmp_path}/eval/test/predictions.csv: cannot be read")
+    assert line.endswith("evaluate that run first")
+    assert len(read_answered(trained / "eval/test/predictions.csv").ids) == tiny.TEST

@@ -1,0 +1,93 @@
+"""Temperature, prediction sets and the agreement of draws, on answers made up for the purpose."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.special import expit, softmax
+from scipy.stats import binom
+
+from diffmic_jax.evaluation import uncertainty
+from diffmic_jax.evaluation.metrics import compute
+from diffmic_jax.evaluation.uncertainty import Calibration
+
+
+def classifier(n: int, sharpness: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities [n, 4] and labels that follow them, up to a sharpness that is 1 if honest."""
+    rng = np.random.default_rng(seed)
+    logits = 2 * rng.normal(size=(n, 4))
+    labels = (softmax(logits, axis=1).cumsum(axis=1) < rng.random((n, 1))).sum(axis=1)
+    return softmax(sharpness * logits, axis=1), np.minimum(labels, 3)
+
+
+@pytest.mark.parametrize("sharpness", [0.3, 1.0, 3.0])
+def test_the_temperature_undoes_what_was_done_to_the_logits(sharpness):
+    fitted = uncertainty.fit(*classifier(4000, sharpness, 0))
+    assert fitted.temperature == pytest.approx(sharpness, rel=0.06)
+
+
+def test_calibration_halves_the_ece_of_overconfident_answers_and_keeps_the_prediction():
+    fitted = uncertainty.fit(*classifier(2000, 3.0, 0))
+    probabilities, labels = classifier(2000, 3.0, 1)
+    before = compute(probabilities, labels, list("abcd"), bootstrap=0)
+    after = uncertainty.assess(fitted, probabilities, labels)
+    assert after["ece"] < before["ece"] / 2
+    assert after["nll"] < before["nll"]
+    tempered = uncertainty.tempered(fitted, probabilities)
+    np.testing.assert_allclose(tempered.sum(axis=1), 1)
+    np.testing.assert_array_equal(tempered.argmax(axis=1), probabilities.argmax(axis=1))
+
+
+def test_a_probability_of_zero_is_one_draw_that_knows_nothing():
+    fitted = Calibration(1.0, (), num_draws=3, multi_label=False)
+    tempered = uncertainty.tempered(fitted, np.array([[1.0, 0.0]]))
+    np.testing.assert_allclose(tempered, [[3.5 / 4, 0.5 / 4]])
+
+
+def test_temperature_of_several_labels_is_fitted_on_every_question():
+    rng = np.random.default_rng(0)
+    logits = 2 * rng.normal(size=(3000, 2))
+    labels = (rng.random(logits.shape) < expit(logits)).astype(int)
+    fitted = uncertainty.fit(expit(2 * logits), labels)
+    assert fitted.temperature == pytest.approx(2, rel=0.06)
+    assert fitted.scores == ()
+    np.testing.assert_allclose(
+        uncertainty.tempered(fitted, expit(2 * logits)), expit(logits), atol=0.03
+    )
+    assert uncertainty.assess(fitted, expit(2 * logits), labels)["conformal"] is None
+
+
+@pytest.mark.parametrize("coverage", [0.8, 0.9, 0.95])
+def test_prediction_sets_hold_the_label_as_often_as_promised(coverage):
+    fitted = uncertainty.fit(*classifier(4000, 2.0, 0))
+    found = uncertainty.assess(fitted, *classifier(4000, 2.0, 1), coverage)["conformal"]
+    # Validation and test are random: twice the variance of either.
+    assert found["coverage"] == pytest.approx(
+        coverage, abs=3 * np.sqrt(2 * coverage * (1 - coverage) / 4000)
+    )
+    assert 1 < found["set_size"] < 4
+    assert found["expected"] == pytest.approx(np.array(binom.interval(0.95, 4000, coverage)) / 4000)
+
+
+def test_the_threshold_by_hand():
+    fitted = Calibration(1.0, (0.1, 0.2, 0.3, 0.4), 0, False)
+    # ceil(5 * .6) = 3; ceil(5 * .8) = 4; five images would be needed for more.
+    assert [uncertainty.threshold(fitted, c) for c in (0.6, 0.8, 0.81)] == [0.3, 0.4, np.inf]
+    probabilities = np.array([[0.75, 0.25], [0.6, 0.4], [0.9, 0.1]])
+    np.testing.assert_array_equal(
+        uncertainty.prediction_sets(fitted, probabilities, 0.6),
+        [[True, False], [False, False], [True, False]],
+    )
+    assert uncertainty.prediction_sets(fitted, probabilities, 0.99).all()
+
+
+def test_draws_vote_and_an_undecided_one_splits_its_vote():
+    draws = np.array([[[0.6, 0.4], [0.5, 0.5], [0.1, 0.9], [0.2, 0.8]]])
+    np.testing.assert_allclose(uncertainty.vote_share(draws), [[1.5 / 4, 2.5 / 4]])
+    np.testing.assert_allclose(uncertainty.vote_share(draws, True), [[2 / 4, 3 / 4]])
+
+
+def test_the_interval_leaves_five_percent_of_the_draws_on_either_side():
+    draws = np.linspace(0, 1, 101)[None, :, None]
+    low, high = uncertainty.draw_interval(draws)
+    np.testing.assert_allclose([low, high], [[[0.05]], [[0.95]]])
