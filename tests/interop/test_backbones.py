@@ -4,8 +4,10 @@ import sys
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -14,7 +16,7 @@ from diffmic_jax.experiment import Experiment
 from diffmic_jax.interop import backbones, names, state_dict
 from diffmic_jax.nn.resnet import resnet
 from diffmic_jax.nn.vit import vit
-from diffmic_jax.training.state import of_network
+from diffmic_jax.training.state import TrainState, of_network
 from diffmic_jax.types import InputError
 from tests import tiny
 
@@ -64,12 +66,11 @@ def test_weights_that_cannot_be_had_leave_the_workdir_free(tmp_path, tiny_data):
     assert not list((tmp_path / "run").rglob("*.json"))
 
 
-def test_starting_from_scratch_is_said(tmp_path, tiny_data, caplog):
+def test_starting_from_scratch_is_said(tiny_data, caplog):
     config = tiny.make_config(tiny_data, guidance__pretrained="")
     with caplog.at_level("INFO", "diffmic_jax"):
-        _, origins = Experiment(config, tmp_path / "run").initial_state()
+        assert backbones._weights("guidance", config) == (None, "random")
     assert "guidance starts from random weights, as config.guidance.pretrained=''" in caplog.text
-    assert origins == {"guidance": "random", "denoiser": "random"}
 
 
 def unreachable() -> None:
@@ -135,14 +136,19 @@ def test_an_encoder_starts_from_efficientsam(tmp_path, name):
 
 
 def test_a_network_without_statistics_takes_weights_too(tmp_path, tiny_data):
-    path = tmp_path / "sam.safetensors"
+    path, encoder = tmp_path / "sam.safetensors", vit("tiny_vit")
     state_dict.write(path, tiny.efficientsam_state())
-    config = tiny.make_config(tiny_data, "v2", guidance__pretrained="")
-    config.denoiser.update(encoder="tiny_vit", pretrained=str(path))
-    state, origins = Experiment(config, tmp_path / "run").initial_state()
-    assert origins["denoiser"] == str(path)
-    found = state.params["denoiser"]["encoder"]["pos_embed"]
-    np.testing.assert_array_equal(found, state_dict.read(path)["image_encoder.pos_embed"])
+    config = tiny.make_config(tiny_data, guidance__pretrained="", denoiser__pretrained=str(path))
+    image = np.zeros((1, 32, 32, 3), np.float32)
+    shapes = jax.eval_shape(partial(encoder.init, train=False), jax.random.key(0), image)
+    params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), {"encoder": shapes["params"]})
+    start = TrainState(0, {"denoiser": params}, {"denoiser": {}}, {}, {})
+    recipe: Any = SimpleNamespace(denoiser=SimpleNamespace(encoder=encoder))
+    found, origins = backbones.with_pretrained(start, recipe, config)
+    assert origins == {"guidance": "random", "denoiser": str(path)}
+    table = found.params["denoiser"]["encoder"]["pos_embed"]
+    np.testing.assert_array_equal(table, state_dict.read(path)["image_encoder.pos_embed"])
+    assert found.batch_stats == {"denoiser": {}}
 
 
 def test_another_encoder_is_refused_by_name(tmp_path):
@@ -167,16 +173,18 @@ def test_a_file_without_an_encoder_is_refused(tmp_path):
         backbones.trunk_variables(vit("tiny_vit"), tmp_path / "w.safetensors")
 
 
-def test_the_guidance_of_another_run_is_taken_over(tmp_path, trained, tiny_data):
-    config = tiny.make_config(tiny_data, seed=3, guidance__checkpoint=str(trained))
-    state, origins = Experiment(config, tmp_path / "run").initial_state()
+def test_the_guidance_of_another_run_is_taken_over(trained, tiny_data):
+    config = tiny.make_config(tiny_data, guidance__checkpoint=str(trained))
+    fresh = jax.tree.map(jnp.zeros_like, tiny.latest_state(config, trained))
+    recipe: Any = None  # nothing is to be built
+    state, origins = backbones.with_pretrained(fresh, recipe, config)
     expected = of_network(load_classifier(trained).variables, "guidance")
-    found = of_network(state.variables(), "guidance")
-    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    jax.tree.map(np.testing.assert_array_equal, of_network(state.variables(), "guidance"), expected)
+    assert not any(leaf.any() for leaf in jax.tree.leaves(state.params["denoiser"]))
     assert origins == {"guidance": str(trained), "denoiser": "random"}
-    config.guidance.width = 4
+    narrow = fresh.replace(params=fresh.params | {"guidance": {}})
     with pytest.raises(InputError, match="its guidance is another network or of other classes"):
-        Experiment(config, tmp_path / "run").initial_state()
+        backbones.with_pretrained(narrow, recipe, config)
 
 
 def hub(download, cached: str | None = None) -> SimpleNamespace:

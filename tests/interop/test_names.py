@@ -102,7 +102,7 @@ def test_the_denoiser_of_dual_conditioning_has_no_names():
         jax.random.key(0),
     )
     with pytest.raises(InputError, match="projections_1/linear has no name"):
-        names.to_variables({}, shapes, names.denoiser_map(denoiser.encoder), "file")
+        names.to_variables({}, shapes, names.denoiser_map(denoiser), "file")
 
 
 def test_the_encoder_of_efficientsam_and_back():
