@@ -400,10 +400,14 @@ class Experiment:
         answers = evaluation.Answers(*(column[inside] for column in answers))
         names = self.source.class_names
         groups = np.array([record.group or record.id for record in records])
-        scores = evaluation.score(
-            answers, names, groups=groups, bootstrap=self.config.eval.bootstrap
-        )
         fitted = calibration.read(self.workdir, int(state.step), self.config.sampling)
+        scores = evaluation.score(
+            answers,
+            names,
+            groups=groups,
+            bootstrap=self.config.eval.bootstrap,
+            thresholds=fitted.thresholds,
+        )
         results.add_calibrated(scores, answers, fitted, coverage)
         ids = [record.id for record in records]
         results.write(folder, scores, answers, ids, names, fitted, coverage)

@@ -30,6 +30,12 @@ class Calibrations(NamedTuple):
     diffusion: Calibration | None = None
     guidance: Calibration | None = None
 
+    @property
+    def thresholds(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Of the classes, by the diffusion and by the guidance; empty without any."""
+        first, second = (each.thresholds if each else () for each in self)
+        return first, second
+
 
 def fit(validation: Answers) -> Calibrations:
     """Calibrate both on the answers for the validation part."""
@@ -71,4 +77,5 @@ def read(workdir: Path, step: int, sampling: ml_collections.ConfigDict) -> Calib
 
 
 def _calibration(stored: dict[str, Any]) -> Calibration:
-    return Calibration(**stored | {"scores": tuple(stored["scores"])})
+    lists = {name: tuple(stored[name]) for name in ("scores", "thresholds")}
+    return Calibration(**stored | lists)

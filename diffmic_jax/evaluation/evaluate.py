@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -73,15 +73,29 @@ def score(
     *,
     groups: np.ndarray | None = None,
     bootstrap: int = 0,
+    thresholds: tuple[Sequence[float], Sequence[float]] = ((), ()),
 ) -> dict[str, Any]:
-    """Metrics of the diffusion, and under `guidance` those of the guidance alone."""
+    """Metrics of the diffusion, and under `guidance` those of the guidance alone.
+
+    Args:
+      answers: of a split.
+      class_names: in label order.
+      groups: [N] what is resampled as one; default each image.
+      bootstrap: resamples for the intervals.
+      thresholds: multi-label, of the diffusion's and of the guidance's classes.
+    """
     labels = answers.label
     if groups is None:
         groups = np.arange(len(labels))
 
-    def compute(probabilities: np.ndarray) -> dict[str, Any]:
+    def compute(probabilities: np.ndarray, thresholds: Sequence[float]) -> dict[str, Any]:
         found = metrics.compute(
-            probabilities, labels, class_names, groups=groups, bootstrap=bootstrap
+            probabilities,
+            labels,
+            class_names,
+            groups=groups,
+            bootstrap=bootstrap,
+            thresholds=thresholds,
         )
         found["referral"] = (
             referral(probabilities, labels, groups=groups, bootstrap=bootstrap)
@@ -90,7 +104,8 @@ def score(
         )
         return found
 
-    return compute(answers.probabilities) | {"guidance": compute(answers.guidance)}
+    own, alone = thresholds
+    return compute(answers.probabilities, own) | {"guidance": compute(answers.guidance, alone)}
 
 
 def table(scores: dict[str, Any]) -> str:

@@ -22,7 +22,8 @@ Definitions, for N images and C classes (scikit-learn's where it has one):
 - ECE: mean over images of |accuracy - confidence| in 15 equal bins of the top probability (Guo et
   al. 2017).
 
-Multi-label rows are C yes-or-no questions each: predicted where p >= 0.5, NLL and Brier averaged
+Multi-label rows are C yes-or-no questions each: predicted where p >= 0.5 (or a threshold of
+the class's own, from validation), NLL and Brier averaged
 over the questions, and the bins of the ECE are over p of every question.
 """
 
@@ -81,6 +82,7 @@ def compute(
     groups: Shaped[np.ndarray, " n"] | None = None,
     bootstrap: int = 1000,
     seed: int = 0,
+    thresholds: Sequence[float] = (),
 ) -> dict[str, Any]:
     """All metrics of a split, ready for JSON: undefined values are None, never NaN.
 
@@ -91,6 +93,8 @@ def compute(
       groups: [N] what is resampled as a whole (lesion, patient); None: every image by itself.
       bootstrap: number of resamples behind `ci95`; 0 leaves the intervals None.
       seed: of the resamples; the same seed gives the same numbers.
+      thresholds: multi-label, of each class: the probability from which it is predicted; default
+        0.5.
 
     Returns:
       n, each of `SCALARS`, per_class (name -> precision, recall, f1, auroc, support),
@@ -106,7 +110,7 @@ def compute(
     probabilities = np.asarray(probabilities, np.float64)
     labels = np.asarray(labels)
     _check(probabilities, labels, class_names)
-    columns = _columns(probabilities, labels)
+    columns = _columns(probabilities, labels, thresholds)
     per_class, scalars = _scores(columns, np.ones(len(labels)))
     if groups is None:
         groups = np.arange(len(labels))
@@ -167,7 +171,9 @@ def _check(probabilities: np.ndarray, labels: np.ndarray, class_names: Sequence[
         )
 
 
-def _columns(probabilities: np.ndarray, labels: np.ndarray) -> _Columns:
+def _columns(
+    probabilities: np.ndarray, labels: np.ndarray, thresholds: Sequence[float] = ()
+) -> _Columns:
     """Everything that does not depend on the weights, once."""
     single = labels.ndim == 1
     actual = np.eye(probabilities.shape[1])[labels] if single else labels.astype(np.float64)
@@ -177,7 +183,7 @@ def _columns(probabilities: np.ndarray, labels: np.ndarray) -> _Columns:
         confidence, outcome = probabilities.max(axis=1)[:, None], (top == labels)[:, None]
         distance = np.square(top - labels)
     else:
-        predicted = (probabilities >= 0.5).astype(np.float64)
+        predicted = (probabilities >= (thresholds or 0.5)).astype(np.float64)
         confidence, outcome = probabilities, actual
         distance = np.zeros(len(labels))
     return _Columns(

@@ -174,6 +174,7 @@ def predict_folder(
         answers.probabilities,
         answers.spread,
         multi_label=classifier.multi_label,
+        thresholds=fitted.thresholds[0],
     )
     return len(examples), found.skipped
 

@@ -27,6 +27,7 @@ def write_predictions(
     spread: Float[np.ndarray, "n c"],
     *,
     multi_label: bool = False,
+    thresholds: Sequence[float] = (),
 ) -> None:
     """Writes one row per image: id,label,prediction,prob_<class>...,confidence,entropy,sample_std.
 
@@ -38,8 +39,10 @@ def write_predictions(
       class_names: the C names; label and prediction are written as these, several as 'a|b'.
       probabilities: [N, C]; the prediction is the most probable class, the first on ties.
       spread: [N, C] standard deviation between the draws; sample_std is the predicted class's.
-      multi_label: every class is a question of its own, predicted where p >= 0.5; confidence,
-        entropy and sample_std are then means over the classes.
+      multi_label: every class is a question of its own; confidence, entropy and sample_std are
+        then means over the classes.
+      thresholds: multi-label, of each class: the probability from which it is predicted; default
+        0.5.
 
     The entropy is in nats; numbers have six significant digits.
 
@@ -47,7 +50,13 @@ def write_predictions(
       InputError: the file cannot be written.
     """
     header, rows = prediction_rows(
-        ids, labels, class_names, probabilities, spread, multi_label=multi_label
+        ids,
+        labels,
+        class_names,
+        probabilities,
+        spread,
+        multi_label=multi_label,
+        thresholds=thresholds,
     )
     write_table(path, header, rows)
 
@@ -60,19 +69,34 @@ def prediction_rows(
     spread: Float[np.ndarray, "n c"],
     *,
     multi_label: bool = False,
+    thresholds: Sequence[float] = (),
 ) -> tuple[list[str], list[list[str]]]:
     """Header and rows of that table; arguments as above."""
     probabilities = np.asarray(probabilities, np.float64)
     spread = np.asarray(spread, np.float64)
     known = [] if labels is None else ["label"]
     header = ["id", *known, "prediction", *(f"prob_{name}" for name in class_names)]
+    said = called(class_names, probabilities, multi_label=multi_label, thresholds=thresholds)
+    sure = _sure_multi_label if multi_label else _sure
     rows = []
     for i, (p, std) in enumerate(zip(probabilities, spread, strict=True)):
         label = [] if labels is None else [joined(class_names, labels[i])]
-        prediction, numbers = (_multi_label if multi_label else _single_label)(p, std)
-        cells = [f"{number:.6g}" for number in (*p, *numbers)]
-        rows.append([ids[i], *label, joined(class_names, prediction), *cells])
+        cells = [f"{number:.6g}" for number in (*p, *sure(p, std))]
+        rows.append([ids[i], *label, said[i], *cells])
     return [*header, "confidence", "entropy", "sample_std"], rows
+
+
+def called(
+    class_names: Sequence[str],
+    probabilities: Float[np.ndarray, "n c"],
+    *,
+    multi_label: bool = False,
+    thresholds: Sequence[float] = (),
+) -> list[str]:
+    """What each image is called, [N]; several classes as 'a|b'. Arguments as above."""
+    if multi_label:
+        return [joined(class_names, row) for row in probabilities >= (thresholds or 0.5)]
+    return [joined(class_names, top) for top in probabilities.argmax(axis=1)]
 
 
 def joined(class_names: Sequence[str], label: int | np.ndarray) -> str:
@@ -82,16 +106,15 @@ def joined(class_names: Sequence[str], label: int | np.ndarray) -> str:
     return class_names[int(label)]
 
 
-def _single_label(p: np.ndarray, std: np.ndarray) -> tuple[int, tuple[float, float, float]]:
-    """Prediction, and confidence, entropy and spread, of one image [C]."""
+def _sure(p: np.ndarray, std: np.ndarray) -> tuple[float, float, float]:
+    """Confidence, entropy and spread of the predicted class of one image [C]."""
     top = int(p.argmax())
-    return top, (p[top], entr(p).sum(), std[top])
+    return p[top], entr(p).sum(), std[top]
 
 
-def _multi_label(p: np.ndarray, std: np.ndarray) -> tuple[np.ndarray, tuple[float, float, float]]:
+def _sure_multi_label(p: np.ndarray, std: np.ndarray) -> tuple[float, float, float]:
     """The same, means over C yes-or-no questions."""
-    confidence = np.maximum(p, 1 - p).mean()
-    return p >= 0.5, (confidence, (entr(p) + entr(1 - p)).mean(), std.mean())
+    return np.maximum(p, 1 - p).mean(), (entr(p) + entr(1 - p)).mean(), std.mean()
 
 
 def write_table(

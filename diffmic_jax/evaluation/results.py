@@ -56,6 +56,7 @@ def write(
         answers.probabilities,
         answers.spread,
         multi_label=multi_label,
+        thresholds=calibrations.thresholds[0],
     )
     # The last one: where it is, the others are whole.
     records.write_json(folder / "metrics.json", scores)

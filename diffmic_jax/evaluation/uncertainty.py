@@ -53,6 +53,8 @@ class Calibration:
     num_draws: int
     """S; 0 for a classifier that draws nothing, such as the guidance."""
     multi_label: bool
+    thresholds: tuple[float, ...] = ()
+    """Of each class, if multi-label: the probability from which it is predicted."""
 
 
 def fit(
@@ -78,11 +80,27 @@ def fit(
 
     bounds = (-MAX_LOG_TEMPERATURE, MAX_LOG_TEMPERATURE)
     temperature = math.exp(minimize_scalar(nll, bounds=bounds, method="bounded").x)
-    calibration = Calibration(temperature, (), num_draws, multi_label)
     if multi_label:
-        return calibration
+        best = tuple(best_threshold(p, y) for p, y in zip(probabilities.T, labels.T, strict=True))
+        return Calibration(temperature, (), num_draws, multi_label, best)
+    calibration = Calibration(temperature, (), num_draws, multi_label)
     scores = np.sort(1 - _of_label(tempered(calibration, probabilities), labels))
     return Calibration(temperature, tuple(scores.tolist()), num_draws, multi_label)
+
+
+def best_threshold(probabilities: Float[np.ndarray, " n"], labels: Int[np.ndarray, " n"]) -> float:
+    """The probability from which a yes-or-no class is predicted with the largest F1.
+
+    Half-way to the next smaller one, so that an answer a little below is still in. 0.5 where no
+    image has the class.
+    """
+    if not np.any(labels):
+        return 0.5
+    values = np.unique(probabilities)
+    predicted = probabilities >= values[:, None]
+    hits = (predicted & (labels == 1)).sum(axis=1)
+    best = int((2 * hits / (predicted.sum(axis=1) + np.sum(labels))).argmax())
+    return float((values[best] + values[max(best - 1, 0)]) / 2)
 
 
 def _logits(probabilities: np.ndarray, num_draws: int, multi_label: bool) -> np.ndarray:

@@ -133,6 +133,7 @@ def _csv(model: Model, files: list[tuple[str, bytes]]) -> str:
             results.probabilities,
             results.spread,
             multi_label=results.multi_label,
+            thresholds=model.thresholds,
         )
         rows += row
     return table_text(header, rows)

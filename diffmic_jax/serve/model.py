@@ -13,7 +13,7 @@ from diffmic_jax.data.transforms import prepare
 from diffmic_jax.diffusion import samplers
 from diffmic_jax.evaluation import calibration, evaluate, uncertainty
 from diffmic_jax.evaluation.predict import load_classifier
-from diffmic_jax.evaluation.records import joined
+from diffmic_jax.evaluation.records import called, joined
 from diffmic_jax.evaluation.report.cases import Case, make_look
 from diffmic_jax.evaluation.report.collect import Results
 from diffmic_jax.training.state import Purpose, run_key
@@ -39,6 +39,7 @@ class Model:
         self._calibration = calibration.read(
             workdir, self.classifier.step, config.sampling
         ).diffusion
+        self.thresholds = self._calibration.thresholds if self._calibration else ()
         self._predict = evaluate.make_predictor(recipe, self.classifier.mesh)
         self._look = make_look(recipe)
         self._key = run_key(config.seed, Purpose.SAMPLING)
@@ -94,6 +95,7 @@ class Model:
             ids=[name],
             class_names=names,
             label=None,
+            prediction=called(names, p, multi_label=multi_label, thresholds=self.thresholds),
             probabilities=p,
             guidance=answers.guidance,
             spread=answers.spread,

@@ -66,3 +66,12 @@ def test_an_unwritable_place_is_named(tmp_path):
     with pytest.raises(InputError, match="folder: cannot be written"):
         write_json(tmp_path / "folder", {})
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_a_label_can_have_a_threshold_of_its_own(tmp_path):
+    p = np.array([[0.3, 0.6], [0.1, 0.2]])
+    write_predictions(
+        tmp_path / "p.csv", ["x", "y"], None, "ab", p, p, multi_label=True, thresholds=(0.2, 0.7)
+    )
+    rows = (tmp_path / "p.csv").read_text().splitlines()[1:]
+    assert [row.split(",")[1] for row in rows] == ["a", ""]

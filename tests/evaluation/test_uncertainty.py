@@ -91,3 +91,29 @@ def test_the_interval_leaves_five_percent_of_the_draws_on_either_side():
     draws = np.linspace(0, 1, 101)[None, :, None]
     low, high = uncertainty.draw_interval(draws)
     np.testing.assert_allclose([low, high], [[[0.05]], [[0.95]]])
+
+
+@pytest.mark.parametrize(
+    ("p", "y", "expected"),
+    [
+        ([0.1, 0.2, 0.3, 0.9], [0, 0, 1, 1], 0.25),
+        ([0.4, 0.3, 0.2, 0.1], [0, 1, 0, 0], 0.25),
+        ([0.1, 0.2], [1, 1], 0.1),
+        ([0.7, 0.8], [0, 0], 0.5),
+    ],
+)
+def test_a_label_is_predicted_from_where_f1_is_best(p, y, expected):
+    assert uncertainty.best_threshold(np.array(p), np.array(y)) == pytest.approx(expected)
+
+
+def test_thresholds_are_chosen_for_each_label_of_validation():
+    rng = np.random.default_rng(0)
+    labels = (rng.random((400, 2)) < (0.1, 0.5)).astype(int)
+    p = np.clip(0.1 * labels + rng.normal((0.1, 0.6), 0.02, (400, 2)), 0, 1)
+    fitted = uncertainty.fit(p, labels)
+    np.testing.assert_allclose(fitted.thresholds, [0.15, 0.65], atol=0.02)
+    assert uncertainty.fit(np.full((4, 2), 0.5), np.array([0, 1, 0, 1])).thresholds == ()
+    at_half = compute(p, labels, ("a", "b"), bootstrap=0)
+    chosen = compute(p, labels, ("a", "b"), bootstrap=0, thresholds=fitted.thresholds)
+    assert chosen["f1_macro"] > 0.97 > 0.5 > at_half["f1_macro"]
+    assert chosen["auroc_macro"] == at_half["auroc_macro"]

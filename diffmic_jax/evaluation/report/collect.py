@@ -21,6 +21,8 @@ class Results(NamedTuple):
     class_names: tuple[str, ...]
     label: Any
     """[N] class indices, or [N, C] multi-hot; None where nobody knows."""
+    prediction: list[str]
+    """What each image was called, as 'a|b' if that are several classes."""
     probabilities: np.ndarray
     """[N, C] of the diffusion."""
     guidance: np.ndarray
@@ -66,6 +68,7 @@ def read_results(workdir: Path, split: str) -> Results:
         answered.ids,
         names,
         answered.label,
+        [row["prediction"] for row in predictions],
         answered.probabilities,
         columns("guidance"),
         np.array([float(row["sample_std"]) for row in predictions]),

@@ -48,8 +48,7 @@ def card(name: str, results: Results, i: int, case: Case, region: int, t: np.nda
       region: side of a region in pixels.
       t: [n] timesteps, descending.
     """
-    names, p = results.class_names, results.probabilities[i]
-    said = joined(names, (p >= 0.5).astype(int) if results.multi_label else p.argmax())
+    names, said = results.class_names, results.prediction[i]
     parts = [
         f"<h3>{page.text(results.ids[i])}</h3>",
         _verdict(said, None if results.label is None else joined(names, results.label[i])),
