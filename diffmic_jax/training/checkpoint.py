@@ -23,9 +23,11 @@ from types import TracebackType
 from typing import Any, Self
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from diffmic_jax.training import parallel
 from diffmic_jax.training.checksum import checksums, name
 from diffmic_jax.training.state import TrainState
 from diffmic_jax.types import DamagedCheckpointError, InputError, StorageError
@@ -221,7 +223,8 @@ class Checkpoints:
             state = self._manager.restore(step, args=args)["state"]
             found = checksums(state)
             changed = [path for path in found if found[path] != saved[path]["checksum"]]
-            if changed:
+            # Every process checks its own copy, and all of them have to decide the same.
+            if np.any(multihost_utils.process_allgather(len(changed))):
                 raise ValueError(f"{_some(changed)} is not what was saved")
         return state
 
@@ -289,7 +292,7 @@ class Checkpoints:
                 place.parent.mkdir(exist_ok=True)
                 shutil.rmtree(place, ignore_errors=True)
                 (self.folder / str(step)).rename(place)
-            multihost_utils.sync_global_devices(f"set aside {step}")
+            parallel.meet("set aside")
             self._manager.reload()
 
     def __enter__(self) -> Self:

@@ -8,10 +8,12 @@ are two sums with different mixes.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from diffmic_jax.types import Array
 
@@ -25,13 +27,12 @@ def _mix(x: Array) -> Array:
     return x ^ (x >> 16)
 
 
-def _positions(shape: tuple[int, ...]) -> Array:
-    """The flat index of every element, uint32; built by axis, so that sharded axes stay so."""
-    index = jnp.zeros(shape, jnp.uint32)
-    for axis, size in enumerate(shape):
-        along = jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
-        index = index * jnp.uint32(size) + along
-    return index
+def _positions(shape: tuple[int, ...], first: Array, strides: Array) -> Array:
+    """The place of every element in the whole array, uint32."""
+    place = jnp.full(shape, first)
+    for axis in range(len(shape)):
+        place += jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * strides[axis]
+    return place
 
 
 def _bits(x: Array) -> Array:
@@ -43,26 +44,43 @@ def _bits(x: Array) -> Array:
 
 
 @jax.jit
-def _sums(x: Array) -> Array:
-    """Both sums of an array: [2] uint32.
+def _sums(x: Array, first: Array, strides: Array) -> Array:
+    """Both sums of a piece of an array: [2] uint32.
 
     Compiled for each shape, of which a state has few: all of it at once would take longer to
     compile than a training step.
     """
-    bits, place = _bits(x), _positions(x.shape)
+    bits, place = _bits(x), _positions(x.shape, first, strides)
     return jnp.stack([_mix(bits ^ _mix(place + jnp.uint32(seed))).sum() for seed in SEEDS])
+
+
+def _pieces(array: jax.Array) -> list[Array]:
+    """The sums of every piece of an array that this process holds, each piece once."""
+    strides = np.array([math.prod(array.shape[axis + 1 :]) for axis in range(array.ndim)])
+    strides = strides.astype(np.uint32)
+    pieces = {}
+    for shard in array.addressable_shards:
+        start = tuple(part.start or 0 for part in shard.index)
+        first = np.uint32(sum(int(s) * at for s, at in zip(strides, start, strict=True)) % 2**32)
+        if start not in pieces:
+            pieces[start] = _sums(shard.data, first, strides)
+    return list(pieces.values())
 
 
 def checksums(tree: Any) -> dict[str, str]:
     """Path of every array in a tree -> its checksum, 16 hexadecimal digits.
 
-    Every process has to call it, where arrays are spread over processes.
+    Every process has to hold each array whole, on its devices together. No process waits for
+    another: hundreds of small programs that do can block each other.
     """
-    sums = jax.device_get(jax.tree.map(_sums, tree))
-    return {
-        name(path): "".join(f"{part:08x}" for part in pair)
-        for path, pair in jax.tree_util.tree_leaves_with_path(sums)
-    }
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    sums = jax.device_get([_pieces(jnp.asarray(leaf)) for _, leaf in leaves])
+    return {name(path): _text(pieces) for (path, _), pieces in zip(leaves, sums, strict=True)}
+
+
+def _text(pieces: list[np.ndarray]) -> str:
+    """The sums of an array's pieces, added."""
+    return "".join(f"{part:08x}" for part in np.asarray(pieces).sum(axis=0, dtype=np.uint32))
 
 
 def name(path: Any) -> str:

@@ -8,17 +8,20 @@ written for the whole batch and the whole network; `jax.jit` places the communic
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Generator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from diffmic_jax.types import Batch, InputError
 
 TRUNKS = {"encoder", "local_encoder"}
+_meetings = itertools.count()  # every meeting needs a name of its own
 
 
 def join_processes(coordinator: str = "", num_processes: int = 0, process_id: int = -1) -> None:
@@ -199,11 +202,13 @@ def jit_train(mesh: Mesh, step: Callable, state: Any) -> Callable:
     """
     whole = replicated(mesh)
     there = jax.tree.map(lambda leaf: leaf.sharding, state)
-    return jax.jit(
-        step,
-        in_shardings=(there, split_rows(mesh), whole),
-        out_shardings=(there, whole),
-        donate_argnums=0,
+    return _started_together(
+        jax.jit(
+            step,
+            in_shardings=(there, split_rows(mesh), whole),
+            out_shardings=(there, whole),
+            donate_argnums=0,
+        )
     )
 
 
@@ -211,7 +216,35 @@ def jit_predict(mesh: Mesh, step: Callable) -> Callable:
     """Compile `step(variables, batch, key)`; every process can read the whole answer."""
     whole = replicated(mesh)
     # None: the variables may be split over `model`, and stay where they are.
-    return jax.jit(step, in_shardings=(None, split_rows(mesh), whole), out_shardings=whole)
+    return _started_together(
+        jax.jit(step, in_shardings=(None, split_rows(mesh), whole), out_shardings=whole)
+    )
+
+
+def meet(where: str) -> None:
+    """Wait for all processes of the run, for up to an hour.
+
+    Through the coordinator, which is patient: collectives between CPUs give up after 30 seconds.
+    """
+    if jax.process_count() > 1:
+        ocp.multihost.sync_global_processes(
+            f"{where} {next(_meetings)}", processes=set(range(jax.process_count())), timeout=3600
+        )
+
+
+def _started_together(jitted: Any) -> Callable:
+    """A compiled function that no process starts before all have compiled it."""
+    if jax.process_count() == 1:
+        return jitted
+    ready: list[Callable] = []
+
+    def run(*args: Any) -> Any:
+        if not ready:
+            ready.append(jitted.lower(*args).compile())
+            meet("compiled")
+        return ready[0](*args)
+
+    return run
 
 
 def voting(mesh: Mesh) -> Callable[[bool], bool]:
