@@ -26,7 +26,7 @@ def test_calibration_undoes_what_was_done_to_the_logits(sharpness):
     honest, _ = classifier(4000, 1.0, 0)
     tempered = uncertainty.tempered(uncertainty.fit(probabilities, labels), probabilities)
     assert np.abs(tempered - honest).mean() < 0.01
-    assert sharpness == 1 or np.abs(probabilities - honest).mean() > 0.1
+    assert sharpness == 1 or np.abs(probabilities - honest).mean() > 0.09
 
 
 def test_calibration_halves_the_ece_of_overconfident_answers_and_keeps_the_prediction():
