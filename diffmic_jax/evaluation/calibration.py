@@ -40,7 +40,7 @@ class Calibrations(NamedTuple):
 def fit(validation: Answers) -> Calibrations:
     """Calibrate both on the answers for the validation part."""
     return Calibrations(
-        uncertainty.fit(validation.probabilities, validation.label, validation.draws.shape[1]),
+        uncertainty.fit(validation.probabilities, validation.label),
         uncertainty.fit(validation.guidance, validation.label),
     )
 

@@ -5,15 +5,17 @@ y0 estimates the mean of the label given image and guidance, and the mean of a o
 its class's probability. One draw is a noisy guess of it, and the mean over S draws a better one;
 what of it lies outside of [0, 1] is noise and is cut off (`recipe.clip_readout`).
 
-Temperature (Guo et al. 2017) sharpens or softens the read-out probabilities p by one number that
-is fitted on validation:
+Temperature (Guo et al. 2017) sharpens or softens the read-out probabilities p by a number T:
 
-    p_T = softmax(log p / T),      multi-label: sigmoid(logit(p) / T)
+    p_T = softmax(log q / T),  q = (p + w/C) / (1 + w);     multi-label: sigmoid(logit(q) / T)
 
 It acts after the readout because that is the only place with a probability: y0_hat is no logit,
-and scaling it would move it away from the label's mean. A mean of S draws can be exactly 0, which
-no temperature could mend and no finite number of draws can prove. So one more draw that knows
-nothing is counted first: p = (S p + 1/C) / (S + 1). The most probable class stays the same.
+and scaling it would move it away from the label's mean. A mean of draws that was cut off at 0 can
+be exactly 0, which no temperature could mend and no finite number of draws can prove. So a share of
+the answer that knows nothing is mixed in first, w parts to one. T and w are fitted by the NLL on
+validation; for the guidance, whose softmax is never 0, w comes out as about 0. The order of the
+classes stays the same. (Fitted without w, the NLL is ruled by the few images whose class was cut
+off, and T by them alone.)
 
 Split conformal prediction (Vovk et al. 2005; the score of Sadinle et al. 2019) gives each image a
 set of classes that holds the true one with a chosen probability. With the scores 1 - p_T(label) of
@@ -26,12 +28,12 @@ and the temperature. A set may be empty: then no class is as likely as the true 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize
 from scipy.special import expit, log_softmax, logit, softmax
 from scipy.stats import binom
 
@@ -39,8 +41,8 @@ from diffmic_jax.evaluation.metrics import NLL_FLOOR, compute
 
 COVERAGE = 0.9
 """Share of prediction sets that are to hold the true class, unless told otherwise."""
-MAX_LOG_TEMPERATURE = 4.0
-"""Fits end within exp(+-4): where every validation image is right, no temperature is too low."""
+_BOUNDS = ((-4.0, 4.0), (-16.0, 0.0))
+"""Of log T and log w: where every validation image is right, no temperature would be too low."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,10 @@ class Calibration:
     """What was learned from the validation answers of one classifier."""
 
     temperature: float
+    uniform: float
+    """w, parts of the answer that knows nothing to one of the classifier's."""
     scores: tuple[float, ...]
     """Conformal scores of the validation images, ascending; none if multi-label."""
-    num_draws: int
-    """S; 0 for a classifier that draws nothing, such as the guidance."""
     multi_label: bool
     thresholds: tuple[float, ...] = ()
     """Of each class, if multi-label: the probability from which it is predicted."""
@@ -60,32 +62,30 @@ class Calibration:
 def fit(
     probabilities: Float[np.ndarray, "n c"],
     labels: Int[np.ndarray, " n"] | Int[np.ndarray, "n c"],
-    num_draws: int = 0,
 ) -> Calibration:
-    """Fit the temperature on validation answers by their NLL, and note the conformal scores.
+    """Fit T and w on validation answers by their NLL, and note the conformal scores.
 
     Args:
       probabilities: [N, C].
       labels: [N] class indices, or [N, C] multi-hot.
-      num_draws: S, how many draws each answer is the mean of; 0 if it is none.
     """
     multi_label = labels.ndim == 2
-    logits = _logits(probabilities, num_draws, multi_label)
 
-    def nll(log_temperature: float) -> float:
-        scaled = logits * math.exp(-log_temperature)
+    def nll(logs: np.ndarray) -> float:
+        temperature, uniform = np.exp(logs)
+        scaled = _logits(probabilities, uniform, multi_label) / temperature
         if multi_label:
             return float(np.logaddexp(0, np.where(labels == 1, -scaled, scaled)).mean())
         return float(-_of_label(log_softmax(scaled, axis=1), labels).mean())
 
-    bounds = (-MAX_LOG_TEMPERATURE, MAX_LOG_TEMPERATURE)
-    temperature = math.exp(minimize_scalar(nll, bounds=bounds, method="bounded").x)
+    best = minimize(nll, (0.0, -3.0), method="L-BFGS-B", bounds=_BOUNDS).x
+    temperature, uniform = np.exp(best).tolist()
+    calibration = Calibration(temperature, uniform, (), multi_label)
     if multi_label:
-        best = tuple(best_threshold(p, y) for p, y in zip(probabilities.T, labels.T, strict=True))
-        return Calibration(temperature, (), num_draws, multi_label, best)
-    calibration = Calibration(temperature, (), num_draws, multi_label)
+        pairs = zip(probabilities.T, labels.T, strict=True)
+        return replace(calibration, thresholds=tuple(best_threshold(p, y) for p, y in pairs))
     scores = np.sort(1 - _of_label(tempered(calibration, probabilities), labels))
-    return Calibration(temperature, tuple(scores.tolist()), num_draws, multi_label)
+    return replace(calibration, scores=tuple(scores.tolist()))
 
 
 def best_threshold(probabilities: Float[np.ndarray, " n"], labels: Int[np.ndarray, " n"]) -> float:
@@ -103,17 +103,12 @@ def best_threshold(probabilities: Float[np.ndarray, " n"], labels: Int[np.ndarra
     return float((values[best] + values[max(best - 1, 0)]) / 2)
 
 
-def _logits(probabilities: np.ndarray, num_draws: int, multi_label: bool) -> np.ndarray:
-    """Logarithms [N, C] (multi-label: logits), with the draw that knows nothing counted in."""
+def _logits(probabilities: np.ndarray, uniform: float, multi_label: bool) -> np.ndarray:
+    """Logarithms [N, C] (multi-label: logits), with the answer that knows nothing mixed in."""
     p = np.asarray(probabilities, np.float64)
-    if num_draws:
-        nothing = 0.5 if multi_label else 1 / p.shape[1]
-        p = (num_draws * p + nothing) / (num_draws + 1)
-    return (
-        logit(np.clip(p, NLL_FLOOR, 1 - NLL_FLOOR))
-        if multi_label
-        else np.log(np.maximum(p, NLL_FLOOR))
-    )
+    nothing = 0.5 if multi_label else 1 / p.shape[1]
+    p = np.clip((p + uniform * nothing) / (1 + uniform), NLL_FLOOR, 1 - NLL_FLOOR)
+    return logit(p) if multi_label else np.log(p)
 
 
 def _of_label(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -123,10 +118,8 @@ def _of_label(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 def tempered(calibration: Calibration, probabilities: Float[np.ndarray, "n c"]) -> np.ndarray:
     """The calibrated probabilities, [N, C]; rows sum to 1 unless multi-label."""
-    scaled = (
-        _logits(probabilities, calibration.num_draws, calibration.multi_label)
-        / calibration.temperature
-    )
+    logits = _logits(probabilities, calibration.uniform, calibration.multi_label)
+    scaled = logits / calibration.temperature
     return expit(scaled) if calibration.multi_label else softmax(scaled, axis=1)
 
 
@@ -159,16 +152,16 @@ def assess(
     """What calibration does to the answers of a split; None without a calibration.
 
     Returns:
-      `temperature`, its `nll`, `brier` and `ece`, and for single labels `conformal`: the `target`
-      and the reached `coverage`, the interval `expected` in which 95% of splits of this size would
-      reach it, the mean `set_size` and the share of `empty` sets.
+      `temperature`, `uniform`, their `nll`, `brier` and `ece`, and for single labels `conformal`:
+      the `target` and the reached `coverage`, the interval `expected` in which 95% of splits of
+      this size would reach it, the mean `set_size` and the share of `empty` sets.
     """
     if calibration is None:
         return None
     names = [str(c) for c in range(probabilities.shape[1])]
     scores = compute(tempered(calibration, probabilities), labels, names, bootstrap=0)
     found: dict[str, Any] = {name: scores[name] for name in ("nll", "brier", "ece")}
-    found["temperature"] = calibration.temperature
+    found |= {"temperature": calibration.temperature, "uniform": calibration.uniform}
     found["conformal"] = (
         None if labels.ndim == 2 else _coverage(calibration, probabilities, labels, coverage)
     )

@@ -21,9 +21,12 @@ def classifier(n: int, sharpness: float, seed: int) -> tuple[np.ndarray, np.ndar
 
 
 @pytest.mark.parametrize("sharpness", [0.3, 1.0, 3.0])
-def test_the_temperature_undoes_what_was_done_to_the_logits(sharpness):
-    fitted = uncertainty.fit(*classifier(4000, sharpness, 0))
-    assert fitted.temperature == pytest.approx(sharpness, rel=0.06)
+def test_calibration_undoes_what_was_done_to_the_logits(sharpness):
+    probabilities, labels = classifier(4000, sharpness, 0)
+    honest, _ = classifier(4000, 1.0, 0)
+    tempered = uncertainty.tempered(uncertainty.fit(probabilities, labels), probabilities)
+    assert np.abs(tempered - honest).mean() < 0.01
+    assert sharpness == 1 or np.abs(probabilities - honest).mean() > 0.09
 
 
 def test_calibration_halves_the_ece_of_overconfident_answers_and_keeps_the_prediction():
@@ -38,10 +41,24 @@ def test_calibration_halves_the_ece_of_overconfident_answers_and_keeps_the_predi
     np.testing.assert_array_equal(tempered.argmax(axis=1), probabilities.argmax(axis=1))
 
 
-def test_a_probability_of_zero_is_one_draw_that_knows_nothing():
-    fitted = Calibration(1.0, (), num_draws=3, multi_label=False)
+def test_what_knows_nothing_is_mixed_in_before_the_temperature():
+    fitted = Calibration(0.5, 0.25, (), multi_label=False)
+    mixed = np.array([(1 + 0.125) / 1.25, 0.125 / 1.25])
     tempered = uncertainty.tempered(fitted, np.array([[1.0, 0.0]]))
-    np.testing.assert_allclose(tempered, [[3.5 / 4, 0.5 / 4]])
+    np.testing.assert_allclose(tempered, [mixed**2 / (mixed**2).sum()])
+
+
+def test_probabilities_that_were_cut_off_do_not_rule_the_temperature():
+    """One label in fifty gets exactly 0; what is left is as honest as it was."""
+    probabilities, labels = classifier(5000, 1.0, 0)
+    cut = np.flatnonzero(np.arange(5000) % 50 == 0)
+    probabilities[cut] = np.eye(4)[(labels[cut] + 1) % 4]
+    fitted = uncertainty.fit(probabilities, labels)
+    assert 0.01 < fitted.uniform < 1
+    before = compute(probabilities, labels, list("abcd"), bootstrap=0)
+    after = uncertainty.assess(fitted, probabilities, labels)
+    assert after["nll"] < before["nll"] - 0.1
+    assert after["brier"] <= before["brier"]
 
 
 def test_temperature_of_several_labels_is_fitted_on_every_question():
@@ -70,7 +87,7 @@ def test_prediction_sets_hold_the_label_as_often_as_promised(coverage):
 
 
 def test_the_threshold_by_hand():
-    fitted = Calibration(1.0, (0.1, 0.2, 0.3, 0.4), 0, False)
+    fitted = Calibration(1.0, 0.0, (0.1, 0.2, 0.3, 0.4), False)
     # ceil(5 * .6) = 3; ceil(5 * .8) = 4; five images would be needed for more.
     assert [uncertainty.threshold(fitted, c) for c in (0.6, 0.8, 0.81)] == [0.3, 0.4, np.inf]
     probabilities = np.array([[0.75, 0.25], [0.6, 0.4], [0.9, 0.1]])

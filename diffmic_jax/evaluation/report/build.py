@@ -167,7 +167,8 @@ class _Shown:
         note = (
             "The first images of each class, not chosen by how well they went. Left: the regions, "
             "with a thicker line for more attention; right: the saliency, blue to red. The curves "
-            f"are the label vector from noise to answer, mean and middle {cases.LEVEL}% of draws."
+            f"are the label vector from noise to answer, mean and middle {cases.LEVEL}% of draws. "
+            "In the table each draw is read out by itself, so its range need not hold p."
         )
         chosen = gallery.first_of_each_class(self._results)
         return page.paragraph(note, "note") + self._cards("case", chosen)

@@ -63,6 +63,7 @@ svg text { font-family: inherit !important; }
   body { padding: 10px; }
   table { font-size: .8rem; }
   td small { display: block; }
+  th:first-child, td:first-child { white-space: normal; }
   th, td { padding: .25em .35em; }
   .confusion td { min-width: 2.2em; } }
 @media print {
