@@ -61,10 +61,10 @@ svg text { font-family: inherit !important; }
 .key span::before { content: "\\25CF "; color: var(--k); }
 @media (max-width: 500px) {
   body { padding: 10px; }
-  table { font-size: .8rem; }
+  table { font-size: .76rem; }
   td small { display: block; }
   th:first-child, td:first-child { white-space: normal; }
-  th, td { padding: .25em .35em; }
+  th, td { padding: .25em .2em; }
   .confusion td { min-width: 2.2em; } }
 @media print {
   body { font-size: 11px; }
