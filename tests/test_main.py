@@ -1,46 +1,19 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests import tiny
-
-PROJECT = Path(__file__).parents[1]
-
-CONFIG = """
-from pathlib import Path
-
-from tests import tiny
-
-
-def get_config(recipe="v1"):
-    return tiny.make_config(Path({data!r}), recipe)
-"""
-
-
-def start(*argv: str, cwd: Path = PROJECT) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, PROJECT / "main.py", *argv],
-        cwd=cwd,
-        env=os.environ | {"PYTHONPATH": str(PROJECT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+from tests.processes import start, write_config
 
 
 @pytest.fixture
 def config(tmp_path, tiny_data) -> Path:
     """A config file of the user's own."""
-    path = tmp_path / "mine.py"
-    path.write_text(CONFIG.format(data=str(tiny_data)))
-    return path
+    return write_config(tmp_path / "mine.py", tiny_data)
 
 
 @pytest.mark.parametrize(
@@ -94,6 +67,34 @@ def test_the_default_workdir_is_named_after_config_and_recipe(tmp_path, config, 
     _, error = process.communicate()
     assert process.returncode == 2
     assert error.startswith(f"error: runs/{workdir} holds no checkpoint")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--coordinator=localhost:1"], "--coordinator=HOST:PORT, --num_processes=N and --proc"),
+        (["--num_processes=2", "--process_id=0"], "--coordinator=HOST:PORT, --num_processes=N"),
+        (
+            ["--coordinator=localhost:1", "--num_processes=2", "--process_id=2"],
+            "--coordinator=HOST:PORT, --num_processes=N and --process_id=0..N-1 belong together",
+        ),
+    ],
+)
+def test_flags_of_several_processes_belong_together(tmp_path, config, argv, message):
+    process = start(f"--config={config}", *argv, cwd=tmp_path)
+    _, error = process.communicate()
+    assert process.returncode == 2
+    assert error.startswith(f"error: {message}")
+
+
+def test_a_time_limit_saves_and_asks_for_a_restart(tmp_path, config):
+    process = start(f"--config={config}", "--config.train.max_minutes=0.0001", cwd=tmp_path)
+    _, error = process.communicate()
+    assert process.returncode == 75, error
+    assert error.splitlines()[-1] == (
+        "stopped after step 1 of 9 and saved; run the same command again to go on"
+    )
+    assert (tmp_path / "runs/mine/checkpoints/1").is_dir()
 
 
 def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path, config):

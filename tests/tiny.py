@@ -27,6 +27,9 @@ STEPS_PER_EPOCH = TRAIN // 8
 WARMUP, TOTAL = STEPS_PER_EPOCH, 3 * STEPS_PER_EPOCH
 """Steps of one guidance epoch, and of it with two joint ones."""
 
+TWENTY_STEPS = {"train__max_steps": 20, "train__epochs": 7, "train__log_every": 1}
+"""Changes for a run that is compared with one on other devices."""
+
 
 def write_images(folder: Path, count: int, seed: int = 0) -> None:
     """`count` images of each class's colour under noise, in a folder per class."""
