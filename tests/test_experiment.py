@@ -116,9 +116,22 @@ def test_a_workdir_of_another_configuration_is_refused(tiny_data, trained, capsy
     line = refused(tiny.make_config(tiny_data, train__learning_rate=0.5), trained, capsys)
     assert line == (
         f"{trained} belongs to a run with config.train.learning_rate=0.001, not 0.5; "
-        "choose another --workdir or give the same value"
+        "choose another --workdir or give the same values"
     )
     assert (trained / "config.json").read_bytes() == before
+
+
+def test_a_checkpoint_of_another_configuration_is_refused_by_itself(
+    tmp_path, tiny_data, trained, capsys
+):
+    shutil.copytree(trained / "checkpoints", tmp_path / "checkpoints")
+    changes = {"train__learning_rate": 0.5, "denoiser__feature_dim": 32, "train__log_every": 3}
+    line = refused(tiny.make_config(tiny_data, **changes), tmp_path, capsys)
+    assert line == (
+        f"{tmp_path}/checkpoints/9 belongs to a run with config.denoiser.feature_dim=16, not 32; "
+        "config.train.learning_rate=0.001, not 0.5; choose another --workdir or give the same "
+        "values"
+    )
 
 
 def test_a_workdir_whose_configuration_is_damaged_is_refused(tmp_path, tiny_data, capsys):

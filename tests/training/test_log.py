@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 
 import pytest
 
 from diffmic_jax.training.log import TrainingLog
+from diffmic_jax.types import StorageError
 
 METRICS = {"accuracy": 0.5, "f1_macro": 0.25, "nll": 1.5, "ece": 0.1}
 
@@ -71,6 +73,33 @@ def test_resuming_drops_the_rows_after_the_restored_step(tmp_path):
         ("3", "3"),
         ("4", "40"),
     ]
+
+
+def test_a_line_that_a_full_disk_tore_is_dropped(tmp_path):
+    with open_log(tmp_path, every_steps=1) as log:
+        for step in (1, 2):
+            log.add(step, "joint", {"a": step}, 0.1)
+    path = tmp_path / "metrics.csv"
+    path.write_text(path.read_text()[:-4])
+    with open_log(tmp_path, every_steps=1, start_step=2):
+        pass
+    assert [row["step"] for row in rows(tmp_path)] == ["1"]
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path):
+    with open_log(tmp_path) as log:
+        (tmp_path / "metrics.csv").unlink()
+        (tmp_path / "metrics.csv").mkdir()
+        with pytest.raises(StorageError, match=r"metrics.csv: cannot be written \(Is a directory"):
+            log.add(2, "joint", {"a": 1.0}, 0.1)
+
+
+def test_a_line_on_the_terminal_tells_all_there_is_and_the_time_left(tmp_path, caplog):
+    with caplog.at_level("INFO", "diffmic_jax"), open_log(tmp_path) as log:
+        log.add(2, "joint", {"a": 1.0, "b": 2.0}, 0.5, METRICS, skipped=3)
+    (line,) = caplog.messages
+    assert line.startswith("joint step 2: a 1, b 2, images_per_second 16, val_accuracy 0.5, ")
+    assert re.search(r", 3 skipped, ETA \d+:\d\d:\d\d$", line)
 
 
 def test_tensorboard_gets_the_scalars_too(tmp_path):

@@ -13,7 +13,6 @@ import pytest
 from diffmic_jax import command, experiment
 from diffmic_jax.training import parallel
 from diffmic_jax.training.checkpoint import Checkpoints
-from diffmic_jax.training.guards import StopRequest
 from diffmic_jax.types import Batch, Interrupted, NonFiniteLossError
 from tests import tiny
 
@@ -106,10 +105,11 @@ def test_without_a_validation_part_the_last_step_is_evaluated(tmp_path, capsys):
     assert "test, checkpoint of step 9" in capsys.readouterr().out
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, tiny_data, monkeypatch, capsys):
-    def poison(batch: Batch) -> Batch:
-        return batch._replace(image=np.full(batch.image.shape, np.nan, np.float32))
+def poison(batch: Batch) -> Batch:
+    return batch._replace(image=np.full(batch.image.shape, np.nan, np.float32))
 
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, tiny_data, monkeypatch, capsys):
     before_step(monkeypatch, 5, poison)
     config = tiny.make_config(tiny_data, checkpoint__every_steps=2)
     status = command.run_command(lambda: experiment.run(config, tmp_path, "train"))
@@ -130,26 +130,16 @@ def test_a_step_that_breaks_the_parameters_is_not_saved(tmp_path, tiny_data):
     assert steps_kept(tmp_path)["latest"] == 4
 
 
-@pytest.fixture
-def usual_sigint():
-    """Python's own handler, which a shell's background job does not have."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield signal.default_int_handler
-    signal.signal(signal.SIGINT, before)
-
-
-def test_the_first_signal_asks_and_the_second_acts_as_usual(usual_sigint):
-    stop = StopRequest()
-    with stop.listening():
-        os.kill(os.getpid(), signal.SIGINT)
-        assert stop.asked
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is usual_sigint
-
-
-def test_sigterm_asks_too():
-    stop = StopRequest()
-    with stop.listening():
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.asked
+def test_a_poisoned_step_is_skipped_counted_and_does_no_harm(tmp_path, tiny_data, monkeypatch):
+    before_step(monkeypatch, 5, poison)
+    config = tiny.make_config(tiny_data, train__on_nan="skip", train__log_every=1)
+    experiment.Experiment(config, tmp_path).train()
+    state = tiny.latest_state(config, tmp_path)
+    assert (int(state.step), int(state.skipped)) == (tiny.TOTAL, 1)
+    # The denoiser learns from step 4 on.
+    assert int(state.opt_state["denoiser"][1][0].count) == tiny.TOTAL - tiny.WARMUP - 1
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+    with (tmp_path / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["skipped"] for row in rows] == ["0"] * 4 + ["1"] * 5
+    assert rows[4]["loss"] == ""
