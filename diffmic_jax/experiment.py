@@ -379,8 +379,9 @@ class Experiment:
         if split == "test" and CLEAN in examples:
             report(CLEAN, folder=self.workdir / "eval" / CLEAN)
         scores = report(split, folder=folder or self.workdir / "eval" / split)
+        meta = self._meta()  # every process opens the checkpoints, or none
         if folder is None and parallel.is_main_process():
-            write_card(self.workdir, self._meta())
+            write_card(self.workdir, meta)
         return scores
 
     def _report(

@@ -142,7 +142,8 @@ def test_a_network_without_statistics_takes_weights_too(tmp_path, tiny_data):
     image = np.zeros((1, 32, 32, 3), np.float32)
     shapes = jax.eval_shape(partial(encoder.init, train=False), jax.random.key(0), image)
     params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), {"encoder": shapes["params"]})
-    start = TrainState(0, {"denoiser": params}, {"denoiser": {}}, {}, {})
+    nothing: dict = {}
+    start = TrainState(0, {"denoiser": params}, {"denoiser": nothing}, nothing, nothing, 0)
     recipe: Any = SimpleNamespace(denoiser=SimpleNamespace(encoder=encoder))
     found, origins = backbones.with_pretrained(start, recipe, config)
     assert origins == {"guidance": "random", "denoiser": str(path)}
