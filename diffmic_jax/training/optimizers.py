@@ -59,8 +59,9 @@ def learning_rate(settings: Optimization, step: Array) -> Array:
     rising = step / max(warmup, 1e-9)
     progress = jnp.clip((step - warmup) / max(total - warmup, 1e-9), 0, 1)
     falling = 0.5 * (1 + jnp.cos(jnp.pi * progress))
-    peak, final = settings.learning_rate, settings.final_learning_rate
-    return jnp.where(step < warmup, peak * rising, final + (peak - final) * falling)
+    peak = settings.learning_rate
+    floor = settings.final_learning_rate / peak if peak else 0.0
+    return peak * jnp.where(step < warmup, rising, floor + (1 - floor) * falling)
 
 
 def make_optimizers(recipe: Recipe) -> dict[str, optax.GradientTransformation]:
