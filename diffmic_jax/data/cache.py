@@ -18,7 +18,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from filelock import FileLock
@@ -71,18 +70,16 @@ class CachedPixels:
     """The images of a cache file, by row. Cheap to send to another process."""
 
     def __init__(self, path: Path) -> None:
-        """Nothing is opened yet."""
+        """Opens the file here, once: CPython 3.11 cannot parse its header in two threads at once."""
         self._path = path
-        self._array: np.ndarray | None = None
+        self._array = np.load(path, mmap_mode="r")
 
     def __call__(self, rows: np.ndarray) -> np.ndarray:
         """[n] rows -> [n, S, S, 3] uint8, a copy."""
-        if self._array is None:
-            self._array = np.load(self._path, mmap_mode="r")
         return self._array[rows]
 
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_array": None}  # pickling a memory map would copy its pixels
+    def __reduce__(self) -> tuple[type[CachedPixels], tuple[Path]]:
+        return CachedPixels, (self._path,)  # pickling a memory map would copy its pixels
 
 
 def default_folder() -> Path:

@@ -252,6 +252,15 @@ def test_sending_the_pixels_to_another_process_sends_no_pixels(root, folder):
     np.testing.assert_array_equal(pickle.loads(sent)(found.examples["train"].rows), before)
 
 
+def test_the_file_is_opened_before_the_threads_that_read_it_start(root, folder, monkeypatch):
+    found = cached(open_source("x", root), SIZE, folder)
+    sent = pickle.loads(pickle.dumps(found.examples["train"]))
+    opened = []
+    monkeypatch.setattr(cache.np, "load", lambda *args, **kwargs: opened.append(args))
+    np.testing.assert_array_equal(sent.images(np.arange(2)), pixels(found, "train")[:2])
+    assert not opened
+
+
 def test_labels_of_many_classes_have_a_column_each(folder):
     label = {"a": (1, 0, 1), "b": (0, 0, 0)}
     records = tuple(Record(name, hot, name) for name, hot in label.items())
