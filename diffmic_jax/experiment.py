@@ -33,7 +33,7 @@ from diffmic_jax.training.checkpoint import Checkpoints, placed
 from diffmic_jax.training.guards import StopRequest, Watchdog
 from diffmic_jax.training.log import TrainingLog
 from diffmic_jax.training.loop import Guards, fit
-from diffmic_jax.training.state import Purpose, TrainState, init_state, run_key
+from diffmic_jax.training.state import Purpose, TrainState, fresh_state, init_state, run_key
 from diffmic_jax.training.steps import train_step
 from diffmic_jax.types import Array, Batch, InputError
 from diffmic_jax.workdir import (
@@ -174,8 +174,8 @@ class Experiment:
         """
         abstract = self._abstract_state()
         shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-        init = jax.jit(partial(init_state, self.recipe), out_shardings=shardings)
-        return with_pretrained(init(self.key(Purpose.INIT)), self.recipe, self.config)
+        state = fresh_state(self.recipe, self.key(Purpose.INIT), shardings)
+        return with_pretrained(state, self.recipe, self.config)
 
     def _abstract_state(self) -> TrainState:
         """Shapes, types and shardings of the state."""

@@ -31,7 +31,7 @@ def start(
     *argv: str, cwd: Path = PROJECT, devices: int = 0, stderr: int = subprocess.PIPE
 ) -> subprocess.Popen[str]:
     """main.py with arguments, on some forced devices."""
-    forced = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"} if devices else {}
+    forced = {"JAX_NUM_CPU_DEVICES": str(devices)} if devices else {}
     return subprocess.Popen(
         [sys.executable, PROJECT / "main.py", *argv],
         cwd=cwd,

@@ -18,6 +18,8 @@ from diffmic_jax.data.catalog import FINDINGS
 from tests import tiny
 from tests.data import native
 
+ONE_EPOCH = {"guidance__warmup_epochs": 0, "train__epochs": 1}
+
 
 def run(config: Any, workdir: Path) -> dict[str, Any]:
     """The test metrics of a run."""
@@ -36,7 +38,7 @@ def prepared(name: str, write: Callable, folder: Path, capsys: pytest.CaptureFix
 
 def test_chestxray14(tmp_path, capsys):
     root = prepared("chestxray14", native.write_chestxray14, tmp_path, capsys)
-    config = tiny.shrunk(chestxray14.get_config(), root, train__epochs=1)
+    config = tiny.shrunk(chestxray14.get_config(), root, **ONE_EPOCH)
     config.data.validation_fraction = 0.25
     scores = run(config, tmp_path / "run")
     assert list(scores["per_class"]) == sorted(FINDINGS)
@@ -65,7 +67,7 @@ def test_chestxray14(tmp_path, capsys):
 
 def test_a_multi_label_run_predicts_several_classes(tmp_path):
     native.write_medmnist(tmp_path / "chestmnist.npz", 14, multi_label=True)
-    config = tiny.shrunk(medmnist.get_config("chestmnist,v1_public"), tmp_path, train__max_steps=6)
+    config = tiny.shrunk(medmnist.get_config("chestmnist,v1_public"), tmp_path, **ONE_EPOCH)
     scores = run(config, tmp_path / "run")
     assert scores["n"] == 14
     assert scores["auroc_macro"] is not None
@@ -90,7 +92,7 @@ def test_accuracy_cannot_choose_a_multi_label_checkpoint(tmp_path, capsys):
 
 def test_medmnist(tmp_path):
     native.write_medmnist(tmp_path / "dermamnist.npz", 7, compress=False)
-    config = tiny.shrunk(medmnist.get_config("dermamnist"), tmp_path, train__max_steps=6)
+    config = tiny.shrunk(medmnist.get_config("dermamnist"), tmp_path, **ONE_EPOCH)
     scores = run(config, tmp_path / "run")
     assert scores["n"] == 14
     assert list(scores["per_class"]) == sorted(("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc"))
@@ -103,7 +105,7 @@ def test_ham10000_tells_the_clean_part_of_the_authors_split(tmp_path, capsys):
         entries = [{"img_root": f"x/ISIC_{24306 + i:07d}.jpg", "label": i % 7} for i in numbers]
         (tmp_path / "native" / f"isic2018_{part}.pkl").write_bytes(pickle.dumps(entries))
     root = prepared("ham10000", lambda folder: None, tmp_path, capsys)
-    config = tiny.shrunk(ham10000.get_config(), root, train__max_steps=6)
+    config = tiny.shrunk(ham10000.get_config(), root, **ONE_EPOCH)
     config.data.update(protocol="authors", validation_fraction=0.3)
     scores = run(config, tmp_path / "run")
     clean = json.loads((tmp_path / "run/eval/test_clean/metrics.json").read_text())
@@ -120,7 +122,7 @@ def test_ham10000_tells_the_clean_part_of_the_authors_split(tmp_path, capsys):
 
 def test_aptos2019(tmp_path, capsys):
     root = prepared("aptos2019", native.write_aptos2019, tmp_path, capsys)
-    config = tiny.shrunk(aptos2019.get_config(), root, train__epochs=1, guidance__warmup_epochs=0)
+    config = tiny.shrunk(aptos2019.get_config(), root, **ONE_EPOCH)
     scores = run(config, tmp_path / "run")
     assert scores["n"] == 12
     assert scores["kappa_quadratic"] is not None
@@ -131,7 +133,7 @@ def test_pmg2000(tmp_path, capsys):
         native.write_pmg2000(folder, as_lists=True)
 
     root = prepared("pmg2000", write, tmp_path, capsys)
-    config = tiny.shrunk(pmg2000.get_config(), root, train__epochs=1, guidance__warmup_epochs=0)
+    config = tiny.shrunk(pmg2000.get_config(), root, **ONE_EPOCH)
     config.data.validation_fraction = 0.3
     scores = run(config, tmp_path / "run")
     assert scores["n"] == 8

@@ -91,9 +91,8 @@ def test_evaluating_again_gives_the_same_bytes(trained, tiny_data):
 
 
 def test_averaged_parameters_are_kept_beside_and_used(tmp_path, tiny_data, trained):
-    config = tiny.make_config(
-        tiny_data, "v1_public", train__ema=True, train__dtype="bfloat16", train__max_steps=6
-    )
+    changes = {"train__ema": True, "train__dtype": "bfloat16", "train__max_steps": 3}
+    config = tiny.make_config(tiny_data, "v1_public", **changes, guidance__warmup_epochs=0)
     experiment.run(config, tmp_path, "train")
     state = tiny.latest_state(config, tmp_path)
     assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}

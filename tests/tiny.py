@@ -27,7 +27,13 @@ STEPS_PER_EPOCH = TRAIN // 8
 WARMUP, TOTAL = STEPS_PER_EPOCH, 3 * STEPS_PER_EPOCH
 """Steps of one guidance epoch, and of it with two joint ones."""
 
-TWENTY_STEPS = {"train__max_steps": 20, "train__epochs": 7, "train__log_every": 1}
+TWENTY_STEPS = {
+    "guidance__warmup_epochs": 0,
+    "train__max_steps": 20,
+    "train__epochs": 7,
+    "train__log_every": 1,
+    "checkpoint__every_steps": 20,
+}
 """Changes for a run that is compared with one on other devices."""
 
 

@@ -24,7 +24,14 @@ from diffmic_jax.nn.vit import SIZES
 from diffmic_jax.recipe import Recipe, make_recipe
 from diffmic_jax.settings import resolve
 from diffmic_jax.training.checkpoint import Checkpoints
-from diffmic_jax.training.state import Purpose, TrainState, init_state, of_network, run_key
+from diffmic_jax.training.state import (
+    Purpose,
+    TrainState,
+    fresh_state,
+    init_state,
+    of_network,
+    run_key,
+)
 from diffmic_jax.types import InputError, Variables
 from diffmic_jax.workdir import as_json
 
@@ -166,8 +173,8 @@ def from_backbone(
     class_names = _class_names(config, class_names)
     multi_label = _is_multi_label(config)
     recipe = make_recipe(config, len(class_names), multi_label=multi_label)
-    init = jax.jit(partial(init_state, recipe))
-    fresh, origins = with_pretrained(init(run_key(config.seed, Purpose.INIT)), recipe, config)
+    state = fresh_state(recipe, run_key(config.seed, Purpose.INIT))
+    fresh, origins = with_pretrained(state, recipe, config)
     meta = {"class_names": list(class_names), "multi_label": multi_label, "origins": origins}
     _write_workdir(workdir, config, fresh, meta)
     return recipe

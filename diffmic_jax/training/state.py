@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from functools import partial
 from typing import Any
 
 import jax
@@ -69,7 +70,7 @@ def init_variables(recipe: Recipe, key: Array) -> Variables:
 
 
 def init_state(recipe: Recipe, key: Array) -> TrainState:
-    """The state before the first step. Pure: use it under `jit` or `eval_shape`."""
+    """The state before the first step, as a pure function: for `eval_shape`, or `fresh_state`."""
     variables = init_variables(recipe, key)
     params = variables["params"]
     optimizers = make_optimizers(recipe)
@@ -81,3 +82,16 @@ def init_state(recipe: Recipe, key: Array) -> TrainState:
         ema_params=jax.tree.map(jnp.copy, params) if recipe.optimization.ema else {},
         skipped=jnp.zeros((), jnp.int32),
     )
+
+
+def fresh_state(recipe: Recipe, key: Array, shardings: Any = None) -> TrainState:
+    """`init_state`, computed; where a tree of shardings is given, onto their devices."""
+    # It runs once: on a CPU, optimising the program takes many times longer than running it.
+    options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+    cpu = jax.default_backend() == "cpu"
+    init = jax.jit(
+        partial(init_state, recipe),
+        out_shardings=shardings,
+        compiler_options=options if cpu else None,
+    )
+    return init(key)

@@ -35,13 +35,14 @@ assert jax.device_count() == 8
 data, folder = Path(sys.argv[1]), Path(sys.argv[2])
 
 
-def run(name, status, **changes):
-    config = tiny.make_config(data, **tiny.TWENTY_STEPS | changes)
+def run(name, status, recipe="v1", **changes):
+    config = tiny.make_config(data, recipe, **tiny.TWENTY_STEPS | changes)
     assert command.run_command(lambda: experiment.run(config, folder / name, "train")) == status
 
 
 run("data", 0)
 run("model", 0, train__model_shards=2)
+run("v2", 0, "v2", train__model_shards=2)
 run("uneven", 2, train__batch_size=12)
 run("odd", 2, train__model_shards=3)
 
@@ -65,7 +66,7 @@ def one_device(tmp_path_factory, tiny_data) -> Path:
 def eight_devices(tmp_path_factory, tiny_data) -> tuple[Path, str]:
     """The folder of such runs on eight devices, and what was said on standard error."""
     folder = tmp_path_factory.mktemp("eight")
-    forced = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    forced = {"JAX_NUM_CPU_DEVICES": "8"}
     done = subprocess.run(
         [sys.executable, "-c", EIGHT_DEVICES, tiny_data, folder],
         cwd=PROJECT,
@@ -91,10 +92,12 @@ def predicted(workdir: Path) -> dict[str, str]:
         return {row["id"]: row["prediction"] for row in csv.DictReader(file)}
 
 
-def assert_same_run(data: Path, workdir: Path, reference: Path) -> None:
+def assert_same_run(
+    data: Path, workdir: Path, reference: Path, recipe: str = "v1", atol: float = 1e-5
+) -> None:
     """Twenty steps that went the same way, but for rounding."""
     np.testing.assert_allclose(losses(workdir), losses(reference), rtol=1e-4, atol=1e-5)
-    config = tiny.make_config(data, **tiny.TWENTY_STEPS)
+    config = tiny.make_config(data, recipe, **tiny.TWENTY_STEPS)
     ours, theirs = (tiny.latest_state(config, each) for each in (workdir, reference))
     assert int(ours.step) == int(theirs.step) == 20
     # A bias before a normalisation has no gradient but rounding noise, of which Adam makes steps.
@@ -103,7 +106,7 @@ def assert_same_run(data: Path, workdir: Path, reference: Path) -> None:
         del state.batch_stats["denoiser"]["embed_norm"]["mean"]
     for kind in ("params", "batch_stats"):
         left, right = (getattr(state, kind) for state in (ours, theirs))
-        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), left, right)
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=atol), left, right)
     assert predicted(workdir) == predicted(reference)
 
 
@@ -111,6 +114,15 @@ def assert_same_run(data: Path, workdir: Path, reference: Path) -> None:
 def test_eight_devices_equal_one(tiny_data, one_device, eight_devices, name):
     folder, _ = eight_devices
     assert_same_run(tiny_data, folder / name, one_device)
+
+
+def test_eight_devices_equal_one_for_maps_of_labels(tmp_path, tiny_data, eight_devices):
+    folder, _ = eight_devices
+    config = tiny.make_config(tiny_data, "v2", **tiny.TWENTY_STEPS)
+    experiment.run(config, tmp_path / "run", "train")
+    # A few timesteps' gates have gradients as small as Adam's epsilon, of whose rounding it makes
+    # steps: one entry in 16,016 is 3e-5 off.
+    assert_same_run(tiny_data, folder / "v2", tmp_path / "run", "v2", atol=1e-4)
 
 
 def test_eight_devices_predict_the_same_in_batches_that_do_not_divide(one_device, eight_devices):
