@@ -101,6 +101,7 @@ def get_config(recipe: str = "v1") -> ConfigDict:
     c.sampling.readout = placeholder(str)  # clip or softmax
     c.sampling.eta = 0.0  # ddim only
     c.sampling.clip = placeholder(tuple)  # ddim only: range of y0_hat, as in (-1.0, 1.0)
+    c.sampling.rederive_eps = False  # after clipping, go on with the noise that the clipped implies
 
     c.checkpoint = ConfigDict()
     c.checkpoint.every_steps = 0  # 0: once per epoch

@@ -59,6 +59,15 @@ def predict_y0(
     return (y_t - (1 - signal) * prior_mean - noise * eps_hat) / signal
 
 
+def predict_eps(
+    schedule: Schedule, y_t: Array, t: Array, y0_hat: Array, prior_mean: Array
+) -> Array:
+    """The noise that `y0_hat` implies: `q_sample` solved for eps. Shapes as there."""
+    signal = _gather(np.sqrt(schedule.alpha_bar), t, y_t)
+    noise = _gather(np.sqrt(1 - schedule.alpha_bar), t, y_t)
+    return (y_t - signal * y0_hat - (1 - signal) * prior_mean) / noise
+
+
 def alpha_bar_at(schedule: Schedule, t: np.ndarray) -> np.ndarray:
     """alpha_bar at host timesteps, with 1 at the clean end t = -1."""
     return np.append(schedule.alpha_bar, schedule.alpha_bar.dtype.type(1))[t]

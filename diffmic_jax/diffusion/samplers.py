@@ -14,7 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffmic_jax.diffusion.process import alpha_bar_at, posterior_coefficients, predict_y0
+from diffmic_jax.diffusion.process import (
+    alpha_bar_at,
+    posterior_coefficients,
+    predict_eps,
+    predict_y0,
+)
 from diffmic_jax.diffusion.schedules import Schedule
 from diffmic_jax.types import Array
 
@@ -117,6 +122,7 @@ def ddim(
     *,
     eta: float = 0.0,
     clip: tuple[float, float] | None = None,
+    rederive_eps: bool = False,
     return_states: bool = False,
 ) -> Array | tuple[Array, Array]:
     """DDIM sampling (Song et al. 2021), shifted to the prior mean.
@@ -129,7 +135,9 @@ def ddim(
       timesteps: as in `ancestral`.
       noise: as in `ancestral`; may be None when eta is 0.
       eta: 0 is deterministic, 1 adds as much noise as ancestral sampling.
-      clip: range that y0_hat is clipped to before it is used, or None. eps_hat stays raw.
+      clip: range that y0_hat is clipped to before it is used, or None.
+      rederive_eps: replace eps_hat by the noise that the clipped y0_hat implies, so that the next
+        state is one of the forward process; otherwise eps_hat stays raw (the authors' v2 code).
       return_states: as in `ancestral`.
 
     Raises:
@@ -149,6 +157,8 @@ def ddim(
         y0_hat = predict_y0(schedule, y, t, eps_hat, prior_mean)
         if clip is not None:
             y0_hat = jnp.clip(y0_hat, *clip)
+            if rederive_eps:
+                eps_hat = predict_eps(schedule, y, t, y0_hat, prior_mean)
         return signal * y0_hat + (1 - signal) * prior_mean + toward * eps_hat + std * z
 
     rows = (np.sqrt(ab_prev), toward, std, z_rows)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffmic_jax.diffusion import samplers
+from diffmic_jax.diffusion import process, samplers
 from diffmic_jax.diffusion.schedules import make_schedule
 from tests.helpers import channels_last, check
 
@@ -86,6 +86,35 @@ def test_ddim_clips_y0_hat():
     arguments = (lambda y, t: -3 * y, SCHEDULE, np.ones((2, 3), np.float32), 0.0, steps)
     assert np.abs(samplers.ddim(*arguments)).max() > 1
     assert np.abs(samplers.ddim(*arguments, clip=(-1, 1))).max() <= 1
+
+
+@pytest.mark.parametrize("rederive_eps", [False, True])
+def test_rederived_noise_leads_from_the_clipped_label_to_both_states(rederive_eps):
+    steps = samplers.timesteps(SCHEDULE, 5)
+    mean, bound = np.full((2, 3), 0.3, np.float32), 0.5
+
+    def eps_fn(y, t):
+        return 0.9 * y + 0.1
+
+    _, states = samplers.ddim(
+        eps_fn,
+        SCHEDULE,
+        np.ones((2, 3), np.float32),
+        mean,
+        steps,
+        clip=(-bound, bound),
+        rederive_eps=rederive_eps,
+        return_states=True,
+    )
+    y, after, *_ = states
+    y0_hat = process.predict_y0(SCHEDULE, y, steps[0], eps_fn(y, steps[0]), mean)
+    assert np.abs(y0_hat).min() > bound
+    clipped = jnp.clip(y0_hat, -bound, bound)
+    before, behind = (
+        process.predict_eps(SCHEDULE, state, t, clipped, mean)
+        for state, t in zip((y, after), steps, strict=False)
+    )
+    assert np.allclose(before, behind, atol=1e-5) == rederive_eps
 
 
 def test_timesteps():
