@@ -307,6 +307,7 @@ class Experiment:
             log.info("training from step %d to %d", start, self.recipe.num_steps)
             shown = self.data.examples["validation"]
             with self._log(state) as training_log:
+                training_log.networks(state.params, start)
                 validate = with_panel(self.validate, self.recipe, shown, training_log)
                 fit(
                     self.recipe,
