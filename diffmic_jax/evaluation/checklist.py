@@ -17,7 +17,7 @@ from typing import Any
 from diffmic_jax.data.catalog import CATALOG, MEDMNIST
 from diffmic_jax.evaluation.card import cell, origins, table, versions, write_card
 from diffmic_jax.evaluation.checklist_items import CLAIM, TRIPOD_AI, Item
-from diffmic_jax.evaluation.metrics import SCALARS
+from diffmic_jax.evaluation.metrics import SCALARS, SINGLE_LABEL_ONLY
 from diffmic_jax.evaluation.records import write_text
 from diffmic_jax.workdir import config_sha256, skipped_images
 
@@ -67,6 +67,7 @@ def facts(workdir: Path, meta: Mapping[str, Any]) -> dict[str, str]:
     config = meta["config"]
     data, split = config["data"], _Split(workdir)
     names, multi_label = meta["class_names"], meta["multi_label"]
+    measures = [each for each in SCALARS if not (multi_label and each in SINGLE_LABEL_ONLY)]
     skipped = len(skipped_images(workdir))
     return {
         "title": f"{config['recipe']} on {data['name']}",
@@ -77,6 +78,7 @@ def facts(workdir: Path, meta: Mapping[str, Any]) -> dict[str, str]:
         + ("is left out" if data["on_bad_image"] == "skip" else "stops the run")
         + f"; {skipped:,} left out",
         "labels": f"{', '.join(names)}; {'any number' if multi_label else 'one'} per image",
+        "measures": ", ".join(measures) + "; by class; of the guidance alone beside them",
         "hash": config_sha256(config),
         "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
         "origins": origins(meta.get("origins", {})),
@@ -206,7 +208,6 @@ def _about_results(workdir: Path, config: Mapping[str, Any], split: _Split) -> d
     found = {path.parent.name: json.loads(path.read_text()) for path in paths}
     resamples, unit = config["eval"]["bootstrap"], "groups" if split.grouped else "images"
     return {
-        "measures": ", ".join(SCALARS) + "; by class; of the guidance alone beside them",
         "intervals": f"95% by bootstrap, {resamples:,} resamples of {unit}; two runs by McNemar's "
         "test and paired bootstrap (`compare`)",
         "calibration": "temperature and conformal sets, fitted on validation (calibration.json); "

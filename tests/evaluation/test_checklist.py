@@ -103,6 +103,12 @@ def test_the_settings_are_those_of_the_configuration(trained, known):
     assert known["origins"] == "guidance: random; denoiser: random"
 
 
+def test_several_labels_per_image_have_measures_of_their_own(tmp_path, meta):
+    known = checklist.facts(tmp_path, meta | {"multi_label": True})
+    assert known["measures"].startswith("f1_macro, auroc_macro, nll")
+    assert "any number per image" in known["labels"] and "threshold" in known["output"]
+
+
 def test_a_group_in_training_and_test_is_told(tmp_path, meta):
     lines = ["image,label,group,split", "a,blue,p1,train", "b,red,p1,test", "c,red|blue,p2,test"]
     (tmp_path / "split.csv").write_text("\n".join([*lines, ""]))
