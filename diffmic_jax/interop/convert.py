@@ -173,8 +173,8 @@ def from_backbone(
     class_names = _class_names(config, class_names)
     multi_label = _is_multi_label(config)
     recipe = make_recipe(config, len(class_names), multi_label=multi_label)
-    state = fresh_state(recipe, run_key(config.seed, Purpose.INIT))
-    fresh, origins = with_pretrained(state, recipe, config)
+    initial = fresh_state(recipe, run_key(config.seed, Purpose.INIT))
+    fresh, origins = with_pretrained(initial, recipe, config)
     meta = {"class_names": list(class_names), "multi_label": multi_label, "origins": origins}
     _write_workdir(workdir, config, fresh, meta)
     return recipe
