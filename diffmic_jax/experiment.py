@@ -20,7 +20,7 @@ from diffmic_jax.data.cache import Cached, cached
 from diffmic_jax.data.sources import CLEAN
 from diffmic_jax.evaluation import calibration, metrics, results
 from diffmic_jax.evaluation import evaluate as evaluation
-from diffmic_jax.evaluation.card import write_card
+from diffmic_jax.evaluation.checklist import write_documents
 from diffmic_jax.evaluation.panels import with_panel
 from diffmic_jax.evaluation.predict import stored_config
 from diffmic_jax.evaluation.records import write_json, write_table, write_text
@@ -231,7 +231,7 @@ class Experiment:
         if self.data.skipped:
             skipped = self.data.skipped.items()
             write_table(self.workdir / "skipped.csv", ("image", "reason"), skipped)
-        write_card(self.workdir, meta)
+        write_documents(self.workdir, meta)
 
     def _train_batches(self, start: int) -> Generator[Batch, None, None]:
         """The batches from step `start` on, augmented on the devices."""
@@ -307,6 +307,7 @@ class Experiment:
             log.info("training from step %d to %d", start, self.recipe.num_steps)
             shown = self.data.examples["validation"]
             with self._log(state) as training_log:
+                training_log.networks(state.params, start)
                 validate = with_panel(self.validate, self.recipe, shown, training_log)
                 fit(
                     self.recipe,
@@ -381,7 +382,7 @@ class Experiment:
         scores = report(split, folder=folder or self.workdir / "eval" / split)
         meta = self._meta()  # every process opens the checkpoints, or none
         if folder is None and parallel.is_main_process():
-            write_card(self.workdir, meta)
+            write_documents(self.workdir, meta)
         return scores
 
     def _report(

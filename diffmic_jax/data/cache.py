@@ -70,7 +70,7 @@ class CachedPixels:
     """The images of a cache file, by row. Cheap to send to another process."""
 
     def __init__(self, path: Path) -> None:
-        """Opens the file, before threads do: CPython 3.11 cannot read its header in two at once."""
+        """Opens the file before threads do: CPython 3.11 cannot parse its header in two at once."""
         self._path = path
         self._array = np.load(path, mmap_mode="r")
 

@@ -88,14 +88,15 @@ def _model(meta: Mapping[str, Any]) -> dict[str, Any]:
         "input": f"{config['data']['image_size']} px squares, RGB",
         "guidance": f"{guidance['backbone']}, {guidance['num_regions']} regions",
         "denoiser": f"{denoiser['encoder']}, {denoiser['feature_dim']} features",
-        "started from": _origins(meta.get("origins", {})),
+        "started from": origins(meta.get("origins", {})),
         "answer": f"mean of {draws} draws, {steps} {sampling['sampler']} steps each",
         "configuration": f"SHA-256 {config_sha256(config)}",
     }
 
 
-def _origins(origins: Mapping[str, str]) -> str:
-    return "; ".join(f"{name}: {origin}" for name, origin in origins.items()) or "not recorded"
+def origins(found: Mapping[str, str]) -> str:
+    """What each network started from, as a checkpoint tells it, in a phrase."""
+    return "; ".join(f"{name}: {origin}" for name, origin in found.items()) or "not recorded"
 
 
 def _data(workdir: Path, meta: Mapping[str, Any]) -> dict[str, Any]:
@@ -125,19 +126,21 @@ def _results(workdir: Path) -> str:
     for path in paths:
         scores = json.loads(path.read_text())
         for answer, values in (("diffusion", scores), ("guidance alone", scores["guidance"])):
-            cells = (_cell(values, name) for name in HEADLINE)
+            cells = (cell(values, name) for name in HEADLINE)
             rows.append((path.parent.name, answer, str(scores["n"]), *cells))
-    return _table(rows) + "\n95% intervals by bootstrap over images, or groups where there are.\n"
+    return table(rows) + "\n95% intervals by bootstrap over images, or groups where there are.\n"
 
 
-def _cell(values: Mapping[str, Any], name: str) -> str:
+def cell(values: Mapping[str, Any], name: str) -> str:
+    """A metric to three digits, with its 95% interval from `ci95` if there is one; or a dash."""
     if values[name] is None:
         return "-"
     low_high = values["ci95"].get(name)
     return f"{values[name]:.3f}" + (f" ({low_high[0]:.3f}-{low_high[1]:.3f})" if low_high else "")
 
 
-def _table(rows: Iterable[Sequence[str]]) -> str:
+def table(rows: Iterable[Sequence[str]]) -> str:
+    """Rows of cells, the first one the header, as a Markdown table."""
     first, *rest = ("| " + " | ".join(row) + " |\n" for row in rows)
     rule = "|" + "---|" * (first.count("|") - 1) + "\n"
     return first + rule + "".join(rest)

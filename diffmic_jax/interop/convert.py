@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from diffmic_jax.data.catalog import CATALOG, MEDMNIST
-from diffmic_jax.evaluation.card import write_card
+from diffmic_jax.evaluation.checklist import write_documents
 from diffmic_jax.evaluation.predict import load_classifier
 from diffmic_jax.evaluation.records import write_json
 from diffmic_jax.interop import names, state_dict
@@ -173,8 +173,8 @@ def from_backbone(
     class_names = _class_names(config, class_names)
     multi_label = _is_multi_label(config)
     recipe = make_recipe(config, len(class_names), multi_label=multi_label)
-    random = fresh_state(recipe, run_key(config.seed, Purpose.INIT))
-    fresh, origins = with_pretrained(random, recipe, config)
+    initial = fresh_state(recipe, run_key(config.seed, Purpose.INIT))
+    fresh, origins = with_pretrained(initial, recipe, config)
     meta = {"class_names": list(class_names), "multi_label": multi_label, "origins": origins}
     _write_workdir(workdir, config, fresh, meta)
     return recipe
@@ -198,7 +198,7 @@ def _write_workdir(
     write_json(workdir / "config.json", meta["config"])
     with Checkpoints(workdir, config.checkpoint.metric) as checkpoints:
         checkpoints.save(0, state, meta)
-    write_card(workdir, meta)
+    write_documents(workdir, meta)
 
 
 def to_diffmic(workdir: Path, denoiser: Path, guidance: Path) -> None:

@@ -12,51 +12,17 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.summary import image, scalar
+from clu import parameter_overview
 
+from diffmic_jax.training.writer import EventWriter, metric_writers
 from diffmic_jax.types import StorageError
 
 log = logging.getLogger("diffmic_jax")
 
 VALIDATION = ("accuracy", "f1_macro", "auroc_macro", "nll")
-
-
-class _Events:
-    """A TensorBoard event file.
-
-    Written at once and in this thread: the writer with a thread of its own blocks for ever once
-    that thread has met a full disk.
-    """
-
-    def __init__(self, folder: Path, first_step: int) -> None:
-        """Open a new file, of which TensorBoard hides what earlier ones have from that step on."""
-        folder.mkdir(parents=True, exist_ok=True)
-        self._writer = EventsWriter(str(folder / "events"), f".{os.getpid()}")
-        start = SessionLog(status=SessionLog.START)
-        self._writer.write_event(Event(step=first_step, session_log=start, wall_time=time.time()))
-        self._writer.flush()
-
-    def add(self, step: int, values: Mapping[str, float]) -> None:
-        """Write the scalars of a step."""
-        for name, value in values.items():
-            summary = scalar(name, value)
-            self._writer.write_event(Event(step=step, summary=summary, wall_time=time.time()))
-        self._writer.flush()
-
-    def show(self, step: int, name: str, picture: np.ndarray) -> None:
-        """Write a picture [H, W, 3] uint8 of a step."""
-        summary = image(name, picture, dataformats="HWC")
-        self._writer.write_event(Event(step=step, summary=summary, wall_time=time.time()))
-        self._writer.flush()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._writer.close()
 
 
 class TrainingLog:
@@ -95,12 +61,12 @@ class TrainingLog:
         self._values: dict[str, list[float]] = {}
         self._steps, self._seconds = 0, 0.0
         self._started, self._start_step = time.monotonic(), start_step
-        self._events: _Events | None = None
+        self._events: metric_writers.MetricWriter | None = None
         if workdir is not None:
             self._path = workdir / "metrics.csv"
             with self._writing():
                 self._rewind(start_step)
-                self._events = _Events(workdir / "tensorboard", start_step + 1)
+                self._events = EventWriter(workdir / "tensorboard", start_step + 1)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -177,7 +143,7 @@ class TrainingLog:
             with self._path.open("a", newline="") as file:
                 row = {"step": step, "phase": phase, **texts}
                 csv.DictWriter(file, self._columns).writerow(row)
-            self._events.add(step, values)
+            self._events.write_scalars(step, values)
 
     def _eta(self, step: int) -> datetime.timedelta:
         """Time to the last step at the pace so far, with validation and all."""
@@ -188,7 +154,27 @@ class TrainingLog:
         """Note a picture [H, W, 3] uint8 of a step, for TensorBoard alone."""
         if self._events is not None:
             with self._writing():
-                self._events.show(step, name, picture)
+                self._events.write_images(step, {name: picture})
+
+    def networks(self, params: Mapping[str, Any], step: int) -> None:
+        """Note how large each network is; TensorBoard gets a table of all arrays.
+
+        Args:
+          params: parameters by network.
+          step: that training starts from.
+
+        Raises:
+          StorageError: if the table cannot be written.
+        """
+        if self._events is None:
+            return
+        sizes = {name: parameter_overview.count_parameters(tree) for name, tree in params.items()}
+        log.info("parameters: %s", ", ".join(f"{name} {n:,}" for name, n in sizes.items()))
+        tables = {
+            f"parameters/{name}": f"```\n{_table(tree)}\n```" for name, tree in params.items()
+        }
+        with self._writing():
+            self._events.write_texts(step, tables)
 
     def __enter__(self) -> Self:
         return self
@@ -202,3 +188,7 @@ class TrainingLog:
         if self._events is not None:
             with self._writing():
                 self._events.close()
+
+
+def _table(params: Mapping[str, Any]) -> str:
+    return parameter_overview.get_parameter_overview(params, include_stats=False)

@@ -28,4 +28,4 @@ def test_a_part_evaluated_later_joins_the_card(trained, tmp_path):
 
 
 def test_undefined_metrics_are_dashes():
-    assert card._cell({"accuracy": None, "ci95": {}}, "accuracy") == "-"
+    assert card.cell({"accuracy": None, "ci95": {}}, "accuracy") == "-"

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import csv
+import errno
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from tensorboardX.proto.event_pb2 import SessionLog
 
 from diffmic_jax.training.log import TrainingLog
 from diffmic_jax.types import StorageError
+from tests.training.test_writer import read_events, read_values
 
 METRICS = {"accuracy": 0.5, "f1_macro": 0.25, "nll": 1.5, "ece": 0.1}
 
@@ -102,15 +106,44 @@ def test_a_line_on_the_terminal_tells_all_there_is_and_the_time_left(tmp_path, c
     assert re.search(r", 3 skipped, ETA \d+:\d\d:\d\d$", line)
 
 
-def test_tensorboard_gets_the_scalars_too(tmp_path):
+def test_tensorboard_gets_the_scalars_and_pictures_too(tmp_path):
     with open_log(tmp_path) as log:
         log.add(2, "joint", {"a": 1.0}, 0.1)
-    (events,) = (tmp_path / "tensorboard").glob("events.out.tfevents.*")
-    assert b"images_per_second" in events.read_bytes()
+        log.show("regions", np.zeros((4, 4, 3), np.uint8), 2)
+    values = read_values(tmp_path / "tensorboard")
+    assert {"a", "images_per_second", "regions"} <= values.keys()
+    assert (values["a"][0], values["a"][1].simple_value) == (2, 1.0)
+
+
+def test_tensorboard_hides_events_after_the_restored_step(tmp_path):
+    with open_log(tmp_path, start_step=3):
+        pass
+    (start,) = (e for e in read_events(tmp_path / "tensorboard") if e.HasField("session_log"))
+    assert (start.step, start.session_log.status) == (4, SessionLog.START)
+
+
+def test_a_full_disk_under_the_events_is_told(tmp_path, monkeypatch):
+    def full(self, event: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with open_log(tmp_path) as log, monkeypatch.context() as patch:
+        patch.setattr("tensorboardX.event_file_writer.EventsWriter.write_event", full)
+        with pytest.raises(StorageError, match="No space left on device"):
+            log.show("regions", np.zeros((4, 4, 3), np.uint8), 2)
+
+
+def test_the_size_of_each_network_is_told(tmp_path, caplog):
+    params = {"guidance": {"w": np.zeros((40, 30))}, "denoiser": {"b": np.zeros(5)}}
+    with caplog.at_level("INFO", "diffmic_jax"), open_log(tmp_path) as log:
+        log.networks(params, 0)
+    assert caplog.messages == ["parameters: guidance 1,200, denoiser 5"]
+    _, value = read_values(tmp_path / "tensorboard")["parameters/guidance/text_summary"]
+    assert b"(40, 30)" in value.tensor.string_val[0]
 
 
 def test_without_a_workdir_nothing_is_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with open_log(None) as log:
+        log.networks({"guidance": {}}, 0)
         log.add(2, "joint", {"a": 1.0}, 0.1, METRICS)
     assert not list(tmp_path.iterdir())
