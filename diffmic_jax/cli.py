@@ -65,11 +65,16 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num_steps", type=_positive, help="reverse steps")
     parser.add_argument("--sampler", choices=("ancestral", "ddim"))
     parser.add_argument("--start", choices=("full", "truncated", "leading"))
+    parser.add_argument(
+        "--rederive_eps",
+        action=argparse.BooleanOptionalAction,
+        help="where ddim clips the label, go on with the noise that the clipped one implies",
+    )
 
 
 def _sampling(args: argparse.Namespace) -> dict[str, object]:
     """The sampling fields that the flags change."""
-    names = ("num_samples", "num_steps", "sampler", "start")
+    names = ("num_samples", "num_steps", "sampler", "start", "rederive_eps")
     return {name: getattr(args, name) for name in names}
 
 
