@@ -77,6 +77,7 @@ def get_config(recipe: str = "v1") -> ConfigDict:
     c.train.batch_size = placeholder(int)
     c.train.epochs = 1000  # in which the denoiser learns
     c.train.max_steps = 0  # of all phases; 0: no limit
+    c.train.patience = 0  # checkpoints in a row worse on validation, then it ends; 0: no limit
     c.train.learning_rate = 1e-3
     c.train.final_learning_rate = placeholder(float)  # at the end of the cosine
     c.train.rate_per_epoch = placeholder(bool)  # the rate changes once per epoch, not per step

@@ -320,6 +320,7 @@ class Experiment:
                     meta=meta,
                     log=training_log,
                     save_every=config.checkpoint.every_steps or self.steps_per_epoch,
+                    patience=config.train.patience,
                     guards=self._guards(),
                 )
 

@@ -148,6 +148,7 @@ def _ranges(config: ml_collections.ConfigDict) -> dict[str, tuple[float, float]]
         "train.batch_size": any_size,
         "train.epochs": any_size,
         "train.max_steps": (0, math.inf),
+        "train.patience": (0, math.inf),
         "train.learning_rate": (0, math.inf),
         "train.warmup_fraction": share,
         "train.final_learning_rate": (0, math.inf),

@@ -24,6 +24,7 @@ FREE_FIELDS = (
     "data.cache_dir",
     "data.num_workers",
     "train.max_steps",
+    "train.patience",
     "train.log_every",
     "train.on_nan",
     "train.max_minutes",

@@ -101,6 +101,10 @@ class Checkpoints:
                 self._record(step)  # says what is wrong
         return max(steps, key=lambda step: (self._ranks[step], step))
 
+    def since_best(self, step: int) -> int:
+        """Steps from the best checkpoint to a given step; 0 if there is none yet."""
+        return step - self.best_step if self.steps else 0
+
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         """Orbax's question which checkpoints to keep.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import time
 from collections.abc import Callable, Generator, Mapping
 from functools import partial
@@ -23,6 +24,8 @@ from diffmic_jax.training.log import TrainingLog
 from diffmic_jax.training.state import TrainState
 from diffmic_jax.training.steps import train_step
 from diffmic_jax.types import Array, Batch, Interrupted
+
+messages = logging.getLogger("diffmic_jax")
 
 Metrics = Mapping[str, float]
 _norm = jax.jit(optax.tree.norm)  # leaf by leaf it takes longer than a save
@@ -72,9 +75,10 @@ def fit(
     meta: Mapping[str, Any],
     log: TrainingLog,
     save_every: int,
+    patience: int,
     guards: Guards,
 ) -> TrainState:
-    """Train from the state's step to the recipe's end.
+    """Train from the state's step to the recipe's end, or until validation has long been worse.
 
     Args:
       recipe: what to compute; its phases say who learns when.
@@ -88,6 +92,8 @@ def fit(
       meta: JSON saved with every checkpoint.
       log: where scalars go.
       save_every: steps between checkpoints; the last step is always saved.
+      patience: training ends when this many checkpoints in a row are worse on validation than the
+        best; 0: never. The checkpoints are all the memory that this needs.
       guards: who may ask to stop, and what to do about a loss that is not finite.
 
     Returns:
@@ -116,6 +122,9 @@ def fit(
         contextlib.closing(batches),
     ):
         for batch in batches:
+            if patience and checkpoints.since_best(step) >= patience * save_every:
+                messages.info("training ends early: best at step %d", checkpoints.best_step)
+                break
             began = time.monotonic()
             phase = recipe.phase_at(step)
             watchdog.at(f"computes step {step + 1} ({phase.name})")

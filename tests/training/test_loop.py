@@ -97,6 +97,20 @@ def test_the_best_on_validation_is_evaluated_and_the_latest_resumed(
     assert int(tiny.latest_state(config, tmp_path).step) == 9
 
 
+def test_training_ends_when_validation_has_been_worse_for_long(tmp_path, tiny_data, monkeypatch):
+    def validate(self: experiment.Experiment, state) -> dict[str, float]:
+        return {"accuracy": 1 / int(state.step)}
+
+    monkeypatch.setattr(experiment.Experiment, "validate", validate)
+    config = tiny.make_config(tiny_data, train__epochs=4, train__patience=2)
+    for _ in range(2):  # the second time there is nothing to do
+        experiment.Experiment(config, tmp_path).train()
+        assert steps_kept(tmp_path) == {"best": 6, "latest": 12}
+    config.train.patience = 0
+    experiment.Experiment(config, tmp_path).train()
+    assert steps_kept(tmp_path) == {"best": 6, "latest": 15}
+
+
 def test_without_a_validation_part_the_last_step_is_evaluated(tmp_path, capsys):
     for part, count in {"train": 8, "test": 3}.items():
         tiny.write_images(tmp_path / "data" / part, count)
