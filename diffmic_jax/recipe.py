@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 
 from diffmic_jax.diffusion import losses, priors, process, samplers
 from diffmic_jax.diffusion.schedules import Schedule, make_schedule
@@ -53,13 +54,19 @@ class Sampling:
     """How labels are drawn at prediction."""
 
     initial: Callable[[Prior, Array], Array]
-    """(prior, noise [B, *L, C]) -> the state to start from."""
+    """(prior, noise [S, B, *L, C]) -> the state to start from."""
     run: Callable[..., Array]
     """(eps_fn, y_init, prior_mean, noise [n, ...]) -> y0_hat; `return_states` as in samplers."""
-    num_steps: int
+    timesteps: np.ndarray
+    """[n] descending, those that `run` visits."""
     num_samples: int
     readout: Callable[[Array], Array]
     """Draws [S, B, C] -> probabilities [B, C]."""
+
+    @property
+    def num_steps(self) -> int:
+        """n, reverse steps."""
+        return len(self.timesteps)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,7 +219,7 @@ def _sampling(config: ml_collections.ConfigDict, schedule: Schedule, link: Link)
         return SAMPLERS[config.sampler](eps_fn, schedule, y_init, prior_mean, steps, noise, **extra)
 
     readout = partial(READOUTS[config.readout], link=link)
-    return Sampling(INITIALS[config.initial], run, len(steps), config.num_samples, readout)
+    return Sampling(INITIALS[config.initial], run, steps, config.num_samples, readout)
 
 
 def _networks(config: ml_collections.ConfigDict, num_classes: int) -> tuple[DCG, Denoiser]:

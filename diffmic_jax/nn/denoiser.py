@@ -115,8 +115,19 @@ class Denoiser(nn.Module):
         return eps_hat.astype(jnp.promote_types(eps_hat.dtype, jnp.float32))
 
     def _response(self, layer: nn.Module, i: int, x: Array, t: Array, train: bool) -> Array:
-        """Gated and normalised layer i: softplus(BN(layer(x) * gate[t]))."""
-        return nn.softplus(self.norms[i](self.gates[i](layer(x), t), train))
+        """Layer i: softplus(BN(layer(x) * gate[t]))."""
+        return nn.softplus(self.gated(i, layer(x), t, train))
+
+    def gated(self, i: int, x: Array, t: Array, train: bool) -> Array:
+        """What layer i does with its product before the softplus; affine in evaluation.
+
+        Args:
+          i: of the layer.
+          x: [B, *L, D] product with its bias.
+          t: timestep, a scalar or [B, *L].
+          train: as in `__call__`.
+        """
+        return self.norms[i](self.gates[i](x, t), train)
 
     def initialize(self, image: Array, patches: Array, priors: tuple[Prior, ...]) -> None:
         """Touch every parameter once, for `init` with this as the method."""

@@ -18,15 +18,18 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from diffmic_jax.data.transforms import normalise
 from diffmic_jax.diffusion import losses
 from diffmic_jax.diffusion.process import q_sample
+from diffmic_jax.nn import folded
+from diffmic_jax.nn.folded import Folded
 from diffmic_jax.recipe import Recipe
 from diffmic_jax.training.optimizers import make_optimizers
 from diffmic_jax.training.state import TrainState, of_network
-from diffmic_jax.types import Array, Batch, Guidance, Prediction, Prior, Variables
+from diffmic_jax.types import Array, Batch, Guidance, Prediction, Variables
 
 Scalars = dict[str, Array]
 
@@ -49,6 +52,13 @@ def guide(recipe: Recipe, variables: Variables, batch: Batch) -> Guidance:
     """The guidance's answer for a batch, in evaluation mode."""
     own = of_network(variables, "guidance")
     return cast(Guidance, recipe.guidance.apply(own, batch.image, False))
+
+
+def embed(recipe: Recipe, variables: Variables, batch: Batch, guidance: Guidance) -> Array:
+    """The denoiser's embedding [B, D] of a batch, in evaluation mode."""
+    own = of_network(variables, "denoiser")
+    run: Callable[..., Any] = recipe.denoiser.apply
+    return run(own, batch.image, guidance.patches, False, method="encode")
 
 
 def guidance_loss(recipe: Recipe, variables: Variables, batch: Batch) -> tuple[Scalars, Variables]:
@@ -223,7 +233,15 @@ def _noise(recipe: Recipe, batch: Batch, key: Array) -> Array:
     return jnp.moveaxis(noise, 2, 0)
 
 
-def predict_step(recipe: Recipe, variables: Variables, batch: Batch, key: Array) -> Prediction:
+def fold(recipe: Recipe, variables: Variables) -> Folded:
+    """The denoiser as `predict_step` runs it: worth keeping where many batches are predicted."""
+    own = of_network(variables, "denoiser")
+    return folded.fold(recipe.denoiser, own, recipe.sampling.timesteps)
+
+
+def predict_step(
+    recipe: Recipe, variables: Variables, batch: Batch, key: Array, ready: Folded | None = None
+) -> Prediction:
     """Classify a batch: guidance and image embedding once, then all draws side by side.
 
     Args:
@@ -231,28 +249,24 @@ def predict_step(recipe: Recipe, variables: Variables, batch: Batch, key: Array)
       variables: parameters and statistics, keyed by network.
       batch: images; labels are not looked at, padding rows get an answer too.
       key: random key of the draws.
+      ready: what `fold` makes of the recipe and the variables; None makes it here.
     """
     batch = batch._replace(image=normalise(batch.image))
     guidance = guide(recipe, variables, batch)
     prior = recipe.priors(guidance)[0]
-    own = of_network(variables, "denoiser")
-    run: Callable[..., Any] = recipe.denoiser.apply
-    features = run(own, batch.image, guidance.patches, False, method="encode")
-    draws = recipe.sampling.num_samples
-    mean, condition, features = (
-        jnp.tile(x, (draws,) + (1,) * (x.ndim - 1)) for x in (prior.mean, prior.condition, features)
-    )
-    prior = Prior(mean, condition, prior.projection)
+    features = embed(recipe, variables, batch, guidance)
+    ready = fold(recipe, variables) if ready is None else ready
+    respond = folded.on_images(ready, prior.condition, features)
+    row_of = np.zeros(recipe.schedule.num_train_steps, np.int32)
+    row_of[recipe.sampling.timesteps] = np.arange(recipe.sampling.num_steps)
 
     def eps_fn(y_t: Array, t: Array) -> Array:
-        return run(own, y_t, condition, t, features, False, prior.projection)
+        return respond(y_t, jnp.asarray(row_of)[t])
 
     noise = _noise(recipe, batch, key)
-    noise = noise.reshape(noise.shape[0], *mean.shape)
     y_init = recipe.sampling.initial(prior, noise[0])
     # The last row of a sampler's noise is unused: the start takes its place.
-    y0_hat = recipe.sampling.run(eps_fn, y_init, mean, jnp.roll(noise, -1, axis=0))
+    y0_hat = recipe.sampling.run(eps_fn, y_init, prior.mean, jnp.roll(noise, -1, axis=0))
     # The score of a class is its mean over the cells.
-    y0_hat = y0_hat.mean(axis=tuple(range(1, y0_hat.ndim - 1)))
-    y0_hat = y0_hat.reshape(draws, -1, recipe.num_classes)
+    y0_hat = y0_hat.mean(axis=tuple(range(2, y0_hat.ndim - 1)))
     return Prediction(recipe.sampling.readout(y0_hat), y0_hat.std(axis=0), y0_hat, guidance)
