@@ -87,10 +87,11 @@ def diffusion_loss(
 ) -> tuple[Scalars, Variables]:
     """Loss of the denoiser on a batch at given timesteps and noise.
 
-    All streams share t, eps and the image embedding, which is computed once. The batch statistics
-    of those that go through the main stream's projection are recorded, one after the other. The
-    others normalise by their own batch as well, but no prediction ever goes their way, and their
-    statistics would only blur the main stream's (docs/results.md has by how much).
+    All streams share t, eps and the image embedding, which is computed once, and go through the
+    network side by side. The batch statistics of those that go through the main stream's projection
+    are recorded, one after the other. The others normalise by their own batch as well, but no
+    prediction ever goes their way, and their statistics would only blur the main stream's
+    (docs/results.md has by how much).
 
     Args:
       recipe: what to compute.
@@ -112,21 +113,16 @@ def diffusion_loss(
     )
     target = targets(recipe, batch.label)
     y0 = _in_cells(target, recipe.cells)
-    scalars: Scalars = {}
     priors = recipe.priors(guidance)
-    for i, prior in enumerate(priors):
-        y_t = q_sample(recipe.schedule, y0, t, eps, prior.mean)
-        own = {"params": own["params"], **updates}
-        eps_hat, recorded = run(
-            own, y_t, prior.condition, t, features, True, prior.projection, mutable=mutable
-        )
-        if prior.projection == priors[0].projection:
-            updates = recorded
-        if i == 0:
-            weight = recipe.loss_weight(guidance, target)
-            scalars["mse"] = (weight * losses.noise_mse(eps, eps_hat)).mean()
-        else:
-            scalars[f"mmd_{i}"] = losses.mmd(eps, eps_hat)
+    y_t = [q_sample(recipe.schedule, y0, t, eps, prior.mean) for prior in priors]
+    own = {"params": own["params"], **updates}
+    (eps_hat, *others), updates = run(
+        own, y_t, priors, t, features, method="streams", mutable=mutable
+    )
+    weight = recipe.loss_weight(guidance, target)
+    scalars = {"mse": (weight * losses.noise_mse(eps, eps_hat)).mean()}
+    for i, other in enumerate(others, 1):
+        scalars[f"mmd_{i}"] = losses.mmd(eps, other)
     distances = [value for name, value in scalars.items() if name != "mse"]
     scalars["loss"] = scalars["mse"] + recipe.mmd_weight * sum(distances)
     return scalars, updates["batch_stats"]
