@@ -88,6 +88,8 @@ class Optimization:
     clip_norm: float
     """Largest global norm of the denoiser's gradients; 0: no limit."""
     ema: bool
+    accumulate: int = 1
+    """Parts that a batch is taken in, one after the other."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -226,7 +228,8 @@ def _networks(config: ml_collections.ConfigDict, num_classes: int) -> tuple[DCG,
     """The two networks."""
     dtype = DTYPES[config.train.dtype]
     g, d = config.guidance, config.denoiser
-    trunk = partial(resnet, g.backbone, g.width, g.stem, dtype=dtype)
+    remat = config.train.remat
+    trunk = partial(resnet, g.backbone, g.width, g.stem, dtype=dtype, remat=remat)
     guidance = DCG(
         num_classes,
         trunk(),
@@ -238,10 +241,10 @@ def _networks(config: ml_collections.ConfigDict, num_classes: int) -> tuple[DCG,
     )
     # Three updates by the same batch statistics are one with the cubed momentum.
     momentum = 0.9**d.encoder_updates
-    small = partial(resnet, width=d.width, stem=d.stem, momentum=momentum, dtype=dtype)
+    small = partial(resnet, width=d.width, stem=d.stem, momentum=momentum, dtype=dtype, remat=remat)
     denoiser = Denoiser(
         num_classes,
-        small(d.encoder) if d.encoder in STAGE_SIZES else vit(d.encoder, dtype),
+        small(d.encoder) if d.encoder in STAGE_SIZES else vit(d.encoder, dtype, remat),
         d.feature_dim,
         config.diffusion.num_train_steps,
         3 if d.conditioning == "dual" and config.train.mmd_weight else 1,
@@ -292,6 +295,7 @@ def _optimization(config: ml_collections.ConfigDict, steps_per_epoch: int) -> Op
         max(steps_per_epoch, 1) if train.rate_per_epoch else 1,
         train.clip_norm,
         train.ema,
+        train.accumulate,
     )
 
 

@@ -14,6 +14,7 @@ The guidance that the diffusion sees is in evaluation mode and passes no gradien
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import jax
@@ -128,32 +129,71 @@ def diffusion_loss(
     return scalars, updates["batch_stats"]
 
 
-def _denoiser_loss(
-    recipe: Recipe, variables: Variables, batch: Batch, key: Array
-) -> tuple[Scalars, Variables]:
-    """`diffusion_loss` with drawn timesteps and noise, and guidance in evaluation mode."""
-    guidance = guide(recipe, variables, batch)
+def _draws(recipe: Recipe, batch: Batch, key: Array) -> tuple[Array, Array]:
+    """Timesteps [B, *L] and noise [B, *L, C] of a step."""
     key_t, key_eps = jax.random.split(key)
     shape = (len(batch.image), *recipe.cells)
     t = recipe.timesteps(key_t, shape, recipe.schedule.num_train_steps)
-    eps = jax.random.normal(key_eps, (*shape, recipe.num_classes))
-    return diffusion_loss(recipe, variables, batch, jax.lax.stop_gradient(guidance), t, eps)
+    return t, jax.random.normal(key_eps, (*shape, recipe.num_classes))
+
+
+def _denoiser_loss(
+    recipe: Recipe, variables: Variables, batch: Batch, t: Array, eps: Array
+) -> tuple[Scalars, Variables]:
+    """`diffusion_loss` with the guidance in evaluation mode and without gradient."""
+    guidance = jax.lax.stop_gradient(guide(recipe, variables, batch))
+    return diffusion_loss(recipe, variables, batch, guidance, t, eps)
 
 
 def _gradients(
-    loss: Callable[[Variables], tuple[Scalars, Variables]],
+    loss: Callable[..., tuple[Scalars, Variables]],
     objective: str,
     variables: Variables,
     network: str,
+    inputs: tuple[Any, ...],
+    parts: int,
 ) -> tuple[Variables, Scalars, Variables]:
-    """Gradients of one network's parameters, with the loss's scalars and new statistics."""
+    """Gradients of one network's parameters, with the loss's scalars and new statistics.
 
-    def scalar(params: Variables) -> tuple[Array, tuple[Scalars, Variables]]:
-        trial = variables | {"params": variables["params"] | {network: params}}
-        scalars, stats = loss(trial)
-        return scalars[objective], (scalars, stats)
+    Args:
+      loss: (variables, *inputs) -> scalars and the network's new statistics.
+      objective: which of the scalars.
+      variables: parameters and statistics of both networks.
+      network: the one that learns.
+      inputs: arrays whose first axis is the batch.
+      parts: equal parts that the batch is taken in, one after the other. The gradients are the mean
+        over the parts, and the statistics those after the last.
+    """
+    params = variables["params"]
 
-    grads, (scalars, stats) = jax.grad(scalar, has_aux=True)(variables["params"][network])
+    def gradient(stats: Variables, inputs: Any) -> tuple[Variables, Scalars, Variables]:
+        def scalar(own: Variables) -> tuple[Array, tuple[Scalars, Variables]]:
+            trial = {
+                "params": params | {network: own},
+                "batch_stats": variables["batch_stats"] | {network: stats},
+            }
+            scalars, stats_after = loss(trial, *inputs)
+            return scalars[objective], (scalars, stats_after)
+
+        grads, (scalars, stats) = jax.grad(scalar, has_aux=True)(params[network])
+        return grads, scalars, stats
+
+    stats = variables["batch_stats"][network]
+    if parts == 1:
+        grads, scalars, stats = gradient(stats, inputs)
+    else:
+        # Every part has rows from the whole batch, so that devices which share it share each part.
+        split = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), inputs)
+
+        def add(carry: Any, part: Any) -> tuple[Any, None]:
+            total, stats = carry
+            *new, stats = gradient(stats, part)
+            return (jax.tree.map(jnp.add, total, tuple(new)), stats), None
+
+        shapes = jax.eval_shape(gradient, stats, jax.tree.map(lambda x: x[0], split))[:2]
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        (total, stats), _ = jax.lax.scan(add, (zeros, stats), split)
+        grads, scalars = jax.tree.map(lambda x: x / parts, total)
     norm = {f"{network}_grad_norm": optax.tree.norm(grads)}
     return grads, scalars | norm, stats
 
@@ -187,17 +227,26 @@ def train_step(
     key = jax.random.fold_in(key, state.step)
     batch = batch._replace(image=normalise(batch.image))
     variables = state.variables()
-    loss = {
-        "guidance": lambda trial: guidance_loss(recipe, trial, batch),
-        "denoiser": lambda trial: _denoiser_loss(recipe, trial, batch, key),
+    loss: dict[str, Callable[..., tuple[Scalars, Variables]]] = {
+        "guidance": guidance_loss,
+        "denoiser": _denoiser_loss,
     }
+    inputs = {"guidance": (batch,), "denoiser": (batch, *_draws(recipe, batch, key))}
     objective = {"guidance": "guidance_loss", "denoiser": "loss"}
+    parts = recipe.optimization.accumulate
     optimizers = make_optimizers(recipe)
     scalars: Scalars = {}
     after = {name: dict(getattr(state, name)) for name in ("params", "batch_stats", "opt_state")}
     average = dict(state.ema_params)
     for network in recipe.learns:
-        grads, parts, stats = _gradients(loss[network], objective[network], variables, network)
+        grads, found, stats = _gradients(
+            partial(loss[network], recipe),
+            objective[network],
+            variables,
+            network,
+            inputs[network],
+            parts,
+        )
         updates, opt_state = optimizers[network].update(
             grads, state.opt_state[network], state.params[network]
         )
@@ -207,7 +256,7 @@ def train_step(
         after["opt_state"][network] = opt_state
         if average:
             average[network] = _average(recipe, state, network, params)
-        scalars |= parts
+        scalars |= found
     return state.replace(step=state.step + 1, ema_params=average, **after), scalars
 
 
