@@ -91,6 +91,8 @@ def get_config(recipe: str = "v1") -> ConfigDict:
     c.train.on_nan = "stop"  # or skip: leave such a step out, and count it
     c.train.max_minutes = 0.0  # then save and exit with 75, "restart me"; 0: no limit
     c.train.hang_minutes = 30.0  # without a sign of progress before it is told; 0: never
+    c.train.remat = False  # compute the trunks' blocks twice rather than keep what is inside them
+    c.train.accumulate = 1  # parts of a batch, taken one after the other; docs/performance.md
     c.train.model_shards = 1  # devices that share the denoiser's wide layers
 
     c.sampling = ConfigDict()

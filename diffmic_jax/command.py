@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from types import FrameType
 
+from diffmic_jax.places import user_cache
 from diffmic_jax.types import InputError, Interrupted, NonFiniteLossError, StorageError
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
@@ -49,6 +50,9 @@ def run_command(main: Callable[[], None]) -> int:
     # every error that it raises as well.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     logging.getLogger("absl").setLevel(logging.CRITICAL)
+    # Compiled programs are kept for the next process. JAX reads this when it is imported, which is
+    # why no entry point imports it before; what the user has set, empty for none, stays.
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(user_cache() / "compiled"))
     _log_to_stderr()
     usual = signal.signal(signal.SIGTERM, _terminated)
     try:

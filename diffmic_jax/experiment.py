@@ -214,7 +214,7 @@ class Experiment:
         )
         variables = state.variables(average=self.config.train.ema)
         return evaluation.answer(
-            self._predict, variables, batches, self.key(Purpose.SAMPLING), title=title
+            self._predict(variables), batches, self.key(Purpose.SAMPLING), title=title
         )
 
     def validate(self, state: TrainState) -> dict[str, float]:

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 
 from diffmic_jax.diffusion import losses, priors, process, samplers
 from diffmic_jax.diffusion.schedules import Schedule, make_schedule
@@ -53,13 +54,19 @@ class Sampling:
     """How labels are drawn at prediction."""
 
     initial: Callable[[Prior, Array], Array]
-    """(prior, noise [B, *L, C]) -> the state to start from."""
+    """(prior, noise [S, B, *L, C]) -> the state to start from."""
     run: Callable[..., Array]
     """(eps_fn, y_init, prior_mean, noise [n, ...]) -> y0_hat; `return_states` as in samplers."""
-    num_steps: int
+    timesteps: np.ndarray
+    """[n] descending, those that `run` visits."""
     num_samples: int
     readout: Callable[[Array], Array]
     """Draws [S, B, C] -> probabilities [B, C]."""
+
+    @property
+    def num_steps(self) -> int:
+        """n, reverse steps."""
+        return len(self.timesteps)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +88,8 @@ class Optimization:
     clip_norm: float
     """Largest global norm of the denoiser's gradients; 0: no limit."""
     ema: bool
+    accumulate: int = 1
+    """Parts that a batch is taken in, one after the other."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -212,14 +221,15 @@ def _sampling(config: ml_collections.ConfigDict, schedule: Schedule, link: Link)
         return SAMPLERS[config.sampler](eps_fn, schedule, y_init, prior_mean, steps, noise, **extra)
 
     readout = partial(READOUTS[config.readout], link=link)
-    return Sampling(INITIALS[config.initial], run, len(steps), config.num_samples, readout)
+    return Sampling(INITIALS[config.initial], run, steps, config.num_samples, readout)
 
 
 def _networks(config: ml_collections.ConfigDict, num_classes: int) -> tuple[DCG, Denoiser]:
     """The two networks."""
     dtype = DTYPES[config.train.dtype]
     g, d = config.guidance, config.denoiser
-    trunk = partial(resnet, g.backbone, g.width, g.stem, dtype=dtype)
+    remat = config.train.remat
+    trunk = partial(resnet, g.backbone, g.width, g.stem, dtype=dtype, remat=remat)
     guidance = DCG(
         num_classes,
         trunk(),
@@ -231,10 +241,10 @@ def _networks(config: ml_collections.ConfigDict, num_classes: int) -> tuple[DCG,
     )
     # Three updates by the same batch statistics are one with the cubed momentum.
     momentum = 0.9**d.encoder_updates
-    small = partial(resnet, width=d.width, stem=d.stem, momentum=momentum, dtype=dtype)
+    small = partial(resnet, width=d.width, stem=d.stem, momentum=momentum, dtype=dtype, remat=remat)
     denoiser = Denoiser(
         num_classes,
-        small(d.encoder) if d.encoder in STAGE_SIZES else vit(d.encoder, dtype),
+        small(d.encoder) if d.encoder in STAGE_SIZES else vit(d.encoder, dtype, remat),
         d.feature_dim,
         config.diffusion.num_train_steps,
         3 if d.conditioning == "dual" and config.train.mmd_weight else 1,
@@ -285,6 +295,7 @@ def _optimization(config: ml_collections.ConfigDict, steps_per_epoch: int) -> Op
         max(steps_per_epoch, 1) if train.rate_per_epoch else 1,
         train.clip_norm,
         train.ema,
+        train.accumulate,
     )
 
 

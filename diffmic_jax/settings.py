@@ -158,6 +158,7 @@ def _ranges(config: ml_collections.ConfigDict) -> dict[str, tuple[float, float]]
         "train.max_minutes": (0, math.inf),
         "train.hang_minutes": (0, math.inf),
         "train.model_shards": any_size,
+        "train.accumulate": any_size,
         "sampling.num_steps": (1, config.diffusion.num_train_steps),
         "sampling.num_samples": any_size,
         "sampling.eta": share,
@@ -201,6 +202,12 @@ def _check_values(config: ml_collections.ConfigDict) -> None:
 
 def _check_fit(config: ml_collections.ConfigDict) -> None:
     """Refuse values that do not go together."""
+    batch_size, parts = config.train.batch_size, config.train.accumulate
+    if batch_size % parts:
+        raise InputError(
+            f"config.train.accumulate={parts} does not divide config.train.batch_size={batch_size}"
+            "; choose a divisor"
+        )
     size, encoder = config.data.image_size, config.denoiser.encoder
     if encoder in SIZES and size % PATCH:
         raise InputError(
@@ -231,6 +238,7 @@ def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     draws = 8 if config.sampling.num_steps <= 10 else 1
     cells = config.guidance.num_regions
     _fill(config, {"sampling.num_samples": draws, "denoiser.map_size": cells})
+    _fill(config, {"train.remat": False, "train.accumulate": 1})
     _check_values(config)
     return config
 

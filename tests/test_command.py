@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -44,3 +48,25 @@ def test_the_log_comes_once_however_many_commands_run(capsys):
         run_command(lambda: logging.getLogger("diffmic_jax").info("hello"))
     lines = capsys.readouterr().err.splitlines()
     assert [line.split()[1] for line in lines] == ["hello", "hello"]
+
+
+@pytest.mark.parametrize("given", [None, "", "elsewhere"])
+def test_compiled_programs_are_kept_unless_told_otherwise(given, cache_folder, monkeypatch):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", given or "")
+    if given is None:
+        monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    seen = []
+    run_command(lambda: seen.append(os.environ["JAX_COMPILATION_CACHE_DIR"]))
+    usual = str(cache_folder / "diffmic_jax/compiled")
+    assert seen == [usual if given is None else given]
+
+
+@pytest.mark.parametrize("command", [["main.py"], ["-m", "diffmic_jax"]])
+def test_help_does_not_wait_for_jax(command):
+    code = [sys.executable, "-X", "importtime", *command, "--help"]
+    shown = subprocess.run(
+        code, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1]
+    )
+    imported = {line.rpartition("|")[2].strip() for line in shown.stderr.splitlines()}
+    assert "diffmic_jax.command" in imported
+    assert not imported & {"jax", "flax", "orbax", "tensorflow_datasets", "grain", "sklearn"}

@@ -111,6 +111,11 @@ def test_values_that_do_not_go_together_are_refused(values, message):
         settings.resolve(config)
 
 
+def test_the_parts_of_a_batch_are_equal():
+    with pytest.raises(InputError, match="accumulate=5 does not divide config.train.batch_size=32"):
+        settings.resolve(changed("train.accumulate", 5))
+
+
 @pytest.mark.parametrize("file", ["ham10000", "aptos2019", "busi", "pmg2000"])
 def test_v2_takes_ten_steps_on_every_data_set(file):
     config = importlib.import_module(f"configs.{file}").get_config("v2")

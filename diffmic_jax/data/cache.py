@@ -27,6 +27,7 @@ from diffmic_jax.data import transforms
 from diffmic_jax.data.images import Decoded
 from diffmic_jax.data.layouts import Record
 from diffmic_jax.data.sources import Source
+from diffmic_jax.places import user_cache
 from diffmic_jax.types import InputError
 
 VERSION = 1
@@ -82,12 +83,6 @@ class CachedPixels:
         return CachedPixels, (self._path,)  # pickling a memory map would copy its pixels
 
 
-def default_folder() -> Path:
-    """`diffmic_jax` in the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "diffmic_jax"
-
-
 def cached(
     source: Source,
     image_size: int,
@@ -102,7 +97,7 @@ def cached(
     Args:
         source: what to read.
         image_size: S, pixels a side.
-        folder: where caches live; default `default_folder()`.
+        folder: where caches live; default `user_cache()`.
         on_bad_image: 'error' stops at an image that cannot be decoded, 'skip' leaves it out.
         num_threads: that decode; 0: one for each core.
         progress: show a bar on standard error, if that is a terminal.
@@ -114,7 +109,7 @@ def cached(
         raise InputError(f"data.on_bad_image: {on_bad_image!r} is not one of error, skip")
     # In an order of its own: the split does not matter.
     records = sorted(source.records, key=lambda record: (record.id, record.path))
-    home = (folder or default_folder()) / f"{source.name}-{image_size}-{_hash(source, records)}"
+    home = (folder or user_cache()) / f"{source.name}-{image_size}-{_hash(source, records)}"
     try:
         home.mkdir(parents=True, exist_ok=True)
         with FileLock(home / "lock"):

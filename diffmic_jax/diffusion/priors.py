@@ -82,7 +82,7 @@ def _centred(condition: Array, shape: tuple[int, ...]) -> tuple[Prior, ...]:
 
 
 def guidance_map(global_: Array, local: Array, size: int) -> Array:
-    """Logits [B, C] of both branches blended over a grid, [B, size, size, C].
+    """Logits [..., C] of both branches blended over a grid, [..., size, size, C].
 
     Cell (i, j) is (1 - d) global + d local with d = |i - j| / (size - 1): the diagonal is global,
     the far corners are local.
@@ -90,7 +90,7 @@ def guidance_map(global_: Array, local: Array, size: int) -> Array:
     index = np.arange(size)
     distance = np.abs(index[:, None] - index) / max(size - 1, 1)
     d = jnp.asarray(distance, jnp.result_type(global_))[..., None]
-    return (1 - d) * global_[:, None, None] + d * local[:, None, None]
+    return (1 - d) * global_[..., None, None, :] + d * local[..., None, None, :]
 
 
 def start_at_mean(prior: Prior, noise: Array) -> Array:
@@ -108,5 +108,5 @@ def start_at_random_map(prior: Prior, noise: Array) -> Array:
 
     The vectors are the noise of two cells, by the normal distribution function.
     """
-    first, second = (jax.scipy.stats.norm.cdf(noise[:, 0, i]) for i in (0, -1))
-    return guidance_map(first, second, prior.mean.shape[1])
+    first, second = (jax.scipy.stats.norm.cdf(noise[..., 0, i, :]) for i in (0, -1))
+    return guidance_map(first, second, prior.mean.shape[-2])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -12,9 +13,10 @@ from tqdm import tqdm
 
 from diffmic_jax.evaluation import metrics
 from diffmic_jax.evaluation.referral import referral
+from diffmic_jax.nn.folded import Folded
 from diffmic_jax.recipe import Recipe
 from diffmic_jax.training import parallel
-from diffmic_jax.training.steps import predict_step
+from diffmic_jax.training.steps import fold, predict_step
 from diffmic_jax.types import Array, Batch, Variables
 
 
@@ -33,28 +35,41 @@ class Answers(NamedTuple):
     """[N, S, C] what each draw says by itself, read out as the mean of the draws is."""
 
 
-def make_predictor(recipe: Recipe, mesh: Mesh) -> Callable[[Variables, Batch, Array], Answers]:
-    """The prediction step, compiled, with only what evaluation needs as its result."""
+Predictor = Callable[[Batch, Array], Answers]
+"""From a batch on the host and the random key of the draws to the answers of its real rows."""
 
-    def step(variables: Variables, batch: Batch, key: Array) -> tuple[Array, ...]:
-        answer = predict_step(recipe, variables, batch, key)
+
+def make_predictor(recipe: Recipe, mesh: Mesh) -> Callable[[Variables], Predictor]:
+    """The prediction step, compiled, with only what evaluation needs as its result.
+
+    Returns:
+      A function that makes parameters and statistics ready, once for all batches.
+    """
+
+    def step(ready: tuple[Variables, Folded], batch: Batch, key: Array) -> tuple[Array, ...]:
+        variables, denoiser = ready
+        answer = predict_step(recipe, variables, batch, key, denoiser)
         guidance = recipe.link.activate(answer.guidance.fused)
         draws = jax.vmap(lambda draw: recipe.sampling.readout(draw[None]), 0, 1)(answer.y0_hat)
         return answer.probabilities, answer.spread, guidance, draws
 
-    compiled = parallel.jit_predict(mesh, step)
+    compiled, prepare = parallel.jit_predict(mesh, step), jax.jit(partial(fold, recipe))
 
-    def predict(variables: Variables, batch: Batch, key: Array) -> Answers:
-        real = np.asarray(batch.mask) > 0
-        *parts, draws = compiled(variables, parallel.from_all_rows(mesh, batch), key)
-        return Answers(*(np.asarray(part)[real] for part in (*parts, batch.label, draws)))
+    def predictor(variables: Variables) -> Predictor:
+        ready = variables, prepare(variables)
 
-    return predict
+        def predict(batch: Batch, key: Array) -> Answers:
+            real = np.asarray(batch.mask) > 0
+            *parts, draws = compiled(ready, parallel.from_all_rows(mesh, batch), key)
+            return Answers(*(np.asarray(part)[real] for part in (*parts, batch.label, draws)))
+
+        return predict
+
+    return predictor
 
 
 def answer(
-    predict: Callable[[Variables, Batch, Array], Answers],
-    variables: Variables,
+    predict: Predictor,
     batches: Iterable[Batch],
     key: Array,
     *,
@@ -63,7 +78,7 @@ def answer(
     """Run a predictor over padded batches and join the real rows, in order."""
     show = None if title and parallel.is_main_process() else True
     bar = tqdm(batches, desc=title, unit="batch", leave=False, disable=show)
-    parts = [predict(variables, batch, key) for batch in bar]
+    parts = [predict(batch, key) for batch in bar]
     return Answers(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 

@@ -106,7 +106,7 @@ def classify(classifier: Classifier, examples: Examples) -> evaluation.Answers:
     )
     predict = evaluation.make_predictor(classifier.recipe, classifier.mesh)
     key = run_key(config.seed, Purpose.SAMPLING)
-    return evaluation.answer(predict, classifier.variables, batches, key, title="predict")
+    return evaluation.answer(predict(classifier.variables), batches, key, title="predict")
 
 
 def predict_folder(

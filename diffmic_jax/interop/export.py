@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from diffmic_jax.evaluation.card import model_card, versions
 from diffmic_jax.evaluation.predict import Classifier, load_classifier, parameters_sha256
 from diffmic_jax.evaluation.records import write_bytes, write_json, write_text
 from diffmic_jax.training.state import Purpose, run_key
-from diffmic_jax.training.steps import predict_step
+from diffmic_jax.training.steps import fold, predict_step
 from diffmic_jax.types import Array, Batch
 from diffmic_jax.workdir import as_json, config_sha256
 
@@ -106,12 +107,15 @@ def _program(classifier: Classifier, batch_size: int | None) -> export.Exported:
     recipe, config = classifier.recipe, classifier.config
     # From the host: what devices the weights are on now is nothing to the program.
     host = jax.tree.map(np.asarray, classifier.variables)
+    # Folded here, a program need not do it in every call.
+    folded = jax.tree.map(np.asarray, jax.jit(partial(fold, recipe))(host))
 
     def classify(image: Array, index: Array) -> dict[str, Array]:
         variables = jax.tree.map(jnp.asarray, host)
         rows = jnp.ones(image.shape[:1])
         key = run_key(config.seed, Purpose.SAMPLING)
-        answer = predict_step(recipe, variables, Batch(image, rows, rows, index), key)
+        ready = jax.tree.map(jnp.asarray, folded)
+        answer = predict_step(recipe, variables, Batch(image, rows, rows, index), key, ready)
         return {
             "probabilities": answer.probabilities,
             "spread": answer.spread,

@@ -7,6 +7,7 @@ image embedding, is computed apart, once per image.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -106,17 +107,66 @@ class Denoiser(nn.Module):
         Returns:
           eps_hat [B, *L, C] in at least float32.
         """
-        x = jnp.concatenate([y_t, condition], axis=-1).astype(self.dtype)
+        x = self._product(y_t, condition, projection)
         features = jnp.expand_dims(features, tuple(range(1, x.ndim - 1)))
-        x = self._response(self.projections[projection], 0, x, t, train) * features
+        return self._respond(x, t, features, train)
+
+    def streams(
+        self, y_t: Sequence[Array], priors: Sequence[Prior], t: Array, features: Array
+    ) -> list[Array]:
+        """Predict, in training, the noise in one noisy label per prior, all at once.
+
+        They share timesteps, features and, after their projections, the weights, which are then
+        read once. Each is normalised by its own statistics; those of the streams that go through
+        the first one's projection are recorded, in their order.
+
+        Args:
+          y_t: [B, *L, C] for each prior.
+          priors: conditions and projections.
+          t: timestep, a scalar or [B, *L].
+          features: [B, D] from `encode`.
+
+        Returns:
+          eps_hat [B, *L, C] for each prior.
+        """
+        pairs = zip(y_t, priors, strict=True)
+        products = [self._product(y, each.condition, each.projection) for y, each in pairs]
+        recorded = tuple(each.projection == priors[0].projection for each in priors)
+        x = jnp.stack(products, axis=1)
+        features = jnp.expand_dims(features, tuple(range(1, x.ndim - 1)))
+        t = jnp.asarray(t)
+        t = jnp.expand_dims(t, 1) if t.ndim else t
+        eps_hat = self._respond(x, t, features, True, recorded)
+        return [eps_hat[:, i] for i in range(len(priors))]
+
+    def _product(self, y_t: Array, condition: Array, projection: int) -> Array:
+        """The first layer's product: [B, *L, C] and [B, *L, M] -> [B, *L, D]."""
+        x = jnp.concatenate([y_t, condition], axis=-1).astype(self.dtype)
+        return self.projections[projection](x)
+
+    def _respond(
+        self, x: Array, t: Array, features: Array, train: bool, recorded: tuple[bool, ...] = ()
+    ) -> Array:
+        """From the first product to eps_hat; arguments as in `__call__` and `gated`."""
+        x = nn.softplus(self.gated(0, x, t, train, recorded)) * features
         for i, layer in enumerate(self.hidden, 1):
-            x = self._response(layer, i, x, t, train)
+            x = nn.softplus(self.gated(i, layer(x), t, train, recorded))
         eps_hat = self.output(x)
         return eps_hat.astype(jnp.promote_types(eps_hat.dtype, jnp.float32))
 
-    def _response(self, layer: nn.Module, i: int, x: Array, t: Array, train: bool) -> Array:
-        """Gated and normalised layer i: softplus(BN(layer(x) * gate[t]))."""
-        return nn.softplus(self.norms[i](self.gates[i](layer(x), t), train))
+    def gated(
+        self, i: int, x: Array, t: Array, train: bool, recorded: tuple[bool, ...] = ()
+    ) -> Array:
+        """What layer i does with its product before the softplus; affine in evaluation.
+
+        Args:
+          i: of the layer.
+          x: [B, *L, D] product with its bias; [B, streams, *L, D] with `recorded`.
+          t: timestep, a scalar or one for each [B, *L].
+          train: as in `__call__`.
+          recorded: as in `BatchNorm`.
+        """
+        return self.norms[i](self.gates[i](x, t), train, recorded)
 
     def initialize(self, image: Array, patches: Array, priors: tuple[Prior, ...]) -> None:
         """Touch every parameter once, for `init` with this as the method."""

@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from diffmic_jax.types import Array
 
@@ -110,7 +111,8 @@ class BatchNorm(nn.Module):
     """Batch normalisation over all axes but the last, as torch computes it.
 
     Differs from flax's in the running variance, which is the unbiased one (n / (n - 1)). Under a
-    global-view jit the statistics are those of the whole batch on all devices.
+    global-view jit the statistics are those of the whole batch on all devices. Several streams can
+    go through in one call, as if they came one after the other.
     """
 
     momentum: float = 0.9
@@ -119,8 +121,15 @@ class BatchNorm(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array, train: bool) -> Array:
-        """Normalise [..., F]; in training by the batch, whose statistics are recorded."""
+    def __call__(self, x: Array, train: bool, recorded: tuple[bool, ...] = ()) -> Array:
+        """Normalise [B, ..., F]; in training by the batch, whose statistics are recorded.
+
+        Args:
+          x: what to normalise.
+          train: by the batch, not by the running statistics.
+          recorded: if not empty, axis 1 of x holds streams, each a batch of its own, and this says
+            of each whether its statistics are recorded, in their order.
+        """
         features = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (features,))
         bias = self.param("bias", nn.initializers.zeros, (features,))
@@ -130,14 +139,17 @@ class BatchNorm(nn.Module):
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         mean, var = running_mean.value, running_var.value
         if train:
-            axes = tuple(range(x.ndim - 1))
-            mean = wide.mean(axes)
-            var = jnp.square(wide - mean).mean(axes)
+            axes = tuple(axis for axis in range(x.ndim - 1) if not recorded or axis != 1)
+            mean = wide.mean(axes, keepdims=True)
+            var = jnp.square(wide - mean).mean(axes, keepdims=True)
             if not self.is_initializing():
-                count = x.size // features
+                streams = recorded or (True,)
+                count = x.size // (features * len(streams))
                 unbiased = var * (count / max(count - 1, 1))
                 keep = self.momentum
-                running_mean.value = keep * running_mean.value + (1 - keep) * mean
-                running_var.value = keep * running_var.value + (1 - keep) * unbiased
+                for i in np.flatnonzero(streams):
+                    for running, new in ((running_mean, mean), (running_var, unbiased)):
+                        own = new.reshape(len(streams), features)[i]
+                        running.value = keep * running.value + (1 - keep) * own
         factor = scale * jax.lax.rsqrt(var + self.epsilon)
         return ((wide - mean) * factor + bias).astype(self.dtype)

@@ -55,6 +55,8 @@ class ResNet(nn.Module):
     without pooling (stride 8), for images of 32 px or so."""
     momentum: float = 0.9
     dtype: Any = jnp.float32
+    remat: bool = False
+    """Compute each block anew in the backward pass rather than keep what is inside it."""
 
     @property
     def num_features(self) -> int:
@@ -69,9 +71,10 @@ class ResNet(nn.Module):
         x = nn.relu(BatchNorm(self.momentum, dtype=self.dtype, name="bn1")(x, train))
         if large:
             x = max_pool(x)
+        kind = nn.remat(Block, static_argnums=2) if self.remat else Block
         for stage, size in enumerate(self.stage_sizes):
             for block in range(size):
-                x = Block(
+                x = kind(
                     self.width * 2**stage,
                     2 if stage and not block else 1,
                     self.bottleneck,
@@ -107,6 +110,7 @@ def resnet(
     stem: str = "imagenet",
     momentum: float = 0.9,
     dtype: Any = jnp.float32,
+    remat: bool = False,
 ) -> ResNet:
     """A trunk by name.
 
@@ -117,4 +121,4 @@ def resnet(
         raise ValueError(f"backbone {name!r} is unknown; choose one of {', '.join(STAGE_SIZES)}")
     if stem not in ("imagenet", "small"):
         raise ValueError(f"stem {stem!r} is unknown; choose imagenet or small")
-    return ResNet(STAGE_SIZES[name], name == "resnet50", width, stem, momentum, dtype)
+    return ResNet(STAGE_SIZES[name], name == "resnet50", width, stem, momentum, dtype, remat)

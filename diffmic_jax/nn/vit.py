@@ -54,6 +54,8 @@ class ViT(nn.Module):
     """Width of the tokens."""
     num_heads: int
     dtype: Any = jnp.float32
+    remat: bool = False
+    """As in `ResNet`."""
 
     @nn.compact
     def __call__(self, image: Array, train: bool) -> Array:
@@ -82,8 +84,9 @@ class ViT(nn.Module):
         table = self.param("pos_embed", small, (1, 1 + GRID * GRID, self.num_features))
         grid = x.shape
         x = (x + positions(table, *grid[1:3]).astype(self.dtype)).reshape(grid[0], -1, grid[-1])
+        kind = nn.remat(Block) if self.remat else Block
         for block in range(self.depth):
-            x = Block(self.num_heads, self.dtype, name=f"blocks_{block}")(x)
+            x = kind(self.num_heads, self.dtype, name=f"blocks_{block}")(x)
         return x.reshape(grid)
 
 
@@ -112,7 +115,7 @@ def bicubic(size: int, new_size: int) -> np.ndarray:
     return weights
 
 
-def vit(name: str, dtype: Any = jnp.float32) -> ViT:
+def vit(name: str, dtype: Any = jnp.float32, remat: bool = False) -> ViT:
     """An encoder by name.
 
     Raises:
@@ -120,4 +123,4 @@ def vit(name: str, dtype: Any = jnp.float32) -> ViT:
     """
     if name not in SIZES:
         raise ValueError(f"encoder {name!r} is unknown; choose one of {', '.join(SIZES)}")
-    return ViT(*SIZES[name], dtype)
+    return ViT(*SIZES[name], dtype, remat)

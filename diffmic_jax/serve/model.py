@@ -10,7 +10,6 @@ import numpy as np
 
 from diffmic_jax.data.images import decode
 from diffmic_jax.data.transforms import prepare
-from diffmic_jax.diffusion import samplers
 from diffmic_jax.evaluation import calibration, evaluate, uncertainty
 from diffmic_jax.evaluation.predict import load_classifier
 from diffmic_jax.evaluation.records import called, joined
@@ -32,15 +31,14 @@ class Model:
         self.classifier = load_classifier(workdir)
         config = self.classifier.config
         recipe = self.classifier.recipe
-        self.timesteps = samplers.timesteps(
-            recipe.schedule, config.sampling.num_steps, config.sampling.start
-        )
+        self.timesteps = recipe.sampling.timesteps
         self._coverage = coverage
         self._calibration = calibration.read(
             workdir, self.classifier.step, config.sampling
         ).diffusion
         self.thresholds = self._calibration.thresholds if self._calibration else ()
-        self._predict = evaluate.make_predictor(recipe, self.classifier.mesh)
+        predictor = evaluate.make_predictor(recipe, self.classifier.mesh)
+        self._predict = predictor(self.classifier.variables)
         self._look = make_look(recipe)
         self._key = run_key(config.seed, Purpose.SAMPLING)
         # One image at a time: the machine's cores work together on each.
@@ -73,11 +71,10 @@ class Model:
         # The first image of a folder has the same draws.
         batch = Batch(images, zeros, mask.astype(np.float32), zeros)
         one = Batch(images[:1], zeros[:1], np.ones(1, np.float32), zeros[:1])
-        variables = self.classifier.variables
         with self._turn:
             return (
-                self._predict(variables, batch, self._key),
-                self._look(variables, one, self._key),
+                self._predict(batch, self._key),
+                self._look(self.classifier.variables, one, self._key),
             )
 
     def _results(self, answers: evaluate.Answers, name: str) -> Results:

@@ -14,19 +14,23 @@ The guidance that the diffusion sees is in evaluation mode and passes no gradien
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from diffmic_jax.data.transforms import normalise
 from diffmic_jax.diffusion import losses
 from diffmic_jax.diffusion.process import q_sample
+from diffmic_jax.nn import folded
+from diffmic_jax.nn.folded import Folded
 from diffmic_jax.recipe import Recipe
 from diffmic_jax.training.optimizers import make_optimizers
 from diffmic_jax.training.state import TrainState, of_network
-from diffmic_jax.types import Array, Batch, Guidance, Prediction, Prior, Variables
+from diffmic_jax.types import Array, Batch, Guidance, Prediction, Variables
 
 Scalars = dict[str, Array]
 
@@ -49,6 +53,13 @@ def guide(recipe: Recipe, variables: Variables, batch: Batch) -> Guidance:
     """The guidance's answer for a batch, in evaluation mode."""
     own = of_network(variables, "guidance")
     return cast(Guidance, recipe.guidance.apply(own, batch.image, False))
+
+
+def embed(recipe: Recipe, variables: Variables, batch: Batch, guidance: Guidance) -> Array:
+    """The denoiser's embedding [B, D] of a batch, in evaluation mode."""
+    own = of_network(variables, "denoiser")
+    run: Callable[..., Any] = recipe.denoiser.apply
+    return run(own, batch.image, guidance.patches, False, method="encode")
 
 
 def guidance_loss(recipe: Recipe, variables: Variables, batch: Batch) -> tuple[Scalars, Variables]:
@@ -77,10 +88,11 @@ def diffusion_loss(
 ) -> tuple[Scalars, Variables]:
     """Loss of the denoiser on a batch at given timesteps and noise.
 
-    All streams share t, eps and the image embedding, which is computed once. The batch statistics
-    of those that go through the main stream's projection are recorded, one after the other. The
-    others normalise by their own batch as well, but no prediction ever goes their way, and their
-    statistics would only blur the main stream's (docs/results.md has by how much).
+    All streams share t, eps and the image embedding, which is computed once, and go through the
+    network side by side. The batch statistics of those that go through the main stream's projection
+    are recorded, one after the other. The others normalise by their own batch as well, but no
+    prediction ever goes their way, and their statistics would only blur the main stream's
+    (docs/results.md has by how much).
 
     Args:
       recipe: what to compute.
@@ -102,52 +114,86 @@ def diffusion_loss(
     )
     target = targets(recipe, batch.label)
     y0 = _in_cells(target, recipe.cells)
-    scalars: Scalars = {}
     priors = recipe.priors(guidance)
-    for i, prior in enumerate(priors):
-        y_t = q_sample(recipe.schedule, y0, t, eps, prior.mean)
-        own = {"params": own["params"], **updates}
-        eps_hat, recorded = run(
-            own, y_t, prior.condition, t, features, True, prior.projection, mutable=mutable
-        )
-        if prior.projection == priors[0].projection:
-            updates = recorded
-        if i == 0:
-            weight = recipe.loss_weight(guidance, target)
-            scalars["mse"] = (weight * losses.noise_mse(eps, eps_hat)).mean()
-        else:
-            scalars[f"mmd_{i}"] = losses.mmd(eps, eps_hat)
+    y_t = [q_sample(recipe.schedule, y0, t, eps, prior.mean) for prior in priors]
+    own = {"params": own["params"], **updates}
+    (eps_hat, *others), updates = run(
+        own, y_t, priors, t, features, method="streams", mutable=mutable
+    )
+    weight = recipe.loss_weight(guidance, target)
+    scalars = {"mse": (weight * losses.noise_mse(eps, eps_hat)).mean()}
+    for i, other in enumerate(others, 1):
+        scalars[f"mmd_{i}"] = losses.mmd(eps, other)
     distances = [value for name, value in scalars.items() if name != "mse"]
     scalars["loss"] = scalars["mse"] + recipe.mmd_weight * sum(distances)
     return scalars, updates["batch_stats"]
 
 
-def _denoiser_loss(
-    recipe: Recipe, variables: Variables, batch: Batch, key: Array
-) -> tuple[Scalars, Variables]:
-    """`diffusion_loss` with drawn timesteps and noise, and guidance in evaluation mode."""
-    guidance = guide(recipe, variables, batch)
+def _draws(recipe: Recipe, batch: Batch, key: Array) -> tuple[Array, Array]:
+    """Timesteps [B, *L] and noise [B, *L, C] of a step."""
     key_t, key_eps = jax.random.split(key)
     shape = (len(batch.image), *recipe.cells)
     t = recipe.timesteps(key_t, shape, recipe.schedule.num_train_steps)
-    eps = jax.random.normal(key_eps, (*shape, recipe.num_classes))
-    return diffusion_loss(recipe, variables, batch, jax.lax.stop_gradient(guidance), t, eps)
+    return t, jax.random.normal(key_eps, (*shape, recipe.num_classes))
+
+
+def _denoiser_loss(
+    recipe: Recipe, variables: Variables, batch: Batch, t: Array, eps: Array
+) -> tuple[Scalars, Variables]:
+    """`diffusion_loss` with the guidance in evaluation mode and without gradient."""
+    guidance = jax.lax.stop_gradient(guide(recipe, variables, batch))
+    return diffusion_loss(recipe, variables, batch, guidance, t, eps)
 
 
 def _gradients(
-    loss: Callable[[Variables], tuple[Scalars, Variables]],
+    loss: Callable[..., tuple[Scalars, Variables]],
     objective: str,
     variables: Variables,
     network: str,
+    inputs: tuple[Any, ...],
+    parts: int,
 ) -> tuple[Variables, Scalars, Variables]:
-    """Gradients of one network's parameters, with the loss's scalars and new statistics."""
+    """Gradients of one network's parameters, with the loss's scalars and new statistics.
 
-    def scalar(params: Variables) -> tuple[Array, tuple[Scalars, Variables]]:
-        trial = variables | {"params": variables["params"] | {network: params}}
-        scalars, stats = loss(trial)
-        return scalars[objective], (scalars, stats)
+    Args:
+      loss: (variables, *inputs) -> scalars and the network's new statistics.
+      objective: which of the scalars.
+      variables: parameters and statistics of both networks.
+      network: the one that learns.
+      inputs: arrays whose first axis is the batch.
+      parts: equal parts that the batch is taken in, one after the other. The gradients are the mean
+        over the parts, and the statistics those after the last.
+    """
+    params = variables["params"]
 
-    grads, (scalars, stats) = jax.grad(scalar, has_aux=True)(variables["params"][network])
+    def gradient(stats: Variables, inputs: Any) -> tuple[Variables, Scalars, Variables]:
+        def scalar(own: Variables) -> tuple[Array, tuple[Scalars, Variables]]:
+            trial = {
+                "params": params | {network: own},
+                "batch_stats": variables["batch_stats"] | {network: stats},
+            }
+            scalars, stats_after = loss(trial, *inputs)
+            return scalars[objective], (scalars, stats_after)
+
+        grads, (scalars, stats) = jax.grad(scalar, has_aux=True)(params[network])
+        return grads, scalars, stats
+
+    stats = variables["batch_stats"][network]
+    if parts == 1:
+        grads, scalars, stats = gradient(stats, inputs)
+    else:
+        # Every part has rows from the whole batch, so that devices which share it share each part.
+        split = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), inputs)
+
+        def add(carry: Any, part: Any) -> tuple[Any, None]:
+            total, stats = carry
+            *new, stats = gradient(stats, part)
+            return (jax.tree.map(jnp.add, total, tuple(new)), stats), None
+
+        shapes = jax.eval_shape(gradient, stats, jax.tree.map(lambda x: x[0], split))[:2]
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        (total, stats), _ = jax.lax.scan(add, (zeros, stats), split)
+        grads, scalars = jax.tree.map(lambda x: x / parts, total)
     norm = {f"{network}_grad_norm": optax.tree.norm(grads)}
     return grads, scalars | norm, stats
 
@@ -181,17 +227,26 @@ def train_step(
     key = jax.random.fold_in(key, state.step)
     batch = batch._replace(image=normalise(batch.image))
     variables = state.variables()
-    loss = {
-        "guidance": lambda trial: guidance_loss(recipe, trial, batch),
-        "denoiser": lambda trial: _denoiser_loss(recipe, trial, batch, key),
+    loss: dict[str, Callable[..., tuple[Scalars, Variables]]] = {
+        "guidance": guidance_loss,
+        "denoiser": _denoiser_loss,
     }
+    inputs = {"guidance": (batch,), "denoiser": (batch, *_draws(recipe, batch, key))}
     objective = {"guidance": "guidance_loss", "denoiser": "loss"}
+    parts = recipe.optimization.accumulate
     optimizers = make_optimizers(recipe)
     scalars: Scalars = {}
     after = {name: dict(getattr(state, name)) for name in ("params", "batch_stats", "opt_state")}
     average = dict(state.ema_params)
     for network in recipe.learns:
-        grads, parts, stats = _gradients(loss[network], objective[network], variables, network)
+        grads, found, stats = _gradients(
+            partial(loss[network], recipe),
+            objective[network],
+            variables,
+            network,
+            inputs[network],
+            parts,
+        )
         updates, opt_state = optimizers[network].update(
             grads, state.opt_state[network], state.params[network]
         )
@@ -201,7 +256,7 @@ def train_step(
         after["opt_state"][network] = opt_state
         if average:
             average[network] = _average(recipe, state, network, params)
-        scalars |= parts
+        scalars |= found
     return state.replace(step=state.step + 1, ema_params=average, **after), scalars
 
 
@@ -223,7 +278,15 @@ def _noise(recipe: Recipe, batch: Batch, key: Array) -> Array:
     return jnp.moveaxis(noise, 2, 0)
 
 
-def predict_step(recipe: Recipe, variables: Variables, batch: Batch, key: Array) -> Prediction:
+def fold(recipe: Recipe, variables: Variables) -> Folded:
+    """The denoiser as `predict_step` runs it: worth keeping where many batches are predicted."""
+    own = of_network(variables, "denoiser")
+    return folded.fold(recipe.denoiser, own, recipe.sampling.timesteps)
+
+
+def predict_step(
+    recipe: Recipe, variables: Variables, batch: Batch, key: Array, ready: Folded | None = None
+) -> Prediction:
     """Classify a batch: guidance and image embedding once, then all draws side by side.
 
     Args:
@@ -231,28 +294,24 @@ def predict_step(recipe: Recipe, variables: Variables, batch: Batch, key: Array)
       variables: parameters and statistics, keyed by network.
       batch: images; labels are not looked at, padding rows get an answer too.
       key: random key of the draws.
+      ready: what `fold` makes of the recipe and the variables; None makes it here.
     """
     batch = batch._replace(image=normalise(batch.image))
     guidance = guide(recipe, variables, batch)
     prior = recipe.priors(guidance)[0]
-    own = of_network(variables, "denoiser")
-    run: Callable[..., Any] = recipe.denoiser.apply
-    features = run(own, batch.image, guidance.patches, False, method="encode")
-    draws = recipe.sampling.num_samples
-    mean, condition, features = (
-        jnp.tile(x, (draws,) + (1,) * (x.ndim - 1)) for x in (prior.mean, prior.condition, features)
-    )
-    prior = Prior(mean, condition, prior.projection)
+    features = embed(recipe, variables, batch, guidance)
+    ready = fold(recipe, variables) if ready is None else ready
+    respond = folded.on_images(ready, prior.condition, features)
+    row_of = np.zeros(recipe.schedule.num_train_steps, np.int32)
+    row_of[recipe.sampling.timesteps] = np.arange(recipe.sampling.num_steps)
 
     def eps_fn(y_t: Array, t: Array) -> Array:
-        return run(own, y_t, condition, t, features, False, prior.projection)
+        return respond(y_t, jnp.asarray(row_of)[t])
 
     noise = _noise(recipe, batch, key)
-    noise = noise.reshape(noise.shape[0], *mean.shape)
     y_init = recipe.sampling.initial(prior, noise[0])
     # The last row of a sampler's noise is unused: the start takes its place.
-    y0_hat = recipe.sampling.run(eps_fn, y_init, mean, jnp.roll(noise, -1, axis=0))
+    y0_hat = recipe.sampling.run(eps_fn, y_init, prior.mean, jnp.roll(noise, -1, axis=0))
     # The score of a class is its mean over the cells.
-    y0_hat = y0_hat.mean(axis=tuple(range(1, y0_hat.ndim - 1)))
-    y0_hat = y0_hat.reshape(draws, -1, recipe.num_classes)
+    y0_hat = y0_hat.mean(axis=tuple(range(2, y0_hat.ndim - 1)))
     return Prediction(recipe.sampling.readout(y0_hat), y0_hat.std(axis=0), y0_hat, guidance)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffmic_jax.nn.resnet import max_pool, resnet
+from diffmic_jax.nn.resnet import ResNet, max_pool, resnet
 
 
 @pytest.mark.parametrize(
@@ -55,3 +58,20 @@ def test_max_pool(side):
 def test_unknown_names(name, stem):
     with pytest.raises(ValueError, match="is unknown; choose"):
         resnet(name, stem=stem)
+
+
+def test_blocks_computed_twice_change_nothing():
+    image = jnp.asarray(np.random.default_rng(0).standard_normal((2, 16, 16, 3)), jnp.float32)
+    plain = ResNet((1, 1), width=4, stem="small")
+    variables = plain.init(jax.random.key(0), image, False)
+
+    def gradient(trunk: ResNet) -> Any:
+        def loss(params: Any) -> Any:
+            own = variables | {"params": params}
+            out, stats = trunk.apply(own, image, True, mutable=["batch_stats"])
+            return jnp.square(out).mean(), stats
+
+        return jax.jit(jax.grad(loss, has_aux=True))(variables["params"])
+
+    once, twice = gradient(plain), gradient(plain.clone(remat=True))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), once, twice)

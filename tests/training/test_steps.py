@@ -204,3 +204,43 @@ def test_statistics_are_those_of_the_stream_that_predicts(recipe, state, batch):
     alone = dataclasses.replace(recipe, priors=lambda guidance: recipe.priors(guidance)[:1])
     both = recorded(recipe), recorded(alone)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), *both)
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_a_batch_in_parts_has_the_gradient_of_the_whole(parts):
+    x = np.random.default_rng(0).standard_normal((8, 3)).astype(np.float32)
+    variables = {"params": {"net": jnp.arange(1.0, 4.0)}, "batch_stats": {"net": jnp.zeros(())}}
+
+    def loss(variables, x):
+        # A mean over images, and statistics that count the calls.
+        error = jnp.square(x @ variables["params"]["net"]).mean()
+        return {"loss": error}, variables["batch_stats"]["net"] + 1
+
+    def run(parts):
+        return steps._gradients(loss, "loss", variables, "net", (x,), parts)
+
+    (grads, scalars, _), (ours, found, calls) = run(1), run(parts)
+    np.testing.assert_allclose(ours, grads, rtol=1e-5)
+    np.testing.assert_allclose(found["loss"], scalars["loss"], rtol=1e-5)
+    np.testing.assert_allclose(found["net_grad_norm"], scalars["net_grad_norm"], rtol=1e-5)
+    assert calls == parts
+
+
+def test_a_step_in_parts_takes_every_image_once(recipe, state, batch):
+    changed = dataclasses.replace(
+        recipe, optimization=dataclasses.replace(recipe.optimization, accumulate=2)
+    )
+    halves = [jax.tree.map(lambda x, i=i: x[i::2], batch) for i in range(2)]
+    variables = state.variables()
+    run = jax.jit(lambda v, b: steps.guidance_loss(recipe, v, b))
+    expected = []
+    for half in halves:
+        scalars, stats = run(variables, half)
+        variables = variables | {"batch_stats": variables["batch_stats"] | {"guidance": stats}}
+        expected.append(scalars["guidance_loss"])
+    after, scalars = jax.jit(lambda *x: steps.train_step(changed, *x))(
+        state, batch, jax.random.key(0)
+    )
+    np.testing.assert_allclose(scalars["guidance_loss"], np.mean(expected), rtol=1e-5)
+    ours, theirs = after.batch_stats["guidance"], variables["batch_stats"]["guidance"]
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), ours, theirs)

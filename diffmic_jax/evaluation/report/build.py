@@ -22,7 +22,6 @@ from threadpoolctl import threadpool_limits
 from diffmic_jax import __version__
 from diffmic_jax.data.audit import audit
 from diffmic_jax.data.sources import CLEAN
-from diffmic_jax.diffusion import samplers
 from diffmic_jax.evaluation import calibration, compare, records
 from diffmic_jax.evaluation.predict import parameters_sha256
 from diffmic_jax.evaluation.report import cases, figures, gallery, page, sections
@@ -143,10 +142,7 @@ class _Shown:
         self._look = cases.make_look(experiment.recipe)
         self._key, self._results = experiment.key(Purpose.SAMPLING), results
         self._region = experiment.config.guidance.region_size
-        sampling = experiment.config.sampling
-        self._timesteps = samplers.timesteps(
-            experiment.recipe.schedule, sampling.num_steps, sampling.start
-        )
+        self._timesteps = experiment.recipe.sampling.timesteps
 
     def _cards(self, name: str, chosen: np.ndarray) -> page.Raw:
         batches = (cases.batch_of(self._examples, self._place[[i]]) for i in chosen)
@@ -183,7 +179,6 @@ class _Shown:
         at = np.unique(np.linspace(0, steps - 1, 4).round().astype(int))
         hidden = cases.embeddings(
             self._recipe,
-            self._timesteps,
             self._variables,
             self._examples,
             self._place[chosen],

@@ -52,7 +52,7 @@ def batch_of(examples: Examples, positions: np.ndarray) -> Batch:
 def predict_with_states(
     recipe: Recipe, variables: Variables, batch: Batch, key: Array
 ) -> tuple[Prediction, Array]:
-    """`predict_step`, and the states that the sampler went through, [n + 1, S * B, *L, C]."""
+    """`predict_step`, and the states that the sampler went through, [n + 1, S, B, *L, C]."""
     seen: list[Array] = []
 
     def run(*args: Array) -> Array:
@@ -90,7 +90,6 @@ def make_look(recipe: Recipe) -> Callable[[Variables, Batch, Array], Case]:
 
 def embeddings(
     recipe: Recipe,
-    timesteps: np.ndarray,
     variables: Variables,
     examples: Examples,
     positions: np.ndarray,
@@ -101,12 +100,11 @@ def embeddings(
 
     Args:
       recipe: what to compute.
-      timesteps: [n] descending, as the sampler walks them.
       variables: parameters and statistics.
       examples: a part of the data.
       positions: [N] images of it.
       key: random key of the draws.
-      at: which of the n steps to look at.
+      at: which of the sampler's n steps to look at.
 
     Returns:
       [len(at), N, D].
@@ -124,10 +122,10 @@ def embeddings(
         features, _ = apply(own, image, patches, False, method="encode")
         hidden = []
         for i in at:
-            t = jnp.asarray(timesteps[i])
+            t = jnp.asarray(recipe.sampling.timesteps[i])
             _, kept = apply(
                 own,
-                states[i],
+                states[i, 0],
                 prior.condition,
                 t,
                 features,

@@ -3,7 +3,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from diffmic_jax.diffusion import samplers
 from diffmic_jax.evaluation.report import cases
 from diffmic_jax.experiment import open_run
 from diffmic_jax.training.state import Purpose
@@ -35,8 +34,7 @@ def test_a_case_ends_in_the_answer_of_the_evaluation(run, trained):
 
 def test_embeddings_are_of_every_image_and_step(run):
     recipe, variables, examples, key = run
-    steps = samplers.timesteps(recipe.schedule, 3, "full")
-    args = (recipe, steps, variables, examples)
+    args = (recipe, variables, examples)
     at = np.array([0, 2])
     both = cases.embeddings(*args, np.array([4, 1]), key, at)
     assert both.shape == (2, 2, 16)
