@@ -66,7 +66,7 @@ def training(results: Results) -> str:
     if any(row.get("val_accuracy") or row.get("val_auroc_macro") for row in results.log):
         items.append(page.figure(figures.curves(results.log, VALIDATION, "validation", end)))
     note = "The dotted line is where the denoiser begins to learn."
-    return page.grid(items) + page.paragraph(note, "note")
+    return page.grid(items) + (page.paragraph(note, "note") if end else "")
 
 
 def classes(results: Results) -> str:
