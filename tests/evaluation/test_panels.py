@@ -17,7 +17,7 @@ def test_regions_are_framed_on_the_enlarged_image_the_strongest_in_red():
 
 
 def test_a_run_logs_a_panel_with_every_validation(trained):
-    (events,) = (trained / "tensorboard").glob("events.out.tfevents.*")
-    text = events.read_bytes()
+    # Going on with a finished run, as other tests do, adds a file without panels.
+    text = b"".join(path.read_bytes() for path in (trained / "tensorboard").iterdir())
     assert text.count(b"regions") == 2
     assert text.count(b"PNG") == 2
