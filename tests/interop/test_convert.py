@@ -227,7 +227,8 @@ def test_a_classifier_of_photographs_becomes_a_start(tmp_path, source):
     state = names.to_state_dict(values, names.backbone_map(trunk), {})
     weights, workdir = tmp_path / "weights.safetensors", tmp_path / "run"
     state_dict.write(weights, state)
-    (tmp_path / "config.py").write_text(CONFIG)
+    small = "c.denoiser.update(width=8, feature_dim=16)"
+    (tmp_path / "config.py").write_text(CONFIG.replace("return c", f"{small}; return c"))
     options = [f"--source={source}", f"--weights={weights}", f"--workdir={workdir}"]
     config = f"--config={tmp_path}/config.py:v1"
     assert cli.main(["convert", *options, config, "--class_names=a,b,c"]) == 0
