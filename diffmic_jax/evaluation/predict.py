@@ -101,9 +101,8 @@ def parameters_sha256(variables: Variables) -> str:
 def classify(classifier: Classifier, examples: Examples) -> evaluation.Answers:
     """Answers for images, in order; an image's place among them seeds its draws."""
     config = classifier.config
-    batches = loader.eval_batches(
-        examples, batch_size=parallel.padded_batch_size(classifier.mesh, config.eval.batch_size)
-    )
+    rows = parallel.bucket(classifier.mesh, len(examples), config.eval.batch_size)
+    batches = loader.eval_batches(examples, batch_size=rows)
     predict = evaluation.make_predictor(classifier.recipe, classifier.mesh)
     key = run_key(config.seed, Purpose.SAMPLING)
     return evaluation.answer(predict(classifier.variables), batches, key, title="predict")

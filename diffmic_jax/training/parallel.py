@@ -145,6 +145,14 @@ def padded_batch_size(mesh: Mesh, batch_size: int) -> int:
     return -(-batch_size // parts) * parts
 
 
+def bucket(mesh: Mesh, count: int, most: int) -> int:
+    """The size of padded batches for `count` images that need not fill one of `most`.
+
+    A power of two, so that few sizes are ever compiled; then what the devices can share.
+    """
+    return padded_batch_size(mesh, min(1 << max(count - 1, 0).bit_length(), most))
+
+
 def from_local_rows(mesh: Mesh, batch: Batch) -> Batch:
     """A global batch on the devices, of which every process gives its own rows."""
     sharding = split_rows(mesh)

@@ -196,6 +196,13 @@ def test_a_batch_needs_images(size):
         parallel.check_batch_size(parallel.make_mesh(), size, "train.batch_size")
 
 
+@pytest.mark.parametrize(
+    ("count", "size"), [(1, 1), (2, 2), (3, 4), (33, 64), (64, 64), (65, 100), (9999, 100)]
+)
+def test_few_images_go_into_a_small_batch_of_few_sizes(count, size):
+    assert parallel.bucket(parallel.make_mesh(), count, most=100) == size
+
+
 def test_a_batch_reaches_the_devices_as_it_is():
     mesh = parallel.make_mesh()
     image = np.arange(2 * 4 * 4 * 3, dtype=np.float32).reshape(2, 4, 4, 3)
