@@ -4,6 +4,9 @@
   distribution: under no difference each of them is equally likely to be the one.
 - A paired bootstrap: both are measured on the same resamples, by group where groups are known, and
   the interval is of the difference. It therefore does not contain what is hard for both.
+- Mean total variation: how far the two predictive distributions are apart, whoever is right; 0 for
+  the same answers, 1 for certainties of which none agree. It tells whether a faster sampler still
+  says what a slower one did.
 
 Intervals are of single comparisons: who compares many runs will find differences among them.
 """
@@ -50,7 +53,9 @@ def compare(
       bootstrap: number of resamples.
 
     Returns:
-      n; `metrics`: name -> `first`, `second`, `difference` (second minus first), `ci95` of it and
+      n; `total_variation`, the mean over images (multi-label: and over labels) of half the
+      L1 distance between the two distributions; `metrics`:
+      name -> `first`, `second`, `difference` (second minus first), `ci95` of it and
       `p_bootstrap`, twice the share of resamples on the other side of 0; `mcnemar` (None if
       multi-label): images that `only_first` and `only_second` gets right, and `p`.
     """
@@ -71,7 +76,18 @@ def compare(
             "ci95": np.percentile(gaps, [2.5, 97.5]).tolist(),
             "p_bootstrap": float(min(1.0, 2 * min(below, above))),
         }
-    return {"n": len(labels), "metrics": rows, "mcnemar": _mcnemar(probabilities, labels)}
+    return {
+        "n": len(labels),
+        "total_variation": _total_variation(*probabilities, multi_label=labels.ndim == 2),
+        "metrics": rows,
+        "mcnemar": _mcnemar(probabilities, labels),
+    }
+
+
+def _total_variation(first: np.ndarray, second: np.ndarray, multi_label: bool) -> float:
+    apart = np.abs(first - second)
+    # A label of several is a distribution over present and absent: half of twice the distance.
+    return float(apart.mean() if multi_label else apart.sum(axis=1).mean() / 2)
 
 
 def _mcnemar(
@@ -91,10 +107,19 @@ def compare_workdirs(
 ) -> dict[str, Any]:
     """Compare two runs by their `predictions.csv` on a split.
 
+    Args:
+      first: a run's folder, or one that `evaluate --out` wrote.
+      second: likewise.
+      split: of runs, which evaluation.
+      bootstrap: number of resamples.
+
     Raises:
       InputError: one is not evaluated, or they were evaluated on other images or labels.
     """
-    paths = [folder / "eval" / split / "predictions.csv" for folder in (first, second)]
+    paths = [
+        own if (own := folder / "predictions.csv").exists() else folder / "eval" / split / own.name
+        for folder in (first, second)
+    ]
     ours, theirs = map(read_answered, paths)
     if ours.class_names != theirs.class_names:
         raise InputError(
@@ -112,7 +137,9 @@ def compare_workdirs(
     if not np.array_equal(ours.label, theirs.label[order]):
         raise InputError(f"{paths[1]}: has other labels than {paths[0]}; compare like with like")
     both = (ours.probabilities, theirs.probabilities[order])
-    groups = groups_of(first, ours.ids)
+    # An evaluation by itself does not tell the groups, the run beside it does.
+    runs = [folder for folder in (first, second) if (folder / "split.csv").exists()]
+    groups = groups_of((runs or [first])[0], ours.ids)
     return compare(both, ours.label, ours.class_names, groups, bootstrap)
 
 
@@ -175,5 +202,6 @@ def table(found: dict[str, Any], names: tuple[str, str]) -> str:
             f"right by one alone: {only['only_first']} by the first, {only['only_second']} by the "
             f"second; McNemar p = {only['p']:.3g}"
         )
+    lines.append(f"mean total variation between their answers: {found['total_variation']:.4f}")
     title = f"first {names[0]}, second {names[1]}, {found['n']} images, p by paired bootstrap"
     return "\n".join([title, *lines])

@@ -37,10 +37,21 @@ def test_mcnemar_is_the_exact_binomial_test():
     assert found["metrics"]["accuracy"]["difference"] == pytest.approx(6 / 20)
 
 
+def test_total_variation_is_half_the_l1_distance():
+    first = np.array([[0.5, 0.3, 0.2], [1.0, 0.0, 0.0]])
+    second = np.array([[0.2, 0.3, 0.5], [0.0, 0.0, 1.0]])
+    found = compare((first, second), np.array([0, 2]), ("a", "b", "c"), np.arange(2), 10)
+    assert found["total_variation"] == pytest.approx((0.3 + 1) / 2)
+    labels = np.array([[1, 0, 1], [0, 1, 1]])
+    found = compare((first, second), labels, ("a", "b", "c"), np.arange(2), 10)
+    assert found["total_variation"] == pytest.approx((0.6 + 2) / 6)
+
+
 def test_a_classifier_does_not_differ_from_itself():
     probabilities, labels = answers(np.arange(30) % 3 > 0)
     found = compare((probabilities, probabilities), labels, NAMES, np.arange(30), 50)
     assert found["mcnemar"]["p"] == 1
+    assert found["total_variation"] == 0
     for row in found["metrics"].values():
         assert (row["difference"], row["ci95"], row["p_bootstrap"]) == (0, [0, 0], 1)
 
@@ -106,6 +117,13 @@ def test_two_runs_are_compared_whatever_the_order_of_their_images(trained, other
     for name in ("accuracy", "auroc_macro", "nll", "ece"):
         assert found["metrics"][name]["first"] == pytest.approx(scores[name], abs=1e-5)
         assert found["metrics"][name]["difference"] == pytest.approx(0, abs=1e-12)
+
+
+def test_an_evaluation_written_elsewhere_is_compared_with_its_run(trained, tmp_path):
+    shutil.copytree(trained / "eval/test", tmp_path / "elsewhere")
+    expected = compare_workdirs(trained, trained)
+    assert compare_workdirs(trained, tmp_path / "elsewhere") == expected
+    assert compare_workdirs(tmp_path / "elsewhere", trained) == expected
 
 
 @pytest.mark.parametrize(
