@@ -38,6 +38,7 @@ def get_config(recipe: str = "v1") -> ConfigDict:
     c.data.num_workers = 0  # processes that read batches; 0 is enough for most devices
 
     c.guidance = ConfigDict()
+    c.guidance.network = placeholder(str)  # dcg, or classifier: one trunk, no regions
     c.guidance.backbone = placeholder(str)  # resnet18, resnet34 or resnet50
     c.guidance.width = 64
     c.guidance.stem = "imagenet"  # small: for images of 32 px or so
@@ -55,7 +56,8 @@ def get_config(recipe: str = "v1") -> ConfigDict:
     c.guidance.learning_rate = 2e-4
 
     c.denoiser = ConfigDict()
-    c.denoiser.encoder = placeholder(str)  # a ResNet, efficientsam_ti or efficientsam_s
+    # A ResNet, efficientsam_ti or efficientsam_s; empty: no diffusion, the guidance classifies.
+    c.denoiser.encoder = placeholder(str)
     c.denoiser.width = 64
     c.denoiser.stem = "imagenet"
     c.denoiser.pretrained = placeholder(str)  # weights of the encoder, likewise
@@ -97,7 +99,7 @@ def get_config(recipe: str = "v1") -> ConfigDict:
 
     c.sampling = ConfigDict()
     c.sampling.sampler = placeholder(str)  # ancestral or ddim
-    c.sampling.num_steps = placeholder(int)
+    c.sampling.num_steps = placeholder(int)  # 0 without a denoiser
     c.sampling.start = placeholder(str)  # full, truncated or leading
     c.sampling.initial = placeholder(str)  # noise around the mean or the map, or a random_map
     c.sampling.num_samples = placeholder(int)  # draws per image, averaged

@@ -23,7 +23,8 @@ def get_config(recipe: str = "v1") -> ConfigDict:
     c.guidance.region_size = 24
     c.guidance.warmup_epochs = 4
     c.guidance.learning_rate = 4e-4
-    c.denoiser.encoder = "resnet18"
+    if recipe == "v2":
+        c.denoiser.encoder = "resnet18"  # its ViT needs the weights it was published with
     c.denoiser.pretrained = ""
     c.denoiser.width = 32
     c.denoiser.feature_dim = 256

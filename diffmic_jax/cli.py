@@ -15,7 +15,7 @@ from typing import NoReturn
 from diffmic_jax.data.catalog import CATALOG
 from diffmic_jax.data.images import MAX_PIXELS
 from diffmic_jax.data.splits import PROTOCOLS
-from diffmic_jax.types import InputError
+from diffmic_jax.types import InputError, RunError
 
 
 class _Parser(argparse.ArgumentParser):
@@ -41,6 +41,14 @@ def _share(text: str) -> float:
     if not 0 < value < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not between 0 and 1")
     return value
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    """Seeds from the command line."""
+    parts = text.split(",")
+    if not all(part.isdigit() for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of seeds like 0,1,2")
+    return tuple(map(int, parts))
 
 
 def _add_on_bad_image(parser: argparse.ArgumentParser) -> None:
@@ -210,6 +218,26 @@ def convert(args: argparse.Namespace) -> None:
     print(f"{recipe.num_classes} classes, recipe {recipe.name}; written to {args.workdir}")
 
 
+def study(args: argparse.Namespace) -> None:
+    """Train and evaluate every run of a study, and write its tables."""
+    import dataclasses
+
+    from diffmic_jax.evaluation.study import load_study, parse_change, run_study
+    from diffmic_jax.evaluation.study_tables import write_tables
+
+    wanted = load_study(args.study)
+    changes = dict(map(parse_change, args.set))
+    # After each row's own changes, so that the command line has the last word.
+    rows = tuple(
+        dataclasses.replace(row, changes={**row.changes, **changes}) for row in wanted.rows
+    )
+    wanted = dataclasses.replace(wanted, rows=rows, seeds=args.seeds or wanted.seeds)
+    if not run_study(
+        wanted, args.workdir, lambda *so_far: print(write_tables(*so_far), flush=True)
+    ):
+        raise RunError(f"some runs failed; {args.workdir}/study.md says which")
+
+
 def _needs(args: argparse.Namespace, *names: str) -> None:
     missing = " and ".join(f"--{name}" for name in names if getattr(args, name) is None)
     if missing:
@@ -249,6 +277,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_compare(verbs)
     _add_report(verbs)
     _add_serve(verbs)
+    _add_study(verbs)
     verb = _add_verb(verbs, info, "Tell what a workdir holds.", "--workdir=runs/quickstart --json")
     _add_workdir(verb)
     verb.add_argument("--json", action="store_true", help="as JSON")
@@ -377,8 +406,10 @@ def _add_compare(verbs: argparse._SubParsersAction) -> None:
         "Compare two evaluated runs: McNemar's test and paired bootstrap, on the same images.",
         "runs/mine runs/other --out=comparison.json",
     )
-    verb.add_argument("first", type=Path, help="an evaluated run's folder")
-    verb.add_argument("second", type=Path, help="another one, of the same split")
+    verb.add_argument(
+        "first", type=Path, help="an evaluated run's folder, or what evaluate --out wrote"
+    )
+    verb.add_argument("second", type=Path, help="another one, of the same images")
     _add_split(verb)
     verb.add_argument("--bootstrap", type=_positive, default=1000, help="number of resamples")
     verb.add_argument("--out", type=Path, help="JSON to write")
@@ -409,6 +440,26 @@ def _add_serve(verbs: argparse._SubParsersAction) -> None:
     verb.add_argument("--host", default="127.0.0.1", help="address to listen at")
     verb.add_argument("--port", type=_positive, default=8000)
     verb.add_argument("--coverage", type=_share, default=0.9, help="of the prediction sets")
+
+
+def _add_study(verbs: argparse._SubParsersAction) -> None:
+    verb = _add_verb(
+        verbs,
+        study,
+        "Train and evaluate every run of a study, one after the other, and write its tables. The "
+        "same command goes on after a stop.",
+        "studies/table2.py:smoke --workdir=runs/table2",
+    )
+    verb.add_argument("study", help="FILE or FILE:VARIANT, as studies/table2.py:smoke")
+    verb.add_argument("--workdir", type=Path, required=True, help="folder of its runs and tables")
+    verb.add_argument("--seeds", type=_seeds, help="as 0,1,2; default: the study's")
+    verb.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="of every run, as data.root=DIR; may be given many times",
+    )
 
 
 def _add_split(parser: argparse.ArgumentParser) -> None:

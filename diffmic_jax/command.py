@@ -10,7 +10,13 @@ from collections.abc import Callable
 from types import FrameType
 
 from diffmic_jax.places import user_cache
-from diffmic_jax.types import InputError, Interrupted, NonFiniteLossError, StorageError
+from diffmic_jax.types import (
+    InputError,
+    Interrupted,
+    NonFiniteLossError,
+    RunError,
+    StorageError,
+)
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 RESTART = 75
@@ -62,6 +68,9 @@ def run_command(main: Callable[[], None]) -> int:
         return BAD_INPUT
     except NonFiniteLossError as error:
         _say(f"error: {error}; the last good checkpoint is kept")
+        return FAILED
+    except RunError as error:
+        _say(f"error: {error}")
         return FAILED
     except StorageError as error:
         _say(

@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Generator
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -172,11 +172,12 @@ class Experiment:
         Raises:
           InputError: if these cannot be had or do not fit.
         """
-        abstract = self._abstract_state()
+        abstract = self._abstract_state
         shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
         state = fresh_state(self.recipe, self.key(Purpose.INIT), shardings)
         return with_pretrained(state, self.recipe, self.config)
 
+    @cached_property
     def _abstract_state(self) -> TrainState:
         """Shapes, types and shardings of the state."""
         abstract = jax.eval_shape(partial(init_state, self.recipe), self.key(Purpose.INIT))
@@ -196,7 +197,7 @@ class Experiment:
                 f"{self.workdir} was trained on the classes {','.join(names)}, not "
                 f"{','.join(self.source.class_names)}; choose another --workdir or data.root"
             )
-        return checkpoints.restore(step, self._abstract_state())
+        return checkpoints.restore(step, self._abstract_state)
 
     def _checked(self, checkpoints: Checkpoints, meta: dict[str, Any], step: int) -> TrainState:
         """`restored`, to train on: only a run of the same configuration may."""
@@ -415,7 +416,8 @@ class Experiment:
         ids = [record.id for record in records]
         results.write(folder, scores, answers, ids, names, fitted, coverage)
         if parallel.is_main_process():
-            print(f"\n{split}, checkpoint of step {int(state.step)}\n{evaluation.table(scores)}")
+            table = evaluation.table(scores, diffuses=self.recipe.denoiser is not None)
+            print(f"\n{split}, checkpoint of step {int(state.step)}\n{table}")
             print(f"written to {folder}")
         return scores
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from diffmic_jax.diffusion import losses, priors, process, samplers
 from diffmic_jax.diffusion.schedules import Schedule, make_schedule
+from diffmic_jax.nn.classifier import Classifier
 from diffmic_jax.nn.dcg import DCG
 from diffmic_jax.nn.denoiser import Denoiser
 from diffmic_jax.nn.resnet import STAGE_SIZES, resnet
@@ -58,7 +59,7 @@ class Sampling:
     run: Callable[..., Array]
     """(eps_fn, y_init, prior_mean, noise [n, ...]) -> y0_hat; `return_states` as in samplers."""
     timesteps: np.ndarray
-    """[n] descending, those that `run` visits."""
+    """[n] descending, those that `run` visits; none where the guidance is the whole classifier."""
     num_samples: int
     readout: Callable[[Array], Array]
     """Draws [S, B, C] -> probabilities [B, C]."""
@@ -101,8 +102,9 @@ class Recipe:
     image_size: int
     link: Link
     schedule: Schedule
-    guidance: DCG
-    denoiser: Denoiser
+    guidance: DCG | Classifier
+    denoiser: Denoiser | None
+    """None where the guidance is the whole classifier: nothing is diffused."""
     cells: tuple[int, ...]
     """L: () for a label vector, (size, size) for a map of labels."""
     timesteps: Callable[[Array, tuple[int, ...], int], Array]
@@ -116,7 +118,8 @@ class Recipe:
     optimization: Optimization
     phases: tuple[Phase, ...]
     sampling: Sampling
-    learns: tuple[str, ...] = NETWORKS
+    learns: tuple[str, ...]
+    """The networks that a step trains."""
 
     @property
     def num_steps(self) -> int:
@@ -203,8 +206,10 @@ SAMPLERS: dict[str, Callable] = {"ancestral": samplers.ancestral, "ddim": sample
 
 def _sampling(config: ml_collections.ConfigDict, schedule: Schedule, link: Link) -> Sampling:
     """The sampler of `config.sampling` over a schedule."""
+    steps = np.zeros(0, int)
     try:
-        steps = samplers.timesteps(schedule, config.num_steps, config.start)
+        if config.num_steps:
+            steps = samplers.timesteps(schedule, config.num_steps, config.start)
     except ValueError as error:
         raise InputError(f"config.sampling.start={config.start!r}: {error}") from error
 
@@ -224,21 +229,29 @@ def _sampling(config: ml_collections.ConfigDict, schedule: Schedule, link: Link)
     return Sampling(INITIALS[config.initial], run, steps, config.num_samples, readout)
 
 
-def _networks(config: ml_collections.ConfigDict, num_classes: int) -> tuple[DCG, Denoiser]:
+def _networks(
+    config: ml_collections.ConfigDict, num_classes: int
+) -> tuple[DCG | Classifier, Denoiser | None]:
     """The two networks."""
     dtype = DTYPES[config.train.dtype]
     g, d = config.guidance, config.denoiser
     remat = config.train.remat
     trunk = partial(resnet, g.backbone, g.width, g.stem, dtype=dtype, remat=remat)
-    guidance = DCG(
-        num_classes,
-        trunk(),
-        trunk(),
-        g.num_regions,
-        g.region_size,
-        g.crop_channels,
-        dtype,
-    )
+    guidance: DCG | Classifier
+    if g.network == "classifier":
+        guidance = Classifier(num_classes, trunk(), g.region_size, dtype)
+    else:
+        guidance = DCG(
+            num_classes,
+            trunk(),
+            trunk(),
+            g.num_regions,
+            g.region_size,
+            g.crop_channels,
+            dtype,
+        )
+    if not d.encoder:
+        return guidance, None
     # Three updates by the same batch statistics are one with the cubed momentum.
     momentum = 0.9**d.encoder_updates
     small = partial(resnet, width=d.width, stem=d.stem, momentum=momentum, dtype=dtype, remat=remat)
@@ -267,7 +280,7 @@ def _priors(
 
 
 def _phases(config: ml_collections.ConfigDict, steps_per_epoch: int) -> tuple[Phase, ...]:
-    """Guidance alone, then the denoiser, with the guidance unless that is frozen.
+    """Guidance alone, then the denoiser, if there is one, with the guidance unless that is frozen.
 
     Cut at `train.max_steps` if that is set.
     """
@@ -277,6 +290,8 @@ def _phases(config: ml_collections.ConfigDict, steps_per_epoch: int) -> tuple[Ph
     warmup = int(min(warmup, limit))
     joint = int(min(joint, limit - warmup))
     first = Phase("warmup", ("guidance",), warmup)
+    if not config.denoiser.encoder:
+        return first, Phase("classifier", ("guidance",), joint)
     if config.guidance.frozen:
         return first, Phase("denoiser", ("denoiser",), joint)
     return first, Phase("joint", NETWORKS, joint)
@@ -325,6 +340,7 @@ def make_recipe(
         diffusion.precision,
     )
     guidance, denoiser = _networks(config, num_classes)
+    phases = _phases(config, steps_per_epoch)
     link = MULTI_LABEL if multi_label else SINGLE_LABEL
     is_map = config.denoiser.conditioning == "map"
     return Recipe(
@@ -342,6 +358,7 @@ def make_recipe(
         partial(WEIGHTS[config.train.loss_weight], link=link),
         config.train.mmd_weight,
         _optimization(config, steps_per_epoch),
-        _phases(config, steps_per_epoch),
+        phases,
         _sampling(config.sampling, schedule, link),
+        NETWORKS if denoiser else ("guidance",),
     )

@@ -29,9 +29,10 @@ from diffmic_jax.recipe import (
 )
 from diffmic_jax.types import InputError
 
-ENCODERS: Collection[str] = ChainMap[str, Any](SIZES, STAGE_SIZES)
+ENCODERS: Collection[str] = ChainMap[str, Any](SIZES, STAGE_SIZES, {"": ()})
 
 _V1: dict[str, Any] = {
+    "guidance.network": "dcg",
     "guidance.backbone": "resnet50",
     "guidance.crop_channels": "all",
     "guidance.loss": "fused",
@@ -57,6 +58,13 @@ _V1: dict[str, Any] = {
     "sampling.initial": "mean",
     "sampling.clip": (),
     "sampling.readout": "clip",
+}
+_NO_DIFFUSION: dict[str, Any] = _V1 | {
+    "guidance.warmup_epochs": 0,
+    "denoiser.encoder": "",
+    "denoiser.conditioning": "fused",
+    "sampling.num_steps": 0,
+    "sampling.num_samples": 1,
 }
 RECIPES: dict[str, dict[str, Any]] = {
     # The paper, with evaluation that can be defended.
@@ -98,10 +106,15 @@ RECIPES: dict[str, dict[str, Any]] = {
         "sampling.initial": "map",
         "sampling.clip": (-1.0, 1.0),
     },
+    # What diffusion is compared with: a plain classifier, and the guidance by itself (GMIC).
+    "classifier": _NO_DIFFUSION
+    | {"guidance.network": "classifier", "guidance.backbone": "resnet18"},
+    "gmic": _NO_DIFFUSION,
 }
 
 CHOICES: dict[str, Collection[str]] = {
     "data.on_bad_image": ON_BAD_IMAGE,
+    "guidance.network": ("dcg", "classifier"),
     "guidance.backbone": STAGE_SIZES,
     "guidance.stem": ("imagenet", "small"),
     "guidance.crop_channels": ("all", "first"),
@@ -122,6 +135,15 @@ CHOICES: dict[str, Collection[str]] = {
     "sampling.readout": READOUTS,
 }
 """The words that a field may hold."""
+
+
+LATER: dict[str, Any] = {
+    "train.patience": 0,
+    "train.remat": False,
+    "train.accumulate": 1,
+    "sampling.rederive_eps": False,
+}
+"""Fields that runs of earlier versions lack, with what these did."""
 
 
 def _ranges(config: ml_collections.ConfigDict) -> dict[str, tuple[float, float]]:
@@ -159,7 +181,10 @@ def _ranges(config: ml_collections.ConfigDict) -> dict[str, tuple[float, float]]
         "train.hang_minutes": (0, math.inf),
         "train.model_shards": any_size,
         "train.accumulate": any_size,
-        "sampling.num_steps": (1, config.diffusion.num_train_steps),
+        "sampling.num_steps": (
+            1 if config.denoiser.encoder else 0,
+            config.diffusion.num_train_steps,
+        ),
         "sampling.num_samples": any_size,
         "sampling.eta": share,
         "checkpoint.every_steps": (0, math.inf),
@@ -213,6 +238,11 @@ def _check_fit(config: ml_collections.ConfigDict) -> None:
         raise InputError(
             f"config.data.image_size={size} does not fit {encoder}; give a multiple of {PATCH}"
         )
+    if bool(encoder) != bool(config.sampling.num_steps):
+        raise InputError(
+            f"config.sampling.num_steps={config.sampling.num_steps} does not go with "
+            f"config.denoiser.encoder={encoder!r}; a denoiser needs steps, and steps a denoiser"
+        )
     initial, conditioning = config.sampling.initial, config.denoiser.conditioning
     if initial == "random_map" and conditioning != "map":
         raise InputError(
@@ -238,7 +268,7 @@ def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     draws = 8 if config.sampling.num_steps <= 10 else 1
     cells = config.guidance.num_regions
     _fill(config, {"sampling.num_samples": draws, "denoiser.map_size": cells})
-    _fill(config, {"train.remat": False, "train.accumulate": 1})
+    _fill(config, LATER)
     _check_values(config)
     return config
 

@@ -38,6 +38,10 @@ class StorageError(Exception):
     """
 
 
+class RunError(Exception):
+    """Some of many runs failed; the message says where to read which and why."""
+
+
 class Interrupted(Exception):
     """The run was asked to stop; everything up to the named step is saved."""
 

@@ -86,10 +86,16 @@ def _model(meta: Mapping[str, Any]) -> dict[str, Any]:
         "classes": ", ".join(meta["class_names"]),
         "labels": "any number per image" if meta["multi_label"] else "one per image",
         "input": f"{config['data']['image_size']} px squares, RGB",
-        "guidance": f"{guidance['backbone']}, {guidance['num_regions']} regions",
-        "denoiser": f"{denoiser['encoder']}, {denoiser['feature_dim']} features",
+        "guidance": f"{guidance['backbone']}, {guidance['num_regions']} regions"
+        if guidance["network"] == "dcg"
+        else f"{guidance['backbone']}, a plain classifier",
+        "denoiser": f"{denoiser['encoder']}, {denoiser['feature_dim']} features"
+        if denoiser["encoder"]
+        else "none: the guidance is the classifier",
         "started from": origins(meta.get("origins", {})),
-        "answer": f"mean of {draws} draws, {steps} {sampling['sampler']} steps each",
+        "answer": f"mean of {draws} draws, {steps} {sampling['sampler']} steps each"
+        if steps
+        else "that of the guidance",
         "configuration": f"SHA-256 {config_sha256(config)}",
     }
 

@@ -180,10 +180,28 @@ def _about_model(config: Mapping[str, Any]) -> dict[str, str]:
     loss = f"noise MSE, weights {train['loss_weight']}"
     if train["mmd_weight"] and denoiser["conditioning"] in ("fused", "dual"):
         loss += f", and {train['mmd_weight']:g} times an MMD for each of the two guesses"
+    selection = f"by {metric} on validation where the data has one, else the last step"
+    if fraction:
+        selection = f"the checkpoint of the best {metric} on validation"
     clip = f", clipped at norm {train['clip_norm']:g}" if train["clip_norm"] else ""
+    trunk = f"{guidance['backbone']} (width {guidance['width']})"
+    model = f"a plain {trunk} classifier"
+    if guidance["network"] == "dcg":
+        model = f"guidance of two {trunk}, {guidance['num_regions']} regions of "
+        model += f"{guidance['region_size']} px"
+    if not denoiser["encoder"]:
+        return {
+            "model": f"recipe {config['recipe']}: {model}, without diffusion; all sizes in "
+            "config.json",
+            "diffusion": "none",
+            "answer": "the classifier's probabilities",
+            "training": f"one model, seed {config['seed']}, {train['dtype']}, batch "
+            f"{train['batch_size']}; {train['epochs']} epochs; {optimizer} at "
+            f"{guidance['learning_rate']:g}; its loss: {guidance['loss']}",
+            "selection": selection,
+        }
     return {
-        "model": f"recipe {config['recipe']}: guidance of two {guidance['backbone']} (width "
-        f"{guidance['width']}), {guidance['num_regions']} regions of {guidance['region_size']} px; "
+        "model": f"recipe {config['recipe']}: {model}; "
         f"denoiser of {denoiser['feature_dim']} features over {denoiser['encoder']} (width "
         f"{denoiser['width']}), condition: {denoiser['conditioning']}; all sizes in config.json",
         "diffusion": f"{diffusion['num_train_steps']} timesteps, {diffusion['schedule']} schedule, "
@@ -197,9 +215,7 @@ def _about_model(config: Mapping[str, Any]) -> dict[str, str]:
         f"{guidance['learning_rate']:g}; denoiser: Adam, {train['learning_rate']:g} to "
         f"{train['final_learning_rate']:g} by cosine{clip}; its loss: {loss}"
         + (f"; at most {train['max_steps']:,} steps" if train["max_steps"] else ""),
-        "selection": f"the checkpoint of the best {metric} on validation"
-        if fraction
-        else f"by {metric} on validation where the data has one, else the last step",
+        "selection": selection,
     }
 
 

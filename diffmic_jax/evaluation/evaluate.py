@@ -46,7 +46,7 @@ def make_predictor(recipe: Recipe, mesh: Mesh) -> Callable[[Variables], Predicto
       A function that makes parameters and statistics ready, once for all batches.
     """
 
-    def step(ready: tuple[Variables, Folded], batch: Batch, key: Array) -> tuple[Array, ...]:
+    def step(ready: tuple[Variables, Folded | None], batch: Batch, key: Array) -> tuple[Array, ...]:
         variables, denoiser = ready
         answer = predict_step(recipe, variables, batch, key, denoiser)
         guidance = recipe.link.activate(answer.guidance.fused)
@@ -123,17 +123,22 @@ def score(
     return compute(answers.probabilities, own) | {"guidance": compute(answers.guidance, alone)}
 
 
-def table(scores: dict[str, Any]) -> str:
-    """A small text table of the headline metrics: diffusion above guidance alone."""
+def table(scores: dict[str, Any], diffuses: bool = True) -> str:
+    """A small text table of the headline metrics: diffusion above guidance alone.
+
+    Without diffusion these are the same, and told once.
+    """
     names = ("accuracy", "f1_macro", "balanced_accuracy", "auroc_macro", "nll", "ece")
     lines = [f"{'':16}" + "".join(f"{name:>19}" for name in names)]
-    for title, values in (("diffusion", scores), ("guidance alone", scores["guidance"])):
+    both = [("diffusion", scores), ("guidance alone", scores["guidance"])]
+    shown = both if diffuses else [("classifier", scores)]
+    for title, values in shown:
         cells = ["-" if values[name] is None else f"{values[name]:.4f}" for name in names]
         lines.append(f"{title:16}" + "".join(f"{cell:>19}" for cell in cells))
     low_high = scores["ci95"].get("accuracy")
     if low_high:
         lines.append(
-            f"{scores['n']} images; 95% interval of the diffusion's accuracy "
+            f"{scores['n']} images; 95% interval of the {shown[0][0]}'s accuracy "
             f"{low_high[0]:.4f} to {low_high[1]:.4f}"
         )
     return "\n".join(lines)

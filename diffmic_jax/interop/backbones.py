@@ -65,7 +65,7 @@ def with_pretrained(
         if path is None:
             continue
         params[network], stats[network] = dict(params[network]), dict(stats[network])
-        for name in trunks:
+        for name in (each for each in trunks if each in params[network]):
             values = trunk_variables(getattr(getattr(recipe, network), name), path)
             params[network][name] = _like(values["params"], params[network][name])
             if "batch_stats" in values:  # a ViT has none
@@ -92,6 +92,8 @@ def _guidance(workdir: Path, state: TrainState) -> Variables:
 def _weights(network: str, config: ml_collections.ConfigDict) -> tuple[Path | None, str]:
     """The file of a network's pretrained weights and its name; None and `random` without one."""
     source, field = config[network].pretrained, f"config.{network}.pretrained"
+    if not config[network][TRUNKS[network][0]]:
+        return None, "not there"
     if not source:
         log.info("%s starts from random weights, as %s='' asks", network, field)
         return None, "random"

@@ -20,6 +20,7 @@ from diffmic_jax.evaluation.records import write_json
 from diffmic_jax.interop import names, state_dict
 from diffmic_jax.interop.backbones import with_pretrained
 from diffmic_jax.interop.state_dict import StateDict
+from diffmic_jax.nn.dcg import DCG
 from diffmic_jax.nn.vit import SIZES
 from diffmic_jax.recipe import Recipe, make_recipe
 from diffmic_jax.settings import resolve
@@ -224,6 +225,8 @@ def to_diffmic(workdir: Path, denoiser: Path, guidance: Path) -> None:
 
 def _maps(recipe: Recipe, encoder: str) -> dict[str, names.Map]:
     """The names of both networks, the image encoder's with its prefix."""
+    if not isinstance(recipe.guidance, DCG) or recipe.denoiser is None:
+        raise InputError(f"the authors' code has no names for the recipe {recipe.name}")
     return {
         "guidance": names.guidance_map(recipe.guidance),
         "denoiser": names.denoiser_map(recipe.denoiser, encoder),

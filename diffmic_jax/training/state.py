@@ -54,14 +54,16 @@ def of_network(variables: Variables, network: str) -> Variables:
 
 
 def init_variables(recipe: Recipe, key: Array) -> Variables:
-    """Fresh parameters and statistics of both networks."""
+    """Fresh parameters and statistics of both networks; none of a denoiser that is not there."""
     image = jnp.zeros((1, recipe.image_size, recipe.image_size, 3))
     keys = jax.random.split(key)
     guidance, variables = recipe.guidance.init_with_output(keys[0], image, False)
-    # The answer only lends its shapes.
-    others = recipe.denoiser.init(
-        keys[1], image, guidance.patches, recipe.priors(guidance), method="initialize"
-    )
+    others: Any = {"params": {}, "batch_stats": {}}
+    if recipe.denoiser:
+        # The answer only lends its shapes.
+        others = recipe.denoiser.init(
+            keys[1], image, guidance.patches, recipe.priors(guidance), method="initialize"
+        )
     both = {"guidance": variables, "denoiser": others}
     return {
         kind: {network: both[network][kind] for network in both}

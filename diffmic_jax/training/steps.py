@@ -55,11 +55,16 @@ def guide(recipe: Recipe, variables: Variables, batch: Batch) -> Guidance:
     return cast(Guidance, recipe.guidance.apply(own, batch.image, False))
 
 
+def _denoiser(recipe: Recipe) -> Callable[..., Any]:
+    """The denoiser's `apply`, which returns more than its type says."""
+    assert recipe.denoiser is not None, "the recipe diffuses nothing"
+    return recipe.denoiser.apply
+
+
 def embed(recipe: Recipe, variables: Variables, batch: Batch, guidance: Guidance) -> Array:
     """The denoiser's embedding [B, D] of a batch, in evaluation mode."""
     own = of_network(variables, "denoiser")
-    run: Callable[..., Any] = recipe.denoiser.apply
-    return run(own, batch.image, guidance.patches, False, method="encode")
+    return _denoiser(recipe)(own, batch.image, guidance.patches, False, method="encode")
 
 
 def guidance_loss(recipe: Recipe, variables: Variables, batch: Batch) -> tuple[Scalars, Variables]:
@@ -107,7 +112,7 @@ def diffusion_loss(
       statistics.
     """
     own = of_network(variables, "denoiser")
-    run: Callable[..., Any] = recipe.denoiser.apply
+    run = _denoiser(recipe)
     mutable = ["batch_stats"]
     features, updates = run(
         own, batch.image, guidance.patches, True, method="encode", mutable=mutable
@@ -278,8 +283,13 @@ def _noise(recipe: Recipe, batch: Batch, key: Array) -> Array:
     return jnp.moveaxis(noise, 2, 0)
 
 
-def fold(recipe: Recipe, variables: Variables) -> Folded:
-    """The denoiser as `predict_step` runs it: worth keeping where many batches are predicted."""
+def fold(recipe: Recipe, variables: Variables) -> Folded | None:
+    """The denoiser as `predict_step` runs it: worth keeping where many batches are predicted.
+
+    None if the recipe has no denoiser.
+    """
+    if recipe.denoiser is None:
+        return None
     own = of_network(variables, "denoiser")
     return folded.fold(recipe.denoiser, own, recipe.sampling.timesteps)
 
@@ -288,6 +298,8 @@ def predict_step(
     recipe: Recipe, variables: Variables, batch: Batch, key: Array, ready: Folded | None = None
 ) -> Prediction:
     """Classify a batch: guidance and image embedding once, then all draws side by side.
+
+    Without a denoiser the one draw is the prior mean, which is what no reverse step leaves.
 
     Args:
       recipe: static under `jit`.
@@ -298,9 +310,25 @@ def predict_step(
     """
     batch = batch._replace(image=normalise(batch.image))
     guidance = guide(recipe, variables, batch)
+    ready = fold(recipe, variables) if ready is None else ready
+    if ready is None:
+        y0_hat = recipe.priors(guidance)[0].mean[None]
+    else:
+        y0_hat = _denoise(recipe, variables, batch, key, guidance, ready)
+    return Prediction(recipe.sampling.readout(y0_hat), y0_hat.std(axis=0), y0_hat, guidance)
+
+
+def _denoise(
+    recipe: Recipe,
+    variables: Variables,
+    batch: Batch,
+    key: Array,
+    guidance: Guidance,
+    ready: Folded,
+) -> Array:
+    """Draws [S, B, C] of a batch, arguments as in `predict_step`."""
     prior = recipe.priors(guidance)[0]
     features = embed(recipe, variables, batch, guidance)
-    ready = fold(recipe, variables) if ready is None else ready
     respond = folded.on_images(ready, prior.condition, features)
     row_of = np.zeros(recipe.schedule.num_train_steps, np.int32)
     row_of[recipe.sampling.timesteps] = np.arange(recipe.sampling.num_steps)
@@ -313,5 +341,4 @@ def predict_step(
     # The last row of a sampler's noise is unused: the start takes its place.
     y0_hat = recipe.sampling.run(eps_fn, y_init, prior.mean, jnp.roll(noise, -1, axis=0))
     # The score of a class is its mean over the cells.
-    y0_hat = y0_hat.mean(axis=tuple(range(2, y0_hat.ndim - 1)))
-    return Prediction(recipe.sampling.readout(y0_hat), y0_hat.std(axis=0), y0_hat, guidance)
+    return y0_hat.mean(axis=tuple(range(2, y0_hat.ndim - 1)))

@@ -171,6 +171,8 @@ class _Shown:
 
     def embeddings(self) -> str:
         results = self._results
+        if not len(self._timesteps):
+            return page.paragraph("Nothing is diffused: the guidance is the classifier.", "note")
         if len(results.ids) < FEWEST:
             return page.paragraph("Too few images for a map.", "note")
         count = min(EMBEDDED, len(results.ids))

@@ -62,7 +62,8 @@ def predict_with_states(
 
     watched = dataclasses.replace(recipe, sampling=dataclasses.replace(recipe.sampling, run=run))
     prediction = predict_step(watched, variables, batch, key)
-    return prediction, seen[0]
+    # Without a denoiser nothing is walked through: the answer is the only state.
+    return prediction, seen[0] if seen else prediction.y0_hat[None]
 
 
 def make_look(recipe: Recipe) -> Callable[[Variables, Batch, Array], Case]:
@@ -111,6 +112,7 @@ def embeddings(
     """
     single = dataclasses.replace(recipe.sampling, num_samples=1)
     recipe = dataclasses.replace(recipe, sampling=single)
+    assert recipe.denoiser is not None, "there is no hidden layer"
     apply = partial(recipe.denoiser.apply, mutable=["intermediates"])
 
     @jax.jit

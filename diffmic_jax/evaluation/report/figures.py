@@ -6,7 +6,7 @@ AUROC, and the points of a reliability diagram with its bars add up to the ECE.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -177,3 +177,23 @@ def _frames(**axes: Axes) -> None:
     for name, ax in axes.items():
         ax.patch.set_gid(f"{name}-frame")
         ax.patch.set(facecolor=INK, alpha=0.0)
+
+
+@styled
+def rows(
+    name: str,
+    title: str,
+    points: Mapping[str, Sequence[float]],
+    intervals: Mapping[str, Sequence[float] | None],
+) -> str:
+    """A line for each row of a table: its runs as dots, their mean and its interval."""
+    figure, (ax,) = new_figure(WIDTH, 0.7 + 0.25 * len(points))
+    for place, (row, values) in enumerate(points.items()):
+        interval = intervals[row]
+        if interval is not None:
+            ax.plot(interval, [place, place], color=FIRST, linewidth=1)
+        ax.plot(values, [place] * len(values), "o", color=MUTED, markersize=3)
+        ax.plot([np.mean(values)], [place], "|", color=FIRST, markersize=12, markeredgewidth=2)
+    ax.set(yticks=range(len(points)), yticklabels=[*points], xlabel=title)
+    ax.invert_yaxis()
+    return to_svg(figure, name, title)

@@ -1,0 +1,301 @@
+"""Many runs and one table: ablations, baselines, seeds.
+
+A study file has `get_study(variant) -> Study`. Its runs are trained one after the other, all rows
+of the first seed before the second seed's, each into a workdir of its own, and the tables are
+written anew after every run. A run that fails is told and left behind; a study that was stopped
+goes on where it was.
+
+Every number of a table stands in the `metrics.json` of a run, which `study.csv` names.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import json
+import logging
+import re
+import runpy
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+
+from diffmic_jax.data.sources import CLEAN
+from diffmic_jax.evaluation.records import write_json
+from diffmic_jax.interop.convert import load_config
+from diffmic_jax.settings import resolve
+from diffmic_jax.types import InputError, Interrupted
+from diffmic_jax.workdir import as_json
+
+log = logging.getLogger("diffmic_jax")
+
+Failures = dict[tuple[str, int], str]
+"""(row, seed) -> why it failed just now."""
+METRICS = ("accuracy", "f1_macro", "balanced_accuracy", "auroc_macro", "nll", "ece")
+LEAKED, CLEAN_ACCURACY = "accuracy_leaked", "accuracy_clean"
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One line of the table: a configuration, run once for each seed."""
+
+    name: str
+    """Of letters, digits and `._-`; it names the workdirs."""
+    config: str = ""
+    """As `main.py --config` takes it: FILE or FILE:RECIPE."""
+    changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Field -> value; in a text, `{NAME}` is the workdir of that row's run of the same seed."""
+    of: str = ""
+    """Instead of a configuration: nothing is trained, that row's runs are looked at otherwise."""
+    guidance: bool = False
+    """The guidance alone of the runs `of` that row."""
+    sampling: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Fields of `config.sampling` with which the runs `of` that row are evaluated anew."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """What is compared with what."""
+
+    title: str
+    rows: tuple[Row, ...]
+    """The others are compared with the first."""
+    seeds: tuple[int, ...] = (0,)
+    changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Of every row, before its own."""
+    compared: bool = True
+    """Whether the rows have the same test images, so that each can be compared with the first."""
+
+    def __post_init__(self) -> None:
+        """Check the names."""
+        names = [row.name for row in self.rows]
+        for row in self.rows:
+            if not re.fullmatch(r"[\w.-]+", row.name) or names.count(row.name) > 1:
+                raise InputError(f"study: row name {row.name!r} is no word of its own")
+            if row.of and row.of not in {each.name for each in self.rows if each.config}:
+                raise InputError(f"study: row {row.name}: no row {row.of!r} is trained")
+            if bool(row.config) == bool(row.of):
+                raise InputError(f"study: row {row.name}: give config, or of")
+        if not names or not self.seeds:
+            raise InputError("study: has no rows or no seeds")
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What became of one row for one seed."""
+
+    row: str
+    seed: int
+    status: str
+    """`done`, `waiting`, or `failed: ` and why."""
+    folder: Path
+    """With `metrics.json` and `predictions.csv`."""
+    seconds: float = 0.0
+    """In which this machine trained and evaluated it."""
+    values: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    intervals: Mapping[str, Sequence[float]] = dataclasses.field(default_factory=dict)
+    """95%, by bootstrap over the test images."""
+
+
+def load_study(spec: str) -> Study:
+    """The study that `FILE` or `FILE:VARIANT` names.
+
+    Raises:
+      InputError: there is no such file or variant.
+    """
+    file, _, variant = spec.partition(":")
+    if not Path(file).is_file():
+        raise InputError(f"{file}: no such study; name one of studies/")
+    sys.path.insert(0, str(Path(file).resolve().parent.parent))
+    try:
+        return runpy.run_path(file)["get_study"](*filter(None, [variant]))
+    except (KeyError, ImportError, SyntaxError, TypeError, ValueError) as error:
+        raise InputError(f"{spec}: no study ({type(error).__name__}: {error})") from error
+    finally:
+        sys.path.pop(0)
+
+
+def parse_change(text: str) -> tuple[str, Any]:
+    """`FIELD=VALUE` of a command line; what is no Python literal is a text.
+
+    Raises:
+      InputError: it has no `=`.
+    """
+    field, equals, value = text.partition("=")
+    if not equals:
+        raise InputError(f"--set {text}: is not FIELD=VALUE")
+    try:
+        return field, ast.literal_eval(value)
+    except (SyntaxError, ValueError):
+        return field, value
+
+
+def run_workdir(folder: Path, row: str, seed: int) -> Path:
+    """Where a study's run lives."""
+    return folder / "runs" / f"{row}-{seed}"
+
+
+def make_config(study: Study, row: Row, seed: int, folder: Path) -> ml_collections.ConfigDict:
+    """The resolved configuration of one run.
+
+    Raises:
+      InputError: for an unknown field or a value that cannot work.
+    """
+    config = load_config(row.config)
+    places = {each.name: str(run_workdir(folder, each.name, seed)) for each in study.rows}
+    for field, value in {**study.changes, **row.changes, "seed": seed}.items():
+        group, _, name = field.rpartition(".")
+        try:
+            if name not in (config[group] if group else config):
+                raise KeyError("there is no such field")
+            if isinstance(value, str):
+                value = re.sub(r"\{([\w.-]+)\}", lambda found: places[found[1]], value)
+            config.update_from_flattened_dict({field: value})
+        except (KeyError, TypeError, ValueError) as error:
+            reason = error.args[0] if error.args else error
+            raise InputError(f"study row {row.name}: config.{field}={value!r}: {reason}") from error
+    return resolve(config)
+
+
+def run_study(study: Study, folder: Path, tell: Callable[[Study, Path, Failures], object]) -> bool:
+    """Run what is not done yet.
+
+    Args:
+      study: as `load_study` gives it.
+      folder: where it lives: `runs/`, `seconds.json` and what `tell` writes.
+      tell: called after every run, and at the end, with the failures so far.
+
+    Returns:
+      Whether every run is done.
+
+    Raises:
+      InputError: a configuration cannot work; nothing has run then.
+      Interrupted: the run at hand was asked to stop, and is saved.
+    """
+    # All at once, so that a typo in the last row does not cost a day.
+    configs = {
+        (row.name, seed): make_config(study, row, seed, folder)
+        for row in study.rows
+        for seed in study.seeds
+        if row.config
+    }
+    failures: Failures = {}
+    for seed in study.seeds:
+        for row in study.rows:
+            job = _job(row, seed, folder, configs.get((row.name, seed)))
+            if job is None:
+                continue
+            log.info("study: %s, seed %d", row.name, seed)
+            reason = _attempt(job, folder, f"{row.name}-{seed}")
+            if reason:
+                failures[row.name, seed] = reason
+                log.error("study: %s, seed %d failed: %s", row.name, seed, reason)
+            tell(study, folder, failures)
+    tell(study, folder, failures)
+    return not failures
+
+
+def _job(
+    row: Row, seed: int, folder: Path, config: ml_collections.ConfigDict | None
+) -> Callable[[], object] | None:
+    """What is left to do for a row and a seed."""
+    from diffmic_jax import experiment  # which stands on this package
+
+    metrics = _results(row, seed, folder) / "metrics.json"
+    if config is not None:
+        workdir = run_workdir(folder, row.name, seed)
+        done = metrics.exists() and _is_of(workdir, config)
+        return None if done else partial(experiment.run, config, workdir, "train")
+    source = run_workdir(folder, row.of, seed)
+    trained = source / "eval/test/metrics.json"
+    fresh = metrics.exists() and trained.exists() and _older(trained, metrics)
+    if row.guidance or not trained.exists() or fresh:
+        return None
+    sampling = dict(row.sampling)
+    return partial(experiment.evaluate_workdir, source, "test", metrics.parent, sampling)
+
+
+def _older(first: Path, second: Path) -> bool:
+    return first.stat().st_mtime_ns <= second.stat().st_mtime_ns
+
+
+def _is_of(workdir: Path, config: ml_collections.ConfigDict) -> bool:
+    """Whether a workdir's run had this very configuration."""
+    try:
+        return json.loads((workdir / "config.json").read_text()) == as_json(config)
+    except (OSError, ValueError):
+        return False  # running it will tell
+
+
+def _attempt(job: Callable[[], object], folder: Path, name: str) -> str:
+    """Do a job; returns why that failed, or nothing."""
+    began = time.monotonic()
+    try:
+        job()
+    except Interrupted:
+        raise
+    except InputError as error:
+        return str(error)
+    except Exception as error:  # whatever it is, the other runs may do without
+        log.error("%s", traceback.format_exc())
+        return f"{type(error).__name__}: {error}"
+    finally:
+        spent = _seconds(folder)
+        spent[name] = spent.get(name, 0.0) + time.monotonic() - began
+        write_json(folder / "seconds.json", spent)
+    return ""
+
+
+def _seconds(folder: Path) -> dict[str, float]:
+    path = folder / "seconds.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _results(row: Row, seed: int, folder: Path) -> Path:
+    """Where the `metrics.json` of a row and a seed is, or will be."""
+    if row.sampling:
+        return run_workdir(folder, row.name, seed)
+    return run_workdir(folder, row.of or row.name, seed) / "eval/test"
+
+
+def outcomes(study: Study, folder: Path, failures: Failures) -> list[Outcome]:
+    """What became of every row and seed so far."""
+    spent = _seconds(folder)
+    found = []
+    for row in study.rows:
+        for seed in study.seeds:
+            results = _results(row, seed, folder)
+            reason = failures.get((row.name, seed))
+            if reason or not (results / "metrics.json").exists():
+                status = f"failed: {reason}" if reason else "waiting"
+                found.append(Outcome(row.name, seed, status, results))
+                continue
+            values, intervals = _measured(results, row.guidance)
+            seconds = spent.get(f"{row.name}-{seed}", 0.0)
+            found.append(Outcome(row.name, seed, "done", results, seconds, values, intervals))
+    return found
+
+
+def _measured(results: Path, guidance: bool) -> tuple[dict[str, float], dict[str, Sequence[float]]]:
+    """The metrics of an evaluation and their intervals."""
+
+    def scores(folder: Path) -> dict[str, Any]:
+        found = json.loads((folder / "metrics.json").read_text())
+        return found["guidance"] if guidance else found
+
+    whole = scores(results)
+    values = {name: whole[name] for name in METRICS if whole[name] is not None}
+    intervals = {name: whole["ci95"][name] for name in values if whole["ci95"].get(name)}
+    if (results.with_name(CLEAN) / "metrics.json").exists():
+        clean = scores(results.with_name(CLEAN))
+        values[CLEAN_ACCURACY] = clean["accuracy"]
+        # The others are those whose lesion or patient is in training as well.
+        right = whole["accuracy"] * whole["n"] - clean["accuracy"] * clean["n"]
+        values[LEAKED] = right / (whole["n"] - clean["n"])
+    return values, intervals

@@ -1,0 +1,39 @@
+"""A plain image classifier in the guidance's place: what a diffusion has to be better than."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from diffmic_jax.nn.layers import Dense
+from diffmic_jax.types import Array, Guidance
+
+
+class Classifier(nn.Module):
+    """A trunk, the mean over its positions, and a linear layer."""
+
+    num_classes: int
+    global_trunk: nn.Module
+    """[B, H, W, 3], train -> [B, h, w, F]."""
+    region_size: int = 32
+    """p, of regions of which there are none."""
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, image: Array, train: bool) -> Guidance:
+        """Classify [B, H, W, 3]; logits come in at least float32.
+
+        Both branches of the guidance give the same answer, and K is 0. The saliency is the class
+        activation map (Zhou et al. 2016), whose mean is the logits: the layer is linear.
+        """
+        features = self.global_trunk(image, train)
+        saliency = Dense(self.num_classes, True, self.dtype, name="classifier")(features)
+        saliency = saliency.astype(jnp.promote_types(saliency.dtype, jnp.float32))
+        logits = saliency.mean((1, 2))
+        batch, size = len(image), self.region_size
+        corners = jnp.zeros((batch, 0, 2), jnp.int32)
+        patches = jnp.zeros((batch, 0, size, size, 3), image.dtype)
+        attention = jnp.zeros((batch, 0), logits.dtype)
+        return Guidance(logits, logits, logits, saliency, corners, patches, attention)

@@ -1,0 +1,21 @@
+"""How much of a result is the seed: v1 and its guidance, ten trainings.
+
+    python -m diffmic_jax study studies/seeds.py:smoke --workdir=runs/seeds-smoke
+    python -m diffmic_jax study studies/seeds.py:busi --workdir=runs/seeds-busi \
+        --set=data.root=DIR --set=data.labels=split.csv
+    python -m diffmic_jax study studies/seeds.py:full --workdir=runs/seeds --set=data.root=DIR
+
+`full` is HAM10000 with the published sizes. The split stays the same; `--set=data.split_seed=1`
+gives another one.
+"""
+
+from diffmic_jax.evaluation.study import Row, Study
+from studies import settings
+
+
+def get_study(variant: str = "full") -> Study:
+    """Ten seeds of v1; three in the smoke test."""
+    config, changes, three = settings.get(variant, full="configs/ham10000.py")
+    rows = (Row("guidance", of="v1", guidance=True), Row("v1", f"{config}:v1"))
+    seeds = three if variant == "smoke" else tuple(range(10))
+    return Study(f"DiffMIC, seeds, {variant}", rows, seeds, changes)

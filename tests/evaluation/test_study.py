@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from diffmic_jax import cli, experiment
+from diffmic_jax.evaluation import study, study_tables
+from diffmic_jax.evaluation.study import Row, Study
+from diffmic_jax.types import InputError, Interrupted
+
+STUDY = """
+from diffmic_jax.evaluation.study import Row, Study
+
+CONFIG = "{config}"
+
+
+def get_study(variant="all"):
+    rows = (
+        Row("basic", CONFIG + ":classifier"),
+        Row("v1", CONFIG + ":v1"),
+        Row("broken", CONFIG + ":v1", dict([("data.root", "/no/such/folder")])),
+        Row("guidance", of="v1", guidance=True),
+        Row("draws", of="v1", sampling=dict(num_samples=3)),
+        Row("v2", CONFIG + ":v2", dict([("guidance.checkpoint", "{{v1}}"),
+            ("guidance.warmup_epochs", 0)])),
+    )
+    return Study("A study", rows, seeds=(0, 1) if variant == "all" else (0,))
+"""
+CONFIG = """
+from pathlib import Path
+
+from tests import tiny
+
+
+def get_config(recipe="v1"):
+    c = tiny.make_config(Path("{root}"), recipe, guidance__warmup_epochs=0, train__epochs=1)
+    if recipe == "classifier":
+        c.denoiser.encoder, c.sampling.num_steps, c.sampling.num_samples = "", 0, 1
+    c.guidance.crop_channels = "all"
+    return c
+"""
+
+
+@pytest.fixture(scope="module")
+def spec(tmp_path_factory, tiny_data) -> str:
+    """A study file of tiny runs."""
+    folder = tmp_path_factory.mktemp("specs")
+    (folder / "config.py").write_text(CONFIG.format(root=tiny_data))
+    (folder / "study.py").write_text(STUDY.format(config=folder / "config.py"))
+    return f"{folder}/study.py:one"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, spec) -> Path:
+    """The folder of the study, run once with the command; one run of it cannot work."""
+    folder = tmp_path_factory.mktemp("study") / "w"
+    assert cli.main(["study", spec, f"--workdir={folder}"]) == 1
+    return folder
+
+
+def read_csv(folder: Path) -> dict[str, dict[str, str]]:
+    with (folder / "study.csv").open(newline="") as file:
+        return {f"{row['row']}-{row['seed']}": row for row in csv.DictReader(file)}
+
+
+def test_every_number_is_that_of_a_metrics_json(finished):
+    rows = read_csv(finished)
+    assert list(rows) == ["basic-0", "v1-0", "broken-0", "guidance-0", "draws-0", "v2-0"]
+    for name, row in rows.items():
+        if name == "broken-0":
+            assert row["status"].startswith("failed: ")
+            assert "/no/such/folder" in row["status"]
+            continue
+        assert row["status"] == "done"
+        scores = json.loads((finished / row["metrics"]).read_text())
+        scores = scores["guidance"] if name == "guidance-0" else scores
+        for metric in study.METRICS:
+            assert float(row[metric]) == scores[metric], (name, metric)
+    assert rows["guidance-0"]["metrics"] == rows["v1-0"]["metrics"]
+    draws = json.loads((finished / "runs/v1-0/config.json").read_text())["sampling"]["num_samples"]
+    assert draws != 3
+    assert rows["draws-0"]["nll"] != rows["v1-0"]["nll"]
+
+
+def test_the_guidance_of_another_row_is_taken(finished):
+    ours, theirs = (
+        json.loads((finished / f"runs/{name}-0/eval/test/metrics.json").read_text())["guidance"]
+        for name in ("v2", "v1")
+    )
+    assert ours["nll"] == pytest.approx(theirs["nll"], rel=1e-5)
+
+
+def test_the_tables_say_what_is_missing(finished):
+    text = (finished / "study.md").read_text()
+    assert "| basic | 1 of 1 |" in text
+    assert "| broken | 0 of 1 | - |" in text
+    assert "Not in the tables: broken, seed 0: failed: " in text
+    page = (finished / "study.html").read_text()
+    assert page.count("<svg") == 2
+    assert "broken, seed 0: failed" in page
+
+
+def test_what_is_done_is_not_run_again_and_what_failed_is(finished, spec, tmp_path, monkeypatch):
+    shutil.copytree(finished, tmp_path / "w")
+    again: list[str] = []
+    monkeypatch.setattr(experiment, "run", lambda config, workdir, mode: again.append(workdir.name))
+    monkeypatch.setattr(experiment, "evaluate_workdir", lambda *args: again.append("evaluate"))
+    # The workdirs stand in the configuration of v2.
+    text = (tmp_path / "w/runs/v2-0/config.json").read_text()
+    (tmp_path / "w/runs/v2-0/config.json").write_text(text.replace(str(finished), f"{tmp_path}/w"))
+    assert cli.main(["study", spec, f"--workdir={tmp_path / 'w'}"]) == 0
+    assert again == ["broken-0"]
+
+
+def test_a_study_that_is_stopped_stops_at_once(spec, tmp_path, monkeypatch, capsys):
+    def stop(config, workdir, mode):
+        raise Interrupted("stopped after step 3 of 9 and saved")
+
+    monkeypatch.setattr(experiment, "run", stop)
+    assert cli.main(["study", spec, f"--workdir={tmp_path}"]) == 75
+    assert "run the same command again" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--set=train.epchs=3"], "config.train.epchs=3: there is no such field"),
+        (["--set=train.epochs=many"], "config.train.epochs='many'"),
+        (["--set=train.epochs"], "is not FIELD=VALUE"),
+        (["--set=guidance.checkpoint={v3}"], "config.guidance.checkpoint='{v3}'"),
+        (["--seeds=a"], "no list of seeds"),
+    ],
+)
+def test_nothing_runs_where_a_change_cannot_work(spec, tmp_path, capsys, argv, message):
+    assert cli.main(["study", spec, f"--workdir={tmp_path / 'w'}", *argv]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ((), "has no rows"),
+        ((Row("a b", "c.py"),), "no word of its own"),
+        ((Row("a", "c.py"), Row("a", "c.py")), "no word of its own"),
+        ((Row("a", of="b"),), "no row 'b' is trained"),
+        ((Row("a"),), "give config, or of"),
+    ],
+)
+def test_rows_that_cannot_be_told_apart_are_refused(rows, message):
+    with pytest.raises(InputError, match=message):
+        Study("title", rows)
+
+
+def test_the_mean_of_seeds_has_students_interval():
+    values = [0.70, 0.74, 0.78]
+    mean, interval = study_tables.mean_and_interval(values)
+    half = 4.302653 * 0.04 / np.sqrt(3)
+    assert mean == pytest.approx(0.74)
+    assert interval == pytest.approx((0.74 - half, 0.74 + half))
+    assert study_tables.mean_and_interval([0.5]) == (0.5, None)
+
+
+def test_differences_are_paired_by_seed():
+    first = np.array([0.5, 0.6, 0.7])
+    found = study_tables.paired(first, first + [0.01, 0.02, 0.03])
+    half = 4.302653 * 0.01 / np.sqrt(3)
+    assert found["difference"] == pytest.approx(0.02)
+    assert found["ci95"] == pytest.approx((0.02 - half, 0.02 + half))
+    assert found["p"] == pytest.approx(0.0742, abs=1e-4)
+    assert study_tables.paired([0.5, 0.6], [0.5, 0.6])["p"] is None
+
+
+def write_scores(folder: Path, accuracy: float, n: int) -> None:
+    scores = dict.fromkeys(study.METRICS, accuracy) | {"n": n, "ci95": {}}
+    folder.mkdir(parents=True)
+    (folder / "metrics.json").write_text(json.dumps(scores | {"guidance": scores}))
+
+
+def test_leaked_images_are_what_the_clean_part_leaves(tmp_path):
+    run = tmp_path / "runs/v1-0/eval"
+    write_scores(run / "test", 0.8, 30)
+    write_scores(run / "test_clean", 0.7, 20)
+    rows = (Row("v1", "c.py"), Row("guidance", of="v1", guidance=True))
+    text = study_tables.write_tables(Study("Leaks", rows), tmp_path, {})
+    assert "| v1 | 1.000 | 0.700 | +0.300 |" in text
+
+
+@pytest.mark.parametrize("variant", ["smoke", "busi", "ham10000", "full"])
+@pytest.mark.parametrize(
+    "name", ["table2", "recipes", "steps", "v2_ablation", "seeds", "protocols"]
+)
+def test_every_study_of_the_project_can_be_configured(name, variant, tmp_path):
+    project = Path(__file__).parents[2]
+    wanted = study.load_study(f"{project}/studies/{name}.py:{variant}")
+    for row in wanted.rows:
+        if row.config:
+            own = Row(row.name, f"{project}/{row.config}", row.changes)
+            config = study.make_config(wanted, own, 0, tmp_path)
+            assert config.seed == 0

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffmic_jax.nn.classifier import Classifier
+from diffmic_jax.nn.resnet import resnet
+
+
+@pytest.mark.parametrize(
+    ("backbone", "count"),
+    [("resnet18", 11_689_512), ("resnet34", 21_797_672), ("resnet50", 25_557_032)],
+)
+def test_parameters_are_as_many_as_published_for_imagenet(backbone, count):
+    net = Classifier(1000, resnet(backbone))
+    image = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
+    shapes = jax.eval_shape(partial(net.init, train=False), jax.random.key(0), image)
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes["params"])) == count
+
+
+def test_the_class_map_explains_the_logits():
+    net = Classifier(3, resnet("resnet18", 8, "small"), region_size=16)
+    image = np.random.default_rng(0).standard_normal((2, 32, 32, 3)).astype(np.float32)
+    variables = net.init(jax.random.key(0), image, False)
+    found = net.apply(variables, image, False)
+    np.testing.assert_allclose(found.saliency.mean((1, 2)), found.fused, atol=1e-6)
+    features = net.global_trunk.apply(
+        {kind: tree["global_trunk"] for kind, tree in variables.items()}, image, False
+    )
+    linear = variables["params"]["classifier"]["linear"]
+    expected = features.mean((1, 2)) @ linear["kernel"] + linear["bias"]
+    np.testing.assert_allclose(found.fused, expected, atol=1e-5)
+    assert (found.corners.shape, found.patches.shape) == ((2, 0, 2), (2, 0, 16, 16, 3))
+    for logits in (found.global_, found.local):
+        np.testing.assert_array_equal(logits, found.fused)
