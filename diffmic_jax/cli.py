@@ -199,6 +199,7 @@ def serve(args: argparse.Namespace) -> None:
 def convert(args: argparse.Namespace) -> None:
     """Make a workdir of PyTorch checkpoints, or write a workdir as such."""
     from diffmic_jax.interop import convert as run
+    from diffmic_jax.settings import load_config
 
     if args.to == "torch":
         _needs(args, "denoiser", "guidance")
@@ -206,7 +207,7 @@ def convert(args: argparse.Namespace) -> None:
         print(f"written to {args.denoiser} and {args.guidance}")
         return
     class_names = tuple(filter(None, args.class_names.split(",")))
-    config = run.load_config(args.config)
+    config = load_config(args.config)
     if args.source == "diffmic":
         # v2 keeps both networks in one file.
         args.denoiser, args.guidance = (f or args.weights for f in (args.denoiser, args.guidance))

@@ -7,8 +7,11 @@ A recipe is a set of values, not a branch of the code. `RECIPES` holds what a na
 from __future__ import annotations
 
 import math
+import runpy
+import sys
 from collections import ChainMap
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 import ml_collections
@@ -279,3 +282,36 @@ def _fill(config: ml_collections.ConfigDict, values: Mapping[str, Any]) -> None:
         group, name = field.split(".")
         if config[group].get(name) is None:
             config[group][name] = value
+
+
+def load_config(spec: str) -> ml_collections.ConfigDict:
+    """A configuration as `--config` names it: FILE or FILE:RECIPE.
+
+    Raises:
+      InputError: there is no such file, or it is no configuration.
+    """
+    return call_in_file(spec, "get_config", f"--config={spec}")
+
+
+def call_in_file(spec: str, name: str, what: str) -> Any:
+    """What a function of a Python file of the user returns.
+
+    Args:
+      spec: FILE or FILE:ARGUMENT.
+      name: of the function.
+      what: how an error names the spec.
+
+    Raises:
+      InputError: there is no such file, or it is not as it should be.
+    """
+    file, _, argument = spec.partition(":")
+    if not Path(file).is_file():
+        raise InputError(f"{what}: no such file {file}; name one of the project's, or your own")
+    # Such files import each other from the folder above theirs.
+    sys.path.insert(0, str(Path(file).resolve().parent.parent))
+    try:
+        return runpy.run_path(file)[name](*filter(None, [argument]))
+    except (KeyError, ImportError, SyntaxError, TypeError, ValueError) as error:
+        raise InputError(f"{what}: cannot be used ({type(error).__name__}: {error})") from error
+    finally:
+        sys.path.pop(0)

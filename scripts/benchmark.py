@@ -45,7 +45,7 @@ from diffmic_jax.recipe import DTYPES, Phase, Recipe, make_recipe
 from diffmic_jax.settings import RECIPES, resolve
 from diffmic_jax.training import parallel, steps
 from diffmic_jax.training.optimizers import make_optimizers
-from diffmic_jax.training.state import TrainState, init_state, init_variables
+from diffmic_jax.training.state import TrainState, fresh_state, init_state, init_variables
 from diffmic_jax.types import Batch
 
 ROOT = Path(__file__).parents[1]
@@ -245,9 +245,11 @@ def measure_compile(args: argparse.Namespace) -> None:
     if args.first:
         recipe, batch = make(args), some_batch(args)
         whole = parallel.replicated(parallel.make_mesh())
-        start = jax.jit(partial(init_state, recipe), out_shardings=whole)
         began = time.perf_counter()
-        state = jax.block_until_ready(start(jax.random.key(0)))
+        key = jax.random.key(0)
+        abstract = jax.eval_shape(partial(init_state, recipe), key)
+        state = fresh_state(recipe, key, jax.tree.map(lambda leaf: whole, abstract))
+        jax.block_until_ready(state)
         ready = time.perf_counter()
         if args.first == "predict":
             run: Any = jax.jit(partial(steps.predict_step, recipe))

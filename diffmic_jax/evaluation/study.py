@@ -15,8 +15,6 @@ import dataclasses
 import json
 import logging
 import re
-import runpy
-import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -28,8 +26,7 @@ import ml_collections
 
 from diffmic_jax.data.sources import CLEAN
 from diffmic_jax.evaluation.records import write_json
-from diffmic_jax.interop.convert import load_config
-from diffmic_jax.settings import resolve
+from diffmic_jax.settings import call_in_file, load_config, resolve
 from diffmic_jax.types import InputError, Interrupted
 from diffmic_jax.workdir import as_json
 
@@ -109,16 +106,10 @@ def load_study(spec: str) -> Study:
     Raises:
       InputError: there is no such file or variant.
     """
-    file, _, variant = spec.partition(":")
-    if not Path(file).is_file():
-        raise InputError(f"{file}: no such study; name one of studies/")
-    sys.path.insert(0, str(Path(file).resolve().parent.parent))
-    try:
-        return runpy.run_path(file)["get_study"](*filter(None, [variant]))
-    except (KeyError, ImportError, SyntaxError, TypeError, ValueError) as error:
-        raise InputError(f"{spec}: no study ({type(error).__name__}: {error})") from error
-    finally:
-        sys.path.pop(0)
+    found = call_in_file(spec, "get_study", f"study {spec}")
+    if not isinstance(found, Study):
+        raise InputError(f"study {spec}: get_study gives no Study")
+    return found
 
 
 def parse_change(text: str) -> tuple[str, Any]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import runpy
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,25 +39,6 @@ EXTRAS = "torch.safetensors"
 
 ENCODER = "encoder_x.f."
 """Prefix of the image encoder's names, where a ViT does not say otherwise."""
-
-
-def load_config(spec: str) -> ml_collections.ConfigDict:
-    """A configuration as `--config` names it: FILE or FILE:RECIPE.
-
-    Raises:
-      InputError: there is no such file, or it is no configuration.
-    """
-    file, _, recipe = spec.partition(":")
-    if not Path(file).is_file():
-        raise InputError(f"--config={file}: no such file; name one of configs/")
-    # Configurations import each other from the folder above theirs.
-    sys.path.insert(0, str(Path(file).resolve().parent.parent))
-    try:
-        return runpy.run_path(file)["get_config"](*filter(None, [recipe]))
-    except (KeyError, ImportError, SyntaxError, TypeError, ValueError) as error:
-        raise InputError(f"--config={spec}: no configuration ({error})") from error
-    finally:
-        sys.path.pop(0)
 
 
 def from_diffmic(

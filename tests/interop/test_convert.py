@@ -16,7 +16,7 @@ from diffmic_jax.evaluation.predict import Classifier, load_classifier
 from diffmic_jax.interop import convert, names, state_dict
 from diffmic_jax.nn.resnet import resnet
 from diffmic_jax.recipe import Recipe, make_recipe
-from diffmic_jax.settings import resolve
+from diffmic_jax.settings import load_config, resolve
 from diffmic_jax.training.state import init_variables, of_network
 from diffmic_jax.types import InputError
 from tests import golden_weights, tiny
@@ -40,7 +40,7 @@ def states(tmp_path_factory) -> Path:
     """State dicts of narrow networks with the authors' names, and a configuration."""
     folder = tmp_path_factory.mktemp("states")
     (folder / "config.py").write_text(CONFIG)
-    config = convert.load_config(f"{folder}/config.py:v1_public")
+    config = load_config(f"{folder}/config.py:v1_public")
     config.guidance.update(backbone="resnet18", width=8)
     config.denoiser.update(width=8, feature_dim=16)
     recipe = make_recipe(resolve(config), 3)
@@ -262,7 +262,7 @@ def lightning(tmp_path_factory) -> Path:
     (folder / "config.py").write_text(
         CONFIG.replace("sampling.num_steps = 3", "eval.bootstrap = 0")
     )
-    config = convert.load_config(f"{folder}/config.py:v2")
+    config = load_config(f"{folder}/config.py:v2")
     config.guidance.update(backbone="resnet18", width=8, num_regions=3)
     config.denoiser.update(encoder="tiny_vit", width=8, feature_dim=16)
     extras = {
