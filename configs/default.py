@@ -95,6 +95,7 @@ def get_config(recipe: str = "v1") -> ConfigDict:
     c.train.hang_minutes = 30.0  # without a sign of progress before it is told; 0: never
     c.train.remat = False  # compute the trunks' blocks twice rather than keep what is inside them
     c.train.accumulate = 1  # parts of a batch, taken one after the other; docs/performance.md
+    c.train.share_guidance = False  # one pass through it for both losses; docs/performance.md
     c.train.model_shards = 1  # devices that share the denoiser's wide layers
 
     c.sampling = ConfigDict()

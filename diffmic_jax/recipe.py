@@ -120,6 +120,8 @@ class Recipe:
     sampling: Sampling
     learns: tuple[str, ...]
     """The networks that a step trains."""
+    share_guidance: bool = False
+    """Where the guidance learns, the diffusion sees it in training mode."""
 
     @property
     def num_steps(self) -> int:
@@ -361,4 +363,5 @@ def make_recipe(
         phases,
         _sampling(config.sampling, schedule, link),
         NETWORKS if denoiser else ("guidance",),
+        config.train.share_guidance,
     )

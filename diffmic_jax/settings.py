@@ -144,6 +144,7 @@ LATER: dict[str, Any] = {
     "train.patience": 0,
     "train.remat": False,
     "train.accumulate": 1,
+    "train.share_guidance": False,
     "sampling.rederive_eps": False,
 }
 """Fields that runs of earlier versions lack, with what these did."""

@@ -8,7 +8,8 @@ A training step computes, for the networks that learn in the current phase,
 with binary cross-entropy in place of CE where images have any number of labels. In v1 the weights w
 are 1; v2 has no MMD, a focal w, a map of labels, and trains each branch of the guidance by itself.
 
-The guidance that the diffusion sees is in evaluation mode and passes no gradient.
+The guidance that the diffusion sees passes no gradient, and is in evaluation mode unless
+`train.share_guidance` lets it see the one that learns in the same step.
 """
 
 from __future__ import annotations
@@ -67,11 +68,14 @@ def embed(recipe: Recipe, variables: Variables, batch: Batch, guidance: Guidance
     return _denoiser(recipe)(own, batch.image, guidance.patches, False, method="encode")
 
 
-def guidance_loss(recipe: Recipe, variables: Variables, batch: Batch) -> tuple[Scalars, Variables]:
+def guidance_loss(
+    recipe: Recipe, variables: Variables, batch: Batch
+) -> tuple[Scalars, Variables, Guidance]:
     """Loss of the guidance on a batch, in training mode.
 
     Returns:
-      Scalars, of which `guidance_loss` is the objective, and the guidance's new statistics.
+      Scalars, of which `guidance_loss` is the objective, the guidance's new statistics, and its
+      answer for the batch.
     """
     guidance, updates = recipe.guidance.apply(
         of_network(variables, "guidance"), batch.image, True, mutable=["batch_stats"]
@@ -85,7 +89,7 @@ def guidance_loss(recipe: Recipe, variables: Variables, batch: Batch) -> tuple[S
         "guidance_loss": recipe.guidance_loss(guidance, target).mean(),
         "guidance_accuracy": hits.mean(),
     }
-    return scalars, updates["batch_stats"]
+    return scalars, updates["batch_stats"], guidance
 
 
 def diffusion_loss(
@@ -143,64 +147,70 @@ def _draws(recipe: Recipe, batch: Batch, key: Array) -> tuple[Array, Array]:
 
 
 def _denoiser_loss(
-    recipe: Recipe, variables: Variables, batch: Batch, t: Array, eps: Array
-) -> tuple[Scalars, Variables]:
-    """`diffusion_loss` with the guidance in evaluation mode and without gradient."""
-    guidance = jax.lax.stop_gradient(guide(recipe, variables, batch))
-    return diffusion_loss(recipe, variables, batch, guidance, t, eps)
+    recipe: Recipe,
+    variables: Variables,
+    batch: Batch,
+    guidance: Guidance | None,
+    t: Array,
+    eps: Array,
+) -> tuple[Scalars, Variables, None]:
+    """`diffusion_loss` without gradient for the guidance; None: it answers in evaluation mode."""
+    seen = jax.lax.stop_gradient(guidance or guide(recipe, variables, batch))
+    return *diffusion_loss(recipe, variables, batch, seen, t, eps), None
 
 
 def _gradients(
-    loss: Callable[..., tuple[Scalars, Variables]],
+    loss: Callable[..., tuple[Scalars, Variables, Any]],
     objective: str,
     variables: Variables,
     network: str,
     inputs: tuple[Any, ...],
     parts: int,
-) -> tuple[Variables, Scalars, Variables]:
-    """Gradients of one network's parameters, with the loss's scalars and new statistics.
+) -> tuple[Variables, Scalars, Variables, Any]:
+    """Gradients of one network's parameters, with the loss's scalars, new statistics and answer.
 
     Args:
-      loss: (variables, *inputs) -> scalars and the network's new statistics.
+      loss: (variables, *inputs) -> scalars, the network's new statistics, its answer.
       objective: which of the scalars.
       variables: parameters and statistics of both networks.
       network: the one that learns.
-      inputs: arrays whose first axis is the batch.
+      inputs: arrays whose first axis is the batch, as that of the answer is.
       parts: equal parts that the batch is taken in, one after the other. The gradients are the mean
         over the parts, and the statistics those after the last.
     """
     params = variables["params"]
 
-    def gradient(stats: Variables, inputs: Any) -> tuple[Variables, Scalars, Variables]:
-        def scalar(own: Variables) -> tuple[Array, tuple[Scalars, Variables]]:
+    def gradient(stats: Variables, inputs: Any) -> tuple[Variables, Scalars, Variables, Any]:
+        def scalar(own: Variables) -> tuple[Array, tuple[Scalars, Variables, Any]]:
             trial = {
                 "params": params | {network: own},
                 "batch_stats": variables["batch_stats"] | {network: stats},
             }
-            scalars, stats_after = loss(trial, *inputs)
-            return scalars[objective], (scalars, stats_after)
+            scalars, stats_after, answer = loss(trial, *inputs)
+            return scalars[objective], (scalars, stats_after, answer)
 
-        grads, (scalars, stats) = jax.grad(scalar, has_aux=True)(params[network])
-        return grads, scalars, stats
+        grads, (scalars, stats, answer) = jax.grad(scalar, has_aux=True)(params[network])
+        return grads, scalars, stats, answer
 
     stats = variables["batch_stats"][network]
     if parts == 1:
-        grads, scalars, stats = gradient(stats, inputs)
+        grads, scalars, stats, answer = gradient(stats, inputs)
     else:
         # Every part has rows from the whole batch, so that devices which share it share each part.
         split = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), inputs)
 
-        def add(carry: Any, part: Any) -> tuple[Any, None]:
+        def add(carry: Any, part: Any) -> tuple[Any, Any]:
             total, stats = carry
-            *new, stats = gradient(stats, part)
-            return (jax.tree.map(jnp.add, total, tuple(new)), stats), None
+            *new, stats, answer = gradient(stats, part)
+            return (jax.tree.map(jnp.add, total, tuple(new)), stats), answer
 
         shapes = jax.eval_shape(gradient, stats, jax.tree.map(lambda x: x[0], split))[:2]
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-        (total, stats), _ = jax.lax.scan(add, (zeros, stats), split)
+        (total, stats), answer = jax.lax.scan(add, (zeros, stats), split)
         grads, scalars = jax.tree.map(lambda x: x / parts, total)
+        answer = jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), answer)
     norm = {f"{network}_grad_norm": optax.tree.norm(grads)}
-    return grads, scalars | norm, stats
+    return grads, scalars | norm, stats, answer
 
 
 def _average(recipe: Recipe, state: TrainState, network: str, params: Variables) -> Variables:
@@ -232,11 +242,12 @@ def train_step(
     key = jax.random.fold_in(key, state.step)
     batch = batch._replace(image=normalise(batch.image))
     variables = state.variables()
-    loss: dict[str, Callable[..., tuple[Scalars, Variables]]] = {
+    loss: dict[str, Callable[..., tuple[Scalars, Variables, Any]]] = {
         "guidance": guidance_loss,
         "denoiser": _denoiser_loss,
     }
-    inputs = {"guidance": (batch,), "denoiser": (batch, *_draws(recipe, batch, key))}
+    draws = _draws(recipe, batch, key)
+    inputs: dict[str, tuple] = {"guidance": (batch,), "denoiser": (batch, None, *draws)}
     objective = {"guidance": "guidance_loss", "denoiser": "loss"}
     parts = recipe.optimization.accumulate
     optimizers = make_optimizers(recipe)
@@ -244,7 +255,7 @@ def train_step(
     after = {name: dict(getattr(state, name)) for name in ("params", "batch_stats", "opt_state")}
     average = dict(state.ema_params)
     for network in recipe.learns:
-        grads, found, stats = _gradients(
+        grads, found, stats, answer = _gradients(
             partial(loss[network], recipe),
             objective[network],
             variables,
@@ -252,6 +263,8 @@ def train_step(
             inputs[network],
             parts,
         )
+        if recipe.share_guidance and network == "guidance":  # which learns before the denoiser
+            inputs["denoiser"] = (batch, answer, *draws)
         updates, opt_state = optimizers[network].update(
             grads, state.opt_state[network], state.params[network]
         )

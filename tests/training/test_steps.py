@@ -214,12 +214,13 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(parts):
     def loss(variables, x):
         # A mean over images, and statistics that count the calls.
         error = jnp.square(x @ variables["params"]["net"]).mean()
-        return {"loss": error}, variables["batch_stats"]["net"] + 1
+        return {"loss": error}, variables["batch_stats"]["net"] + 1, 2 * x
 
     def run(parts):
         return steps._gradients(loss, "loss", variables, "net", (x,), parts)
 
-    (grads, scalars, _), (ours, found, calls) = run(1), run(parts)
+    (grads, scalars, *_), (ours, found, calls, answer) = run(1), run(parts)
+    np.testing.assert_array_equal(answer, 2 * x)
     np.testing.assert_allclose(ours, grads, rtol=1e-5)
     np.testing.assert_allclose(found["loss"], scalars["loss"], rtol=1e-5)
     np.testing.assert_allclose(found["net_grad_norm"], scalars["net_grad_norm"], rtol=1e-5)
@@ -235,7 +236,7 @@ def test_a_step_in_parts_takes_every_image_once(recipe, state, batch):
     run = jax.jit(lambda v, b: steps.guidance_loss(recipe, v, b))
     expected = []
     for half in halves:
-        scalars, stats = run(variables, half)
+        scalars, stats, _ = run(variables, half)
         variables = variables | {"batch_stats": variables["batch_stats"] | {"guidance": stats}}
         expected.append(scalars["guidance_loss"])
     after, scalars = jax.jit(lambda *x: steps.train_step(changed, *x))(
@@ -244,3 +245,32 @@ def test_a_step_in_parts_takes_every_image_once(recipe, state, batch):
     np.testing.assert_allclose(scalars["guidance_loss"], np.mean(expected), rtol=1e-5)
     ours, theirs = after.batch_stats["guidance"], variables["batch_stats"]["guidance"]
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), ours, theirs)
+
+
+def test_a_shared_guidance_is_seen_as_it_trains_and_computed_once(recipe, state, batch):
+    shared = dataclasses.replace(recipe, share_guidance=True)
+    key = jax.random.key(3)
+    compiled = {
+        each: jax.jit(partial(steps.train_step, each)).lower(state, batch, key).compile()
+        for each in (recipe, shared)
+    }
+    after, scalars = compiled[shared](state, batch, key)
+    variables = state.variables()
+    own = {kind: tree["guidance"] for kind, tree in variables.items()}
+    guidance, _ = recipe.guidance.apply(own, batch.image, True, mutable=["batch_stats"])
+    draws = steps._draws(recipe, batch, jax.random.fold_in(key, 0))
+    expected, _ = steps.diffusion_loss(recipe, variables, batch, guidance, *draws)
+    assert scalars["loss"] == pytest.approx(float(expected["loss"]), rel=1e-4)
+    apart, _ = compiled[recipe](state, batch, key)
+    jax.tree.map(
+        partial(np.testing.assert_allclose, atol=1e-5),
+        after.params["guidance"],
+        apart.params["guidance"],
+    )
+
+    def products(recipe: Recipe) -> int:
+        text = compiled[recipe].as_text()
+        return text.count(" convolution(") + text.count(" dot(")
+
+    # Two trunks of six convolutions.
+    assert products(recipe) - products(shared) >= 12
