@@ -114,8 +114,16 @@ class Experiment:
             len(self.source.class_names),
             self.steps_per_epoch,
             self.source.multi_label,
+            self._class_counts(),
         )
         self._predict = evaluation.make_predictor(self.recipe, self.mesh)
+
+    def _class_counts(self) -> tuple[int, ...]:
+        """Training images of each class."""
+        label = self.data.examples["train"].label
+        if label.ndim == 2:
+            return tuple(label.sum(axis=0).astype(int).tolist())
+        return tuple(np.bincount(label, minlength=len(self.source.class_names)).tolist())
 
     def _check_metric(self) -> None:
         """Refuse a metric for choosing the best checkpoint that this data does not have."""

@@ -48,6 +48,8 @@ class Phase:
     name: str
     learns: tuple[str, ...]
     steps: int
+    class_weights: tuple[float, ...] = ()
+    """[C] of the images in the guidance's loss; empty: all count the same."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,6 +122,8 @@ class Recipe:
     sampling: Sampling
     learns: tuple[str, ...]
     """The networks that a step trains."""
+    class_weights: tuple[float, ...] = ()
+    """As in `Phase`."""
     share_guidance: bool = False
     """Where the guidance learns, the diffusion sees it in training mode."""
 
@@ -134,8 +138,8 @@ class Recipe:
         return self.num_steps - self.phases[-1].steps
 
     def in_phase(self, phase: Phase) -> Recipe:
-        """The same recipe with only that phase's networks learning."""
-        return dataclasses.replace(self, learns=phase.learns)
+        """The same recipe as that phase trains it."""
+        return dataclasses.replace(self, learns=phase.learns, class_weights=phase.class_weights)
 
     def phase_at(self, step: int) -> Phase:
         """The phase that trains step `step` (0-based)."""
@@ -164,14 +168,44 @@ def clip_readout(y0_hat: Array, link: Link) -> Array:
     return jnp.where(total > 0, mean / jnp.where(total > 0, total, 1), 1 / mean.shape[-1])
 
 
-def fused_loss(guidance: Guidance, target: Array, link: Link) -> Array:
+Counts = tuple[int, ...]
+"""[C] training images of each class."""
+
+
+def fused_loss(guidance: Guidance, target: Array, link: Link, counts: Counts = ()) -> Array:
     """Loss of the averaged logits (v1): [B]."""
+    del counts
     return link.loss(guidance.fused, target)
 
 
-def branches_loss(guidance: Guidance, target: Array, link: Link) -> Array:
+def branches_loss(guidance: Guidance, target: Array, link: Link, counts: Counts = ()) -> Array:
     """Mean loss of the two branches, each on its own (v2): [B]."""
+    del counts
     return (link.loss(guidance.global_, target) + link.loss(guidance.local, target)) / 2
+
+
+def focal_loss(guidance: Guidance, target: Array, link: Link, counts: Counts) -> Array:
+    """Focal loss of the averaged logits: [B]."""
+    del link, counts
+    return losses.focal_loss(guidance.fused, target)
+
+
+def ohem_loss(guidance: Guidance, target: Array, link: Link, counts: Counts) -> Array:
+    """Loss of the averaged logits on the hardest images of the batch: [B]."""
+    del counts
+    return losses.hard_examples(link.loss(guidance.fused, target))
+
+
+def logit_adjusted_loss(guidance: Guidance, target: Array, link: Link, counts: Counts) -> Array:
+    """Cross-entropy of the averaged logits, adjusted by the classes' frequencies: [B]."""
+    del link
+    return losses.logit_adjusted(guidance.fused, target, counts)
+
+
+def ldam_loss(guidance: Guidance, target: Array, link: Link, counts: Counts) -> Array:
+    """Loss with a larger margin for rarer classes: [B]."""
+    del link
+    return losses.ldam(guidance.fused, target, counts, COSINE_SCALE)
 
 
 def uniform_weight(guidance: Guidance, target: Array, link: Link) -> Array:
@@ -194,7 +228,18 @@ PRIORS: dict[str, Callable] = {
     "dual": priors.dual_priors,
     "map": priors.map_priors,
 }
-GUIDANCE_LOSSES = {"fused": fused_loss, "branches": branches_loss}
+COSINE_SCALE = 30.0
+"""Of the classifier that LDAM trains."""
+GUIDANCE_LOSSES: dict[str, Callable[..., Array]] = {
+    "fused": fused_loss,
+    "branches": branches_loss,
+    "focal": focal_loss,
+    "ohem": ohem_loss,
+    "logit_adjusted": logit_adjusted_loss,
+    "ldam": ldam_loss,
+}
+FOR_ONE_LABEL = ("focal", "logit_adjusted", "ldam")
+"""Losses without a meaning for images of several labels."""
 WEIGHTS = {"uniform": uniform_weight, "focal": focal_weight}
 TIMESTEPS = {"antithetic": process.antithetic_timesteps, "uniform": process.uniform_timesteps}
 INITIALS = {
@@ -224,7 +269,11 @@ def _sampling(config: ml_collections.ConfigDict, schedule: Schedule, link: Link)
     ) -> Array:
         extra: dict[str, Any] = {"return_states": return_states}
         if config.sampler == "ddim":
-            extra |= {"eta": config.eta, "clip": tuple(config.clip) or None}
+            extra |= {
+                "eta": config.eta,
+                "clip": tuple(config.clip) or None,
+                "rederive_eps": config.rederive_eps,
+            }
         return SAMPLERS[config.sampler](eps_fn, schedule, y_init, prior_mean, steps, noise, **extra)
 
     readout = partial(READOUTS[config.readout], link=link)
@@ -241,7 +290,8 @@ def _networks(
     trunk = partial(resnet, g.backbone, g.width, g.stem, dtype=dtype, remat=remat)
     guidance: DCG | Classifier
     if g.network == "classifier":
-        guidance = Classifier(num_classes, trunk(), g.region_size, dtype)
+        scale = COSINE_SCALE if g.loss == "ldam" else 0.0
+        guidance = Classifier(num_classes, trunk(), g.region_size, scale, dtype)
     else:
         guidance = DCG(
             num_classes,
@@ -281,22 +331,32 @@ def _priors(
     return every if config.train.mmd_weight else lambda guidance: every(guidance)[:1]
 
 
-def _phases(config: ml_collections.ConfigDict, steps_per_epoch: int) -> tuple[Phase, ...]:
+def _phases(
+    config: ml_collections.ConfigDict, steps_per_epoch: int, counts: Counts
+) -> tuple[Phase, ...]:
     """Guidance alone, then the denoiser, if there is one, with the guidance unless that is frozen.
 
-    Cut at `train.max_steps` if that is set.
+    Cut at `train.max_steps` if that is set. Deferred class weights have a phase of their own, the
+    last fifth of the training (DRW, Cao et al. 2019, who start it after 160 of 200 epochs).
     """
+    weighing = config.guidance.class_weights
+    weights = () if weighing == "none" else tuple(losses.class_weights(counts).tolist())
     warmup = config.guidance.warmup_epochs * steps_per_epoch
     joint = config.train.epochs * steps_per_epoch
     limit = config.train.max_steps or math.inf
     warmup = int(min(warmup, limit))
     joint = int(min(joint, limit - warmup))
-    first = Phase("warmup", ("guidance",), warmup)
+    balanced = weights if weighing == "balanced" else ()
+    first = Phase("warmup", ("guidance",), warmup, balanced)
+    if weighing == "deferred":
+        last = joint // 5
+        plain = Phase("classifier", ("guidance",), joint - last)
+        return first, plain, Phase("reweighted", ("guidance",), last, weights)
     if not config.denoiser.encoder:
-        return first, Phase("classifier", ("guidance",), joint)
+        return first, Phase("classifier", ("guidance",), joint, balanced)
     if config.guidance.frozen:
         return first, Phase("denoiser", ("denoiser",), joint)
-    return first, Phase("joint", NETWORKS, joint)
+    return first, Phase("joint", NETWORKS, joint, balanced)
 
 
 def _optimization(config: ml_collections.ConfigDict, steps_per_epoch: int) -> Optimization:
@@ -321,6 +381,7 @@ def make_recipe(
     num_classes: int,
     steps_per_epoch: int = 0,
     multi_label: bool = False,
+    counts: Counts = (),
 ) -> Recipe:
     """Build the recipe of a resolved configuration.
 
@@ -329,10 +390,20 @@ def make_recipe(
       num_classes: C, from the data or the checkpoint.
       steps_per_epoch: full batches in an epoch; 0 if nothing will be trained.
       multi_label: any number of classes applies to an image.
+      counts: training images of each class; empty if nothing will be trained.
 
     Raises:
-      InputError: for a schedule that the sampler cannot start on.
+      InputError: for a schedule that the sampler cannot start on, or a loss that the labels do not
+        have.
     """
+    loss, weighing = config.guidance.loss, config.guidance.class_weights
+    if multi_label and (loss in FOR_ONE_LABEL or weighing != "none"):
+        raise InputError(
+            f"config.guidance.loss={loss} with class_weights={weighing} needs images of one class; "
+            "give loss=fused and class_weights=none"
+        )
+    # Where nothing is trained, or a class has no image, any count does: it weighs nothing.
+    counts = tuple(max(1, count) for count in counts or (1,) * num_classes)
     diffusion = config.diffusion
     schedule = make_schedule(
         diffusion.schedule,
@@ -342,7 +413,7 @@ def make_recipe(
         diffusion.precision,
     )
     guidance, denoiser = _networks(config, num_classes)
-    phases = _phases(config, steps_per_epoch)
+    phases = _phases(config, steps_per_epoch, counts)
     link = MULTI_LABEL if multi_label else SINGLE_LABEL
     is_map = config.denoiser.conditioning == "map"
     return Recipe(
@@ -356,12 +427,12 @@ def make_recipe(
         (config.denoiser.map_size,) * 2 if is_map else (),
         TIMESTEPS[diffusion.timesteps],
         _priors(config, link),
-        partial(GUIDANCE_LOSSES[config.guidance.loss], link=link),
+        partial(GUIDANCE_LOSSES[loss], link=link, counts=counts),
         partial(WEIGHTS[config.train.loss_weight], link=link),
         config.train.mmd_weight,
         _optimization(config, steps_per_epoch),
         phases,
         _sampling(config.sampling, schedule, link),
         NETWORKS if denoiser else ("guidance",),
-        config.train.share_guidance,
+        share_guidance=config.train.share_guidance,
     )

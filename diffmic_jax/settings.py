@@ -122,6 +122,7 @@ CHOICES: dict[str, Collection[str]] = {
     "guidance.stem": ("imagenet", "small"),
     "guidance.crop_channels": ("all", "first"),
     "guidance.loss": GUIDANCE_LOSSES,
+    "guidance.class_weights": ("none", "balanced", "deferred"),
     "denoiser.encoder": ENCODERS,
     "denoiser.local_encoder": ChainMap[str, Any](STAGE_SIZES, {"": ()}),
     "denoiser.stem": ("imagenet", "small"),
@@ -141,6 +142,7 @@ CHOICES: dict[str, Collection[str]] = {
 
 
 LATER: dict[str, Any] = {
+    "guidance.class_weights": "none",
     "train.patience": 0,
     "train.remat": False,
     "train.accumulate": 1,
@@ -246,6 +248,16 @@ def _check_fit(config: ml_collections.ConfigDict) -> None:
         raise InputError(
             f"config.sampling.num_steps={config.sampling.num_steps} does not go with "
             f"config.denoiser.encoder={encoder!r}; a denoiser needs steps, and steps a denoiser"
+        )
+    if config.guidance.loss == "ldam" and config.guidance.network != "classifier":
+        raise InputError(
+            "config.guidance.loss=ldam needs config.guidance.network=classifier, which has a "
+            "normalised last layer for it"
+        )
+    if config.guidance.class_weights == "deferred" and encoder:
+        raise InputError(
+            "config.guidance.class_weights=deferred needs a recipe without diffusion, such as "
+            "classifier; give balanced"
         )
     initial, conditioning = config.sampling.initial, config.denoiser.conditioning
     if initial == "random_map" and conditioning != "map":

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from diffmic_jax import recipe
+from diffmic_jax.diffusion import samplers
 from diffmic_jax.settings import resolve
 from diffmic_jax.types import Guidance, InputError
 from tests import tiny
@@ -122,3 +123,68 @@ def test_the_softmax_readout_is_of_the_mean_draw():
     np.testing.assert_allclose(
         recipe.softmax_readout(draws, recipe.MULTI_LABEL), [[1 / 2, e / (1 + e)]]
     )
+
+
+def test_deferred_class_weights_have_the_last_fifth_to_themselves(tmp_path):
+    config = tiny.make_config(tmp_path, "classifier", guidance__class_weights="deferred")
+    config.denoiser.encoder, config.sampling.num_steps, config.train.epochs = "", 0, 10
+    built = recipe.make_recipe(resolve(config), 3, steps_per_epoch=10, counts=(100, 10, 0))
+    warmup, plain, last = built.phases
+    assert (warmup.steps, plain.steps, last.steps) == (10, 80, 20)
+    assert plain.class_weights == ()
+    common, rare, none = last.class_weights
+    assert common < rare < none
+    assert built.in_phase(last).class_weights == last.class_weights
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"guidance__loss": "ldam"}, "guidance.loss=ldam needs config.guidance.network=classifier"),
+        ({"guidance__class_weights": "deferred"}, "deferred needs a recipe without diffusion"),
+        (
+            {"denoiser__encoder": ""},
+            "sampling.num_steps=3 does not go with config.denoiser.encoder",
+        ),
+    ],
+)
+def test_what_does_not_go_together_is_refused(tmp_path, changes, message):
+    with pytest.raises(InputError, match=message):
+        resolve(tiny.make_config(tmp_path, **changes))
+
+
+@pytest.mark.parametrize("changes", [{"loss": "focal"}, {"class_weights": "balanced"}])
+def test_losses_of_one_class_are_refused_for_several_labels(tmp_path, changes):
+    config = tiny.make_config(tmp_path)
+    config.guidance.update(changes)
+    with pytest.raises(InputError, match="needs images of one class"):
+        recipe.make_recipe(resolve(config), 3, multi_label=True)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"rederive_eps": True}, {"eta": 1.0}, {"clip": (0.0, 0.5)}, {"clip": ()}]
+)
+def test_what_is_asked_of_ddim_reaches_it(tmp_path, changes):
+    config = tiny.make_config(tmp_path, "v2")
+    config.sampling.num_steps = 5
+    config.sampling.update(changes)
+    built = recipe.make_recipe(resolve(config), 3)
+    noise = np.random.default_rng(0).standard_normal((5, 1, 2, 2, 2, 3)).astype(np.float32)
+    mean = np.zeros(noise.shape[2:], np.float32)
+
+    def eps_fn(y_t, t):
+        return 0.9 * y_t
+
+    expected = samplers.ddim(
+        eps_fn,
+        built.schedule,
+        noise[0],
+        mean,
+        built.sampling.timesteps,
+        noise,
+        eta=changes.get("eta", 0.0),
+        clip=changes.get("clip", (-1.0, 1.0)) or None,
+        rederive_eps=changes.get("rederive_eps", False),
+    )
+    found = built.sampling.run(eps_fn, noise[0], mean, noise)
+    np.testing.assert_allclose(found, expected, atol=1e-6)

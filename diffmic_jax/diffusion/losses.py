@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from diffmic_jax.types import Array
 
@@ -58,3 +61,48 @@ def binary_cross_entropy(logits: Array, target: Array) -> Array:
     """Mean over the C yes-or-no questions per image, [B], of logits [B, C] and answers [B, C]."""
     losses = target * jax.nn.log_sigmoid(logits) + (1 - target) * jax.nn.log_sigmoid(-logits)
     return -losses.mean(axis=-1)
+
+
+def focal_loss(logits: Array, target: Array, gamma: float = 2.0) -> Array:
+    """Cross-entropy times (1 - p)^gamma, [B]: what is easy counts less (Lin et al. 2017)."""
+    log_p = (target * jax.nn.log_softmax(logits)).sum(axis=-1)
+    return -((1 - jnp.exp(log_p)) ** gamma) * log_p
+
+
+def hard_examples(loss: Array, share: float = 0.7) -> Array:
+    """The losses [B] of a batch's hardest images, the others 0 (OHEM, Shrivastava et al. 2016).
+
+    Scaled so that the mean over the batch is the mean over those that count.
+    """
+    count = max(1, round(share * loss.shape[0]))
+    hard = jax.lax.stop_gradient(loss >= jnp.sort(loss)[-count])
+    return jnp.where(hard, loss, 0) * (loss.shape[0] / hard.sum())
+
+
+def logit_adjusted(logits: Array, target: Array, counts: Sequence[int], tau: float = 1.0) -> Array:
+    """Cross-entropy of logits [B, C] plus tau log prior, [B] (Menon et al. 2021, Eq. 10)."""
+    prior = np.asarray(counts) / np.sum(counts)
+    return cross_entropy(logits + tau * np.log(prior).astype(np.float32), target)
+
+
+def ldam(
+    cosine: Array, target: Array, counts: Sequence[int], scale: float = 30.0, most: float = 0.5
+) -> Array:
+    """Label-distribution-aware margin loss, [B] (Cao et al. 2019, Eqs. 12 and 13).
+
+    Args:
+      cosine: [B, C] cosines times `scale`, as a normalised classifier gives them.
+      target: [B, C] one-hot.
+      counts: [C] training images of each class; the margin falls with their fourth root.
+      scale: what the cosines are multiplied by.
+      most: margin of the rarest class.
+    """
+    margin = np.asarray(counts, np.float64) ** -0.25
+    margin = (most * margin / margin.max()).astype(np.float32)
+    return cross_entropy(cosine - scale * margin * target, target)
+
+
+def class_weights(counts: Sequence[int], beta: float = 0.9999) -> np.ndarray:
+    """Weights [C] by the effective number of images, of mean 1 (Cui et al. 2019, Eq. 2)."""
+    weights = (1 - beta) / (1 - beta ** np.asarray(counts, np.float64))
+    return (weights / weights.mean()).astype(np.float32)

@@ -19,6 +19,8 @@ class Classifier(nn.Module):
     """[B, H, W, 3], train -> [B, h, w, F]."""
     region_size: int = 32
     """p, of regions of which there are none."""
+    cosine_scale: float = 0.0
+    """If not 0, logits are so many times the cosine between features and class vectors."""
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -29,7 +31,14 @@ class Classifier(nn.Module):
         activation map (Zhou et al. 2016), whose mean is the logits: the layer is linear.
         """
         features = self.global_trunk(image, train)
-        saliency = Dense(self.num_classes, True, self.dtype, name="classifier")(features)
+        if self.cosine_scale:
+            length = jnp.linalg.norm(features.mean((1, 2), keepdims=True), axis=-1, keepdims=True)
+            shape = (features.shape[-1], self.num_classes)
+            vectors = self.param("class_vectors", nn.initializers.normal(), shape)
+            vectors = vectors / jnp.linalg.norm(vectors, axis=0)
+            saliency = self.cosine_scale * features / jnp.maximum(length, 1e-12) @ vectors
+        else:
+            saliency = Dense(self.num_classes, True, self.dtype, name="classifier")(features)
         saliency = saliency.astype(jnp.promote_types(saliency.dtype, jnp.float32))
         logits = saliency.mean((1, 2))
         batch, size = len(image), self.region_size

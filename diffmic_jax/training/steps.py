@@ -85,8 +85,11 @@ def guidance_loss(
         hits = (guidance.fused > 0) == (target > 0.5)
     else:
         hits = guidance.fused.argmax(-1) == batch.label
+    loss = recipe.guidance_loss(guidance, target)
+    if recipe.class_weights:
+        loss *= target @ jnp.asarray(recipe.class_weights)
     scalars = {
-        "guidance_loss": recipe.guidance_loss(guidance, target).mean(),
+        "guidance_loss": loss.mean(),
         "guidance_accuracy": hits.mean(),
     }
     return scalars, updates["batch_stats"], guidance

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -66,3 +67,50 @@ def test_the_likelihood_of_many_labels_is_a_mean_over_them():
     p = 1 / (1 + np.exp(-logits))
     expected = np.where(target, p, 1 - p).mean()
     np.testing.assert_allclose(losses.binary_likelihood(logits, target), [expected], rtol=1e-6)
+
+
+# For skewed classes.
+
+
+def test_focal_loss_is_cross_entropy_where_gamma_is_0_and_less_for_what_is_easy():
+    logits, target = jnp.log(jnp.array([[0.9, 0.1], [0.2, 0.8]])), jnp.eye(2)
+    np.testing.assert_allclose(
+        losses.focal_loss(logits, target, 0.0), losses.cross_entropy(logits, target), rtol=1e-6
+    )
+    expected = [-(0.1**2) * np.log(0.9), -(0.2**2) * np.log(0.8)]
+    np.testing.assert_allclose(losses.focal_loss(logits, target), expected, rtol=1e-5)
+
+
+def test_hard_examples_are_the_largest_losses_of_the_batch():
+    loss = jnp.array([0.1, 3.0, 0.2, 2.0])
+    found = losses.hard_examples(loss, share=0.5)
+    np.testing.assert_allclose(found, [0, 6, 0, 4])
+    assert float(found.mean()) == pytest.approx(2.5)
+    gradient = jax.grad(lambda x: losses.hard_examples(x, share=0.5).mean())(loss)
+    np.testing.assert_allclose(gradient, [0, 0.5, 0, 0.5])
+
+
+def test_logit_adjustment_is_bayes_rule():
+    """Probabilities for equally frequent classes become those for the frequencies in training."""
+    balanced, counts = np.array([[0.5, 0.5], [0.9, 0.1]]), (30, 10)
+    frequent = balanced * counts
+    frequent /= frequent.sum(axis=1, keepdims=True)
+    found = losses.logit_adjusted(jnp.log(balanced), jnp.array([[0, 1], [1, 0]]), counts)
+    np.testing.assert_allclose(found, -np.log([frequent[0, 1], frequent[1, 0]]), rtol=1e-5)
+
+
+def test_ldam_takes_the_margin_from_the_true_class():
+    cosine, counts = jnp.array([[30 * 0.6, 30 * 0.2]] * 2), (16, 1)
+    found = losses.ldam(cosine, jnp.eye(2), counts)
+    # The margins are 0.5 and, for sixteen times as many images, half of that.
+    expected = [np.log1p(np.exp(30 * (0.2 - 0.35))), np.log1p(np.exp(30 * (0.6 + 0.3)))]
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_class_weights_are_of_the_effective_number_of_images():
+    weights = losses.class_weights((1, 2, 1000), beta=0.5)
+    np.testing.assert_allclose(weights[0] / weights[1], 1.5, rtol=1e-6)
+    np.testing.assert_allclose(weights[0] / weights[2], 2, rtol=1e-6)
+    assert weights.mean() == pytest.approx(1)
+    rare, common = losses.class_weights((10, 1000))
+    assert 90 < rare / common < 100

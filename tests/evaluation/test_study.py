@@ -193,7 +193,7 @@ def test_leaked_images_are_what_the_clean_part_leaves(tmp_path):
 
 @pytest.mark.parametrize("variant", ["smoke", "busi", "ham10000", "full"])
 @pytest.mark.parametrize(
-    "name", ["table2", "recipes", "steps", "v2_ablation", "seeds", "protocols"]
+    "name", ["table1", "table2", "recipes", "steps", "v2_ablation", "seeds", "protocols"]
 )
 def test_every_study_of_the_project_can_be_configured(name, variant, tmp_path):
     project = Path(__file__).parents[2]
