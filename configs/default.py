@@ -39,7 +39,8 @@ def get_config(recipe: str = "v1") -> ConfigDict:
 
     c.guidance = ConfigDict()
     c.guidance.network = placeholder(str)  # dcg, or classifier: one trunk, no regions
-    c.guidance.backbone = placeholder(str)  # resnet18, resnet34 or resnet50
+    # resnet18, resnet34, resnet50; for a classifier also vit_s16, vit_b16, swin_t, pvt_v2_b2.
+    c.guidance.backbone = placeholder(str)
     c.guidance.width = 64
     c.guidance.stem = "imagenet"  # small: for images of 32 px or so
     c.guidance.num_regions = 6

@@ -19,6 +19,7 @@ from diffmic_jax.nn.classifier import Classifier
 from diffmic_jax.nn.dcg import DCG
 from diffmic_jax.nn.denoiser import Denoiser
 from diffmic_jax.nn.resnet import STAGE_SIZES, resnet
+from diffmic_jax.nn.trunks import trunk
 from diffmic_jax.nn.vit import vit
 from diffmic_jax.types import Array, Guidance, InputError, Prior
 
@@ -287,16 +288,16 @@ def _networks(
     dtype = DTYPES[config.train.dtype]
     g, d = config.guidance, config.denoiser
     remat = config.train.remat
-    trunk = partial(resnet, g.backbone, g.width, g.stem, dtype=dtype, remat=remat)
+    backbone = partial(trunk, g.backbone, g.width, g.stem, dtype, remat)
     guidance: DCG | Classifier
     if g.network == "classifier":
         scale = COSINE_SCALE if g.loss == "ldam" else 0.0
-        guidance = Classifier(num_classes, trunk(), g.region_size, scale, dtype)
+        guidance = Classifier(num_classes, backbone(), g.region_size, scale, dtype)
     else:
         guidance = DCG(
             num_classes,
-            trunk(),
-            trunk(),
+            backbone(),
+            backbone(),
             g.num_regions,
             g.region_size,
             g.crop_channels,

@@ -19,6 +19,7 @@ import ml_collections
 from diffmic_jax.data.cache import ON_BAD_IMAGE
 from diffmic_jax.diffusion.schedules import KINDS
 from diffmic_jax.nn.resnet import STAGE_SIZES
+from diffmic_jax.nn.trunks import BACKBONES, TRANSFORMERS
 from diffmic_jax.nn.vit import PATCH, SIZES
 from diffmic_jax.recipe import (
     DTYPES,
@@ -118,7 +119,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 CHOICES: dict[str, Collection[str]] = {
     "data.on_bad_image": ON_BAD_IMAGE,
     "guidance.network": ("dcg", "classifier"),
-    "guidance.backbone": STAGE_SIZES,
+    "guidance.backbone": BACKBONES,
     "guidance.stem": ("imagenet", "small"),
     "guidance.crop_channels": ("all", "first"),
     "guidance.loss": GUIDANCE_LOSSES,
@@ -249,6 +250,17 @@ def _check_fit(config: ml_collections.ConfigDict) -> None:
             f"config.sampling.num_steps={config.sampling.num_steps} does not go with "
             f"config.denoiser.encoder={encoder!r}; a denoiser needs steps, and steps a denoiser"
         )
+    backbone = config.guidance.backbone
+    if backbone in TRANSFORMERS:
+        if size % 32:
+            raise InputError(
+                f"config.data.image_size={size} does not fit {backbone}; give a multiple of 32"
+            )
+        if config.guidance.network != "classifier":
+            raise InputError(
+                f"config.guidance.backbone={backbone} needs config.guidance.network=classifier; "
+                "for the regions of dcg give a ResNet"
+            )
     if config.guidance.loss == "ldam" and config.guidance.network != "classifier":
         raise InputError(
             "config.guidance.loss=ldam needs config.guidance.network=classifier, which has a "

@@ -7,8 +7,9 @@
         --set=data.root=DIR
     python -m diffmic_jax study studies/table1.py:full --workdir=runs/table1 --set=data.root=DIR
 
-A ResNet18 is trained with each loss for skewed classes; `gmic` is the guidance by itself. `full` is
-PMG2000 with the published sizes.
+The transformers start from random weights here, the paper's from ImageNet's: without these they are
+no match for a ResNet. A ResNet18 is trained with each loss for skewed classes; `gmic` is the
+guidance by itself. `full` is PMG2000 with the published sizes.
 """
 
 from diffmic_jax.evaluation.study import Row, Study
@@ -30,6 +31,10 @@ def get_study(variant: str = "full") -> Study:
     rows = (
         Row("resnet18", classifier),
         Row("resnet50", classifier, {"guidance.backbone": "resnet50"}),
+        *(
+            Row(name, classifier, {"guidance.backbone": name, "guidance.pretrained": ""})
+            for name in ("vit_b16", "swin_t", "pvt_v2_b2")
+        ),
         *(Row(f"resnet18-{name}", classifier, loss) for name, loss in LOSSES.items()),
         Row("gmic", f"{config}:gmic"),
         Row("v1", f"{config}:v1"),

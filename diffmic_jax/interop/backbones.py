@@ -131,6 +131,8 @@ def trunk_variables(trunk: ResNet | ViT, path: Path) -> Variables:
     Raises:
       InputError: lists what does not fit.
     """
+    if not isinstance(trunk, ResNet | ViT) or (isinstance(trunk, ViT) and trunk.class_token):
+        raise InputError(f"{path}: weights are read for ResNets and EfficientSAM's encoder alone")
     image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
     shapes: Any = jax.eval_shape(partial(trunk.init, train=False), jax.random.key(0), image)
     if isinstance(trunk, ViT):

@@ -1,6 +1,7 @@
-"""The image encoder of EfficientSAM (Xiong et al. 2023): a plain ViT without class token.
+"""Plain vision transformers: EfficientSAM's image encoder, and ViT as a classifier.
 
-Its tokens are taken before the neck that EfficientSAM puts behind it. There is no final norm.
+EfficientSAM (Xiong et al. 2023) has no class token; its tokens are taken before the neck that it
+puts behind them, and there is no final norm. ViT (Dosovitskiy et al. 2021) has both.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ GRID = 14
 """Patches along each side of the images (224 px) whose positions the table holds."""
 SIZES = {"efficientsam_ti": (12, 192, 3), "efficientsam_s": (12, 384, 6)}
 """Blocks, width and heads of each encoder."""
+CLASSIFIERS = {"vit_s16": (12, 384, 6), "vit_b16": (12, 768, 12)}
+"""The same of each classifier."""
 
 small = nn.initializers.truncated_normal(0.02)
 
@@ -56,6 +59,8 @@ class ViT(nn.Module):
     dtype: Any = jnp.float32
     remat: bool = False
     """As in `ResNet`."""
+    class_token: bool = False
+    """Have a class token and a final norm; the features' mean is what that token came to."""
 
     @nn.compact
     def __call__(self, image: Array, train: bool) -> Array:
@@ -80,13 +85,22 @@ class ViT(nn.Module):
             kernel_init=small,
             name="patch_embed",
         )(image)
-        # The first row, of a class token, is not used; it is there for the published weights.
+        # The first row is a class token's; without one it is there for the published weights.
         table = self.param("pos_embed", small, (1, 1 + GRID * GRID, self.num_features))
         grid = x.shape
         x = (x + positions(table, *grid[1:3]).astype(self.dtype)).reshape(grid[0], -1, grid[-1])
+        if self.class_token:
+            first = self.param("cls_token", small, (1, 1, grid[-1])) + table[:, :1]
+            first = jnp.broadcast_to(first.astype(self.dtype), (grid[0], 1, grid[-1]))
+            x = jnp.concatenate([first, x], axis=1)
         kind = nn.remat(Block) if self.remat else Block
         for block in range(self.depth):
             x = kind(self.num_heads, self.dtype, name=f"blocks_{block}")(x)
+        if self.class_token:
+            x = nn.LayerNorm(1e-6, dtype=self.dtype, use_fast_variance=False, name="norm")(x)
+            first, x = x[:, :1], x[:, 1:]
+            # Who reads a trunk takes the mean over its positions.
+            x = x - x.mean(axis=1, keepdims=True) + first
         return x.reshape(grid)
 
 
@@ -116,11 +130,12 @@ def bicubic(size: int, new_size: int) -> np.ndarray:
 
 
 def vit(name: str, dtype: Any = jnp.float32, remat: bool = False) -> ViT:
-    """An encoder by name.
+    """An encoder or a classifier's trunk by name.
 
     Raises:
-      ValueError: for a name not in `SIZES`.
+      ValueError: for a name neither in `SIZES` nor in `CLASSIFIERS`.
     """
-    if name not in SIZES:
-        raise ValueError(f"encoder {name!r} is unknown; choose one of {', '.join(SIZES)}")
-    return ViT(*SIZES[name], dtype, remat)
+    known = SIZES | CLASSIFIERS
+    if name not in known:
+        raise ValueError(f"encoder {name!r} is unknown; choose one of {', '.join(known)}")
+    return ViT(*known[name], dtype, remat, class_token=name in CLASSIFIERS)

@@ -9,14 +9,23 @@ import pytest
 
 from diffmic_jax.nn.classifier import Classifier
 from diffmic_jax.nn.resnet import resnet
+from diffmic_jax.nn.trunks import trunk
 
 
 @pytest.mark.parametrize(
     ("backbone", "count"),
-    [("resnet18", 11_689_512), ("resnet34", 21_797_672), ("resnet50", 25_557_032)],
+    [
+        ("resnet18", 11_689_512),
+        ("resnet34", 21_797_672),
+        ("resnet50", 25_557_032),
+        ("vit_s16", 22_050_664),
+        ("vit_b16", 86_567_656),
+        ("swin_t", 28_288_354),
+        ("pvt_v2_b2", 25_362_856),
+    ],
 )
 def test_parameters_are_as_many_as_published_for_imagenet(backbone, count):
-    net = Classifier(1000, resnet(backbone))
+    net = Classifier(1000, trunk(backbone))
     image = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
     shapes = jax.eval_shape(partial(net.init, train=False), jax.random.key(0), image)
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes["params"])) == count

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from diffmic_jax.interop import names
-from diffmic_jax.nn.vit import bicubic, vit
+from diffmic_jax.nn.vit import ViT, bicubic, vit
 from diffmic_jax.types import Array
 from tests import tiny
 from tests.helpers import check
@@ -146,3 +146,17 @@ def test_unknown_names():
         ValueError, match="'efficientsam' is unknown; choose one of efficientsam_ti"
     ):
         vit("efficientsam")
+
+
+def test_the_mean_of_a_classifiers_features_is_its_class_token():
+    """And every pixel of the image is seen by it."""
+    net = ViT(1, 8, 2, class_token=True)
+    image = np.random.default_rng(0).standard_normal((1, 32, 48, 3)).astype(np.float32)
+    variables = net.init(jax.random.key(0), image, False)
+    features, kept = net.apply(
+        variables, image, False, capture_intermediates=lambda m, _: m.name == "norm"
+    )
+    (tokens,) = kept["intermediates"]["norm"]["__call__"]
+    np.testing.assert_allclose(features.mean((1, 2)), tokens[:, 0], atol=1e-6)
+    gradient = jax.grad(lambda x: net.apply(variables, x, False).mean((1, 2))[0, 0])(image)
+    assert (np.abs(gradient) > 0).any(axis=-1).all()

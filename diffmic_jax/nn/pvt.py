@@ -1,0 +1,80 @@
+"""Pyramid vision transformer v2 (Wang et al. 2022): attention over all tokens to fewer keys."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from diffmic_jax.nn.vit import small
+from diffmic_jax.types import Array
+
+
+class Block(nn.Module):
+    """Pre-norm block; keys and values come from a grid that is `reduction` times coarser."""
+
+    num_heads: int
+    reduction: int
+    mlp_ratio: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """[B, H, W, F] -> [B, H, W, F]."""
+        norm = partial(nn.LayerNorm, dtype=self.dtype, use_fast_variance=False)
+        dense = partial(nn.Dense, dtype=self.dtype, kernel_init=small)
+        features = x.shape[-1]
+        y = norm(1e-6, name="norm1")(x)
+        source = y
+        if self.reduction > 1:
+            step = (self.reduction,) * 2
+            source = nn.Conv(features, step, step, "VALID", dtype=self.dtype, name="reduce")(y)
+            source = norm(1e-5, name="reduce_norm")(source)
+
+        def heads(z: Array) -> Array:
+            return z.reshape(len(z), -1, self.num_heads, features // self.num_heads)
+
+        keys, values = jnp.split(dense(2 * features, name="kv")(source), 2, axis=-1)
+        query = dense(features, name="q")(y)
+        seen = jax.nn.dot_product_attention(heads(query), heads(keys), heads(values))
+        x = x + dense(features, name="proj")(seen.reshape(x.shape))
+        y = dense(self.mlp_ratio * features, name="fc1")(norm(1e-6, name="norm2")(x))
+        # Its zero padding is what tells tokens where they are.
+        depthwise = partial(nn.Conv, feature_group_count=y.shape[-1], dtype=self.dtype)
+        y = depthwise(y.shape[-1], (3, 3), padding=1, name="depthwise")(y)
+        return x + dense(features, name="fc2")(jax.nn.gelu(y, approximate=False))
+
+
+class PVT(nn.Module):
+    """Trunk of four stages, each with half the grid of the one before."""
+
+    depths: tuple[int, ...]
+    widths: tuple[int, ...]
+    num_heads: tuple[int, ...]
+    mlp_ratios: tuple[int, ...]
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, image: Array, train: bool) -> Array:
+        """[B, H, W, 3] -> [B, H / 32, W / 32, last width]; sides are multiples of 32."""
+        del train
+        norm = partial(nn.LayerNorm, dtype=self.dtype, use_fast_variance=False)
+        x = image
+        sizes = zip(self.depths, self.widths, self.num_heads, self.mlp_ratios, strict=True)
+        for stage, (depth, width, heads, ratio) in enumerate(sizes):
+            side, step = (3, 2) if stage else (7, 4)
+            embed = partial(nn.Conv, padding=side // 2, dtype=self.dtype)
+            x = embed(width, (side, side), (step, step), name=f"embed{stage}")(x)
+            x = norm(1e-5, name=f"embed{stage}_norm")(x)
+            for block in range(depth):
+                name = f"stage{stage}_{block}"
+                x = Block(heads, 8 >> stage, ratio, self.dtype, name=name)(x)
+            x = norm(1e-6, name=f"norm{stage}")(x)
+        return x
+
+
+PVT_SIZES = {"pvt_v2_b2": ((3, 4, 6, 3), (64, 128, 320, 512), (1, 2, 5, 8), (8, 8, 4, 4))}
+"""Depths, widths, heads and MLP ratios of each size."""

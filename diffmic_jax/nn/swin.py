@@ -1,0 +1,133 @@
+"""Swin transformer (Liu et al. 2021): attention within windows, which move every other block."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffmic_jax.nn.vit import small
+from diffmic_jax.types import Array
+
+WINDOW = 7
+"""Largest side of a window in tokens."""
+PATCH = 4
+"""Side of a token of the first stage in pixels."""
+
+
+def window_side(height: int, width: int) -> int:
+    """Side of the windows that tile a grid: the largest divisor of both sides up to 7."""
+    return next(n for n in range(WINDOW, 0, -1) if height % n == 0 and width % n == 0)
+
+
+def relative_positions(side: int) -> np.ndarray:
+    """Row of the bias table for each pair of tokens of a window, [side^2, side^2]."""
+    place = np.stack(np.meshgrid(*[np.arange(side)] * 2, indexing="ij"), axis=-1).reshape(-1, 2)
+    dy, dx = np.moveaxis(place[:, None] - place[None] + WINDOW - 1, -1, 0)
+    return dy * (2 * WINDOW - 1) + dx
+
+
+def to_windows(x: Array, side: int) -> Array:
+    """[B, H, W, F] -> [B, windows, side^2, F]."""
+    batch, height, width, features = x.shape
+    tiled = x.reshape(batch, height // side, side, width // side, side, features)
+    return tiled.swapaxes(2, 3).reshape(batch, -1, side * side, features)
+
+
+def from_windows(x: Array, height: int, width: int) -> Array:
+    """[B, windows, side^2, F] -> [B, H, W, F]."""
+    batch, _, tokens, features = x.shape
+    side = int(np.sqrt(tokens))
+    tiled = x.reshape(batch, height // side, width // side, side, side, features)
+    return tiled.swapaxes(2, 3).reshape(batch, height, width, features)
+
+
+def neighbours(height: int, width: int, side: int, shift: int) -> np.ndarray:
+    """Which tokens of a window of the shifted grid were neighbours before: [windows, N, N] bool.
+
+    The shift wraps around, and what comes from the other border is not to be seen.
+    """
+    area = np.zeros((1, height, width, 1), int)
+    edges = (slice(0, -side), slice(-side, -shift), slice(-shift, None))
+    for number, (rows, cols) in enumerate((r, c) for r in edges for c in edges):
+        area[:, rows, cols] = number
+    tokens = np.asarray(to_windows(area, side))[0, ..., 0]
+    return tokens[:, :, None] == tokens[:, None]
+
+
+class Block(nn.Module):
+    """Pre-norm block: attention within windows, then an MLP four times as wide."""
+
+    num_heads: int
+    shifted: bool
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """[B, H, W, F] -> [B, H, W, F]."""
+        norm = partial(nn.LayerNorm, 1e-5, dtype=self.dtype, use_fast_variance=False)
+        dense = partial(nn.Dense, dtype=self.dtype, kernel_init=small)
+        _, height, width, features = x.shape
+        side = window_side(height, width)
+        # A grid of one window has nowhere to move.
+        shift = side // 2 if self.shifted and min(height, width) > side else 0
+        y = jnp.roll(norm(name="norm1")(x), (-shift, -shift), (1, 2))
+        mask = neighbours(height, width, side, shift) if shift else None
+        y = self._attend(to_windows(y, side), dense, side, mask)
+        x = x + jnp.roll(from_windows(y, height, width), (shift, shift), (1, 2))
+        y = dense(4 * features, name="fc1")(norm(name="norm2")(x))
+        return x + dense(features, name="fc2")(jax.nn.gelu(y, approximate=False))
+
+    def _attend(self, x: Array, dense: Any, side: int, mask: np.ndarray | None) -> Array:
+        """Self-attention within windows [B, windows, N, F]."""
+        features = x.shape[-1]
+        qkv = dense(3 * features, name="qkv")(x)
+        heads = qkv.reshape(*x.shape[:3], 3, self.num_heads, features // self.num_heads)
+        q, k, v = jnp.moveaxis(heads, 3, 0)
+        size = (2 * WINDOW - 1) ** 2
+        table = self.param("relative_position_bias", small, (size, self.num_heads))
+        bias = jnp.moveaxis(table[relative_positions(side)], -1, 0)
+        scores = jnp.einsum("bwnhd,bwmhd->bwhnm", q, k) * q.shape[-1] ** -0.5
+        scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32)) + bias
+        if mask is not None:
+            scores = jnp.where(mask[:, None], scores, -1e9)
+        weights = jax.nn.softmax(scores).astype(v.dtype)
+        seen = jnp.einsum("bwhnm,bwmhd->bwnhd", weights, v)
+        return dense(features, name="proj")(seen.reshape(x.shape))
+
+
+class Swin(nn.Module):
+    """Trunk of four stages, each with half the grid and twice the features of the one before."""
+
+    depths: tuple[int, ...]
+    num_heads: tuple[int, ...]
+    width: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, image: Array, train: bool) -> Array:
+        """[B, H, W, 3] -> [B, H / 32, W / 32, 8 width]; sides are multiples of 32."""
+        del train
+        norm = partial(nn.LayerNorm, 1e-5, dtype=self.dtype, use_fast_variance=False)
+        patch = (PATCH, PATCH)
+        x = nn.Conv(self.width, patch, patch, "VALID", dtype=self.dtype, name="patches")(image)
+        x = norm(name="patches_norm")(x)
+        for stage, (depth, heads) in enumerate(zip(self.depths, self.num_heads, strict=True)):
+            if stage:
+                # Four neighbours become one token of twice the features.
+                corners = [x[:, i::2, j::2] for j in range(2) for i in range(2)]
+                x = norm(name=f"merge{stage}_norm")(jnp.concatenate(corners, axis=-1))
+                merge = partial(nn.Dense, use_bias=False, dtype=self.dtype, kernel_init=small)
+                x = merge(x.shape[-1] // 2, name=f"merge{stage}")(x)
+            for block in range(depth):
+                name = f"stage{stage}_{block}"
+                x = Block(heads, block % 2 == 1, self.dtype, name=name)(x)
+        return norm(name="norm")(x)
+
+
+SWIN = {"swin_t": ((2, 2, 6, 2), (3, 6, 12, 24), 96)}
+"""Depths, heads and width of each size."""
