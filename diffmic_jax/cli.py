@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from diffmic_jax.data.catalog import CATALOG
 from diffmic_jax.data.images import MAX_PIXELS
@@ -225,7 +225,9 @@ def study(args: argparse.Namespace) -> None:
 
     from diffmic_jax.evaluation.study import load_study, parse_change, run_study
     from diffmic_jax.evaluation.study_tables import write_tables
+    from diffmic_jax.training import parallel
 
+    parallel.join_processes(args.coordinator, args.num_processes, args.process_id)
     wanted = load_study(args.study)
     changes = dict(map(parse_change, args.set))
     # After each row's own changes, so that the command line has the last word.
@@ -233,9 +235,12 @@ def study(args: argparse.Namespace) -> None:
         dataclasses.replace(row, changes={**row.changes, **changes}) for row in wanted.rows
     )
     wanted = dataclasses.replace(wanted, rows=rows, seeds=args.seeds or wanted.seeds)
-    if not run_study(
-        wanted, args.workdir, lambda *so_far: print(write_tables(*so_far), flush=True)
-    ):
+
+    def tell(*so_far: Any) -> None:
+        if parallel.is_main_process():
+            print(write_tables(*so_far), flush=True)
+
+    if not run_study(wanted, args.workdir, tell):
         raise RunError(f"some runs failed; {args.workdir}/study.md says which")
 
 
@@ -461,6 +466,9 @@ def _add_study(verbs: argparse._SubParsersAction) -> None:
         metavar="FIELD=VALUE",
         help="of every run, as data.root=DIR; may be given many times",
     )
+    verb.add_argument("--coordinator", default="", help="these three as for main.py")
+    verb.add_argument("--num_processes", type=int, default=0)
+    verb.add_argument("--process_id", type=int, default=-1)
 
 
 def _add_split(parser: argparse.ArgumentParser) -> None:

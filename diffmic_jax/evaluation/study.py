@@ -22,11 +22,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
 import ml_collections
 
 from diffmic_jax.data.sources import CLEAN
 from diffmic_jax.evaluation.records import write_json
 from diffmic_jax.settings import call_in_file, load_config, resolve
+from diffmic_jax.training import parallel
 from diffmic_jax.types import InputError, Interrupted
 from diffmic_jax.workdir import as_json
 
@@ -34,6 +36,8 @@ log = logging.getLogger("diffmic_jax")
 
 Failures = dict[tuple[str, int], str]
 """(row, seed) -> why it failed just now."""
+Configs = dict[tuple[str, int], ml_collections.ConfigDict]
+"""(row, seed) -> its resolved configuration."""
 METRICS = ("accuracy", "f1_macro", "balanced_accuracy", "auroc_macro", "nll", "ece")
 LEAKED, CLEAN_ACCURACY = "accuracy_leaked", "accuracy_clean"
 
@@ -77,8 +81,11 @@ class Study:
                 raise InputError(f"study: row name {row.name!r} is no word of its own")
             if row.of and row.of not in {each.name for each in self.rows if each.config}:
                 raise InputError(f"study: row {row.name}: no row {row.of!r} is trained")
-            if bool(row.config) == bool(row.of):
-                raise InputError(f"study: row {row.name}: give config, or of")
+            kinds = (row.config, row.of and row.guidance, row.of and row.sampling)
+            if sum(map(bool, kinds)) != 1 or bool(row.config and row.of):
+                raise InputError(
+                    f"study: row {row.name}: give config, or of with guidance or with sampling"
+                )
         if not names or not self.seeds:
             raise InputError("study: has no rows or no seeds")
 
@@ -170,20 +177,14 @@ def run_study(study: Study, folder: Path, tell: Callable[[Study, Path, Failures]
       Interrupted: the run at hand was asked to stop, and is saved.
     """
     # All at once, so that a typo in the last row does not cost a day.
-    configs = {
-        (row.name, seed): make_config(study, row, seed, folder)
-        for row in study.rows
-        for seed in study.seeds
-        if row.config
-    }
+    configs = make_configs(study, folder)
     failures: Failures = {}
     for seed in study.seeds:
         for row in study.rows:
-            job = _job(row, seed, folder, configs.get((row.name, seed)))
-            if job is None:
+            if row.guidance or _is_done(row, seed, folder, configs):
                 continue
             log.info("study: %s, seed %d", row.name, seed)
-            reason = _attempt(job, folder, f"{row.name}-{seed}")
+            reason = _attempt(_job(row, seed, folder, configs), folder, f"{row.name}-{seed}")
             if reason:
                 failures[row.name, seed] = reason
                 log.error("study: %s, seed %d failed: %s", row.name, seed, reason)
@@ -192,36 +193,42 @@ def run_study(study: Study, folder: Path, tell: Callable[[Study, Path, Failures]
     return not failures
 
 
-def _job(
-    row: Row, seed: int, folder: Path, config: ml_collections.ConfigDict | None
-) -> Callable[[], object] | None:
-    """What is left to do for a row and a seed."""
+def make_configs(study: Study, folder: Path) -> Configs:
+    """The configurations of all runs. Errors as in `make_config`."""
+    return {
+        (row.name, seed): make_config(study, row, seed, folder)
+        for row in study.rows
+        for seed in study.seeds
+        if row.config
+    }
+
+
+def _is_done(row: Row, seed: int, folder: Path, configs: Configs) -> bool:
+    """Whether the results of a row and a seed are there, and of this very configuration."""
+    trained = run_workdir(folder, row.of or row.name, seed)
+    metrics = _results(row, seed, folder) / "metrics.json"
+    try:
+        config = json.loads((trained / "config.json").read_text())
+        # What is evaluated otherwise is evaluated after the training.
+        newest = (trained / "eval/test/metrics.json").stat().st_mtime_ns
+        return config == as_json(configs[row.of or row.name, seed]) and (
+            metrics.stat().st_mtime_ns >= newest
+        )
+    except (OSError, ValueError):
+        return False
+
+
+def _job(row: Row, seed: int, folder: Path, configs: Configs) -> Callable[[], object]:
+    """What makes the results of a row and a seed."""
     from diffmic_jax import experiment  # which stands on this package
 
-    metrics = _results(row, seed, folder) / "metrics.json"
-    if config is not None:
-        workdir = run_workdir(folder, row.name, seed)
-        done = metrics.exists() and _is_of(workdir, config)
-        return None if done else partial(experiment.run, config, workdir, "train")
-    source = run_workdir(folder, row.of, seed)
-    trained = source / "eval/test/metrics.json"
-    fresh = metrics.exists() and trained.exists() and _older(trained, metrics)
-    if row.guidance or not trained.exists() or fresh:
-        return None
+    workdir = run_workdir(folder, row.of or row.name, seed)
+    config = configs[row.of or row.name, seed]
+    if row.config:
+        return partial(experiment.run, config, workdir, "train")
+    out = _results(row, seed, folder)
     sampling = dict(row.sampling)
-    return partial(experiment.evaluate_workdir, source, "test", metrics.parent, sampling)
-
-
-def _older(first: Path, second: Path) -> bool:
-    return first.stat().st_mtime_ns <= second.stat().st_mtime_ns
-
-
-def _is_of(workdir: Path, config: ml_collections.ConfigDict) -> bool:
-    """Whether a workdir's run had this very configuration."""
-    try:
-        return json.loads((workdir / "config.json").read_text()) == as_json(config)
-    except (OSError, ValueError):
-        return False  # running it will tell
+    return partial(experiment.evaluate_workdir, workdir, "test", out, sampling, config.data.root)
 
 
 def _attempt(job: Callable[[], object], folder: Path, name: str) -> str:
@@ -237,9 +244,12 @@ def _attempt(job: Callable[[], object], folder: Path, name: str) -> str:
         log.error("%s", traceback.format_exc())
         return f"{type(error).__name__}: {error}"
     finally:
-        spent = _seconds(folder)
-        spent[name] = spent.get(name, 0.0) + time.monotonic() - began
-        write_json(folder / "seconds.json", spent)
+        # Compiled programs of one run are nothing to the next, and take memory.
+        jax.clear_caches()
+        if parallel.is_main_process():
+            spent = _seconds(folder)
+            spent[name] = spent.get(name, 0.0) + time.monotonic() - began
+            write_json(folder / "seconds.json", spent)
     return ""
 
 
@@ -257,13 +267,13 @@ def _results(row: Row, seed: int, folder: Path) -> Path:
 
 def outcomes(study: Study, folder: Path, failures: Failures) -> list[Outcome]:
     """What became of every row and seed so far."""
-    spent = _seconds(folder)
+    spent, configs = _seconds(folder), make_configs(study, folder)
     found = []
     for row in study.rows:
         for seed in study.seeds:
             results = _results(row, seed, folder)
             reason = failures.get((row.name, seed))
-            if reason or not (results / "metrics.json").exists():
+            if reason or not _is_done(row, seed, folder, configs):
                 status = f"failed: {reason}" if reason else "waiting"
                 found.append(Outcome(row.name, seed, status, results))
                 continue

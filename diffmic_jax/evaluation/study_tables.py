@@ -108,7 +108,8 @@ def _note(study: Study) -> str:
         )
     return (
         f"Means of {len(study.seeds)} seeds, 95% intervals by Student's t over seeds; differences "
-        "paired by seed, p by the paired t-test."
+        "paired by seed, p by the paired t-test. Where one run is there, intervals and p are by "
+        "bootstrap over the test images."
     )
 
 

@@ -8,6 +8,7 @@ up to three times as fast as [N, D] by [D, D] where N is small, which pays for o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -83,7 +84,7 @@ def fold(net: Denoiser, variables: Variables, timesteps: np.ndarray) -> Folded:
 
 def _product(weights: Array, x: Array) -> Array:
     """[G, F] by [F, ...] -> [G, ...], summed in at least float32."""
-    flat = x.astype(weights.dtype).reshape(len(x), -1)
+    flat = x.astype(weights.dtype).reshape(len(x), math.prod(x.shape[1:]))
     wide = jnp.promote_types(weights.dtype, jnp.float32)
     product = jnp.matmul(weights, flat, preferred_element_type=wide)
     return product.reshape(len(weights), *x.shape[1:])

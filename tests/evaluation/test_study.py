@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from diffmic_jax import cli, experiment
 from diffmic_jax.evaluation import study, study_tables
@@ -15,6 +16,7 @@ from diffmic_jax.types import InputError, Interrupted
 
 STUDY = """
 from diffmic_jax.evaluation.study import Row, Study
+from studies import table2
 
 CONFIG = "{config}"
 
@@ -23,6 +25,7 @@ def get_study(variant="all"):
     rows = (
         Row("basic", CONFIG + ":classifier"),
         Row("v1", CONFIG + ":v1"),
+        Row("C1", CONFIG + ":v1", table2.C1 | dict([("guidance.backbone", "tiny")])),
         Row("broken", CONFIG + ":v1", dict([("data.root", "/no/such/folder")])),
         Row("guidance", of="v1", guidance=True),
         Row("draws", of="v1", sampling=dict(num_samples=3)),
@@ -59,7 +62,7 @@ def spec(tmp_path_factory, tiny_data) -> str:
 def finished(tmp_path_factory, spec) -> Path:
     """The folder of the study, run once with the command; one run of it cannot work."""
     folder = tmp_path_factory.mktemp("study") / "w"
-    assert cli.main(["study", spec, f"--workdir={folder}"]) == 1
+    assert cli.main(["study", spec, "--num_processes=1", f"--workdir={folder}"]) == 1
     return folder
 
 
@@ -70,7 +73,7 @@ def read_csv(folder: Path) -> dict[str, dict[str, str]]:
 
 def test_every_number_is_that_of_a_metrics_json(finished):
     rows = read_csv(finished)
-    assert list(rows) == ["basic-0", "v1-0", "broken-0", "guidance-0", "draws-0", "v2-0"]
+    assert list(rows) == ["basic-0", "v1-0", "C1-0", "broken-0", "guidance-0", "draws-0", "v2-0"]
     for name, row in rows.items():
         if name == "broken-0":
             assert row["status"].startswith("failed: ")
@@ -113,7 +116,7 @@ def test_what_is_done_is_not_run_again_and_what_failed_is(finished, spec, tmp_pa
     # The workdirs stand in the configuration of v2.
     text = (tmp_path / "w/runs/v2-0/config.json").read_text()
     (tmp_path / "w/runs/v2-0/config.json").write_text(text.replace(str(finished), f"{tmp_path}/w"))
-    assert cli.main(["study", spec, f"--workdir={tmp_path / 'w'}"]) == 0
+    assert cli.main(["study", spec, "--num_processes=1", f"--workdir={tmp_path / 'w'}"]) == 0
     assert again == ["broken-0"]
 
 
@@ -122,7 +125,7 @@ def test_a_study_that_is_stopped_stops_at_once(spec, tmp_path, monkeypatch, caps
         raise Interrupted("stopped after step 3 of 9 and saved")
 
     monkeypatch.setattr(experiment, "run", stop)
-    assert cli.main(["study", spec, f"--workdir={tmp_path}"]) == 75
+    assert cli.main(["study", spec, "--num_processes=1", f"--workdir={tmp_path}"]) == 75
     assert "run the same command again" in capsys.readouterr().err
 
 
@@ -137,7 +140,7 @@ def test_a_study_that_is_stopped_stops_at_once(spec, tmp_path, monkeypatch, caps
     ],
 )
 def test_nothing_runs_where_a_change_cannot_work(spec, tmp_path, capsys, argv, message):
-    assert cli.main(["study", spec, f"--workdir={tmp_path / 'w'}", *argv]) == 2
+    assert cli.main(["study", spec, "--num_processes=1", f"--workdir={tmp_path / 'w'}", *argv]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "w").exists()
 
@@ -150,6 +153,8 @@ def test_nothing_runs_where_a_change_cannot_work(spec, tmp_path, capsys, argv, m
         ((Row("a", "c.py"), Row("a", "c.py")), "no word of its own"),
         ((Row("a", of="b"),), "no row 'b' is trained"),
         ((Row("a"),), "give config, or of"),
+        ((Row("a", "c.py"), Row("b", of="a")), "give config, or of"),
+        ((Row("a", "c.py"), Row("b", "c.py", of="a", guidance=True)), "give config, or of"),
     ],
 )
 def test_rows_that_cannot_be_told_apart_are_refused(rows, message):
@@ -182,10 +187,12 @@ def write_scores(folder: Path, accuracy: float, n: int) -> None:
     (folder / "metrics.json").write_text(json.dumps(scores | {"guidance": scores}))
 
 
-def test_leaked_images_are_what_the_clean_part_leaves(tmp_path):
+def test_leaked_images_are_what_the_clean_part_leaves(tmp_path, monkeypatch):
     run = tmp_path / "runs/v1-0/eval"
     write_scores(run / "test", 0.8, 30)
     write_scores(run / "test_clean", 0.7, 20)
+    monkeypatch.setattr(study, "make_config", lambda *run: ConfigDict())
+    (tmp_path / "runs/v1-0/config.json").write_text("{}")
     rows = (Row("v1", "c.py"), Row("guidance", of="v1", guidance=True))
     text = study_tables.write_tables(Study("Leaks", rows), tmp_path, {})
     assert "| v1 | 1.000 | 0.700 | +0.300 |" in text
