@@ -41,7 +41,7 @@ class Classifier(nn.Module):
             saliency = Dense(self.num_classes, True, self.dtype, name="classifier")(features)
         saliency = saliency.astype(jnp.promote_types(saliency.dtype, jnp.float32))
         logits = saliency.mean((1, 2))
-        batch, size = len(image), self.region_size
+        batch, size = image.shape[0], self.region_size
         corners = jnp.zeros((batch, 0, 2), jnp.int32)
         patches = jnp.zeros((batch, 0, size, size, 3), image.dtype)
         attention = jnp.zeros((batch, 0), logits.dtype)

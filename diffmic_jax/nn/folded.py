@@ -8,9 +8,9 @@ up to three times as fast as [N, D] by [D, D] where N is small, which pays for o
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from functools import partial
+from functools import partial, reduce
+from operator import mul
 from typing import Any, NamedTuple
 
 import jax
@@ -84,7 +84,8 @@ def fold(net: Denoiser, variables: Variables, timesteps: np.ndarray) -> Folded:
 
 def _product(weights: Array, x: Array) -> Array:
     """[G, F] by [F, ...] -> [G, ...], summed in at least float32."""
-    flat = x.astype(weights.dtype).reshape(len(x), math.prod(x.shape[1:]))
+    # Neither -1, since F may be 0, nor math.prod, since a size may be a symbol.
+    flat = x.astype(weights.dtype).reshape(len(x), reduce(mul, x.shape[1:]))
     wide = jnp.promote_types(weights.dtype, jnp.float32)
     product = jnp.matmul(weights, flat, preferred_element_type=wide)
     return product.reshape(len(weights), *x.shape[1:])

@@ -8,11 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from PIL import Image
 
 from diffmic_jax import cli, experiment
 from diffmic_jax.evaluation import study, study_tables
 from diffmic_jax.evaluation.study import Row, Study
+from diffmic_jax.interop import exported
 from diffmic_jax.types import InputError, Interrupted
+from tests import tiny
 
 STUDY = """
 from diffmic_jax.evaluation.study import Row, Study
@@ -88,6 +91,33 @@ def test_every_number_is_that_of_a_metrics_json(finished):
     draws = json.loads((finished / "runs/v1-0/config.json").read_text())["sampling"]["num_samples"]
     assert draws != 3
     assert rows["draws-0"]["nll"] != rows["v1-0"]["nll"]
+
+
+@pytest.mark.parametrize("name", ["basic", "C1"])
+def test_every_verb_takes_a_run_without_diffusion_or_without_guidance(
+    finished, tiny_data, tmp_path, name
+):
+    run = tmp_path / "run"
+    shutil.copytree(finished / f"runs/{name}-0", run)
+    for verb in (
+        ["report", f"--workdir={run}"],
+        ["predict", f"--workdir={run}", f"--images={tiny_data}/test", f"--out={tmp_path}/p.csv"],
+        ["export", f"--workdir={run}", f"--out={tmp_path}/p.stablehlo"],
+        ["info", f"--workdir={run}"],
+        ["compare", str(run), str(finished / "runs/v1-0")],
+    ):
+        assert cli.main(verb) == 0, verb
+    ours, theirs = (
+        np.array([*tiny.read_predictions(folder).values()])
+        for folder in (run / "eval/test", finished / f"runs/{name}-0/eval/test")
+    )
+    np.testing.assert_array_equal(ours, theirs)
+    classifier = exported.load(tmp_path / "p.stablehlo")
+    images = np.stack(
+        [np.asarray(Image.open(p)) for p in sorted((tiny_data / "test").rglob("*.png"))]
+    )
+    answer = classifier(images[:, 2:34])["probabilities"]
+    np.testing.assert_allclose(answer, ours, atol=1e-4)
 
 
 def test_the_guidance_of_another_row_is_taken(finished):

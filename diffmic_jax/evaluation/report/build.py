@@ -57,11 +57,14 @@ def write_report(experiment: Experiment, out: Path, split: str = "test") -> None
     shown = _Shown(experiment, variables, split, results)
     source = experiment.source
     title = f"{source.name}: {experiment.recipe.name} on the {split} split"
+    comparison = _comparison(experiment, results)
+    diffuses = experiment.recipe.denoiser is not None
+    sampling = experiment.recipe.sampling
+    how = f"; {sampling.num_samples} draws of {sampling.num_steps} steps per image"
     head = [
         page.paragraph(
             f"{results.scores['n']:,} images, {len(results.class_names)} classes, checkpoint of "
-            f"step {step:,}; {experiment.recipe.sampling.num_samples} draws of "
-            f"{experiment.recipe.sampling.num_steps} steps per image."
+            f"step {step:,}{how if diffuses else ''}."
         ),
         page.paragraph(
             "Research software, not for diagnosis. This file shows images of the data set: treat "
@@ -70,7 +73,7 @@ def write_report(experiment: Experiment, out: Path, split: str = "test") -> None
         ),
     ]
     found = [
-        ("results", "Results", sections.headline(results, _comparison(experiment, results))),
+        ("results", "Results", sections.headline(results, comparison, diffuses)),
         ("training", "Training", sections.training(results)),
         ("classes", "Classes", sections.classes(results)),
         ("reliability", "Can the probabilities be believed?", sections.reliability(results)),

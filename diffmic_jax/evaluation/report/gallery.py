@@ -46,7 +46,7 @@ def card(name: str, results: Results, i: int, case: Case, region: int, t: np.nda
       i: position in it.
       case: what the model did.
       region: side of a region in pixels.
-      t: [n] timesteps, descending.
+      t: [n] timesteps, descending; none where nothing was diffused.
     """
     names, said = results.class_names, results.prediction[i]
     parts = [
@@ -55,7 +55,7 @@ def card(name: str, results: Results, i: int, case: Case, region: int, t: np.nda
         f'<div class="views">{_regions_on(case, region)}{_saliency_on(case)}</div>',
         _patches(case, region),
         _classes(results, i),
-        figures.trajectory(name, t, case.states, names),
+        figures.trajectory(name, t, case.states, names) if len(t) else "",
     ]
     return page.Raw(f'<article class="case">{"".join(parts)}</article>\n')
 

@@ -26,8 +26,8 @@ LOSSES = {"loss": "denoiser", "guidance_loss": "guidance"}
 VALIDATION = {"val_accuracy": "accuracy", "val_f1_macro": "macro-F1", "val_auroc_macro": "AUROC"}
 
 
-def headline(results: Results, comparison: dict[str, Any]) -> str:
-    """Diffusion beside the guidance alone, and whether they differ."""
+def headline(results: Results, comparison: dict[str, Any], diffuses: bool = True) -> str:
+    """Diffusion beside the guidance alone, and whether they differ; once if they are the same."""
     scores = results.scores
     rows = []
     for name in TITLES:
@@ -47,6 +47,10 @@ def headline(results: Results, comparison: dict[str, Any]) -> str:
         f"{scores['n']:,} images. In brackets: 95% intervals by bootstrap, of whole groups "
         "(lesions, patients) where these are known; the difference is paired, image by image."
     )
+    if not diffuses:
+        note = note.partition(";")[0] + ". Nothing is diffused: the guidance is the classifier."
+        table = page.table(("", "classifier"), [row[:2] for row in rows], "headline")
+        return table + page.paragraph(note, "note")
     only = comparison["mcnemar"]
     if only:
         note += (
@@ -61,7 +65,8 @@ def training(results: Results) -> str:
     if not results.log:
         return page.paragraph("This run was not trained here: it has no log.")
     warmup = [int(row["step"]) for row in results.log if row["phase"] == "warmup"]
-    end = max(warmup, default=0)
+    # Without a denoiser nothing new begins there.
+    end = max(warmup, default=0) if any(row.get("loss") for row in results.log) else 0
     items = [page.figure(figures.curves(results.log, LOSSES, "training losses", end))]
     if any(row.get("val_accuracy") or row.get("val_auroc_macro") for row in results.log):
         items.append(page.figure(figures.curves(results.log, VALIDATION, "validation", end)))
