@@ -127,7 +127,7 @@ def test_the_softmax_readout_is_of_the_mean_draw():
 
 def test_deferred_class_weights_have_the_last_fifth_to_themselves(tmp_path):
     config = tiny.make_config(tmp_path, "classifier", guidance__class_weights="deferred")
-    config.denoiser.encoder, config.sampling.num_steps, config.train.epochs = "", 0, 10
+    config.train.epochs = 10
     built = recipe.make_recipe(resolve(config), 3, steps_per_epoch=10, counts=(100, 10, 0))
     warmup, plain, last = built.phases
     assert (warmup.steps, plain.steps, last.steps) == (10, 80, 20)

@@ -74,12 +74,13 @@ def shrunk(c: ConfigDict, root: Path, **changes: object) -> ConfigDict:
         region_size=16,
         warmup_epochs=1,
     )
-    c.denoiser.update(encoder="tiny", width=8, stem="small", feature_dim=16, pretrained="")
+    c.denoiser.update(width=8, stem="small", feature_dim=16, pretrained="")
+    if c.recipe not in ("classifier", "gmic"):  # which have none
+        c.denoiser.encoder = "tiny"
+        c.sampling.update(num_steps=3, num_samples=2)
     if c.recipe == "v2":
         c.denoiser.local_encoder = "tiny"
     c.train.update(batch_size=8, epochs=2, log_every=2)
-    c.sampling.num_steps = 3
-    c.sampling.num_samples = 2
     c.eval.update(batch_size=4, bootstrap=20)
     for field, value in changes.items():
         group, _, name = field.rpartition("__")

@@ -90,7 +90,7 @@ def test_the_best_on_validation_is_evaluated_and_the_latest_resumed(
         return {"accuracy": 1 / int(state.step)}
 
     monkeypatch.setattr(experiment.Experiment, "validate", validate)
-    config = tiny.make_config(tiny_data)
+    config = tiny.make_config(tiny_data, "classifier")
     experiment.run(config, tmp_path, "train")
     assert steps_kept(tmp_path) == {"best": 6, "latest": 9}
     assert "test, checkpoint of step 6" in capsys.readouterr().out
@@ -102,7 +102,7 @@ def test_training_ends_when_validation_has_been_worse_for_long(tmp_path, tiny_da
         return {"accuracy": 1 / int(state.step)}
 
     monkeypatch.setattr(experiment.Experiment, "validate", validate)
-    config = tiny.make_config(tiny_data, train__epochs=4, train__patience=2)
+    config = tiny.make_config(tiny_data, "classifier", train__epochs=4, train__patience=2)
     for _ in range(2):  # the second time there is nothing to do
         experiment.Experiment(config, tmp_path).train()
         assert steps_kept(tmp_path) == {"best": 6, "latest": 12}
@@ -114,7 +114,7 @@ def test_training_ends_when_validation_has_been_worse_for_long(tmp_path, tiny_da
 def test_without_a_validation_part_the_last_step_is_evaluated(tmp_path, capsys):
     for part, count in {"train": 8, "test": 3}.items():
         tiny.write_images(tmp_path / "data" / part, count)
-    config = tiny.make_config(tmp_path / "data", data__validation_fraction=0.0)
+    config = tiny.make_config(tmp_path / "data", "classifier", data__validation_fraction=0.0)
     experiment.run(config, tmp_path / "run", "train")
     assert "test, checkpoint of step 9" in capsys.readouterr().out
 
@@ -125,7 +125,7 @@ def poison(batch: Batch) -> Batch:
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, tiny_data, monkeypatch, capsys):
     before_step(monkeypatch, 5, poison)
-    config = tiny.make_config(tiny_data, checkpoint__every_steps=2)
+    config = tiny.make_config(tiny_data, "classifier", checkpoint__every_steps=2)
     status = command.run_command(lambda: experiment.run(config, tmp_path, "train"))
     *_, last = capsys.readouterr().err.strip().splitlines()
     assert status == 1
