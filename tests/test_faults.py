@@ -4,12 +4,9 @@ import re
 import subprocess
 import sys
 
-import pytest
-
 from tests.processes import PROJECT
 
 
-@pytest.mark.slow
 def test_trainings_that_are_killed_end_like_one_that_is_not():
     # In a process of its own: it forks, which one that runs JAX must not.
     command = [sys.executable, "-m", "tests.faults", "--trainings=2", "--seed=3"]

@@ -228,7 +228,17 @@ def test_leaked_images_are_what_the_clean_part_leaves(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("variant", ["smoke", "busi", "ham10000", "full"])
 @pytest.mark.parametrize(
-    "name", ["table1", "table2", "recipes", "steps", "v2_ablation", "seeds", "protocols"]
+    "name",
+    [
+        "table1_pmg2000",
+        "table1_ham_aptos",
+        "table2",
+        "recipes",
+        "steps",
+        "v2_ablation",
+        "seeds",
+        "protocols",
+    ],
 )
 def test_every_study_of_the_project_can_be_configured(name, variant, tmp_path):
     project = Path(__file__).parents[2]
