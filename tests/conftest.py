@@ -19,8 +19,17 @@ from tests import tiny
 
 TESTS = Path(__file__).parent
 
+LONG = ("test_parallel", "test_faults", "test_convert", "test_study", "test_loop", "test_main")
+"""Files that take a minute each come first, so that no worker is left alone with one at the end."""
+
 # Grain's worker processes crash on flags that nobody has parsed.
 flags.FLAGS.mark_as_parsed()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the long files first."""
+    place = {f"{name}.py": i for i, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path.name, len(LONG)))
 
 
 @pytest.fixture(scope="session")

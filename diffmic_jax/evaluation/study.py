@@ -167,7 +167,7 @@ def run_study(study: Study, folder: Path, tell: Callable[[Study, Path, Failures]
     Args:
       study: as `load_study` gives it.
       folder: where it lives: `runs/`, `seconds.json` and what `tell` writes.
-      tell: called after every run, and at the end, with the failures so far.
+      tell: called after every run, or once if there is nothing to run, with the failures so far.
 
     Returns:
       Whether every run is done.
@@ -179,6 +179,7 @@ def run_study(study: Study, folder: Path, tell: Callable[[Study, Path, Failures]
     # All at once, so that a typo in the last row does not cost a day.
     configs = make_configs(study, folder)
     failures: Failures = {}
+    ran = False
     for seed in study.seeds:
         for row in study.rows:
             if row.guidance or _is_done(row, seed, folder, configs):
@@ -189,7 +190,9 @@ def run_study(study: Study, folder: Path, tell: Callable[[Study, Path, Failures]
                 failures[row.name, seed] = reason
                 log.error("study: %s, seed %d failed: %s", row.name, seed, reason)
             tell(study, folder, failures)
-    tell(study, folder, failures)
+            ran = True
+    if not ran:
+        tell(study, folder, failures)
     return not failures
 
 

@@ -28,12 +28,11 @@ def get_study(variant="all"):
     rows = (
         Row("basic", CONFIG + ":classifier"),
         Row("v1", CONFIG + ":v1"),
-        Row("C1", CONFIG + ":v1", table2.C1 | dict([("guidance.backbone", "tiny")])),
+        Row("C1", CONFIG + ":v1", table2.C1 | dict([("guidance.backbone", "tiny"),
+            ("guidance.checkpoint", "{{basic}}")])),
         Row("broken", CONFIG + ":v1", dict([("data.root", "/no/such/folder")])),
         Row("guidance", of="v1", guidance=True),
         Row("draws", of="v1", sampling=dict(num_samples=3)),
-        Row("v2", CONFIG + ":v2", dict([("guidance.checkpoint", "{{v1}}"),
-            ("guidance.warmup_epochs", 0)])),
     )
     return Study("A study", rows, seeds=(0, 1) if variant == "all" else (0,))
 """
@@ -74,7 +73,7 @@ def read_csv(folder: Path) -> dict[str, dict[str, str]]:
 
 def test_every_number_is_that_of_a_metrics_json(finished):
     rows = read_csv(finished)
-    assert list(rows) == ["basic-0", "v1-0", "C1-0", "broken-0", "guidance-0", "draws-0", "v2-0"]
+    assert list(rows) == ["basic-0", "v1-0", "C1-0", "broken-0", "guidance-0", "draws-0"]
     for name, row in rows.items():
         if name == "broken-0":
             assert row["status"].startswith("failed: ")
@@ -121,7 +120,7 @@ def test_every_verb_takes_a_run_without_diffusion_or_without_guidance(
 def test_the_guidance_of_another_row_is_taken(finished):
     ours, theirs = (
         json.loads((finished / f"runs/{name}-0/eval/test/metrics.json").read_text())["guidance"]
-        for name in ("v2", "v1")
+        for name in ("C1", "basic")
     )
     assert ours["nll"] == pytest.approx(theirs["nll"], rel=1e-5)
 
@@ -141,9 +140,9 @@ def test_what_is_done_is_not_run_again_and_what_failed_is(finished, spec, tmp_pa
     again: list[str] = []
     monkeypatch.setattr(experiment, "run", lambda config, workdir, mode: again.append(workdir.name))
     monkeypatch.setattr(experiment, "evaluate_workdir", lambda *args: again.append("evaluate"))
-    # The workdirs stand in the configuration of v2.
-    text = (tmp_path / "w/runs/v2-0/config.json").read_text()
-    (tmp_path / "w/runs/v2-0/config.json").write_text(text.replace(str(finished), f"{tmp_path}/w"))
+    # A workdir stands in the configuration of C1.
+    text = (tmp_path / "w/runs/C1-0/config.json").read_text()
+    (tmp_path / "w/runs/C1-0/config.json").write_text(text.replace(str(finished), f"{tmp_path}/w"))
     assert cli.main(["study", spec, "--num_processes=1", f"--workdir={tmp_path / 'w'}"]) == 0
     assert again == ["broken-0"]
 
