@@ -21,16 +21,8 @@ from diffmic_jax.diffusion.schedules import KINDS
 from diffmic_jax.nn.resnet import STAGE_SIZES
 from diffmic_jax.nn.trunks import BACKBONES, TRANSFORMERS
 from diffmic_jax.nn.vit import PATCH, SIZES
-from diffmic_jax.recipe import (
-    DTYPES,
-    GUIDANCE_LOSSES,
-    INITIALS,
-    PRIORS,
-    READOUTS,
-    SAMPLERS,
-    TIMESTEPS,
-    WEIGHTS,
-)
+from diffmic_jax.objectives import GUIDANCE_LOSSES, READOUTS, WEIGHTS
+from diffmic_jax.recipe import DTYPES, INITIALS, PRIORS, SAMPLERS, TIMESTEPS
 from diffmic_jax.types import InputError
 
 ENCODERS: Collection[str] = ChainMap[str, Any](SIZES, STAGE_SIZES, {"": ()})

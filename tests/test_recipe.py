@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -68,23 +67,6 @@ def test_without_weight_there_are_no_mmd_streams(
     assert built.denoiser.num_projections == projections
 
 
-@pytest.mark.parametrize("link", [recipe.SINGLE_LABEL, recipe.MULTI_LABEL])
-def test_what_the_guidance_gets_wrong_counts_more(link):
-    sure, target = jnp.array([[9.0, -9.0], [-9.0, 9.0], [0.0, 0.0]]), jnp.array([[1.0, 0.0]] * 3)
-    guidance = Guidance(sure, *[None] * 6)
-    np.testing.assert_allclose(recipe.focal_weight(guidance, target, link), [1, 11, 6], atol=0.01)
-    np.testing.assert_array_equal(recipe.uniform_weight(guidance, target, link), [1, 1, 1])
-
-
-def test_each_branch_of_the_guidance_can_have_its_own_loss():
-    right, wrong = jnp.array([[2.0, 0.0]]), jnp.array([[0.0, 2.0]])
-    guidance = Guidance((right + wrong) / 2, right, wrong, *[None] * 4)
-    target, link = jnp.array([[1.0, 0.0]]), recipe.SINGLE_LABEL
-    np.testing.assert_allclose(recipe.fused_loss(guidance, target, link), math.log(2), rtol=1e-6)
-    expected = (math.log(1 + math.exp(-2)) + math.log(1 + math.exp(2))) / 2
-    np.testing.assert_allclose(recipe.branches_loss(guidance, target, link), expected, rtol=1e-6)
-
-
 def test_the_compute_type_reaches_both_networks(tmp_path):
     config = resolve(tiny.make_config(tmp_path, train__dtype="bfloat16"))
     built = recipe.make_recipe(config, num_classes=3)
@@ -100,29 +82,6 @@ def test_the_recipes_differ_as_the_method_says(tmp_path):
     assert (paper.guidance.crop_channels, public.guidance.crop_channels) == ("all", "first")
     assert public.denoiser.encoder_momentum == pytest.approx(0.9**3)
     assert (paper.schedule.beta.dtype, public.schedule.beta.dtype) == (np.float64, np.float32)
-
-
-def test_the_clip_readout_renormalises_the_mean_draw():
-    draws = jnp.array([[[0.6, 0.5, -1.0], [-1.0, -2.0, -3.0]], [[1.0, -0.1, 0.0], [-1.0] * 3]])
-    np.testing.assert_allclose(
-        recipe.clip_readout(draws, recipe.SINGLE_LABEL),
-        [[0.8, 0.2, 0.0], [1 / 3] * 3],
-        atol=1e-6,
-    )
-    np.testing.assert_allclose(
-        recipe.clip_readout(draws, recipe.MULTI_LABEL), [[0.8, 0.2, 0.0], [0.0] * 3], atol=1e-6
-    )
-
-
-def test_the_softmax_readout_is_of_the_mean_draw():
-    draws = jnp.array([[[0.0, 0.0]], [[0.0, 2.0]]])
-    e = math.e
-    np.testing.assert_allclose(
-        recipe.softmax_readout(draws, recipe.SINGLE_LABEL), [[1 / (1 + e), e / (1 + e)]]
-    )
-    np.testing.assert_allclose(
-        recipe.softmax_readout(draws, recipe.MULTI_LABEL), [[1 / 2, e / (1 + e)]]
-    )
 
 
 def test_deferred_class_weights_have_the_last_fifth_to_themselves(tmp_path):
