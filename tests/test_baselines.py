@@ -33,7 +33,8 @@ from diffmic_jax import experiment
 def test_a_baseline_is_above_chance(tmp_path, recipe, changes):
     config = quickstart.get_config(recipe)
     config.guidance.update(warmup_epochs=0, **changes)
-    config.train.epochs = 5
+    # From random weights the deepest one is the slowest to begin.
+    config.train.epochs = 12 if changes.get("backbone") == "resnet50" else 5
     experiment.run(config, tmp_path / "run", "train")
     scores = json.loads((tmp_path / "run/eval/test/metrics.json").read_text())
     # Chance is 0.25, with a standard deviation of 0.021 for 420 images.

@@ -66,7 +66,7 @@ def init_variables(recipe: Recipe, key: Array) -> Variables:
         )
     both = {"guidance": variables, "denoiser": others}
     return {
-        kind: {network: both[network][kind] for network in both}
+        kind: {network: both[network].get(kind, {}) for network in both}  # a ViT has no statistics
         for kind in ("params", "batch_stats")
     }
 

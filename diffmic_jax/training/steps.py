@@ -92,7 +92,7 @@ def guidance_loss(
         "guidance_loss": loss.mean(),
         "guidance_accuracy": hits.mean(),
     }
-    return scalars, updates["batch_stats"], guidance
+    return scalars, updates.get("batch_stats", {}), guidance
 
 
 def diffusion_loss(

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffmic_jax.nn.pvt import PVT
 from diffmic_jax.nn.resnet import ResNet
 from diffmic_jax.recipe import Phase, Recipe, make_recipe
 from diffmic_jax.settings import resolve
@@ -274,3 +275,19 @@ def test_a_shared_guidance_is_seen_as_it_trains_and_computed_once(recipe, state,
 
     # Two trunks of six convolutions.
     assert products(recipe) - products(shared) >= 12
+
+
+def test_a_trunk_without_statistics_learns(tmp_path, batch):
+    config = resolve(make_config(tmp_path, "classifier"))
+    plain = make_recipe(config, num_classes=3, steps_per_epoch=10)
+    trunk = PVT((1,), (8,), (1,), (2,))
+    recipe = dataclasses.replace(plain, guidance=plain.guidance.clone(global_trunk=trunk))
+    before = jax.jit(partial(init_state, recipe))(jax.random.key(0))
+    step = jax.jit(partial(steps.train_step, recipe))
+    state, history = before, []
+    for _ in range(20):
+        state, scalars = step(state, batch, jax.random.key(1))
+        history.append(float(scalars["guidance_loss"]))
+    assert jax.tree.structure(state) == jax.tree.structure(before)
+    assert state.batch_stats == {"guidance": {}, "denoiser": {}}
+    assert history[-1] < 0.9 * history[0]
