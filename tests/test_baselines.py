@@ -1,4 +1,4 @@
-"""Every classifier without diffusion learns the phantom; ten minutes on two cores, so on demand:
+"""Losses of classifiers without diffusion learn the phantom; minutes on two cores, so on demand:
 
 scripts/test -m slow
 """
@@ -18,10 +18,6 @@ from diffmic_jax import experiment
     ("recipe", "changes"),
     [
         ("classifier", {}),
-        ("classifier", {"backbone": "resnet50"}),
-        ("classifier", {"backbone": "vit_s16"}),
-        ("classifier", {"backbone": "swin_t"}),
-        ("classifier", {"backbone": "pvt_v2_b2"}),
         ("classifier", {"loss": "focal"}),
         ("classifier", {"loss": "ohem"}),
         ("classifier", {"class_weights": "balanced"}),
@@ -33,8 +29,7 @@ from diffmic_jax import experiment
 def test_a_baseline_is_above_chance(tmp_path, recipe, changes):
     config = quickstart.get_config(recipe)
     config.guidance.update(warmup_epochs=0, **changes)
-    # From random weights the deepest one is the slowest to begin.
-    config.train.epochs = 12 if changes.get("backbone") == "resnet50" else 5
+    config.train.epochs = 5
     experiment.run(config, tmp_path / "run", "train")
     scores = json.loads((tmp_path / "run/eval/test/metrics.json").read_text())
     # Chance is 0.25, with a standard deviation of 0.021 for 420 images.
