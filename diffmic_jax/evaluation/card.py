@@ -87,7 +87,7 @@ def _model(meta: Mapping[str, Any]) -> dict[str, Any]:
         "labels": "any number per image" if meta["multi_label"] else "one per image",
         "input": f"{config['data']['image_size']} px squares, RGB",
         "guidance": f"{guidance['backbone']}, {guidance['num_regions']} regions"
-        if guidance["network"] == "dcg"
+        if guidance.get("network", "dcg") == "dcg"  # which earlier runs do not tell
         else f"{guidance['backbone']}, a plain classifier",
         "denoiser": f"{denoiser['encoder']}, {denoiser['feature_dim']} features"
         if denoiser["encoder"]

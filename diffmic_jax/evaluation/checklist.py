@@ -186,7 +186,7 @@ def _about_model(config: Mapping[str, Any]) -> dict[str, str]:
     clip = f", clipped at norm {train['clip_norm']:g}" if train["clip_norm"] else ""
     trunk = f"{guidance['backbone']} (width {guidance['width']})"
     model = f"a plain {trunk} classifier"
-    if guidance["network"] == "dcg":
+    if guidance.get("network", "dcg") == "dcg":  # which earlier runs do not tell
         model = f"guidance of two {trunk}, {guidance['num_regions']} regions of "
         model += f"{guidance['region_size']} px"
     if not denoiser["encoder"]:
