@@ -38,6 +38,10 @@ def _share(text: str) -> float:
     return value
 
 
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
+
+
 def _seeds(text: str) -> tuple[int, ...]:
     """Seeds from the command line."""
     parts = text.split(",")
@@ -266,6 +270,7 @@ def _add_study(verbs: argparse._SubParsersAction) -> None:
     )
     verb.add_argument("study", help="FILE or FILE:VARIANT, as studies/table2.py:smoke")
     verb.add_argument("--workdir", type=Path, required=True, help="folder of its runs and tables")
+    verb.add_argument("--rows", type=_names, help="as basic,v1; default: all of the study's")
     verb.add_argument("--seeds", type=_seeds, help="as 0,1,2; default: the study's")
     verb.add_argument(
         "--set",

@@ -164,6 +164,8 @@ def study(args: argparse.Namespace) -> None:
 
     parallel.join_processes(args.coordinator, args.num_processes, args.process_id)
     wanted = load_study(args.study)
+    if args.rows:
+        wanted = wanted.with_rows(args.rows)
     changes = dict(map(parse_change, args.set))
     # After each row's own changes, so that the command line has the last word.
     rows = tuple(

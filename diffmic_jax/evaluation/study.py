@@ -17,7 +17,7 @@ import logging
 import re
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -88,6 +88,24 @@ class Study:
                 )
         if not names or not self.seeds:
             raise InputError("study: has no rows or no seeds")
+
+    def with_rows(self, names: Collection[str]) -> Study:
+        """The same study with some of its rows, in its own order.
+
+        Raises:
+          InputError: it lacks one of them, or one of these stands on a row that is left out.
+        """
+        known = [row.name for row in self.rows]
+        for name in names:
+            if name not in known:
+                raise InputError(f"study: has no row {name!r}; it has {', '.join(known)}")
+        for row in self.rows:
+            stands_on = {row.of, *re.findall(r"\{([\w.-]+)\}", str([*row.changes.values()]))}
+            missing = stands_on.intersection(known).difference(names)
+            if row.name in names and missing:
+                raise InputError(f"study: row {row.name} needs the row {', '.join(missing)} too")
+        rows = tuple(row for row in self.rows if row.name in names)
+        return dataclasses.replace(self, rows=rows)
 
 
 @dataclasses.dataclass(frozen=True)

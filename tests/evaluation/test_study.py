@@ -147,6 +147,14 @@ def test_what_is_done_is_not_run_again_and_what_failed_is(finished, spec, tmp_pa
     assert again == ["broken-0"]
 
 
+def test_some_rows_are_run_in_the_studys_order(spec, tmp_path, monkeypatch):
+    ran: list[str] = []
+    monkeypatch.setattr(experiment, "run", lambda config, workdir, mode: ran.append(workdir.name))
+    argv = ["study", spec, "--num_processes=1", f"--workdir={tmp_path}", "--rows=C1,basic"]
+    assert cli.main(argv) == 0
+    assert ran == ["basic-0", "C1-0"]
+
+
 def test_a_study_that_is_stopped_stops_at_once(spec, tmp_path, monkeypatch, capsys):
     def stop(config, workdir, mode):
         raise Interrupted("stopped after step 3 of 9 and saved")
@@ -164,6 +172,9 @@ def test_a_study_that_is_stopped_stops_at_once(spec, tmp_path, monkeypatch, caps
         (["--set=train.epochs"], "is not FIELD=VALUE"),
         (["--set=guidance.checkpoint={v3}"], "config.guidance.checkpoint='{v3}'"),
         (["--seeds=a"], "no list of seeds"),
+        (["--rows=v1,v3"], "has no row 'v3'; it has basic, v1"),
+        (["--rows=basic,guidance"], "row guidance needs the row v1 too"),
+        (["--rows=C1"], "row C1 needs the row basic too"),
     ],
 )
 def test_nothing_runs_where_a_change_cannot_work(spec, tmp_path, capsys, argv, message):
