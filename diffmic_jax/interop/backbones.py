@@ -11,14 +11,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
 
 from diffmic_jax.evaluation.predict import load_classifier
 from diffmic_jax.interop import names, state_dict
-from diffmic_jax.nn.resnet import ResNet
-from diffmic_jax.nn.vit import SIZES, ViT
+from diffmic_jax.nn.resnet import STAGE_SIZES
+from diffmic_jax.nn.vit import ViT
 from diffmic_jax.recipe import Recipe
 from diffmic_jax.training.state import TrainState, of_network
 from diffmic_jax.types import InputError, Variables
@@ -35,10 +36,14 @@ PUBLISHED = {
     "resnet18": "timm/resnet18.tv_in1k",
     "resnet34": "timm/resnet34.tv_in1k",
     "resnet50": "timm/resnet50.tv_in1k",
+    "vit_s16": "timm/deit_small_patch16_224.fb_in1k",
+    "vit_b16": "timm/deit_base_patch16_224.fb_in1k",
+    "swin_t": "timm/swin_tiny_patch4_window7_224.ms_in1k",
+    "pvt_v2_b2": "timm/pvt_v2_b2.in1k",
     "efficientsam_ti": "yunyangx/EfficientSAM/efficient_sam_vitt.pt",
     "efficientsam_s": "yunyangx/EfficientSAM/efficient_sam_vits.pt",
 }
-"""What the papers start from: torchvision's weights for ImageNet, EfficientSAM's encoder."""
+"""Trained on ImageNet, on images normalised as ours are, and EfficientSAM's encoder."""
 
 
 def with_pretrained(
@@ -111,7 +116,7 @@ def _published(network: str, config: ml_collections.ConfigDict) -> str:
     """The hub's name of the published weights of a network's trunk."""
     options = config[network]
     name = options[TRUNKS[network][0]]
-    fits = name in SIZES or (options.width == 64 and options.stem == "imagenet")
+    fits = name not in STAGE_SIZES or (options.width == 64 and options.stem == "imagenet")
     if name not in PUBLISHED or not fits:
         raise InputError(f"None are known for {name}, width {options.width}, stem {options.stem}")
     return PUBLISHED[name]
@@ -122,24 +127,20 @@ def _like(values: Variables, there: Variables) -> Variables:
     return jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), values, there)
 
 
-def trunk_variables(trunk: ResNet | ViT, path: Path) -> Variables:
+def trunk_variables(trunk: nn.Module, path: Path) -> Variables:
     """A trunk's variables from a file of published weights.
 
-    A ResNet's are those of a classifier of torchvision or timm without its head, a ViT's those of
+    They are those of a classifier of timm (a ResNet: or of torchvision) without its head, or of
     EfficientSAM's image encoder without its neck.
 
     Raises:
       InputError: lists what does not fit.
     """
-    if not isinstance(trunk, ResNet | ViT) or (isinstance(trunk, ViT) and trunk.class_token):
-        raise InputError(f"{path}: weights are read for ResNets and EfficientSAM's encoder alone")
     image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
     shapes: Any = jax.eval_shape(partial(trunk.init, train=False), jax.random.key(0), image)
-    if isinstance(trunk, ViT):
-        state, names_ = state_dict.read(path, "image_encoder."), names.vit_map(trunk)
-    else:
-        state, names_ = state_dict.read(path), names.backbone_map(trunk)
-    return names.to_variables(state, shapes, names_, str(path))
+    within = "image_encoder." if isinstance(trunk, ViT) and not trunk.class_token else ""
+    state = state_dict.read(path, within)
+    return names.to_variables(state, shapes, names.backbone_map(trunk), str(path))
 
 
 def _find(source: str, field: str) -> Path:

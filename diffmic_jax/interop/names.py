@@ -18,7 +18,9 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from diffmic_jax.interop.state_dict import StateDict
 from diffmic_jax.nn.dcg import DCG
 from diffmic_jax.nn.denoiser import Denoiser
+from diffmic_jax.nn.pvt import PVT
 from diffmic_jax.nn.resnet import ResNet
+from diffmic_jax.nn.swin import Swin
 from diffmic_jax.nn.vit import ViT
 from diffmic_jax.types import InputError, Variables
 
@@ -33,6 +35,8 @@ LEAVES = {
     "mean": "running_mean",
     "var": "running_var",
     "pos_embed": "pos_embed",
+    "cls_token": "cls_token",
+    "relative_position_bias": "relative_position_bias_table",
     "mixing": "cond_weight",
 }
 COUNTER = "num_batches_tracked"
@@ -129,21 +133,75 @@ def denoiser_map(net: Denoiser, encoder: str = "encoder_x.f.") -> Map:
     return Map(modules, convolutions, ("lin1.lin",), re.escape(encoder) + r"neck\..*")
 
 
-def backbone_map(trunk: ResNet) -> Map:
-    """A ResNet classifier of torchvision or timm; its head is left out."""
-    modules = resnet_modules(trunk, "trunk", "")
-    modules = {ours.removeprefix("trunk/"): name for ours, name in modules.items()}
-    return Map(modules, left_out=r"fc\..*")
+def backbone_map(trunk: nn.Module) -> Map:
+    """A classifier of timm (a ResNet: or of torchvision) without its head, or EfficientSAM's.
+
+    Raises:
+      TypeError: for a trunk that no published weights are known of.
+    """
+    match trunk:
+        case ResNet():
+            modules = resnet_modules(trunk, "trunk", "")
+            modules = {ours.removeprefix("trunk/"): name for ours, name in modules.items()}
+            return Map(modules, left_out=r"fc\..*")
+        case ViT():
+            return vit_map(trunk)
+        case Swin():
+            return _swin_map(trunk)
+        case PVT():
+            return _pvt_map(trunk)
+    raise TypeError(f"no weights are known of a {type(trunk).__name__}")
+
+
+MLP = {"norm2": "norm2", "fc1": "mlp.fc1", "fc2": "mlp.fc2"}
+ATTENTION = {"norm1": "norm1", "qkv": "attn.qkv", "proj": "attn.proj"} | MLP
+REDUCED = {
+    "norm1": "norm1",
+    "q": "attn.q",
+    "kv": "attn.kv",
+    "reduce": "attn.sr",
+    "reduce_norm": "attn.norm",
+    "proj": "attn.proj",
+    "depthwise": "mlp.dwconv",
+} | MLP
+"""Layers of a transformer block: ours -> theirs."""
+
+
+def _block(ours: str, theirs: str, layers: Mapping[str, str] = ATTENTION) -> Modules:
+    return {f"{ours}/{layer}": f"{theirs}.{name}" for layer, name in layers.items()}
 
 
 def vit_map(trunk: ViT) -> Map:
-    """The image encoder of EfficientSAM, below `image_encoder.`; its neck is left out."""
-    modules = {"": "", "patch_embed": "patch_embed.proj"}
-    layers = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
+    """A ViT of timm, or the image encoder of EfficientSAM below `image_encoder.` without neck."""
+    modules = {"": "", "patch_embed": "patch_embed.proj", "norm": "norm"}
     for block in range(trunk.depth):
-        for layer in layers:
-            modules[f"blocks_{block}/{layer.rpartition('.')[2]}"] = f"blocks.{block}.{layer}"
-    return Map(modules, left_out=r"neck\..*")
+        modules |= _block(f"blocks_{block}", f"blocks.{block}")
+    return Map(modules, left_out=r"head\..*" if trunk.class_token else r"neck\..*")
+
+
+def _swin_map(trunk: Swin) -> Map:
+    """A Swin transformer of timm; tables that follow from the sizes are left out."""
+    modules = {"patches": "patch_embed.proj", "patches_norm": "patch_embed.norm", "norm": "norm"}
+    for stage, depth in enumerate(trunk.depths):
+        modules[f"merge{stage}_norm"] = f"layers.{stage}.downsample.norm"
+        modules[f"merge{stage}"] = f"layers.{stage}.downsample.reduction"
+        for block in range(depth):
+            ours, theirs = f"stage{stage}_{block}", f"layers.{stage}.blocks.{block}"
+            modules |= _block(ours, theirs) | {ours: f"{theirs}.attn"}
+    return Map(modules, left_out=r"head\..*|.*\.(attn_mask|relative_position_index)")
+
+
+def _pvt_map(trunk: PVT) -> Map:
+    """A pyramid vision transformer v2 of timm."""
+    modules = {"embed0": "patch_embed.proj", "embed0_norm": "patch_embed.norm"}
+    for stage, depth in enumerate(trunk.depths):
+        if stage:
+            modules[f"embed{stage}"] = f"stages.{stage}.downsample.proj"
+            modules[f"embed{stage}_norm"] = f"stages.{stage}.downsample.norm"
+        modules[f"norm{stage}"] = f"stages.{stage}.norm"
+        for block in range(depth):
+            modules |= _block(f"stage{stage}_{block}", f"stages.{stage}.blocks.{block}", REDUCED)
+    return Map(modules, left_out=r"head\..*")
 
 
 def to_variables(state: StateDict, shapes: Variables, names: Map, what: str) -> Variables:

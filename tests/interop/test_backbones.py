@@ -14,8 +14,10 @@ import pytest
 from diffmic_jax.evaluation.predict import load_classifier
 from diffmic_jax.experiment import Experiment
 from diffmic_jax.interop import backbones, names, state_dict
+from diffmic_jax.nn.pvt import PVT
 from diffmic_jax.nn.resnet import resnet
-from diffmic_jax.nn.vit import vit
+from diffmic_jax.nn.swin import Swin
+from diffmic_jax.nn.vit import ViT, vit
 from diffmic_jax.training.state import TrainState, of_network
 from diffmic_jax.types import InputError
 from tests import tiny
@@ -105,6 +107,25 @@ def test_imagenet_weights_are_taken_where_they_are(tiny_data, tmp_path, monkeypa
     config = tiny.make_config(tiny_data, guidance__stem="imagenet")
     config.guidance.update(backbone="resnet50", width=64, pretrained="auto")
     assert backbones._weights("guidance", config) == (tmp_path / "r50", "timm/resnet50.tv_in1k")
+
+
+@pytest.mark.parametrize(
+    ("name", "trunk", "side"),
+    [
+        ("vit", ViT(2, 8, 2, class_token=True), 224),
+        ("swin", Swin((2, 2), (1, 2), 8), 56),
+        ("pvt", PVT((1, 1), (8, 16), (1, 2), (2, 2)), 64),
+    ],
+)
+def test_a_transformer_answers_with_timms_weights_as_timm_does(golden, tmp_path, name, trunk, side):
+    # timm 1.0.31: random weights, features before the head of standard normal images.
+    g = golden("timm")
+    state = {key.removeprefix(f"{name}/"): x for key, x in g.items() if key.startswith(f"{name}/")}
+    state_dict.write(tmp_path / "w.safetensors", state)
+    variables = backbones.trunk_variables(trunk, tmp_path / "w.safetensors")
+    image = np.random.default_rng(0).normal(size=(2, side, side, 3)).astype(np.float32)
+    features = jax.jit(partial(trunk.apply, train=False))(variables, image).mean((1, 2))
+    np.testing.assert_allclose(features, g[f"{name}_features"], atol=5e-6)
 
 
 def test_weights_of_another_network_are_refused_by_name(tmp_path):
