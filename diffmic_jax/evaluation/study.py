@@ -26,7 +26,7 @@ import jax
 import ml_collections
 
 from diffmic_jax.data.sources import CLEAN
-from diffmic_jax.evaluation.records import write_json
+from diffmic_jax.evaluation.records import write_json, write_text
 from diffmic_jax.settings import call_in_file, load_config, resolve
 from diffmic_jax.training import parallel
 from diffmic_jax.types import InputError, Interrupted
@@ -39,6 +39,8 @@ Failures = dict[tuple[str, int], str]
 Configs = dict[tuple[str, int], ml_collections.ConfigDict]
 """(row, seed) -> its resolved configuration."""
 METRICS = ("accuracy", "f1_macro", "balanced_accuracy", "auroc_macro", "nll", "ece")
+SAMPLING = "sampling.json"
+"""Beside the results of a row that only evaluates otherwise: how."""
 LEAKED, CLEAN_ACCURACY = "accuracy_leaked", "accuracy_clean"
 
 
@@ -230,6 +232,8 @@ def _is_done(row: Row, seed: int, folder: Path, configs: Configs) -> bool:
     metrics = _results(row, seed, folder) / "metrics.json"
     try:
         config = json.loads((trained / "config.json").read_text())
+        if row.sampling and metrics.with_name(SAMPLING).read_text() != _as_text(row.sampling):
+            return False
         # What is evaluated otherwise is evaluated after the training.
         newest = (trained / "eval/test/metrics.json").stat().st_mtime_ns
         return config == as_json(configs[row.of or row.name, seed]) and (
@@ -247,9 +251,18 @@ def _job(row: Row, seed: int, folder: Path, configs: Configs) -> Callable[[], ob
     config = configs[row.of or row.name, seed]
     if row.config:
         return partial(experiment.run, config, workdir, "train")
-    out = _results(row, seed, folder)
-    sampling = dict(row.sampling)
-    return partial(experiment.evaluate_workdir, workdir, "test", out, sampling, config.data.root)
+    out, sampling = _results(row, seed, folder), dict(row.sampling)
+
+    def evaluate() -> None:
+        experiment.evaluate_workdir(workdir, "test", out, sampling, config.data.root)
+        if parallel.is_main_process():
+            write_text(out / SAMPLING, _as_text(sampling))
+
+    return evaluate
+
+
+def _as_text(sampling: Mapping[str, Any]) -> str:
+    return json.dumps(dict(sampling), sort_keys=True)
 
 
 def _attempt(job: Callable[[], object], folder: Path, name: str) -> str:

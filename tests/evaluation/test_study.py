@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -145,6 +146,16 @@ def test_what_is_done_is_not_run_again_and_what_failed_is(finished, spec, tmp_pa
     (tmp_path / "w/runs/C1-0/config.json").write_text(text.replace(str(finished), f"{tmp_path}/w"))
     assert cli.main(["study", spec, "--num_processes=1", f"--workdir={tmp_path / 'w'}"]) == 0
     assert again == ["broken-0"]
+
+
+def test_what_is_evaluated_otherwise_is_done_again_where_that_changes(finished, spec):
+    found = study.load_study(spec)
+    changed = dataclasses.replace(found.rows[-1], sampling={"num_samples": 5})
+    configs = study.make_configs(found, finished)
+    assert [study._is_done(row, 0, finished, configs) for row in (found.rows[-1], changed)] == [
+        True,
+        False,
+    ]
 
 
 def test_some_rows_are_run_in_the_studys_order(spec, tmp_path, monkeypatch):
