@@ -8,7 +8,7 @@ stored draw gives a stored answer.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -25,18 +25,24 @@ from diffmic_jax.types import Array
 
 EpsFn = Callable[[Array, Array], Array]
 """eps_fn(y_t [B, *L, C], t scalar index) -> eps_hat [B, *L, C]."""
+Pair = tuple[Array, Array]
+"""The next state, and y0_hat."""
 
 
 def timesteps(
-    schedule: Schedule, num_steps: int, start: Literal["full", "truncated", "leading"] = "full"
+    schedule: Schedule,
+    num_steps: int,
+    start: Literal["full", "truncated", "leading"] = "full",
+    stop: int = 0,
 ) -> np.ndarray:
     """The timesteps to visit, [num_steps] descending.
 
     Args:
       schedule: the noise schedule, of T steps.
       num_steps: 1..T.
-      start: `full` spreads them from T-1 to 0; `truncated` walks only the first `num_steps` of
+      start: `full` spreads them from T-1 to `stop`; `truncated` walks only the first `num_steps` of
         the chain, as the authors' v1 code does; `leading` takes multiples of T // num_steps.
+      stop: last timestep of `full`.
 
     Raises:
       ValueError: for a `start` or a number of steps that the schedule does not have, or a start
@@ -45,9 +51,11 @@ def timesteps(
     total = schedule.num_train_steps
     if not 1 <= num_steps <= total:
         raise ValueError(f"the number of sampling steps must be 1..{total}, not {num_steps}")
+    if num_steps > total - stop:
+        raise ValueError(f"{num_steps} steps do not fit between {stop} and {total}")
     match start:
         case "full":
-            steps = np.rint(np.linspace(total - 1, 0, num_steps)).astype(int)
+            steps = np.rint(np.linspace(total - 1, stop, num_steps)).astype(int)
         case "truncated":
             steps = np.arange(num_steps)[::-1]
         case "leading":
@@ -60,21 +68,26 @@ def timesteps(
 
 
 def _scan(
-    step: Callable, y_init: Array, steps: np.ndarray, rows: tuple, return_states: bool
+    step: Callable,
+    y_init: Array,
+    steps: np.ndarray,
+    rows: tuple,
+    return_states: bool,
+    average: bool,
 ) -> Array | tuple[Array, Array]:
-    """Run `step(y, (t, *rows))` over the timesteps; the last state is y0_hat itself."""
+    """Run `step(y, t, *rows) -> (next y, y0_hat)`; the last state is the last y0_hat itself."""
     dtype = jnp.result_type(y_init, jnp.float32)
     # float64 rounds to the compute dtype here, once.
     rows = tuple(jnp.asarray(row, dtype) for row in rows)
 
-    def body(y: Array, row: tuple) -> tuple[Array, Array]:
-        y = step(y, *row)
-        return y, y if return_states else None
+    def body(y: Array, row: tuple) -> tuple[Array, Any]:
+        y, y0_hat = step(y, *row)
+        return y, (y if return_states else None, y0_hat if average else None)
 
-    y, states = jax.lax.scan(body, jnp.asarray(y_init, dtype), (jnp.asarray(steps), *rows))
-    if not return_states:
-        return y
-    return y, jnp.concatenate([jnp.asarray(y_init, dtype)[None], states])
+    y_init = jnp.asarray(y_init, dtype)
+    y, (states, estimates) = jax.lax.scan(body, y_init, (jnp.asarray(steps), *rows))
+    answer = estimates.mean(axis=0) if average else y
+    return (answer, jnp.concatenate([y_init[None], states])) if return_states else answer
 
 
 def ancestral(
@@ -86,6 +99,7 @@ def ancestral(
     noise: Array,
     *,
     return_states: bool = False,
+    average: bool = False,
 ) -> Array | tuple[Array, Array]:
     """Ancestral (DDPM) sampling by the posterior of each step.
 
@@ -97,6 +111,7 @@ def ancestral(
       timesteps: [n] descending host integers.
       noise: [n, B, *L, C] standard normal; row i goes with `timesteps[i]`, the last is unused.
       return_states: also return the n+1 states, [n+1, B, *L, C].
+      average: return the mean of y0_hat over the steps, not the last.
 
     Returns:
       y0_hat [B, *L, C] after the last step, and the states if asked for.
@@ -104,12 +119,12 @@ def ancestral(
     steps = np.asarray(timesteps)
     weights = posterior_coefficients(schedule, steps, np.append(steps[1:], -1))
 
-    def step(y: Array, t: Array, g0: Array, g1: Array, g2: Array, std: Array, z: Array) -> Array:
+    def step(y: Array, t: Array, g0: Array, g1: Array, g2: Array, std: Array, z: Array) -> Pair:
         y0_hat = predict_y0(schedule, y, t, eps_fn(y, t), prior_mean)
-        return g0 * y0_hat + g1 * y + g2 * prior_mean + std * z
+        return g0 * y0_hat + g1 * y + g2 * prior_mean + std * z, y0_hat
 
     rows = (weights.y0_hat, weights.y_t, weights.prior_mean, np.sqrt(weights.variance), noise)
-    return _scan(step, y_init, steps, rows, return_states)
+    return _scan(step, y_init, steps, rows, return_states, average)
 
 
 def ddim(
@@ -124,6 +139,7 @@ def ddim(
     clip: tuple[float, float] | None = None,
     rederive_eps: bool = False,
     return_states: bool = False,
+    average: bool = False,
 ) -> Array | tuple[Array, Array]:
     """DDIM sampling (Song et al. 2021), shifted to the prior mean.
 
@@ -139,6 +155,7 @@ def ddim(
       rederive_eps: replace eps_hat by the noise that the clipped y0_hat implies, so that the next
         state is one of the forward process; otherwise eps_hat stays raw (the authors' v2 code).
       return_states: as in `ancestral`.
+      average: as in `ancestral`.
 
     Raises:
       ValueError: if eta is above 0 and there is no noise.
@@ -152,14 +169,14 @@ def ddim(
     toward = np.sqrt(np.maximum(1 - ab_prev - std**2, 0))
     z_rows = np.zeros(len(steps)) if noise is None else noise
 
-    def step(y: Array, t: Array, signal: Array, toward: Array, std: Array, z: Array) -> Array:
+    def step(y: Array, t: Array, signal: Array, toward: Array, std: Array, z: Array) -> Pair:
         eps_hat = eps_fn(y, t)
         y0_hat = predict_y0(schedule, y, t, eps_hat, prior_mean)
         if clip is not None:
             y0_hat = jnp.clip(y0_hat, *clip)
             if rederive_eps:
                 eps_hat = predict_eps(schedule, y, t, y0_hat, prior_mean)
-        return signal * y0_hat + (1 - signal) * prior_mean + toward * eps_hat + std * z
+        return signal * y0_hat + (1 - signal) * prior_mean + toward * eps_hat + std * z, y0_hat
 
     rows = (np.sqrt(ab_prev), toward, std, z_rows)
-    return _scan(step, y_init, steps, rows, return_states)
+    return _scan(step, y_init, steps, rows, return_states, average)
