@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from diffmic_jax.diffusion import losses
-from diffmic_jax.types import Array, Guidance
+from diffmic_jax.diffusion.process import predict_eps, predict_y0
+from diffmic_jax.diffusion.schedules import Schedule
+from diffmic_jax.types import Array, Guidance, Prior
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,15 +26,86 @@ class Link:
     """(logits [B, C], labels [B, C]) -> [B]."""
     likelihood: Callable[[Array, Array], Array]
     """(logits [B, C], labels [B, C]) -> probability of the truth [B]."""
+    logits: Callable[[Array], Array]
+    """The inverse of `activate`, finite for every probability."""
 
 
-SINGLE_LABEL = Link(jax.nn.softmax, losses.cross_entropy, losses.likelihood)
-MULTI_LABEL = Link(jax.nn.sigmoid, losses.binary_cross_entropy, losses.binary_likelihood)
+LEAST = 1e-6
+"""No class is held to be less likely than this by what the guidance tells the denoiser."""
+
+
+def _log(p: Array) -> Array:
+    return jnp.log(jnp.maximum(p, LEAST))
+
+
+SINGLE_LABEL = Link(jax.nn.softmax, losses.cross_entropy, losses.likelihood, _log)
+MULTI_LABEL = Link(
+    jax.nn.sigmoid,
+    losses.binary_cross_entropy,
+    losses.binary_likelihood,
+    lambda p: _log(p) - _log(1 - p),
+)
+
+
+class Denoised(NamedTuple):
+    """What the denoiser's output says of a noisy label."""
+
+    eps_hat: Array
+    """[B, *L, C]."""
+    logits: Array
+    """[B, *L, C] of the clean label."""
+    certainty: Array
+    """Scalar or [B, *L]: how much these count in the label's loss."""
+
+
+def denoise_noise(
+    output: Array, y_t: Array, t: Array, prior: Prior, *, link: Link, schedule: Schedule
+) -> Denoised:
+    """The output is eps_hat (DiffMIC); y0_hat counts by alpha_bar, the signal that is in it."""
+    del link
+    certainty = jnp.asarray(schedule.alpha_bar, output.dtype)[t]
+    return Denoised(output, predict_y0(schedule, y_t, t, output, prior.mean), certainty)
+
+
+def denoise_posterior(
+    output: Array, y_t: Array, t: Array, prior: Prior, *, link: Link, schedule: Schedule
+) -> Denoised:
+    """The output corrects the posterior that Bayes' rule gives for the guess alone.
+
+    With the guess m as the prior of y0 and the forward process as the likelihood, the class c has
+
+        log p(c | y_t) = log m_c + sqrt(ab) / (1 - ab) (y_t - (1 - sqrt(ab)) m - sqrt(ab) / 2)_c
+
+    up to a constant. The output is added to it, and y0_hat is the posterior's mean: its
+    probabilities. An output of zero is the best that can be said without looking at the image.
+    """
+    ab = schedule.alpha_bar
+    signal, evidence = (
+        jnp.expand_dims(jnp.asarray(table, output.dtype)[t], -1)
+        for table in (np.sqrt(ab), np.sqrt(ab) / (1 - ab))
+    )
+    seen = y_t - (1 - signal) * prior.mean - signal / 2
+    logits = link.logits(prior.mean) + evidence * seen + output
+    eps_hat = predict_eps(schedule, y_t, t, link.activate(logits), prior.mean)
+    return Denoised(eps_hat, logits, jnp.ones((), output.dtype))
+
+
+DENOISED: dict[str, Callable[..., Denoised]] = {
+    "noise": denoise_noise,
+    "posterior": denoise_posterior,
+}
 
 
 def softmax_readout(y0_hat: Array, link: Link) -> Array:
     """Softmax (multi-label: sigmoid) of the mean draw (public v1): [S, B, C] -> [B, C]."""
     return link.activate(y0_hat.mean(axis=0))
+
+
+def vote_readout(y0_hat: Array, link: Link) -> Array:
+    """The share of the draws that call each class: [S, B, C] -> [B, C]."""
+    if link is MULTI_LABEL:
+        return (y0_hat > 0.5).mean(axis=0)
+    return jax.nn.one_hot(y0_hat.argmax(axis=-1), y0_hat.shape[-1]).mean(axis=0)
 
 
 def clip_readout(y0_hat: Array, link: Link) -> Array:
@@ -80,6 +155,18 @@ def logit_adjusted_loss(guidance: Guidance, target: Array, link: Link, counts: C
     return losses.logit_adjusted(guidance.fused, target, counts)
 
 
+def label_loss(logits: Array, label: Array, link: Link, counts: Counts, balance: float) -> Array:
+    """Loss of the denoised label, [B, *L] from logits and labels [B, *L, C].
+
+    With a balance of tau, the logits are those of a world where class c is count_c^(1 - tau) as
+    common (logit adjustment, Menon et al. 2021).
+    """
+    if balance:
+        share = np.asarray(counts) / np.sum(counts)
+        logits = logits + balance * np.log(share).astype(np.float32)
+    return link.loss(logits, label)
+
+
 def ldam_loss(guidance: Guidance, target: Array, link: Link, counts: Counts) -> Array:
     """Loss with a larger margin for rarer classes: [B]."""
     del link
@@ -97,7 +184,7 @@ def focal_weight(guidance: Guidance, target: Array, link: Link) -> Array:
     return losses.focal_weight(link.likelihood(guidance.fused, target))
 
 
-READOUTS = {"softmax": softmax_readout, "clip": clip_readout}
+READOUTS = {"softmax": softmax_readout, "clip": clip_readout, "vote": vote_readout}
 COSINE_SCALE = 30.0
 """Of the classifier that LDAM trains."""
 GUIDANCE_LOSSES: dict[str, Callable[..., Array]] = {

@@ -22,6 +22,7 @@ from diffmic_jax.nn.trunks import trunk
 from diffmic_jax.nn.vit import vit
 from diffmic_jax.objectives import (
     COSINE_SCALE,
+    DENOISED,
     FOR_ONE_LABEL,
     GUIDANCE_LOSSES,
     MULTI_LABEL,
@@ -29,11 +30,15 @@ from diffmic_jax.objectives import (
     SINGLE_LABEL,
     WEIGHTS,
     Counts,
+    Denoised,
     Link,
+    label_loss,
 )
 from diffmic_jax.types import Array, Guidance, InputError, Prior
 
 NETWORKS = ("guidance", "denoiser")
+GUIDANCE = "guidance"
+"""`denoiser.pretrained`: the encoder starts as the guidance's trunk is when the denoiser begins."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +65,8 @@ class Sampling:
     num_samples: int
     readout: Callable[[Array], Array]
     """Draws [S, B, C] -> probabilities [B, C]."""
+    antithetic: bool = False
+    """Whether every second draw has the noise of the one before it with the other sign."""
 
     @property
     def num_steps(self) -> int:
@@ -115,10 +122,24 @@ class Recipe:
     optimization: Optimization
     phases: tuple[Phase, ...]
     sampling: Sampling
+    denoised: Callable[[Array, Array, Array, Prior], Denoised]
+    """(the denoiser's output, y_t, t, prior) -> what it says."""
     learns: tuple[str, ...]
     """The networks that a step trains."""
     class_weights: tuple[float, ...] = ()
     """As in `Phase`."""
+    noise_weight: float = 1.0
+    """Of the noise MSE."""
+    label_weight: float = 0.0
+    """Of the loss of the denoised label."""
+    label_loss: Callable[[Array, Array], Array] = losses.cross_entropy
+    """(logits, labels [B, *L, C]) -> [B, *L]."""
+    guidance_dropout: float = 0.0
+    """Share of the training images whose guess the denoiser is not told."""
+    guidance_swap: float = 0.0
+    """Share of those for which it is told that for another image."""
+    inherits: bool = False
+    """Before its first step the denoiser takes over the guidance's trunk as its encoder."""
     share_guidance: bool = False
     """Where the guidance learns, the diffusion sees it in training mode."""
 
@@ -168,7 +189,7 @@ def _sampling(config: ml_collections.ConfigDict, schedule: Schedule, link: Link)
     steps = np.zeros(0, int)
     try:
         if config.num_steps:
-            steps = samplers.timesteps(schedule, config.num_steps, config.start)
+            steps = samplers.timesteps(schedule, config.num_steps, config.start, config.stop)
     except ValueError as error:
         raise InputError(f"config.sampling.start={config.start!r}: {error}") from error
 
@@ -179,7 +200,7 @@ def _sampling(config: ml_collections.ConfigDict, schedule: Schedule, link: Link)
         noise: Array,
         return_states: bool = False,
     ) -> Array:
-        extra: dict[str, Any] = {"return_states": return_states}
+        extra: dict[str, Any] = {"return_states": return_states, "average": config.average}
         if config.sampler == "ddim":
             extra |= {
                 "eta": config.eta,
@@ -189,7 +210,9 @@ def _sampling(config: ml_collections.ConfigDict, schedule: Schedule, link: Link)
         return SAMPLERS[config.sampler](eps_fn, schedule, y_init, prior_mean, steps, noise, **extra)
 
     readout = partial(READOUTS[config.readout], link=link)
-    return Sampling(INITIALS[config.initial], run, steps, config.num_samples, readout)
+    return Sampling(
+        INITIALS[config.initial], run, steps, config.num_samples, readout, config.antithetic
+    )
 
 
 def _networks(
@@ -228,6 +251,8 @@ def _networks(
         momentum,
         small(d.local_encoder) if d.local_encoder else None,
         g.num_regions,
+        d.guidance_features,
+        d.predicts == "posterior",
         dtype,
     )
     return guidance, denoiser
@@ -314,6 +339,11 @@ def make_recipe(
             f"config.guidance.loss={loss} with class_weights={weighing} needs images of one class; "
             "give loss=fused and class_weights=none"
         )
+    if multi_label and config.train.label_balance:
+        raise InputError(
+            f"config.train.label_balance={config.train.label_balance:g} needs images of one class; "
+            "give 0"
+        )
     # Where nothing is trained, or a class has no image, any count does: it weighs nothing.
     counts = tuple(max(1, count) for count in counts or (1,) * num_classes)
     diffusion = config.diffusion
@@ -345,6 +375,15 @@ def make_recipe(
         _optimization(config, steps_per_epoch),
         phases,
         _sampling(config.sampling, schedule, link),
+        partial(DENOISED[config.denoiser.predicts], link=link, schedule=schedule),
         NETWORKS if denoiser else ("guidance",),
+        noise_weight=config.train.noise_weight,
+        label_weight=config.train.label_weight,
+        label_loss=partial(
+            label_loss, link=link, counts=counts, balance=config.train.label_balance
+        ),
+        guidance_dropout=config.denoiser.guidance_dropout,
+        guidance_swap=config.denoiser.guidance_swap,
+        inherits=config.denoiser.pretrained == GUIDANCE,
         share_guidance=config.train.share_guidance,
     )

@@ -21,8 +21,8 @@ from diffmic_jax.diffusion.schedules import KINDS
 from diffmic_jax.nn.resnet import STAGE_SIZES
 from diffmic_jax.nn.trunks import BACKBONES, TRANSFORMERS
 from diffmic_jax.nn.vit import PATCH, SIZES
-from diffmic_jax.objectives import GUIDANCE_LOSSES, READOUTS, WEIGHTS
-from diffmic_jax.recipe import DTYPES, INITIALS, PRIORS, SAMPLERS, TIMESTEPS
+from diffmic_jax.objectives import DENOISED, GUIDANCE_LOSSES, READOUTS, WEIGHTS
+from diffmic_jax.recipe import DTYPES, GUIDANCE, INITIALS, PRIORS, SAMPLERS, TIMESTEPS
 from diffmic_jax.types import InputError
 
 ENCODERS: Collection[str] = ChainMap[str, Any](SIZES, STAGE_SIZES, {"": ()})
@@ -39,6 +39,10 @@ _V1: dict[str, Any] = {
     "denoiser.pretrained": "",
     "denoiser.local_encoder": "",
     "denoiser.conditioning": "dual",
+    "denoiser.predicts": "noise",
+    "denoiser.guidance_features": False,
+    "denoiser.guidance_dropout": 0.0,
+    "denoiser.guidance_swap": 0.0,
     "denoiser.encoder_updates": 1,
     "diffusion.precision": "float64",
     "diffusion.timesteps": "antithetic",
@@ -48,12 +52,20 @@ _V1: dict[str, Any] = {
     "train.final_learning_rate": 0.0,
     "train.rate_per_epoch": False,
     "train.loss_weight": "uniform",
+    "train.noise_weight": 1.0,
+    "train.mmd_weight": 0.5,
+    "train.label_weight": 0.0,
+    "train.label_balance": 0.0,
+    "train.ema": False,
     "sampling.sampler": "ancestral",
     "sampling.num_steps": 100,
     "sampling.start": "full",
     "sampling.initial": "mean",
     "sampling.clip": (),
     "sampling.readout": "clip",
+    "sampling.antithetic": False,
+    "sampling.stop": 0,
+    "sampling.average": False,
 }
 _NO_DIFFUSION: dict[str, Any] = _V1 | {
     "guidance.warmup_epochs": 0,
@@ -120,6 +132,7 @@ CHOICES: dict[str, Collection[str]] = {
     "denoiser.local_encoder": ChainMap[str, Any](STAGE_SIZES, {"": ()}),
     "denoiser.stem": ("imagenet", "small"),
     "denoiser.conditioning": PRIORS,
+    "denoiser.predicts": DENOISED,
     "diffusion.schedule": KINDS,
     "diffusion.precision": ("float64", "public"),
     "diffusion.timesteps": TIMESTEPS,
@@ -175,6 +188,11 @@ def _ranges(config: ml_collections.ConfigDict) -> dict[str, tuple[float, float]]
         "train.final_learning_rate": (0, math.inf),
         "train.clip_norm": (0, math.inf),
         "train.mmd_weight": (0, math.inf),
+        "train.noise_weight": (0, math.inf),
+        "train.label_weight": (0, math.inf),
+        "train.label_balance": share,
+        "denoiser.guidance_dropout": share,
+        "denoiser.guidance_swap": share,
         "train.log_every": any_size,
         "train.max_minutes": (0, math.inf),
         "train.hang_minutes": (0, math.inf),
@@ -185,6 +203,7 @@ def _ranges(config: ml_collections.ConfigDict) -> dict[str, tuple[float, float]]
             config.diffusion.num_train_steps,
         ),
         "sampling.num_samples": any_size,
+        "sampling.stop": (0, config.diffusion.num_train_steps - 1),
         "sampling.eta": share,
         "checkpoint.every_steps": (0, math.inf),
         "eval.batch_size": any_size,
@@ -263,6 +282,7 @@ def _check_fit(config: ml_collections.ConfigDict) -> None:
             "config.guidance.class_weights=deferred needs a recipe without diffusion, such as "
             "classifier; give balanced"
         )
+    _check_denoiser(config)
     initial, conditioning = config.sampling.initial, config.denoiser.conditioning
     if initial == "random_map" and conditioning != "map":
         raise InputError(
@@ -272,6 +292,37 @@ def _check_fit(config: ml_collections.ConfigDict) -> None:
         raise InputError(
             f"config.sampling.initial=map needs a condition of one label, but "
             f"config.denoiser.conditioning={conditioning}; give sampling.initial=mean"
+        )
+
+
+def _check_denoiser(config: ml_collections.ConfigDict) -> None:
+    """Refuse losses and a start that the denoiser cannot have."""
+    train, conditioning = config.train, config.denoiser.conditioning
+    if config.denoiser.predicts == "posterior" and conditioning not in ("fused", "dual"):
+        raise InputError(
+            "config.denoiser.predicts=posterior needs a guess to start from, but "
+            f"config.denoiser.conditioning={conditioning}; give fused or dual"
+        )
+    if not (train.noise_weight or train.label_weight):
+        raise InputError(
+            "config.train.noise_weight and config.train.label_weight are both 0, so that the "
+            "denoiser has nothing to learn; give one of them"
+        )
+    guidance, denoiser = config.guidance, config.denoiser
+    if denoiser.pretrained == GUIDANCE and (denoiser.encoder, denoiser.width, denoiser.stem) != (
+        guidance.backbone,
+        guidance.width,
+        guidance.stem,
+    ):
+        raise InputError(
+            "config.denoiser.pretrained=guidance needs an encoder like the guidance's trunk; give "
+            f"denoiser.encoder={guidance.backbone}, denoiser.width={guidance.width} and "
+            f"denoiser.stem={guidance.stem}"
+        )
+    if config.sampling.stop and config.sampling.start != "full":
+        raise InputError(
+            f"config.sampling.stop={config.sampling.stop} needs config.sampling.start=full; "
+            "give that, or stop=0"
         )
 
 

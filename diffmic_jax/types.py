@@ -76,6 +76,8 @@ class Guidance(NamedTuple):
     """[B, K, p, p, 3] the regions."""
     attention: Array
     """[B, K], sums to 1 over the regions."""
+    features: Array | None = None
+    """[B, G] what the logits are linear in: of the whole image and, for DCG, of the regions."""
 
 
 class Prior(NamedTuple):

@@ -147,3 +147,9 @@ def test_what_is_asked_of_ddim_reaches_it(tmp_path, changes):
     )
     found = built.sampling.run(eps_fn, noise[0], mean, noise)
     np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_labels_that_stand_together_cannot_be_balanced(tmp_path):
+    config = tiny.make_config(tmp_path, train__label_weight=1.0, train__label_balance=0.5)
+    with pytest.raises(InputError, match=r"config.train.label_balance=0.5 needs images of one"):
+        recipe.make_recipe(resolve(config), 3, multi_label=True)

@@ -101,6 +101,10 @@ def test_a_clip_that_is_no_range_is_refused(clip):
             "needs config.deno",
         ),
         ({"denoiser.conditioning": "none"}, "config.sampling.initial=map needs a condition of one"),
+        ({"denoiser.predicts": "posterior"}, "needs a guess to start from, but .*conditioning=map"),
+        ({"train.noise_weight": 0.0}, "are both 0, so that the denoiser has nothing to learn"),
+        ({"denoiser.pretrained": "guidance"}, "give denoiser.encoder=resnet18, denoiser.width=64"),
+        ({"sampling.stop": 500}, "config.sampling.stop=500 needs config.sampling.start=full"),
     ],
 )
 def test_values_that_do_not_go_together_are_refused(values, message):

@@ -177,9 +177,13 @@ def _about_model(config: Mapping[str, Any]) -> dict[str, str]:
     train, sampling = config["train"], config["sampling"]
     metric, fraction = config["checkpoint"]["metric"], config["data"]["validation_fraction"]
     optimizer = "AMSGrad" if guidance["amsgrad"] else "Adam"
-    loss = f"noise MSE, weights {train['loss_weight']}"
-    if train["mmd_weight"] and denoiser["conditioning"] in ("fused", "dual"):
-        loss += f", and {train['mmd_weight']:g} times an MMD for each of the two guesses"
+    losses = {
+        f"the noise MSE, weights {train['loss_weight']}": train.get("noise_weight", 1),
+        "an MMD for each of the two guesses": train["mmd_weight"]
+        * (denoiser["conditioning"] in ("fused", "dual")),
+        "the cross-entropy of the denoised label": train.get("label_weight", 0),
+    }
+    loss = " and ".join(f"{weight:g} times {name}" for name, weight in losses.items() if weight)
     selection = f"by {metric} on validation where the data has one, else the last step"
     if fraction:
         selection = f"the checkpoint of the best {metric} on validation"

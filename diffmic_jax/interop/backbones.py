@@ -20,7 +20,7 @@ from diffmic_jax.evaluation.predict import load_classifier
 from diffmic_jax.interop import names, state_dict
 from diffmic_jax.nn.resnet import STAGE_SIZES
 from diffmic_jax.nn.vit import ViT
-from diffmic_jax.recipe import Recipe
+from diffmic_jax.recipe import GUIDANCE, Recipe
 from diffmic_jax.training.state import TrainState, of_network
 from diffmic_jax.types import InputError, Variables
 
@@ -102,6 +102,8 @@ def _weights(network: str, config: ml_collections.ConfigDict) -> tuple[Path | No
     if not source:
         log.info("%s starts from random weights, as %s='' asks", network, field)
         return None, "random"
+    if network == "denoiser" and source == GUIDANCE:
+        return None, "the guidance"  # once that has learned
     if source != AUTO:
         return _find(source, field), source
     try:

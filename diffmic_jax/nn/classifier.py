@@ -45,4 +45,5 @@ class Classifier(nn.Module):
         corners = jnp.zeros((batch, 0, 2), jnp.int32)
         patches = jnp.zeros((batch, 0, size, size, 3), image.dtype)
         attention = jnp.zeros((batch, 0), logits.dtype)
-        return Guidance(logits, logits, logits, saliency, corners, patches, attention)
+        pooled = features.mean((1, 2))
+        return Guidance(logits, logits, logits, saliency, corners, patches, attention, pooled)

@@ -134,10 +134,11 @@ class DCG(nn.Module):
         corners = self._corners(jax.lax.stop_gradient(saliency), image.shape[1:3])
         source = image if self.crop_channels == "all" else image[..., :1].repeat(3, axis=-1)
         patches = crop_regions(source, corners, self.region_size)
-        local, attention = self._local(patches, train)
+        local, attention, z = self._local(patches, train)
         global_ = saliency.mean((1, 2))
         fused = (global_ + local) / 2
-        return Guidance(fused, global_, local, saliency, corners, patches, attention)
+        pooled = jnp.concatenate([features.mean((1, 2)), z], axis=-1)
+        return Guidance(fused, global_, local, saliency, corners, patches, attention, pooled)
 
     def _corners(self, saliency: Array, image_size: tuple[int, int]) -> Array:
         """Pixel corners [B, K, 2] of the most salient regions."""
@@ -156,12 +157,12 @@ class DCG(nn.Module):
             [jnp.asarray(axis)[cells[..., i]] for i, axis in enumerate(pixels)], axis=-1
         )
 
-    def _local(self, patches: Array, train: bool) -> tuple[Array, Array]:
-        """Local logits [B, C] and attention [B, K]."""
+    def _local(self, patches: Array, train: bool) -> tuple[Array, Array, Array]:
+        """Local logits [B, C], attention [B, K] and the features [B, F] of the regions."""
         batch, regions = patches.shape[:2]
         features = self.local_trunk(patches.reshape(-1, *patches.shape[2:]), train)
         h = features.mean((1, 2)).reshape(batch, regions, -1)
         attention = GatedAttention(dtype=self.dtype, name="attention")(h)
         z = jnp.einsum("bk,bkf->bf", attention, h)
         logits = Dense(self.num_classes, False, self.dtype, name="classifier")(z)
-        return logits.astype(jnp.promote_types(logits.dtype, jnp.float32)), attention
+        return logits.astype(jnp.promote_types(logits.dtype, jnp.float32)), attention, z

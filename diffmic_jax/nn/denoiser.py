@@ -51,6 +51,10 @@ class Denoiser(nn.Module):
     """Trunk of the regions, [B, p, p, 3], train -> [B, h, w, F]; None leaves them out (v1)."""
     num_regions: int = 0
     """K, with a local encoder."""
+    guidance_features: bool = False
+    """Whether the embedding is also made of the guidance's features."""
+    zero_output: bool = False
+    """Whether the last layer starts with zeros: before training, the answer is the prior's."""
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
@@ -68,15 +72,25 @@ class Denoiser(nn.Module):
         self.hidden = [dense() for _ in range(2)]
         self.gates = [gate() for _ in range(3)]
         self.norms = [norm() for _ in range(3)]
-        self.output = Dense(self.num_classes, dtype=self.dtype)
+        self.output = Dense(self.num_classes, dtype=self.dtype, zero=self.zero_output)
+        if self.guidance_features:
+            self.guidance_norm = norm()
 
-    def encode(self, image: Array, patches: Array, train: bool) -> Array:
+    def encode(
+        self, image: Array, patches: Array, train: bool, guidance: Array | None = None
+    ) -> Array:
         """Embedding [B, D] of images [B, H, W, 3] and their regions [B, K, p, p, 3].
+
+        With `guidance_features`, those [B, G] of the guidance stand beside the image's own.
 
         With a local encoder (v2's image-feature prior) the embeddings of the image and of the K
         regions are mixed, feature by feature, with learned weights that sum to 1.
         """
-        whole = self.embed_norm(self.embed(self.encoder(image, train).mean((1, 2))), train)
+        pooled = self.encoder(image, train).mean((1, 2))
+        if self.guidance_features:
+            theirs = self.guidance_norm(guidance, train)
+            pooled = jnp.concatenate([pooled, theirs.astype(pooled.dtype)], axis=-1)
+        whole = self.embed_norm(self.embed(pooled), train)
         if self.local_encoder is None:
             return whole
         pooled = self.local_encoder(patches.reshape(-1, *patches.shape[2:]), train).mean((1, 2))
@@ -168,9 +182,15 @@ class Denoiser(nn.Module):
         """
         return self.norms[i](self.gates[i](x, t), train, recorded)
 
-    def initialize(self, image: Array, patches: Array, priors: tuple[Prior, ...]) -> None:
+    def initialize(
+        self,
+        image: Array,
+        patches: Array,
+        priors: tuple[Prior, ...],
+        guidance: Array | None = None,
+    ) -> None:
         """Touch every parameter once, for `init` with this as the method."""
-        features = self.encode(image, patches, False)
+        features = self.encode(image, patches, False, guidance)
         for prior in priors:
             t = jnp.zeros((), jnp.int32)
             self(prior.mean, prior.condition, t, features, False, prior.projection)

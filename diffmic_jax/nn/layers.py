@@ -30,11 +30,13 @@ class Dense(nn.Module):
     features: int
     use_bias: bool = True
     dtype: Any = jnp.float32
+    zero: bool = False
+    """Whether it starts with zeros instead."""
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """[..., F] -> [..., features]."""
-        init = uniform_fan_in(x.shape[-1])
+        init = nn.initializers.zeros if self.zero else uniform_fan_in(x.shape[-1])
         return nn.Dense(
             self.features,
             self.use_bias,

@@ -21,7 +21,7 @@ from diffmic_jax.training import parallel
 from diffmic_jax.training.checkpoint import Checkpoints
 from diffmic_jax.training.guards import FiniteCheck, StopRequest, Watchdog, skipping
 from diffmic_jax.training.log import TrainingLog
-from diffmic_jax.training.state import TrainState
+from diffmic_jax.training.state import TrainState, inherit
 from diffmic_jax.training.steps import train_step
 from diffmic_jax.types import Array, Batch, Interrupted
 
@@ -128,6 +128,8 @@ def fit(
             began = time.monotonic()
             phase = recipe.phase_at(step)
             watchdog.at(f"computes step {step + 1} ({phase.name})")
+            if recipe.inherits and step == recipe.warmup_steps:
+                state = inherit(state)
             state, scalars = compiled(phase, state)(state, batch, key)
             step += 1
             values = check(step, scalars)

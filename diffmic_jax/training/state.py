@@ -48,6 +48,21 @@ class TrainState(struct.PyTreeNode):
         return {"params": params, "batch_stats": self.batch_stats}
 
 
+def inherit(state: TrainState) -> TrainState:
+    """The state with the guidance's trunk of the whole image as the denoiser's encoder."""
+
+    def taken(tree: Variables) -> Variables:
+        # Copied, since a step that is given the state may overwrite it in place.
+        trunk = jax.tree.map(jnp.copy, tree["guidance"]["global_trunk"])
+        return tree | {"denoiser": tree["denoiser"] | {"encoder": trunk}}
+
+    return state.replace(
+        params=taken(state.params),
+        batch_stats=taken(state.batch_stats),
+        ema_params=taken(state.ema_params) if state.ema_params else {},
+    )
+
+
 def of_network(variables: Variables, network: str) -> Variables:
     """One network's own variables, as its `apply` takes them."""
     return {name: tree[network] for name, tree in variables.items()}
@@ -62,7 +77,12 @@ def init_variables(recipe: Recipe, key: Array) -> Variables:
     if recipe.denoiser:
         # The answer only lends its shapes.
         others = recipe.denoiser.init(
-            keys[1], image, guidance.patches, recipe.priors(guidance), method="initialize"
+            keys[1],
+            image,
+            guidance.patches,
+            recipe.priors(guidance),
+            guidance.features,
+            method="initialize",
         )
     both = {"guidance": variables, "denoiser": others}
     return {

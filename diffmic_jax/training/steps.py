@@ -7,6 +7,7 @@ A training step computes, for the networks that learn in the current phase,
 
 with binary cross-entropy in place of CE where images have any number of labels. In v1 the weights w
 are 1; v2 has no MMD, a focal w, a map of labels, and trains each branch of the guidance by itself.
+Beside the noise, or in its place, the cross-entropy of the denoised label can be the objective.
 
 The guidance that the diffusion sees passes no gradient, and is in evaluation mode unless
 `train.share_guidance` lets it see the one that learns in the same step.
@@ -65,7 +66,8 @@ def _denoiser(recipe: Recipe) -> Callable[..., Any]:
 def embed(recipe: Recipe, variables: Variables, batch: Batch, guidance: Guidance) -> Array:
     """The denoiser's embedding [B, D] of a batch, in evaluation mode."""
     own = of_network(variables, "denoiser")
-    return _denoiser(recipe)(own, batch.image, guidance.patches, False, method="encode")
+    seen = batch.image, guidance.patches, False, guidance.features
+    return cast(Array, _denoiser(recipe)(own, *seen, method="encode"))
 
 
 def guidance_loss(
@@ -121,32 +123,36 @@ def diffusion_loss(
     own = of_network(variables, "denoiser")
     run = _denoiser(recipe)
     mutable = ["batch_stats"]
-    features, updates = run(
-        own, batch.image, guidance.patches, True, method="encode", mutable=mutable
-    )
+    seen = batch.image, guidance.patches, True, guidance.features
+    features, updates = run(own, *seen, method="encode", mutable=mutable)
     target = targets(recipe, batch.label)
     y0 = _in_cells(target, recipe.cells)
     priors = recipe.priors(guidance)
     y_t = [q_sample(recipe.schedule, y0, t, eps, prior.mean) for prior in priors]
     own = {"params": own["params"], **updates}
-    (eps_hat, *others), updates = run(
-        own, y_t, priors, t, features, method="streams", mutable=mutable
-    )
+    outputs, updates = run(own, y_t, priors, t, features, method="streams", mutable=mutable)
+    streams = zip(outputs, y_t, priors, strict=True)
+    answer, *others = (recipe.denoised(output, y, t, prior) for output, y, prior in streams)
     weight = recipe.loss_weight(guidance, target)
-    scalars = {"mse": (weight * losses.noise_mse(eps, eps_hat)).mean()}
+    scalars = {"mse": (weight * losses.noise_mse(eps, answer.eps_hat)).mean()}
+    scalars["loss"] = recipe.noise_weight * scalars["mse"]
     for i, other in enumerate(others, 1):
-        scalars[f"mmd_{i}"] = losses.mmd(eps, other)
-    distances = [value for name, value in scalars.items() if name != "mse"]
-    scalars["loss"] = scalars["mse"] + recipe.mmd_weight * sum(distances)
+        scalars[f"mmd_{i}"] = losses.mmd(eps, other.eps_hat)
+        scalars["loss"] += recipe.mmd_weight * scalars[f"mmd_{i}"]
+    if recipe.label_weight:
+        error = answer.certainty * recipe.label_loss(answer.logits, y0)
+        scalars["label_loss"] = (weight * error.reshape(len(weight), -1).mean(axis=1)).mean()
+        scalars["loss"] += recipe.label_weight * scalars["label_loss"]
     return scalars, updates["batch_stats"]
 
 
-def _draws(recipe: Recipe, batch: Batch, key: Array) -> tuple[Array, Array]:
-    """Timesteps [B, *L] and noise [B, *L, C] of a step."""
+def _draws(recipe: Recipe, batch: Batch, key: Array) -> tuple[Array, Array, Array]:
+    """Timesteps [B, *L] and noise [B, *L, C] of a step, and a number in [0, 1) per image, [B]."""
     key_t, key_eps = jax.random.split(key)
     shape = (len(batch.image), *recipe.cells)
     t = recipe.timesteps(key_t, shape, recipe.schedule.num_train_steps)
-    return t, jax.random.normal(key_eps, (*shape, recipe.num_classes))
+    eps = jax.random.normal(key_eps, (*shape, recipe.num_classes))
+    return t, eps, jax.random.uniform(jax.random.fold_in(key, 2), shape[:1])
 
 
 def _denoiser_loss(
@@ -156,9 +162,24 @@ def _denoiser_loss(
     guidance: Guidance | None,
     t: Array,
     eps: Array,
+    luck: Array,
 ) -> tuple[Scalars, Variables, None]:
-    """`diffusion_loss` without gradient for the guidance; None: it answers in evaluation mode."""
+    """`diffusion_loss` without gradient for the guidance; None: it answers in evaluation mode.
+
+    By luck [B] of an image its guess is withheld, which says that all classes are equally likely,
+    or is that for another image. Of images that it was trained on, the guidance is right too often.
+    """
     seen = jax.lax.stop_gradient(guidance or guide(recipe, variables, batch))
+    withheld = luck[:, None] < recipe.guidance_dropout
+    swapped = luck[:, None] > 1 - recipe.guidance_swap
+
+    def told(logits: Array) -> Array:
+        return jnp.where(withheld, 0, jnp.where(swapped, jnp.roll(logits, 1, axis=0), logits))
+
+    if recipe.guidance_dropout or recipe.guidance_swap:
+        seen = seen._replace(
+            fused=told(seen.fused), global_=told(seen.global_), local=told(seen.local)
+        )
     return *diffusion_loss(recipe, variables, batch, seen, t, eps), None
 
 
@@ -350,9 +371,11 @@ def _denoise(
     row_of[recipe.sampling.timesteps] = np.arange(recipe.sampling.num_steps)
 
     def eps_fn(y_t: Array, t: Array) -> Array:
-        return respond(y_t, jnp.asarray(row_of)[t])
+        return recipe.denoised(respond(y_t, jnp.asarray(row_of)[t]), y_t, t, prior).eps_hat
 
     noise = _noise(recipe, batch, key)
+    if recipe.sampling.antithetic:
+        noise = noise.at[:, 1::2].set(-noise[:, : noise.shape[1] // 2 * 2 : 2])
     y_init = recipe.sampling.initial(prior, noise[0])
     # The last row of a sampler's noise is unused: the start takes its place.
     y0_hat = recipe.sampling.run(eps_fn, y_init, prior.mean, jnp.roll(noise, -1, axis=0))

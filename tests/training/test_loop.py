@@ -157,3 +157,27 @@ def test_a_poisoned_step_is_skipped_counted_and_does_no_harm(tmp_path, tiny_data
         rows = list(csv.DictReader(file))
     assert [row["skipped"] for row in rows] == ["0"] * 4 + ["1"] * 5
     assert rows[4]["loss"] == ""
+
+
+def test_the_denoiser_begins_with_the_trunk_that_the_guidance_has_come_to(tmp_path, tiny_data):
+    changes = {
+        "guidance__frozen": True,
+        "denoiser__pretrained": "guidance",
+        "train__learning_rate": 0.0,
+    }
+    first = tiny.make_config(tiny_data, train__max_steps=tiny.WARMUP, **changes)
+    experiment.run(first, tmp_path, "train")
+    before = tiny.latest_state(first, tmp_path).params
+    whole = tiny.make_config(tiny_data, train__max_steps=tiny.WARMUP + 1, **changes)
+    experiment.run(whole, tmp_path, "train")
+    after = tiny.latest_state(whole, tmp_path)
+    for tree in (after.params, before):
+        pairs = zip(
+            *map(
+                jax.tree.leaves, (tree["denoiser"]["encoder"], before["guidance"]["global_trunk"])
+            ),
+            strict=True,
+        )
+        same = all(np.array_equal(a, b) for a, b in pairs)
+        assert same == (tree is after.params)
+    jax.tree.map(np.testing.assert_array_equal, after.params["guidance"], before["guidance"])

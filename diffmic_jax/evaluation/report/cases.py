@@ -17,7 +17,7 @@ from diffmic_jax.data.transforms import normalise
 from diffmic_jax.nn.dcg import merge_classes
 from diffmic_jax.recipe import Recipe
 from diffmic_jax.training.state import of_network
-from diffmic_jax.training.steps import predict_step
+from diffmic_jax.training.steps import embed, predict_step
 from diffmic_jax.types import Array, Batch, Prediction, Variables
 
 LEVEL = 90
@@ -120,8 +120,8 @@ def embeddings(
         prediction, states = predict_with_states(recipe, variables, batch, key)
         prior = recipe.priors(prediction.guidance)[0]
         own = of_network(variables, "denoiser")
-        image, patches = normalise(batch.image), prediction.guidance.patches
-        features, _ = apply(own, image, patches, False, method="encode")
+        batch = batch._replace(image=normalise(batch.image))
+        features = embed(recipe, variables, batch, prediction.guidance)
         hidden = []
         for i in at:
             t = jnp.asarray(recipe.sampling.timesteps[i])
