@@ -313,6 +313,21 @@ def _optimization(config: ml_collections.ConfigDict, steps_per_epoch: int) -> Op
     )
 
 
+def _check_several_labels(config: ml_collections.ConfigDict) -> None:
+    """Refuse what has no meaning where any number of classes applies to an image."""
+    loss, weighing = config.guidance.loss, config.guidance.class_weights
+    if loss in FOR_ONE_LABEL or weighing != "none":
+        raise InputError(
+            f"config.guidance.loss={loss} with class_weights={weighing} needs images of one class; "
+            "give loss=fused and class_weights=none"
+        )
+    if config.train.label_balance:
+        raise InputError(
+            f"config.train.label_balance={config.train.label_balance:g} needs images of one class; "
+            "give 0"
+        )
+
+
 def make_recipe(
     config: ml_collections.ConfigDict,
     num_classes: int,
@@ -333,17 +348,8 @@ def make_recipe(
       InputError: for a schedule that the sampler cannot start on, or a loss that the labels do not
         have.
     """
-    loss, weighing = config.guidance.loss, config.guidance.class_weights
-    if multi_label and (loss in FOR_ONE_LABEL or weighing != "none"):
-        raise InputError(
-            f"config.guidance.loss={loss} with class_weights={weighing} needs images of one class; "
-            "give loss=fused and class_weights=none"
-        )
-    if multi_label and config.train.label_balance:
-        raise InputError(
-            f"config.train.label_balance={config.train.label_balance:g} needs images of one class; "
-            "give 0"
-        )
+    if multi_label:
+        _check_several_labels(config)
     # Where nothing is trained, or a class has no image, any count does: it weighs nothing.
     counts = tuple(max(1, count) for count in counts or (1,) * num_classes)
     diffusion = config.diffusion
@@ -369,7 +375,7 @@ def make_recipe(
         (config.denoiser.map_size,) * 2 if is_map else (),
         TIMESTEPS[diffusion.timesteps],
         _priors(config, link),
-        partial(GUIDANCE_LOSSES[loss], link=link, counts=counts),
+        partial(GUIDANCE_LOSSES[config.guidance.loss], link=link, counts=counts),
         partial(WEIGHTS[config.train.loss_weight], link=link),
         config.train.mmd_weight,
         _optimization(config, steps_per_epoch),
