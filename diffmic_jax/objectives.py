@@ -161,9 +161,8 @@ def label_loss(logits: Array, label: Array, link: Link, counts: Counts, balance:
     With a balance of tau, the logits are those of a world where class c is count_c^(1 - tau) as
     common (logit adjustment, Menon et al. 2021).
     """
-    if balance:
-        share = np.asarray(counts) / np.sum(counts)
-        logits = logits + balance * np.log(share).astype(np.float32)
+    if balance:  # which only labels of one class can have
+        return losses.logit_adjusted(logits, label, counts, balance)
     return link.loss(logits, label)
 
 
