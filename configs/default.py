@@ -69,6 +69,9 @@ def get_config(recipe: str = "v1") -> ConfigDict:
     c.denoiser.local_encoder = placeholder(str)  # a ResNet for the regions, or empty
     c.denoiser.conditioning = placeholder(str)  # fused, dual, map, global, local or none
     c.denoiser.predicts = placeholder(str)  # noise; posterior: what Bayes' rule makes of the guess
+    # What each feature is scaled by before any training, at each timestep: uniform (random in
+    # [0, 1), as published), or ones.
+    c.denoiser.gates = placeholder(str)
     c.denoiser.guidance_features = placeholder(bool)  # it sees those beside its own
     # Share of the training images whose guess it is not told.
     c.denoiser.guidance_dropout = placeholder(float)
@@ -120,6 +123,7 @@ def get_config(recipe: str = "v1") -> ConfigDict:
     c.sampling.num_samples = placeholder(int)  # draws per image, averaged
     c.sampling.readout = placeholder(str)  # of the mean draw, clip or softmax; or vote
     c.sampling.antithetic = placeholder(bool)  # draws in pairs, with the noise of both signs
+    c.sampling.withhold = placeholder(float)  # share of the draws that are not told the guess
     c.sampling.eta = 0.0  # ddim only
     c.sampling.clip = placeholder(tuple)  # ddim only: range of y0_hat, as in (-1.0, 1.0)
     c.sampling.rederive_eps = False  # after clipping, go on with the noise that the clipped implies

@@ -67,11 +67,19 @@ class Sampling:
     """Draws [S, B, C] -> probabilities [B, C]."""
     antithetic: bool = False
     """Whether every second draw has the noise of the one before it with the other sign."""
+    withhold: float = 0.0
+    """Share of the draws, the first ones, that are not told the guess."""
 
     @property
     def num_steps(self) -> int:
         """n, reverse steps."""
         return len(self.timesteps)
+
+    @property
+    def told(self) -> np.ndarray:
+        """[S] whether a draw is told the guess; [1] if all are."""
+        first = round(self.withhold * self.num_samples)
+        return np.arange(self.num_samples if first else 1) >= first
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,7 +219,13 @@ def _sampling(config: ml_collections.ConfigDict, schedule: Schedule, link: Link)
 
     readout = partial(READOUTS[config.readout], link=link)
     return Sampling(
-        INITIALS[config.initial], run, steps, config.num_samples, readout, config.antithetic
+        INITIALS[config.initial],
+        run,
+        steps,
+        config.num_samples,
+        readout,
+        config.antithetic,
+        config.withhold,
     )
 
 
@@ -253,6 +267,7 @@ def _networks(
         g.num_regions,
         d.guidance_features,
         d.predicts == "posterior",
+        d.gates == "ones",
         dtype,
     )
     return guidance, denoiser

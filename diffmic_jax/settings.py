@@ -40,6 +40,7 @@ _V1: dict[str, Any] = {
     "denoiser.local_encoder": "",
     "denoiser.conditioning": "dual",
     "denoiser.predicts": "noise",
+    "denoiser.gates": "uniform",
     "denoiser.guidance_features": False,
     "denoiser.guidance_dropout": 0.0,
     "denoiser.guidance_swap": 0.0,
@@ -66,6 +67,7 @@ _V1: dict[str, Any] = {
     "sampling.antithetic": False,
     "sampling.stop": 0,
     "sampling.average": False,
+    "sampling.withhold": 0.0,
 }
 _NO_DIFFUSION: dict[str, Any] = _V1 | {
     "guidance.warmup_epochs": 0,
@@ -133,6 +135,7 @@ CHOICES: dict[str, Collection[str]] = {
     "denoiser.stem": ("imagenet", "small"),
     "denoiser.conditioning": PRIORS,
     "denoiser.predicts": DENOISED,
+    "denoiser.gates": ("uniform", "ones"),
     "diffusion.schedule": KINDS,
     "diffusion.precision": ("float64", "public"),
     "diffusion.timesteps": TIMESTEPS,
@@ -205,6 +208,7 @@ def _ranges(config: ml_collections.ConfigDict) -> dict[str, tuple[float, float]]
         "sampling.num_samples": any_size,
         "sampling.stop": (0, config.diffusion.num_train_steps - 1),
         "sampling.eta": share,
+        "sampling.withhold": share,
         "checkpoint.every_steps": (0, math.inf),
         "eval.batch_size": any_size,
         "eval.bootstrap": (0, math.inf),

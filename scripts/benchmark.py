@@ -145,7 +145,7 @@ def measure_predict(args: argparse.Namespace) -> None:
     prior, features = recipe.priors(guidance)[0], embed(variables, batch, guidance)
     draws = jnp.zeros((recipe.sampling.num_samples, *prior.mean.shape))
     step = jax.jit(lambda r, c, f, y: folded.on_images(r, c, f)(y, jnp.int32(0)))
-    _, *per_step = compiled(step, ready, prior.condition, features, draws)
+    _, *per_step = compiled(step, ready, prior.condition[None], features, draws)
     count = recipe.sampling.num_steps
     flops, moved = (a + count * b for a, b in zip(floor, per_step, strict=True))
     total = took["whole"].wall

@@ -23,6 +23,8 @@ class TimeGate(nn.Module):
 
     features: int
     num_timesteps: int
+    unit: bool = False
+    """Whether every factor starts as 1, or by chance in [0, 1)."""
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -30,7 +32,8 @@ class TimeGate(nn.Module):
         """Scale x [B, *L, D] by the row of t, a scalar or [B, *L]."""
         # One row more than there are timesteps, as the published checkpoints have.
         shape = (self.num_timesteps + 1, self.features)
-        table = self.param("embedding", nn.initializers.uniform(1.0), shape)
+        start = nn.initializers.ones if self.unit else nn.initializers.uniform(1.0)
+        table = self.param("embedding", start, shape)
         return x * table[t].astype(self.dtype)
 
 
@@ -55,13 +58,17 @@ class Denoiser(nn.Module):
     """Whether the embedding is also made of the guidance's features."""
     zero_output: bool = False
     """Whether the last layer starts with zeros: before training, the answer is the prior's."""
+    unit_gates: bool = False
+    """Whether all timesteps start with the same network: no feature is scaled."""
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
         """Name the layers; the projections share everything after them."""
         dense = partial(Dense, self.feature_dim, dtype=self.dtype)
         norm = partial(BatchNorm, dtype=self.dtype)
-        gate = partial(TimeGate, self.feature_dim, self.num_timesteps, self.dtype)
+        gate = partial(
+            TimeGate, self.feature_dim, self.num_timesteps, self.unit_gates, self.dtype
+        )
         self.embed = dense()
         self.embed_norm = norm(self.encoder_momentum)
         if self.local_encoder is not None:

@@ -96,15 +96,15 @@ def on_images(folded: Folded, condition: Array, features: Array) -> Callable[[Ar
 
     Args:
       folded: from `fold`.
-      condition: [B, *L, M] from the guidance.
+      condition: [S, B, *L, M] from the guidance; [1, B, *L, M] if it is the same for all draws.
       features: [B, D] from `Denoiser.encode`.
 
     Returns:
       A function (y_t [S, B, *L, C], i) -> eps_hat [S, B, *L, C] in at least float32, of S draws for
       each image, at the i-th of the timesteps.
     """
-    given = _product(folded.condition, jnp.moveaxis(condition, -1, 0))[:, None]
-    embedding = jnp.expand_dims(features.T, (1, *range(3, condition.ndim + 1)))
+    given = _product(folded.condition, jnp.moveaxis(condition, -1, 0))
+    embedding = jnp.expand_dims(features.T, (1, *range(3, condition.ndim)))
 
     def response(i: int, product: Array, row: Array) -> Array:
         scale, shift = (

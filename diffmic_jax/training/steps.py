@@ -57,6 +57,12 @@ def guide(recipe: Recipe, variables: Variables, batch: Batch) -> Guidance:
     return cast(Guidance, recipe.guidance.apply(own, batch.image, False))
 
 
+def _with_logits(guidance: Guidance, change: Callable[[Array], Array]) -> Guidance:
+    """The guidance with other guesses; logits of 0 say that all classes are equally likely."""
+    names = ("fused", "global_", "local")
+    return guidance._replace(**{name: change(getattr(guidance, name)) for name in names})
+
+
 def _denoiser(recipe: Recipe) -> Callable[..., Any]:
     """The denoiser's `apply`, which returns more than its type says."""
     assert recipe.denoiser is not None, "the recipe diffuses nothing"
@@ -177,9 +183,7 @@ def _denoiser_loss(
         return jnp.where(withheld, 0, jnp.where(swapped, jnp.roll(logits, 1, axis=0), logits))
 
     if recipe.guidance_dropout or recipe.guidance_swap:
-        seen = seen._replace(
-            fused=told(seen.fused), global_=told(seen.global_), local=told(seen.local)
-        )
+        seen = _with_logits(seen, told)
     return *diffusion_loss(recipe, variables, batch, seen, t, eps), None
 
 
@@ -364,8 +368,9 @@ def _denoise(
     ready: Folded,
 ) -> Array:
     """Draws [S, B, C] of a batch, arguments as in `predict_step`."""
-    prior = recipe.priors(guidance)[0]
     features = embed(recipe, variables, batch, guidance)
+    told = recipe.sampling.told[:, None, None]
+    prior = recipe.priors(_with_logits(guidance, lambda logits: jnp.where(told, logits, 0)))[0]
     respond = folded.on_images(ready, prior.condition, features)
     row_of = np.zeros(recipe.schedule.num_train_steps, np.int32)
     row_of[recipe.sampling.timesteps] = np.arange(recipe.sampling.num_steps)

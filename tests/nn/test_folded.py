@@ -40,7 +40,7 @@ def inputs(recipe: Recipe, draws: int = 2, batch: int = 3) -> tuple[Any, Any, An
     kernel = of_network(variables_of(recipe), "denoiser")["params"]["projections_0"]["linear"]
     width = kernel["kernel"].shape[0] - recipe.num_classes
     y_t = rng.standard_normal((draws, *shape, recipe.num_classes)).astype(np.float32)
-    condition = rng.standard_normal((*shape, width))
+    condition = rng.standard_normal((draws, *shape, width))
     features = rng.standard_normal((batch, recipe.denoiser.feature_dim))
     return y_t, condition.astype(np.float32), features.astype(np.float32)
 
@@ -58,10 +58,11 @@ def both_answers(recipe: Recipe, variables: Any) -> tuple[np.ndarray, np.ndarray
 
     @jax.jit
     def plain(own: Any) -> Any:
-        def run(y: Any, t: int) -> Any:
-            return recipe.denoiser.apply(own, y, condition, t, features, False)
+        def run(y: Any, given: Any, t: int) -> Any:
+            return recipe.denoiser.apply(own, y, given, t, features, False)
 
-        return jnp.stack([jnp.stack([run(y, t) for y in y_t]) for t in visited])
+        pairs = [*zip(y_t, condition, strict=True)]
+        return jnp.stack([jnp.stack([run(*pair, t) for pair in pairs]) for t in visited])
 
     return np.asarray(ours(own)), np.asarray(plain(own))
 
@@ -104,7 +105,7 @@ def test_a_prediction_is_that_of_the_plain_denoiser(name, monkeypatch):
         def run(y: Any, row: Any) -> Any:
             t = jnp.asarray(recipe.sampling.timesteps)[row]
             return jnp.stack(
-                [recipe.denoiser.apply(own, each, condition, t, features, False) for each in y]
+                [recipe.denoiser.apply(own, each, condition[0], t, features, False) for each in y]
             )
 
         return run

@@ -72,6 +72,20 @@ def test_an_output_of_zeros_answers_with_the_guess(variables, batch, num_steps):
     assert np.abs(trained.probabilities - mean).max() > 0.05
 
 
+def test_the_first_draws_are_not_told_the_guess(variables, batch):
+    recipe = posterior_recipe(
+        sampling__num_steps=1, sampling__num_samples=4, sampling__withhold=0.5
+    )
+    begins = {kind: dict(tree) for kind, tree in variables.items()}
+    output = jax.tree.map(jnp.zeros_like, variables["params"]["denoiser"]["output"])
+    begins["params"]["denoiser"] = variables["params"]["denoiser"] | {"output": output}
+    found = jax.jit(lambda v: steps.predict_step(recipe, v, batch, jax.random.key(0)))(begins)
+    np.testing.assert_allclose(found.y0_hat[:2], np.full((2, 4, 3), 1 / 3), atol=0.01)
+    mean = recipe.priors(found.guidance)[0].mean
+    np.testing.assert_allclose(found.y0_hat[2:], np.stack([mean, mean]), atol=0.01)
+    assert np.abs(mean - 1 / 3).max() > 0.03
+
+
 @pytest.mark.parametrize(
     ("field", "told"),
     [
