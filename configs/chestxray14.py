@@ -22,5 +22,6 @@ def get_config(recipe: str = "v1") -> ConfigDict:
         c.guidance.warmup_epochs = 20
         c.guidance.num_regions = 4
         c.guidance.region_size = 112
+    c.train.label_balance = 0.0  # which labels of one class can have
     c.checkpoint.metric = "auroc_macro"
     return c

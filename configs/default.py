@@ -1,7 +1,8 @@
 """Every field of a run, with the values of the DiffMIC paper.
 
 A data set's config changes what differs. Fields left open (`None`) are decided by the recipe: `v1`
-(the paper), `v1_public` (what the authors' code computes) or `v2` (DiffMIC-v2).
+(the paper), `v1_public` (what the authors' code computes), `v2` (DiffMIC-v2) or `diffmic_plus`
+(ours).
 """
 
 from ml_collections import ConfigDict
@@ -92,7 +93,7 @@ def get_config(recipe: str = "v1") -> ConfigDict:
     c.train.epochs = 1000  # in which the denoiser learns
     c.train.max_steps = 0  # of all phases; 0: no limit
     c.train.patience = 0  # checkpoints in a row worse on validation, then it ends; 0: no limit
-    c.train.learning_rate = 1e-3
+    c.train.learning_rate = placeholder(float)  # of the denoiser, at its peak
     c.train.final_learning_rate = placeholder(float)  # at the end of the cosine
     c.train.rate_per_epoch = placeholder(bool)  # the rate changes once per epoch, not per step
     c.train.warmup_fraction = placeholder(float)  # of these epochs, for the learning rate
@@ -124,6 +125,8 @@ def get_config(recipe: str = "v1") -> ConfigDict:
     c.sampling.readout = placeholder(str)  # of the mean draw, clip or softmax; or vote
     c.sampling.antithetic = placeholder(bool)  # draws in pairs, with the noise of both signs
     c.sampling.withhold = placeholder(float)  # share of the draws that are not told the guess
+    # Share of the guidance's own answer in the probabilities.
+    c.sampling.guess_weight = placeholder(float)
     c.sampling.eta = 0.0  # ddim only
     c.sampling.clip = placeholder(tuple)  # ddim only: range of y0_hat, as in (-1.0, 1.0)
     c.sampling.rederive_eps = False  # after clipping, go on with the noise that the clipped implies

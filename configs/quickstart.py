@@ -25,7 +25,9 @@ def get_config(recipe: str = "v1") -> ConfigDict:
     c.guidance.learning_rate = 4e-4
     if recipe == "v2":
         c.denoiser.encoder = "resnet18"  # its ViT needs the weights it was published with
-    c.denoiser.pretrained = ""
+        c.denoiser.pretrained = ""
+    if recipe == "diffmic_plus":
+        c.denoiser.encoder = c.guidance.backbone
     c.denoiser.width = 32
     c.denoiser.feature_dim = 256
     c.train.batch_size = 32

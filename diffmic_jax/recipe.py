@@ -69,6 +69,8 @@ class Sampling:
     """Whether every second draw has the noise of the one before it with the other sign."""
     withhold: float = 0.0
     """Share of the draws, the first ones, that are not told the guess."""
+    guess_weight: float = 0.0
+    """Share of the guidance's own answer in the probabilities."""
 
     @property
     def num_steps(self) -> int:
@@ -226,6 +228,7 @@ def _sampling(config: ml_collections.ConfigDict, schedule: Schedule, link: Link)
         readout,
         config.antithetic,
         config.withhold,
+        config.guess_weight,
     )
 
 

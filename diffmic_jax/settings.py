@@ -49,6 +49,7 @@ _V1: dict[str, Any] = {
     "diffusion.timesteps": "antithetic",
     "train.batch_size": 32,
     "train.warmup_fraction": 0.04,
+    "train.learning_rate": 1e-3,
     "train.clip_norm": 1.0,
     "train.final_learning_rate": 0.0,
     "train.rate_per_epoch": False,
@@ -68,6 +69,7 @@ _V1: dict[str, Any] = {
     "sampling.stop": 0,
     "sampling.average": False,
     "sampling.withhold": 0.0,
+    "sampling.guess_weight": 0.0,
 }
 _NO_DIFFUSION: dict[str, Any] = _V1 | {
     "guidance.warmup_epochs": 0,
@@ -115,6 +117,25 @@ RECIPES: dict[str, dict[str, Any]] = {
         "sampling.start": "leading",
         "sampling.initial": "map",
         "sampling.clip": (-1.0, 1.0),
+    },
+    # Ours: what the guess, the image, and both say of the class, each read without noise.
+    "diffmic_plus": _V1
+    | {
+        "guidance.frozen": True,
+        "denoiser.encoder": "resnet50",
+        "denoiser.pretrained": GUIDANCE,
+        "denoiser.predicts": "posterior",
+        "denoiser.gates": "ones",
+        "denoiser.guidance_dropout": 0.5,
+        "train.learning_rate": 3e-4,
+        "train.noise_weight": 0.0,
+        "train.mmd_weight": 0.0,
+        "train.label_weight": 1.0,
+        "train.label_balance": 0.3,
+        "sampling.num_steps": 1,
+        "sampling.num_samples": 2,
+        "sampling.withhold": 0.5,
+        "sampling.guess_weight": 1 / 3,
     },
     # What diffusion is compared with: a plain classifier, and the guidance by itself (GMIC).
     "classifier": _NO_DIFFUSION
@@ -209,6 +230,7 @@ def _ranges(config: ml_collections.ConfigDict) -> dict[str, tuple[float, float]]
         "sampling.stop": (0, config.diffusion.num_train_steps - 1),
         "sampling.eta": share,
         "sampling.withhold": share,
+        "sampling.guess_weight": share,
         "checkpoint.every_steps": (0, math.inf),
         "eval.batch_size": any_size,
         "eval.bootstrap": (0, math.inf),

@@ -356,7 +356,10 @@ def predict_step(
         y0_hat = recipe.priors(guidance)[0].mean[None]
     else:
         y0_hat = _denoise(recipe, variables, batch, key, guidance, ready)
-    return Prediction(recipe.sampling.readout(y0_hat), y0_hat.std(axis=0), y0_hat, guidance)
+    weight = recipe.sampling.guess_weight
+    guess = recipe.link.activate(guidance.fused)
+    probabilities = (1 - weight) * recipe.sampling.readout(y0_hat) + weight * guess
+    return Prediction(probabilities, y0_hat.std(axis=0), y0_hat, guidance)
 
 
 def _denoise(

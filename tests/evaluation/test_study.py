@@ -259,6 +259,7 @@ def test_leaked_images_are_what_the_clean_part_leaves(tmp_path, monkeypatch):
         "v2_ablation",
         "seeds",
         "protocols",
+        "plus",
     ],
 )
 def test_every_study_of_the_project_can_be_configured(name, variant, tmp_path):

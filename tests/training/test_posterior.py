@@ -86,6 +86,19 @@ def test_the_first_draws_are_not_told_the_guess(variables, batch):
     assert np.abs(mean - 1 / 3).max() > 0.03
 
 
+def test_the_guess_has_its_share_of_the_answer(variables, batch):
+    def answer(weight):
+        recipe = posterior_recipe(sampling__guess_weight=weight, sampling__num_steps=1)
+        return jax.jit(lambda v: steps.predict_step(recipe, v, batch, jax.random.key(0)))(variables)
+
+    without, mixed = answer(0.0), answer(0.25)
+    np.testing.assert_array_equal(without.y0_hat, mixed.y0_hat)
+    guess = jax.nn.softmax(mixed.guidance.fused)
+    expected = 0.75 * without.probabilities + 0.25 * guess
+    np.testing.assert_allclose(mixed.probabilities, expected, atol=1e-6)
+    assert np.abs(guess - without.probabilities).max() > 0.01
+
+
 @pytest.mark.parametrize(
     ("field", "told"),
     [
