@@ -7,9 +7,9 @@
         --set=data.root=DIR
     python -m diffmic_jax study studies/plus.py:full --workdir=runs/plus --set=data.root=DIR
 
-All stand on the guidance that the run of `v1` of the same seed ended with. HAM10000 is cut by lesion.
-Rows that begin with `no-` lack one idea, those with `with-` have one more; `told`, `untold` and
-those after them are the checkpoints of `diffmic_plus`, read otherwise.
+All stand on the guidance that the run of `v1` of the same seed ended with. HAM10000 is cut by
+lesion. Rows that begin with `no-` lack one idea, those with `with-` have one more; `told`, `untold`
+and those after them are the checkpoints of `diffmic_plus`, read otherwise.
 """
 
 from diffmic_jax.evaluation.study import Row, Study
