@@ -104,10 +104,24 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
     root = Path(folder)
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; name a folder of images")
-    images = sorted(path for path in root.rglob("*") if is_image(path, root))
+    images = images_under(root)
     if not images:
         raise InputError(f"{root}: no images in this folder; add some or remove it")
     return images
+
+
+def images_under(root: Path) -> list[Path]:
+    """`list_images`, of which there may be none. Links to folders are followed, each folder once."""
+    found, seen = [], set()
+    for folder, children, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:  # a link to a folder above, or a second one to the same
+            children.clear()
+            continue
+        seen.add(real)
+        children.sort()  # which of two links is followed is no accident
+        found += [path for path in (Path(folder, name) for name in names) if is_image(path, root)]
+    return sorted(found)
 
 
 def is_image(path: Path, root: Path) -> bool:

@@ -257,8 +257,7 @@ def _find_image(row: tables.Row, options: Options, by_name: Mapping[str, list[Pa
 def _files_by_name(root: Path) -> Mapping[str, list[Path]]:
     """All images under a folder, by file name and by file stem."""
     found: dict[str, list[Path]] = defaultdict(list)
-    for path in sorted(root.rglob("*")):
-        if images.is_image(path, root):
-            found[path.name].append(path)
-            found[path.stem].append(path)
+    for path in images.images_under(root):
+        found[path.name].append(path)
+        found[path.stem].append(path)
     return found

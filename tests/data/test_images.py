@@ -442,6 +442,16 @@ def test_list_images_is_sorted_and_looks_into_sub_folders(tmp_path):
     assert images.list_images(str(tmp_path)) == [tmp_path / name for name in names]
 
 
+def test_list_images_follows_a_link_to_a_folder_once(tmp_path):
+    root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
+    for path in (root / "b.png", elsewhere / "a.png"):
+        path.parent.mkdir()
+        path.touch()
+    (root / "linked").symlink_to(elsewhere)
+    (elsewhere / "back").symlink_to(root)  # a circle
+    assert images.list_images(root) == [root / "b.png", root / "linked/a.png"]
+
+
 def test_list_images_refuses_an_empty_or_missing_folder(tmp_path):
     with pytest.raises(InputError, match="no images in this folder"):
         images.list_images(tmp_path)
