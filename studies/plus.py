@@ -12,6 +12,8 @@ lesion. Rows that begin with `no-` lack one idea, those with `with-` have one mo
 and those after them are the checkpoints of `diffmic_plus`, read otherwise.
 """
 
+from typing import Any
+
 from diffmic_jax.evaluation.study import Row, Study
 from studies import settings
 from studies.recipes import SAME_GUIDANCE, V2
@@ -24,7 +26,7 @@ HAM10000 = (
     | {"data.image_size": 32, "guidance.region_size": 16, "train.epochs": 9}
 )
 FIVE = (0, 1, 2, 3, 4)
-VARIANTS = {
+VARIANTS: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
     "smoke": ("configs/quickstart.py", settings.SMOKE, (0,)),
     "busi": ("configs/busi.py", BUSI, FIVE),
     "ham10000": ("configs/ham10000.py", HAM10000, settings.THREE),
@@ -35,8 +37,8 @@ ON_THE_GUESS = {
     "guidance.warmup_epochs": 0,
     "denoiser.pretrained": "guidance",
 }
-CHAIN = {"sampler": "ancestral", "num_steps": 10, "num_samples": 8}
-TRAINED = {
+CHAIN: dict[str, Any] = {"sampler": "ancestral", "num_steps": 10, "num_samples": 8}
+TRAINED: dict[str, dict[str, Any]] = {
     "no-dropout": {"denoiser.guidance_dropout": 0.0, "sampling.withhold": 0.0},
     "no-trunk": {"denoiser.pretrained": "", "train.learning_rate": 1e-3},
     "no-unit-gates": {"denoiser.gates": "uniform"},
@@ -44,7 +46,7 @@ TRAINED = {
     "with-features": {"denoiser.guidance_features": True},
     "with-ema": {"train.ema": True},
 }
-READ = {
+READ: dict[str, dict[str, Any]] = {
     "told": {"guess_weight": 0.0, "withhold": 0.0},
     "untold": {"guess_weight": 0.0, "withhold": 1.0},
     "without-guess": {"guess_weight": 0.0},

@@ -111,7 +111,7 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
 
 
 def images_under(root: Path) -> list[Path]:
-    """`list_images`, of which there may be none. Links to folders are followed, each folder once."""
+    """`list_images`, of which there may be none. Links to folders are followed, each once."""
     found, seen = [], set()
     for folder, children, names in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)

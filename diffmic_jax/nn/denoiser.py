@@ -66,9 +66,7 @@ class Denoiser(nn.Module):
         """Name the layers; the projections share everything after them."""
         dense = partial(Dense, self.feature_dim, dtype=self.dtype)
         norm = partial(BatchNorm, dtype=self.dtype)
-        gate = partial(
-            TimeGate, self.feature_dim, self.num_timesteps, self.unit_gates, self.dtype
-        )
+        gate = partial(TimeGate, self.feature_dim, self.num_timesteps, self.unit_gates, self.dtype)
         self.embed = dense()
         self.embed_norm = norm(self.encoder_momentum)
         if self.local_encoder is not None:
