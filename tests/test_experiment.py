@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from diffmic_jax import command, experiment
+from diffmic_jax import cli, command, experiment
 from diffmic_jax.data import sources
 from diffmic_jax.evaluation.metrics import SCALARS
 from diffmic_jax.evaluation.predict import load_classifier
@@ -105,6 +105,18 @@ def test_averaged_parameters_are_kept_beside_and_used(tmp_path, tiny_data, train
     ]
     assert np.mean(differ) > 0.9
     assert tiny.latest_state(tiny.make_config(tiny_data), trained).ema_params == {}
+
+
+def test_our_own_recipe_runs_whole(tmp_path, tiny_data):
+    changes = {"denoiser__pretrained": "guidance", "sampling__num_steps": 1}
+    config = tiny.make_config(tiny_data, "diffmic_plus", **changes)
+    experiment.run(config, tmp_path, "train")
+    with open(tmp_path / "eval/test/predictions.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == tiny.TEST
+    for row in rows:
+        assert sum(float(row[f"prob_{name}"]) for name in tiny.CLASSES) == pytest.approx(1, abs=1e-4)
+    assert cli.main(["report", f"--workdir={tmp_path}"]) == 0
 
 
 # Whose workdir it is.

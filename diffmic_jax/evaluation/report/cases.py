@@ -110,7 +110,7 @@ def embeddings(
     Returns:
       [len(at), N, D].
     """
-    single = dataclasses.replace(recipe.sampling, num_samples=1)
+    single = dataclasses.replace(recipe.sampling, num_samples=1, withhold=0.0)
     recipe = dataclasses.replace(recipe, sampling=single)
     assert recipe.denoiser is not None, "there is no hidden layer"
     apply = partial(recipe.denoiser.apply, mutable=["intermediates"])
