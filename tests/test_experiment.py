@@ -115,7 +115,9 @@ def test_our_own_recipe_runs_whole(tmp_path, tiny_data):
         rows = list(csv.DictReader(file))
     assert len(rows) == tiny.TEST
     for row in rows:
-        assert sum(float(row[f"prob_{name}"]) for name in tiny.CLASSES) == pytest.approx(1, abs=1e-4)
+        assert sum(float(row[f"prob_{name}"]) for name in tiny.CLASSES) == pytest.approx(
+            1, abs=1e-4
+        )
     assert cli.main(["report", f"--workdir={tmp_path}"]) == 0
 
 

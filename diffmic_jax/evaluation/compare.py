@@ -103,7 +103,11 @@ def _mcnemar(
 
 
 def compare_workdirs(
-    first: Path, second: Path, split: str = "test", bootstrap: int = 1000
+    first: Path,
+    second: Path,
+    split: str = "test",
+    bootstrap: int = 1000,
+    guidance: tuple[bool, bool] = (False, False),
 ) -> dict[str, Any]:
     """Compare two runs by their `predictions.csv` on a split.
 
@@ -112,6 +116,7 @@ def compare_workdirs(
       second: likewise.
       split: of runs, which evaluation.
       bootstrap: number of resamples.
+      guidance: of which of them to take the answers of the guidance alone.
 
     Raises:
       InputError: one is not evaluated, or they were evaluated on other images or labels.
@@ -120,7 +125,7 @@ def compare_workdirs(
         own if (own := folder / "predictions.csv").exists() else folder / "eval" / split / own.name
         for folder in (first, second)
     ]
-    ours, theirs = map(read_answered, paths)
+    ours, theirs = map(read_answered, paths, guidance)
     if ours.class_names != theirs.class_names:
         raise InputError(
             f"{paths[1]}: has the classes {','.join(theirs.class_names)}, not "
@@ -143,8 +148,12 @@ def compare_workdirs(
     return compare(both, ours.label, ours.class_names, groups, bootstrap)
 
 
-def read_answered(path: Path) -> Answered:
+def read_answered(path: Path, guidance: bool = False) -> Answered:
     """Read back a `predictions.csv` of an evaluation.
+
+    Args:
+      path: of the file.
+      guidance: take the probabilities of the guidance alone, from `uncertainty.csv` beside it.
 
     Raises:
       InputError: it is not there, or has no labels.
@@ -153,7 +162,9 @@ def read_answered(path: Path) -> Answered:
     names = tuple(key.removeprefix("prob_") for key in rows[0] if key.startswith("prob_"))
     if "label" not in rows[0] or not names:
         raise InputError(f"{path}: has no labels; name a run that was evaluated")
-    p = np.array([[float(row[f"prob_{name}"]) for name in names] for row in rows])
+    prefix, told = ("guidance", path.with_name("uncertainty.csv")) if guidance else ("prob", path)
+    by_id = {row["id"]: row for row in (read_rows(told) if guidance else rows)}
+    p = np.array([[float(by_id[r["id"]][f"{prefix}_{name}"]) for name in names] for r in rows])
     index = {name: i for i, name in enumerate(names)}
     labels = [row["label"] for row in rows]
     if all(label in index for label in labels) and np.allclose(p.sum(axis=1), 1, atol=1e-3):

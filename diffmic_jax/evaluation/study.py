@@ -24,6 +24,7 @@ from typing import Any
 
 import jax
 import ml_collections
+import numpy as np
 
 from diffmic_jax.data.sources import CLEAN
 from diffmic_jax.evaluation.records import write_json, write_text
@@ -42,6 +43,8 @@ METRICS = ("accuracy", "f1_macro", "balanced_accuracy", "auroc_macro", "nll", "e
 SAMPLING = "sampling.json"
 """Beside the results of a row that only evaluates otherwise: how."""
 LEAKED, CLEAN_ACCURACY = "accuracy_leaked", "accuracy_clean"
+CLEAN_MATCHED = "accuracy_clean_matched"
+"""Of the clean images, where each class counts as often as in the leaked ones."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -327,10 +330,13 @@ def _measured(results: Path, guidance: bool) -> tuple[dict[str, float], dict[str
     whole = scores(results)
     values = {name: whole[name] for name in METRICS if whole[name] is not None}
     intervals = {name: whole["ci95"][name] for name in values if whole["ci95"].get(name)}
-    if (results.with_name(CLEAN) / "metrics.json").exists():
+    if whole["confusion"] and (results.with_name(CLEAN) / "metrics.json").exists():
         clean = scores(results.with_name(CLEAN))
         values[CLEAN_ACCURACY] = clean["accuracy"]
         # The others are those whose lesion or patient is in training as well.
-        right = whole["accuracy"] * whole["n"] - clean["accuracy"] * clean["n"]
-        values[LEAKED] = right / (whole["n"] - clean["n"])
+        inside = np.array(clean["confusion"])
+        leaked = np.array(whole["confusion"]) - inside
+        values[LEAKED] = float(leaked.trace() / leaked.sum())
+        recall = inside.diagonal() / np.maximum(inside.sum(axis=1), 1)
+        values[CLEAN_MATCHED] = float(recall @ leaked.sum(axis=1) / leaked.sum())
     return values, intervals

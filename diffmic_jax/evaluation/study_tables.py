@@ -20,6 +20,7 @@ from diffmic_jax.evaluation.records import write_table, write_text
 from diffmic_jax.evaluation.report import figures, page
 from diffmic_jax.evaluation.study import (
     CLEAN_ACCURACY,
+    CLEAN_MATCHED,
     LEAKED,
     METRICS,
     Failures,
@@ -64,7 +65,7 @@ def write_tables(study: Study, folder: Path, failures: Failures) -> str:
       failures: what failed just now.
     """
     found = outcomes(study, folder, failures)
-    shown = (*METRICS, CLEAN_ACCURACY, LEAKED)
+    shown = (*METRICS, CLEAN_ACCURACY, CLEAN_MATCHED, LEAKED)
     write_table(
         folder / "study.csv",
         ("row", "seed", "status", "seconds", *shown, "metrics"),
@@ -171,21 +172,27 @@ def _difference(
     if not pairs:
         return "-", "-"
     gap = paired(*([run.values[name] for run in side] for side in zip(*pairs, strict=True)))
-    if len(pairs) == 1 and not (row.guidance or study.rows[0].guidance):
-        both = compare_workdirs(pairs[0][0].folder, pairs[0][1].folder)["metrics"][name]
+    if len(pairs) == 1:
+        first, second = (outcome.folder for outcome in pairs[0])
+        guidance = study.rows[0].guidance, row.guidance
+        both = compare_workdirs(first, second, guidance=guidance)["metrics"][name]
         gap = {"difference": both["difference"], "ci95": both["ci95"], "p": both["p_bootstrap"]}
     p = "-" if gap["p"] is None else f"{gap['p']:.3f}"
     return _with_interval(gap["difference"], gap["ci95"], "+"), p
 
 
 def _leaks(study: Study, found: Sequence[Outcome]) -> list[Sequence[str]]:
-    rows: list[Sequence[str]] = [("row", "accuracy, leaked", "accuracy, clean", "difference")]
+    """Leaked images beside clean ones, as these are and with as many of each class as leaked."""
+    names = (LEAKED, CLEAN_ACCURACY, CLEAN_MATCHED)
+    rows: list[Sequence[str]] = [
+        ("row", "accuracy, leaked", "clean", "clean, classes as in leaked", "leaked less the last")
+    ]
     for row in study.rows:
-        runs = [*_done(found, row.name, LEAKED).values()]
+        runs = [*_done(found, row.name, CLEAN_MATCHED).values()]
         if runs:
-            leaked, clean = ([r.values[name] for r in runs] for name in (LEAKED, CLEAN_ACCURACY))
-            gap = paired(clean, leaked)
-            cells = [_with_interval(*mean_and_interval(each)) for each in (leaked, clean)]
+            leaked, clean, matched = ([r.values[name] for r in runs] for name in names)
+            gap = paired(matched, leaked)
+            cells = [_with_interval(*mean_and_interval(each)) for each in (leaked, clean, matched)]
             gap_cell = _with_interval(gap["difference"], gap["ci95"], "+")
             rows.append((row.name, *cells, gap_cell))
     return rows

@@ -119,6 +119,15 @@ def test_two_runs_are_compared_whatever_the_order_of_their_images(trained, other
         assert found["metrics"][name]["difference"] == pytest.approx(0, abs=1e-12)
 
 
+def test_the_guidance_alone_can_be_compared(trained):
+    scores = json.loads((trained / "eval/test/metrics.json").read_text())
+    found = compare_workdirs(trained, trained, guidance=(True, False))
+    for name in ("accuracy", "auroc_macro", "nll"):
+        row = found["metrics"][name]
+        assert row["first"] == pytest.approx(scores["guidance"][name], abs=1e-4)
+        assert row["second"] == pytest.approx(scores[name], abs=1e-4)
+
+
 def test_an_evaluation_written_elsewhere_is_compared_with_its_run(trained, tmp_path):
     shutil.copytree(trained / "eval/test", tmp_path / "elsewhere")
     expected = compare_workdirs(trained, trained)

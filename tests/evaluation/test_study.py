@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -131,6 +132,8 @@ def test_the_tables_say_what_is_missing(finished):
     assert "| basic | 1 of 1 |" in text
     assert "| broken | 0 of 1 | - |" in text
     assert "Not in the tables: broken, seed 0: failed: " in text
+    against_basic = [line for line in text.splitlines() if line.startswith("| guidance | ")][-1]
+    assert re.search(r"\| [+-]0\.\d+ \([+-]0\.\d+ to [+-]0\.\d+\) \| [01]\.\d+ \|", against_basic)
     page = (finished / "study.html").read_text()
     assert page.count("<svg") == 2
     assert "broken, seed 0: failed" in page
@@ -230,21 +233,24 @@ def test_differences_are_paired_by_seed():
     assert study_tables.paired([0.5, 0.6], [0.5, 0.6])["p"] is None
 
 
-def write_scores(folder: Path, accuracy: float, n: int) -> None:
-    scores = dict.fromkeys(study.METRICS, accuracy) | {"n": n, "ci95": {}}
+def write_scores(folder: Path, confusion: list[list[int]]) -> None:
+    counts = np.array(confusion)
+    accuracy = float(counts.trace() / counts.sum())
+    scores = dict.fromkeys(study.METRICS, accuracy) | {"confusion": confusion, "ci95": {}}
     folder.mkdir(parents=True)
     (folder / "metrics.json").write_text(json.dumps(scores | {"guidance": scores}))
 
 
 def test_leaked_images_are_what_the_clean_part_leaves(tmp_path, monkeypatch):
     run = tmp_path / "runs/v1-0/eval"
-    write_scores(run / "test", 0.8, 30)
-    write_scores(run / "test_clean", 0.7, 20)
+    write_scores(run / "test", [[16, 4], [2, 8]])
+    write_scores(run / "test_clean", [[10, 4], [2, 4]])
     monkeypatch.setattr(study, "make_config", lambda *run: ConfigDict())
     (tmp_path / "runs/v1-0/config.json").write_text("{}")
     rows = (Row("v1", "c.py"), Row("guidance", of="v1", guidance=True))
-    text = study_tables.write_tables(Study("Leaks", rows), tmp_path, {})
-    assert "| v1 | 1.000 | 0.700 | +0.300 |" in text
+    text = study_tables.write_tables(Study("Leaks", rows, compared=False), tmp_path, {})
+    # Six leaked images of one class and four of the other; clean recalls are 10/14 and 4/6.
+    assert "| v1 | 1.000 | 0.700 | 0.695 | +0.305 |" in text
 
 
 @pytest.mark.parametrize("variant", ["smoke", "busi", "ham10000", "full"])
