@@ -29,7 +29,7 @@ TRANSFORMER = {"guidance.learning_rate": 1e-4, "data.image_size": 32, "train.epo
         ("classifier", {"guidance.backbone": "resnet50", "train.epochs": 10}),
         ("classifier", TRANSFORMER | {"guidance.backbone": "vit_s16", "train.epochs": 16}),
         ("classifier", TRANSFORMER | {"guidance.backbone": "swin_t"}),
-        ("classifier", TRANSFORMER | {"guidance.backbone": "pvt_v2_b2"}),
+        ("classifier", TRANSFORMER | {"guidance.backbone": "pvt_v2_b2", "train.epochs": 4}),
         ("gmic", {}),
     ],
 )
