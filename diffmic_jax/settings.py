@@ -360,14 +360,18 @@ def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """
     config = ml_collections.ConfigDict(config.to_dict())
     check_choice("recipe", config.recipe, RECIPES)
-    _fill(config, RECIPES[config.recipe])
+    _fill(config, open_fields(config.recipe))
     # Many draws are affordable, and needed, where the chain is short.
     draws = 8 if config.sampling.num_steps <= 10 else 1
     cells = config.guidance.num_regions
     _fill(config, {"sampling.num_samples": draws, "denoiser.map_size": cells})
-    _fill(config, LATER)
     _check_values(config)
     return config
+
+
+def open_fields(recipe: str) -> dict[str, Any]:
+    """What the fields that a configuration leaves open, or an older run lacks, stand for."""
+    return RECIPES.get(recipe, {}) | LATER
 
 
 def _fill(config: ml_collections.ConfigDict, values: Mapping[str, Any]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import ml_collections
 
+from diffmic_jax.settings import open_fields
 from diffmic_jax.types import InputError
 
 # Fields that a run may change when it goes on: where things are, how often it reports, and what it
@@ -75,13 +76,14 @@ def check_same_run(where: str, theirs: dict[str, Any], ours: dict[str, Any]) -> 
 
     Args:
       where: what belongs to the other one, for the message.
-      theirs: as `as_json` gives it.
-      ours: likewise.
+      theirs: as `as_json` gives it, maybe of an earlier version, which had fewer fields.
+      ours: likewise, of this version.
 
     Raises:
       InputError: naming the fields that differ.
     """
-    there, wanted = _flat(theirs), _flat(ours)
+    there = _as_json(open_fields(theirs.get("recipe", ""))) | _flat(theirs)
+    wanted = _flat(ours)
     differences = [
         f"config.{field}={there.get(field)!r}, not {wanted.get(field)!r}"
         for field in sorted(there.keys() | wanted.keys())
@@ -113,4 +115,8 @@ def check_writable(workdir: Path) -> None:
 
 def as_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """The configuration as it comes back from a JSON file: tuples are lists."""
-    return json.loads(json.dumps(config.to_dict()))
+    return _as_json(config.to_dict())
+
+
+def _as_json(values: Mapping[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(values))

@@ -18,6 +18,7 @@ from diffmic_jax.data import sources
 from diffmic_jax.evaluation.metrics import SCALARS
 from diffmic_jax.evaluation.predict import load_classifier
 from diffmic_jax.types import InputError
+from diffmic_jax.workdir import as_json
 from tests import tiny
 
 
@@ -157,6 +158,28 @@ def test_what_only_says_where_and_how_often_may_change(tiny_data, trained):
     changes = {"train__log_every": 7, "eval__batch_size": 3, "checkpoint__every_steps": 1}
     config = experiment.resolve(tiny.make_config(tiny_data, **changes))
     experiment.check_workdir(trained, config)
+
+
+def test_a_run_of_a_version_with_fewer_fields_goes_on(tmp_path, tiny_data, monkeypatch):
+    later = (("train", "accumulate"), ("denoiser", "gates"), ("sampling", "withhold"))
+
+    def without_later(config: ConfigDict) -> dict:
+        stored = as_json(config)
+        for group, name in later:
+            del stored[group][name]
+        return stored
+
+    first = tiny.make_config(tiny_data, train__max_steps=3)
+    with monkeypatch.context() as earlier:
+        earlier.setattr(experiment, "as_json", without_later)
+        experiment.run(first, tmp_path, "train")
+    with pytest.raises(InputError, match="gates='uniform', not 'ones'"):
+        experiment.run(tiny.make_config(tiny_data, denoiser__gates="ones"), tmp_path, "train")
+    experiment.check_workdir(tmp_path, experiment.resolve(first))
+    assert tiny.latest_state(first, tmp_path).step == 3
+    experiment.run(tiny.make_config(tiny_data, train__max_steps=6), tmp_path, "train")
+    assert tiny.latest_state(first, tmp_path).step == 6
+    assert json.loads((tmp_path / "config.json").read_text())["denoiser"]["gates"] == "uniform"
 
 
 def test_other_classes_than_those_trained_on_are_refused(tmp_path, trained):
