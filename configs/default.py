@@ -53,7 +53,7 @@ def get_config(recipe: str = "v1") -> ConfigDict:
     c.guidance.checkpoint = ""  # workdir of a run whose guidance this one starts with
     c.guidance.warmup_epochs = placeholder(int)  # guidance alone, before the denoiser learns
     c.guidance.frozen = placeholder(bool)  # from then on
-    # fused, or branches; for skewed classes focal, ohem, logit_adjusted or ldam
+    # fused, or branches; for skewed classes focal, ohem, logit_adjusted, ldam or prototype
     c.guidance.loss = placeholder(str)
     c.guidance.class_weights = "none"  # balanced; deferred: in the last fifth, without diffusion
     c.guidance.amsgrad = placeholder(bool)  # or Adam

@@ -172,6 +172,13 @@ def ldam_loss(guidance: Guidance, target: Array, link: Link, counts: Counts) -> 
     return losses.ldam(guidance.fused, target, counts, COSINE_SCALE)
 
 
+def prototype_loss(guidance: Guidance, target: Array, link: Link, counts: Counts) -> Array:
+    """Adjusted cross-entropy, and the contrast of the features with the class vectors: [B]."""
+    del link
+    contrast = losses.prototype_contrast(guidance.features, guidance.fused / COSINE_SCALE, target)
+    return losses.logit_adjusted(guidance.fused, target, counts) + contrast
+
+
 def uniform_weight(guidance: Guidance, target: Array, link: Link) -> Array:
     """Every image counts the same: ones [B]."""
     del link
@@ -185,7 +192,7 @@ def focal_weight(guidance: Guidance, target: Array, link: Link) -> Array:
 
 READOUTS = {"softmax": softmax_readout, "clip": clip_readout, "vote": vote_readout}
 COSINE_SCALE = 30.0
-"""Of the classifier that LDAM trains."""
+"""Of the cosines in `NORMALISED`."""
 GUIDANCE_LOSSES: dict[str, Callable[..., Array]] = {
     "fused": fused_loss,
     "branches": branches_loss,
@@ -193,7 +200,10 @@ GUIDANCE_LOSSES: dict[str, Callable[..., Array]] = {
     "ohem": ohem_loss,
     "logit_adjusted": logit_adjusted_loss,
     "ldam": ldam_loss,
+    "prototype": prototype_loss,
 }
-FOR_ONE_LABEL = ("focal", "logit_adjusted", "ldam")
+NORMALISED = ("ldam", "prototype")
+"""Losses of logits that are cosines between features and class vectors."""
+FOR_ONE_LABEL = ("focal", "logit_adjusted", *NORMALISED)
 """Losses without a meaning for images of several labels."""
 WEIGHTS = {"uniform": uniform_weight, "focal": focal_weight}

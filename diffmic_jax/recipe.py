@@ -26,6 +26,7 @@ from diffmic_jax.objectives import (
     FOR_ONE_LABEL,
     GUIDANCE_LOSSES,
     MULTI_LABEL,
+    NORMALISED,
     READOUTS,
     SINGLE_LABEL,
     WEIGHTS,
@@ -242,7 +243,7 @@ def _networks(
     backbone = partial(trunk, g.backbone, g.width, g.stem, dtype, remat)
     guidance: DCG | Classifier
     if g.network == "classifier":
-        scale = COSINE_SCALE if g.loss == "ldam" else 0.0
+        scale = COSINE_SCALE if g.loss in NORMALISED else 0.0
         guidance = Classifier(num_classes, backbone(), g.region_size, scale, dtype)
     else:
         guidance = DCG(

@@ -21,7 +21,7 @@ from diffmic_jax.diffusion.schedules import KINDS
 from diffmic_jax.nn.resnet import STAGE_SIZES
 from diffmic_jax.nn.trunks import BACKBONES, TRANSFORMERS
 from diffmic_jax.nn.vit import PATCH, SIZES
-from diffmic_jax.objectives import DENOISED, GUIDANCE_LOSSES, READOUTS, WEIGHTS
+from diffmic_jax.objectives import DENOISED, GUIDANCE_LOSSES, NORMALISED, READOUTS, WEIGHTS
 from diffmic_jax.recipe import DTYPES, GUIDANCE, INITIALS, PRIORS, SAMPLERS, TIMESTEPS
 from diffmic_jax.types import InputError
 
@@ -298,9 +298,10 @@ def _check_fit(config: ml_collections.ConfigDict) -> None:
                 f"config.guidance.backbone={backbone} needs config.guidance.network=classifier; "
                 "for the regions of dcg give a ResNet"
             )
-    if config.guidance.loss == "ldam" and config.guidance.network != "classifier":
+    loss = config.guidance.loss
+    if loss in NORMALISED and config.guidance.network != "classifier":
         raise InputError(
-            "config.guidance.loss=ldam needs config.guidance.network=classifier, which has a "
+            f"config.guidance.loss={loss} needs config.guidance.network=classifier, which has a "
             "normalised last layer for it"
         )
     if config.guidance.class_weights == "deferred" and encoder:

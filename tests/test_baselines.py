@@ -26,6 +26,7 @@ TRANSFORMER = {"guidance.learning_rate": 1e-4, "data.image_size": 32, "train.epo
         ("classifier", {"guidance.class_weights": "balanced"}),
         ("classifier", {"guidance.loss": "logit_adjusted"}),
         ("classifier", {"guidance.loss": "ldam", "guidance.class_weights": "deferred"}),
+        ("classifier", {"guidance.loss": "prototype"}),
         ("classifier", {"guidance.backbone": "resnet50", "train.epochs": 10}),
         ("classifier", TRANSFORMER | {"guidance.backbone": "vit_s16", "train.epochs": 16}),
         ("classifier", TRANSFORMER | {"guidance.backbone": "swin_t"}),

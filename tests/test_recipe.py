@@ -100,6 +100,7 @@ def test_deferred_class_weights_have_the_last_fifth_to_themselves(tmp_path):
     ("changes", "message"),
     [
         ({"guidance__loss": "ldam"}, "guidance.loss=ldam needs config.guidance.network=classifier"),
+        ({"guidance__loss": "prototype"}, "loss=prototype needs config.guidance.network=classif"),
         ({"guidance__class_weights": "deferred"}, "deferred needs a recipe without diffusion"),
         (
             {"denoiser__encoder": ""},

@@ -102,6 +102,38 @@ def ldam(
     return cross_entropy(cosine - scale * margin * target, target)
 
 
+def prototype_contrast(
+    features: Array, cosine: Array, target: Array, temperature: float = 0.1
+) -> Array:
+    """Supervised contrast with class prototypes, where every class counts the same, [B].
+
+    With z the features at length 1, p_c the prototypes, and M(c) the other images of class c
+    together with p_c, image i of class y has
+
+        -mean_{m in M(y)} log(exp(z_i . m / T) / sum_c mean_{k in M(c)} exp(z_i . k / T))
+
+    (balanced contrastive learning, Zhu et al. 2022). A class without another image in the batch is
+    there by its prototype.
+
+    Args:
+      features: [B, F].
+      cosine: [B, C] z_i . p_c.
+      target: [B, C] one-hot.
+      temperature: T.
+    """
+    features = features.astype(jnp.promote_types(features.dtype, jnp.float32))
+    z = features * jax.lax.rsqrt(jnp.square(features).sum(axis=-1, keepdims=True) + 1e-12)
+    others = 1 - jnp.eye(len(z))
+    between, own = z @ z.T / temperature, cosine / temperature
+    size = others @ target + 1  # [B, C] of M(c), as image i sees it
+    mean = ((others * jnp.exp(between)) @ target + jnp.exp(own)) / size
+    same = others * (target @ target.T)
+    positive = ((same * between).sum(axis=-1) + (own * target).sum(axis=-1)) / (size * target).sum(
+        axis=-1
+    )
+    return jnp.log(mean.sum(axis=-1)) - positive
+
+
 def class_weights(counts: Sequence[int], beta: float = 0.9999) -> np.ndarray:
     """Weights [C] by the effective number of images, of mean 1 (Cui et al. 2019, Eq. 2)."""
     weights = (1 - beta) / (1 - beta ** np.asarray(counts, np.float64))

@@ -107,6 +107,46 @@ def test_ldam_takes_the_margin_from_the_true_class():
     np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
+def contrast_by_hand(z, prototypes, label, temperature):
+    """As the docstring has it, image by image."""
+    found = []
+    for i, own in enumerate(z):
+        members = {
+            c: [p, *(z[k] for k in range(len(z)) if k != i and label[k] == c)]
+            for c, p in enumerate(prototypes)
+        }
+        score = {c: np.exp(np.stack(m) @ own / temperature) for c, m in members.items()}
+        total = sum(each.mean() for each in score.values())
+        found.append(-np.log(score[label[i]] / total).mean())
+    return found
+
+
+def test_the_prototype_contrast_by_hand():
+    rng = np.random.default_rng(0)
+    features, prototypes = rng.standard_normal((6, 4)), rng.standard_normal((3, 4))
+    z, p = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (features, prototypes))
+    label = np.array([0, 0, 1, 0, 0, 1])  # no image of the last class, but its prototype
+    found = losses.prototype_contrast(features, z @ p.T, np.eye(3)[label], 0.5)
+    np.testing.assert_allclose(found, contrast_by_hand(z, p, label, 0.5), rtol=1e-5)
+
+
+def test_the_prototype_contrast_does_not_count_the_images_of_a_class():
+    """Copies of a class's image leave that class's pull on the others as it was."""
+    one, many = ([0, 1], [0, 1, 1, 1])
+    z, p = np.eye(3)[[0, 1]], np.eye(3)[:2]
+    few = losses.prototype_contrast(z[one], z[one] @ p.T, np.eye(2)[one])
+    more = losses.prototype_contrast(z[many], z[many] @ p.T, np.eye(2)[many])
+    assert float(more[0]) == pytest.approx(float(few[0]), rel=1e-5)
+    assert float(few[0]) == pytest.approx(np.log1p(np.exp(-10)), rel=1e-2)
+
+
+def test_the_prototype_contrast_has_a_gradient_where_all_features_are_0():
+    def loss(features):
+        return losses.prototype_contrast(features, features[:, :2], jnp.eye(2)).sum()
+
+    assert np.isfinite(jax.grad(loss)(jnp.zeros((2, 3)))).all()
+
+
 def test_class_weights_are_of_the_effective_number_of_images():
     weights = losses.class_weights((1, 2, 1000), beta=0.5)
     np.testing.assert_allclose(weights[0] / weights[1], 1.5, rtol=1e-6)
