@@ -16,26 +16,27 @@ from diffmic_jax import experiment
 TRANSFORMER = {"guidance.learning_rate": 1e-4, "data.image_size": 32, "train.epochs": 8}
 
 
+BASELINES = {
+    "resnet18": {},
+    "focal": {"guidance.loss": "focal"},
+    "ohem": {"guidance.loss": "ohem"},
+    "balanced": {"guidance.class_weights": "balanced"},
+    "logit_adjusted": {"guidance.loss": "logit_adjusted"},
+    "ldam": {"guidance.loss": "ldam", "guidance.class_weights": "deferred"},
+    "prototype": {"guidance.loss": "prototype"},
+    "resnet50": {"guidance.backbone": "resnet50", "train.epochs": 10},
+    "vit": TRANSFORMER | {"guidance.backbone": "vit_s16", "train.epochs": 16},
+    "swin": TRANSFORMER | {"guidance.backbone": "swin_t"},
+    "pvt": TRANSFORMER | {"guidance.backbone": "pvt_v2_b2", "train.epochs": 4},
+    "gmic": {"recipe": "gmic"},
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("recipe", "changes"),
-    [
-        ("classifier", {}),
-        ("classifier", {"guidance.loss": "focal"}),
-        ("classifier", {"guidance.loss": "ohem"}),
-        ("classifier", {"guidance.class_weights": "balanced"}),
-        ("classifier", {"guidance.loss": "logit_adjusted"}),
-        ("classifier", {"guidance.loss": "ldam", "guidance.class_weights": "deferred"}),
-        ("classifier", {"guidance.loss": "prototype"}),
-        ("classifier", {"guidance.backbone": "resnet50", "train.epochs": 10}),
-        ("classifier", TRANSFORMER | {"guidance.backbone": "vit_s16", "train.epochs": 16}),
-        ("classifier", TRANSFORMER | {"guidance.backbone": "swin_t"}),
-        ("classifier", TRANSFORMER | {"guidance.backbone": "pvt_v2_b2", "train.epochs": 4}),
-        ("gmic", {}),
-    ],
-)
-def test_a_baseline_is_above_chance(tmp_path, recipe, changes):
-    config = quickstart.get_config(recipe)
+@pytest.mark.parametrize("name", BASELINES)
+def test_a_baseline_is_above_chance(tmp_path, name):
+    changes = dict(BASELINES[name])
+    config = quickstart.get_config(changes.pop("recipe", "classifier"))
     config.update_from_flattened_dict(
         {"guidance.warmup_epochs": 0, "train.epochs": 5, "eval.bootstrap": 0, **changes}
     )
