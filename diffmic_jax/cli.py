@@ -158,7 +158,8 @@ def study(args: argparse.Namespace) -> None:
     """Train and evaluate every run of a study, and write its tables."""
     import dataclasses
 
-    from diffmic_jax.evaluation.study import load_study, parse_change, run_study
+    from diffmic_jax.evaluation.study import load_study, parse_change
+    from diffmic_jax.evaluation.study_runs import run_study
     from diffmic_jax.evaluation.study_tables import write_tables
     from diffmic_jax.training import parallel
 
@@ -166,16 +167,11 @@ def study(args: argparse.Namespace) -> None:
     wanted = load_study(args.study)
     if args.rows:
         wanted = wanted.with_rows(args.rows)
-    changes = dict(map(parse_change, args.set))
-    # After each row's own changes, so that the command line has the last word.
-    rows = tuple(
-        dataclasses.replace(row, changes={**row.changes, **changes}) for row in wanted.rows
-    )
-    wanted = dataclasses.replace(wanted, rows=rows, seeds=args.seeds or wanted.seeds)
+    wanted = wanted.with_changes(dict(map(parse_change, args.set)))
+    wanted = dataclasses.replace(wanted, seeds=args.seeds or wanted.seeds)
 
     def tell(*so_far: Any) -> None:
-        if parallel.is_main_process():
-            print(write_tables(*so_far), flush=True)
+        print(write_tables(*so_far), flush=True)
 
     if not run_study(wanted, args.workdir, tell):
         raise RunError(f"some runs failed; {args.workdir}/study.md says which")

@@ -260,7 +260,7 @@ def _check_values(config: ml_collections.ConfigDict) -> None:
         check_choice(field, _value(config, field), choices)
     for field, (low, high) in _ranges(config).items():
         value = _value(config, field)
-        if not (low <= value <= high and math.isfinite(value)):
+        if value is None or not (low <= value <= high and math.isfinite(value)):
             fix = f"at least {low:g}" if high == math.inf else f"{low:g} to {high:g}"
             raise InputError(f"config.{field}={value} is out of range; give {fix}")
     clip = tuple(config.sampling.clip)
@@ -410,7 +410,9 @@ def call_in_file(spec: str, name: str, what: str) -> Any:
     sys.path.insert(0, str(Path(file).resolve().parent.parent))
     try:
         return runpy.run_path(file)[name](*filter(None, [argument]))
-    except (KeyError, ImportError, SyntaxError, TypeError, ValueError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # it is the user's code: whatever goes wrong there
         raise InputError(f"{what}: cannot be used ({type(error).__name__}: {error})") from error
     finally:
         sys.path.pop(0)

@@ -7,6 +7,7 @@ seed, intervals and p are by bootstrap over the test images and say nothing of a
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,17 +19,17 @@ from diffmic_jax.evaluation.card import table
 from diffmic_jax.evaluation.compare import compare_workdirs
 from diffmic_jax.evaluation.records import write_table, write_text
 from diffmic_jax.evaluation.report import figures, page
-from diffmic_jax.evaluation.study import (
+from diffmic_jax.evaluation.study import Row, Study
+from diffmic_jax.evaluation.study_runs import (
     CLEAN_ACCURACY,
     CLEAN_MATCHED,
     LEAKED,
     METRICS,
-    Failures,
     Outcome,
-    Row,
-    Study,
-    outcomes,
 )
+from diffmic_jax.types import InputError
+
+log = logging.getLogger("diffmic_jax")
 
 
 def mean_and_interval(
@@ -46,25 +47,24 @@ def paired(first: Sequence[float], second: Sequence[float]) -> dict[str, Any]:
     """Mean difference (second minus first) of runs with equal seeds, its interval and p.
 
     By the paired t-test over seeds; without interval and p for a single seed, or where all
-    differences are the same.
+    differences are the same, up to rounding.
     """
     gaps = np.subtract(second, first)
     mean, interval = mean_and_interval(gaps)
-    if interval is None or np.ptp(gaps) == 0:
+    if interval is None or np.ptp(gaps) < 1e-12:
         return {"difference": mean, "ci95": None, "p": None}
     p = float(stats.ttest_1samp(gaps, 0).pvalue)
     return {"difference": mean, "ci95": interval, "p": p}
 
 
-def write_tables(study: Study, folder: Path, failures: Failures) -> str:
+def write_tables(study: Study, folder: Path, found: Sequence[Outcome]) -> str:
     """Write `study.csv`, `study.md` and `study.html` as far as the runs are; returns the Markdown.
 
     Args:
       study: as `load_study` gives it.
       folder: where it lives.
-      failures: what failed just now.
+      found: what became of its runs.
     """
-    found = outcomes(study, folder, failures)
     shown = (*METRICS, CLEAN_ACCURACY, CLEAN_MATCHED, LEAKED)
     write_table(
         folder / "study.csv",
@@ -168,14 +168,18 @@ def _against_first(study: Study, found: Sequence[Outcome]) -> list[Sequence[str]
 def _difference(
     study: Study, row: Row, pairs: Sequence[tuple[Outcome, Outcome]], name: str
 ) -> tuple[str, str]:
-    """A paired difference and its p, as cells."""
+    """A paired difference and its p, as cells; none between answers for other images."""
     if not pairs:
         return "-", "-"
     gap = paired(*([run.values[name] for run in side] for side in zip(*pairs, strict=True)))
     if len(pairs) == 1:
         first, second = (outcome.folder for outcome in pairs[0])
         guidance = study.rows[0].guidance, row.guidance
-        both = compare_workdirs(first, second, guidance=guidance)["metrics"][name]
+        try:
+            both = compare_workdirs(first, second, guidance=guidance)["metrics"][name]
+        except InputError as error:
+            log.warning("study: %s is not compared: %s", row.name, error)
+            return "-", "-"
         gap = {"difference": both["difference"], "ci95": both["ci95"], "p": both["p_bootstrap"]}
     p = "-" if gap["p"] is None else f"{gap['p']:.3f}"
     return _with_interval(gap["difference"], gap["ci95"], "+"), p

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 from PIL import Image
 
 from diffmic_jax import cli, experiment
-from diffmic_jax.evaluation import study, study_tables
+from diffmic_jax.evaluation import study, study_runs, study_tables
 from diffmic_jax.evaluation.study import Row, Study
+from diffmic_jax.evaluation.study_runs import Outcome, Runs
 from diffmic_jax.interop import exported
 from diffmic_jax.types import InputError, Interrupted
 from tests import tiny
@@ -84,7 +84,7 @@ def test_every_number_is_that_of_a_metrics_json(finished):
         assert row["status"] == "done"
         scores = json.loads((finished / row["metrics"]).read_text())
         scores = scores["guidance"] if name == "guidance-0" else scores
-        for metric in study.METRICS:
+        for metric in study_runs.METRICS:
             assert float(row[metric]) == scores[metric], (name, metric)
     assert rows["guidance-0"]["metrics"] == rows["v1-0"]["metrics"]
     draws = json.loads((finished / "runs/v1-0/config.json").read_text())["sampling"]["num_samples"]
@@ -140,25 +140,31 @@ def test_the_tables_say_what_is_missing(finished):
 
 
 def test_what_is_done_is_not_run_again_and_what_failed_is(finished, spec, tmp_path, monkeypatch):
-    shutil.copytree(finished, tmp_path / "w")
+    shutil.copytree(finished, tmp_path / "w")  # which the configuration of C1 names
     again: list[str] = []
     monkeypatch.setattr(experiment, "run", lambda config, workdir, mode: again.append(workdir.name))
-    monkeypatch.setattr(experiment, "evaluate_workdir", lambda *args: again.append("evaluate"))
-    # A workdir stands in the configuration of C1.
-    text = (tmp_path / "w/runs/C1-0/config.json").read_text()
-    (tmp_path / "w/runs/C1-0/config.json").write_text(text.replace(str(finished), f"{tmp_path}/w"))
-    assert cli.main(["study", spec, "--num_processes=1", f"--workdir={tmp_path / 'w'}"]) == 0
+    monkeypatch.setattr(experiment, "Experiment", lambda *args: again.append("evaluated"))
+    argv = ["study", spec, "--num_processes=1", f"--workdir={tmp_path / 'w'}"]
+    assert cli.main([*argv, "--set=eval.batch_size=3"]) == 0
     assert again == ["broken-0"]
 
 
 def test_what_is_evaluated_otherwise_is_done_again_where_that_changes(finished, spec):
     found = study.load_study(spec)
-    changed = dataclasses.replace(found.rows[-1], sampling={"num_samples": 5})
-    configs = study.make_configs(found, finished)
-    assert [study._is_done(row, 0, finished, configs) for row in (found.rows[-1], changed)] == [
-        True,
-        False,
-    ]
+    *others, draws = found.rows
+    changed = dataclasses.replace(draws, sampling={"num_samples": 5})
+    done = []
+    for row in (draws, changed):
+        runs = Runs(dataclasses.replace(found, rows=(*others, row)), finished)
+        done.append(runs.is_done(row, 0))
+    assert done == [True, False]
+
+
+def test_what_is_evaluated_otherwise_has_the_budget_of_the_command_line(spec, tmp_path):
+    found = study.load_study(spec).with_changes({"eval.bootstrap": 9, "eval.batch_size": 2})
+    config = study.make_configs(found, tmp_path)["draws", 0]
+    assert (config.eval.bootstrap, config.eval.batch_size) == (9, 2)
+    assert config.sampling.num_samples == 3
 
 
 def test_some_rows_are_run_in_the_studys_order(spec, tmp_path, monkeypatch):
@@ -178,6 +184,70 @@ def test_a_study_that_is_stopped_stops_at_once(spec, tmp_path, monkeypatch, caps
     assert "run the same command again" in capsys.readouterr().err
 
 
+def runs_of(spec: str, folder: Path, ran: list[str], monkeypatch, **changes: object) -> Runs:
+    """Those of the rows basic and C1, which needs it, where a training only leaves its files."""
+
+    def train(config, workdir, mode):
+        (workdir / "checkpoints").mkdir(parents=True, exist_ok=True)
+        write_scores(workdir / "eval/test", [[1]])
+        ran.append(workdir.name)
+
+    monkeypatch.setattr(experiment, "run", train)
+    wanted = study.load_study(spec).with_rows(["basic", "C1"])
+    return Runs(wanted.with_changes({f"train.{k}": v for k, v in changes.items()}), folder)
+
+
+def test_a_run_that_is_lengthened_and_stopped_is_not_done(spec, tmp_path, monkeypatch):
+    """Though its earlier results are still there."""
+    ran: list[str] = []
+    short = runs_of(spec, tmp_path, ran, monkeypatch, max_steps=2)
+    basic = short.study.rows[0]
+    short.attempt(basic, 0)
+    assert short.is_done(basic, 0)
+    longer = runs_of(spec, tmp_path, ran, monkeypatch)
+    assert not longer.is_done(basic, 0)
+
+    def stop(config, workdir, mode):
+        raise Interrupted("stopped after step 3 of 9 and saved")
+
+    monkeypatch.setattr(experiment, "run", stop)
+    with pytest.raises(Interrupted):
+        longer.attempt(basic, 0)
+    assert (tmp_path / "runs/basic-0/eval/test/metrics.json").exists()
+    for runs in (short, longer):
+        assert not Runs(runs.study, tmp_path).is_done(basic, 0)
+
+
+def test_a_row_waits_for_the_rows_that_it_stands_on(spec, tmp_path, monkeypatch):
+    ran: list[str] = []
+    runs = runs_of(spec, tmp_path, ran, monkeypatch)
+    basic, c1 = runs.study.rows
+    runs.attempt(c1, 0)
+    assert runs.failures == {("C1", 0): "row basic, which it needs, is not done"}
+    for row in (basic, c1):
+        runs.attempt(row, 0)
+    assert (ran, runs.failures) == (["basic-0", "C1-0"], {})
+
+
+def test_a_row_does_not_go_on_from_what_another_row_no_longer_is(spec, tmp_path, monkeypatch):
+    ran: list[str] = []
+    runs = runs_of(spec, tmp_path, ran, monkeypatch, max_steps=2)
+    for row in runs.study.rows:
+        runs.attempt(row, 0)
+    longer = runs_of(spec, tmp_path, ran, monkeypatch)
+    for row in longer.study.rows:
+        assert not longer.is_done(row, 0)
+        longer.attempt(row, 0)
+    reason = longer.failures.pop(("C1", 0))
+    assert reason == (
+        f"{tmp_path}/runs/C1-0 began from another run of basic; remove it to train it anew"
+    )
+    shutil.rmtree(tmp_path / "runs/C1-0")
+    longer.attempt(longer.study.rows[1], 0)
+    assert longer.failures == {}
+    assert ran == ["basic-0", "C1-0", "basic-0", "C1-0"]
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
@@ -189,6 +259,11 @@ def test_a_study_that_is_stopped_stops_at_once(spec, tmp_path, monkeypatch, caps
         (["--rows=v1,v3"], "has no row 'v3'; it has basic, v1"),
         (["--rows=basic,guidance"], "row guidance needs the row v1 too"),
         (["--rows=C1"], "row C1 needs the row basic too"),
+        (["--seeds=0,0"], "seeds (0, 0) repeat one"),
+        (["--set=seed=7"], "row basic: seed is no change; give the study its seeds"),
+        (["--set=train={'epochs': 3}"], "config.train={'epochs': 3}: there is no such field"),
+        (["--set=train.epochs=None"], "row basic: config.train.epochs=None is out of range"),
+        (["--set=guidance.loss=no"], "row basic: config.guidance.loss='no' is unknown"),
     ],
 )
 def test_nothing_runs_where_a_change_cannot_work(spec, tmp_path, capsys, argv, message):
@@ -203,15 +278,70 @@ def test_nothing_runs_where_a_change_cannot_work(spec, tmp_path, capsys, argv, m
         ((), "has no rows"),
         ((Row("a b", "c.py"),), "no word of its own"),
         ((Row("a", "c.py"), Row("a", "c.py")), "no word of its own"),
-        ((Row("a", of="b"),), "no row 'b' is trained"),
-        ((Row("a"),), "give config, or of"),
-        ((Row("a", "c.py"), Row("b", of="a")), "give config, or of"),
-        ((Row("a", "c.py"), Row("b", "c.py", of="a", guidance=True)), "give config, or of"),
+        ((Row("a", of="b", guidance=True),), "no row 'b' is trained"),
+        ((Row("a"),), "give config, maybe with"),
+        ((Row("a", "c.py"), Row("b", of="a")), "give config, maybe with"),
+        ((Row("a", "c.py"), Row("b", "c.py", of="a", guidance=True)), "give config, maybe with"),
+        ((Row("a", "c.py", guidance=True),), "give config, maybe with"),
+        ((Row("a", "c.py", sampling={"num_samples": 3}),), "give config, maybe with"),
+        (
+            (Row("a", "c.py"), Row("b", changes={"seed": 1}, of="a", guidance=True)),
+            "give config, maybe with",
+        ),
+        (
+            (Row("b", of="a", sampling={"eta": 1.0}), Row("a", "c.py")),
+            "b needs the row a, which has to",
+        ),
+        ((Row("b", "c.py", {"x": "{a}"}), Row("a", "c.py")), "b needs the row a, which has to"),
+        (
+            (Row("a", "c.py"), Row("b", of="a", guidance=True), Row("c", "c.py", {"x": "{b}"})),
+            "row c: no row 'b' is trained",
+        ),
+        (Row("a", "c.py"), "rows is a tuple of Row"),
+        ((Row("a", "c.py", (("x", 1),)),), "are dictionaries"),
     ],
 )
-def test_rows_that_cannot_be_told_apart_are_refused(rows, message):
+def test_rows_that_cannot_be_run_are_refused(rows, message):
     with pytest.raises(InputError, match=message):
         Study("title", rows)
+
+
+@pytest.mark.parametrize(
+    ("sampling", "message"),
+    [
+        ({"num_smaples": 3}, "config.sampling.num_smaples=3: there is no such field"),
+        ({"num_samples": "3"}, "config.sampling.num_samples='3'"),
+        ({"num_steps": 5000}, "config.sampling.num_steps=5000 is out of range"),
+    ],
+)
+def test_a_sampling_that_cannot_work_is_refused_before_anything_runs(
+    spec, tmp_path, sampling, message
+):
+    found = study.load_study(spec)
+    rows = (*found.rows[:-1], Row("draws", of="v1", sampling=sampling))
+    with pytest.raises(InputError, match=f"study row draws: {message}"):
+        Runs(dataclasses.replace(found, rows=rows), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def get_study(): return Stduy()", "NameError: name 'Stduy' is not defined"),
+        ("def get_study(): return []", "get_study gives no Study"),
+        (
+            "from diffmic_jax.evaluation.study import *\n"
+            "def get_study(): return Study('a', (Row('a', 'c.py'),), seeds=3)",
+            "seeds one of whole",
+        ),
+    ],
+)
+def test_a_study_file_with_a_slip_is_told_in_a_line(tmp_path, capsys, text, message):
+    (tmp_path / "mine.py").write_text(text)
+    argv = ["study", f"{tmp_path}/mine.py", "--num_processes=1", f"--workdir={tmp_path}/w"]
+    assert cli.main(argv) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
 
 
 def test_the_mean_of_seeds_has_students_interval():
@@ -231,26 +361,53 @@ def test_differences_are_paired_by_seed():
     assert found["ci95"] == pytest.approx((0.02 - half, 0.02 + half))
     assert found["p"] == pytest.approx(0.0742, abs=1e-4)
     assert study_tables.paired([0.5, 0.6], [0.5, 0.6])["p"] is None
+    # One image of 234 more for every seed: the same difference, up to rounding.
+    gaps = np.array([100, 120, 143]) / 234, np.array([101, 121, 144]) / 234
+    assert np.ptp(gaps[1] - gaps[0]) > 0
+    assert study_tables.paired(*gaps)["p"] is None
 
 
 def write_scores(folder: Path, confusion: list[list[int]]) -> None:
     counts = np.array(confusion)
     accuracy = float(counts.trace() / counts.sum())
-    scores = dict.fromkeys(study.METRICS, accuracy) | {"confusion": confusion, "ci95": {}}
-    folder.mkdir(parents=True)
+    scores = dict.fromkeys(study_runs.METRICS, accuracy) | {"confusion": confusion, "ci95": {}}
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "metrics.json").write_text(json.dumps(scores | {"guidance": scores}))
 
 
-def test_leaked_images_are_what_the_clean_part_leaves(tmp_path, monkeypatch):
+def test_leaked_images_are_what_the_clean_part_leaves(tmp_path):
     run = tmp_path / "runs/v1-0/eval"
     write_scores(run / "test", [[16, 4], [2, 8]])
     write_scores(run / "test_clean", [[10, 4], [2, 4]])
-    monkeypatch.setattr(study, "make_config", lambda *run: ConfigDict())
-    (tmp_path / "runs/v1-0/config.json").write_text("{}")
-    rows = (Row("v1", "c.py"), Row("guidance", of="v1", guidance=True))
-    text = study_tables.write_tables(Study("Leaks", rows, compared=False), tmp_path, {})
+    values, _ = study_runs._measured(run / "test", run / "test_clean", guidance=False)
+    found = [Outcome("v1", 0, "done", run / "test", values=values)]
+    wanted = Study("Leaks", (Row("v1", "c.py"),), compared=False)
+    text = study_tables.write_tables(wanted, tmp_path, found)
     # Six leaked images of one class and four of the other; clean recalls are 10/14 and 4/6.
     assert "| v1 | 1.000 | 0.700 | 0.695 | +0.305 |" in text
+
+
+def test_classes_that_the_clean_part_lacks_cannot_be_matched(tmp_path):
+    write_scores(tmp_path / "test", [[16, 4], [2, 8]])
+    write_scores(tmp_path / "test_clean", [[10, 4], [0, 0]])
+    values, _ = study_runs._measured(tmp_path / "test", tmp_path / "test_clean", guidance=False)
+    assert values[study_runs.LEAKED] == pytest.approx(14 / 16)
+    assert study_runs.CLEAN_MATCHED not in values
+
+
+def test_rows_with_other_test_images_are_not_compared(finished, tmp_path, caplog):
+    shutil.copytree(finished / "runs/basic-0/eval/test", tmp_path / "other")
+    lines = (tmp_path / "other/predictions.csv").read_text().splitlines(keepends=True)
+    (tmp_path / "other/predictions.csv").write_text("".join(lines[:-1]))
+    wanted = Study("Others", (Row("a", "c.py"), Row("b", "c.py")))
+    scores = dict.fromkeys(study_runs.METRICS, 0.5)
+    found = [
+        Outcome(name, 0, "done", folder, values=scores)
+        for name, folder in (("a", finished / "runs/basic-0/eval/test"), ("b", tmp_path / "other"))
+    ]
+    gaps = study_tables._against_first(wanted, found)
+    assert gaps == gaps[:1]
+    assert "b is not compared: " in caplog.text
 
 
 @pytest.mark.parametrize("variant", ["smoke", "busi", "ham10000", "full"])
