@@ -373,7 +373,8 @@ class Experiment:
 
         Args:
           split: a part of the data.
-          folder: where the results go; default `eval/<split>`.
+          folder: where the results go, those for the clean part into `test_clean` in it; default
+            `eval/<split>`.
           coverage: of the conformal prediction sets.
 
         Raises:
@@ -388,7 +389,7 @@ class Experiment:
         answers = self._answers(state, whole, title=split)
         report = partial(self._report, state, whole=whole, answers=answers, coverage=coverage)
         if split == "test" and CLEAN in examples:
-            report(CLEAN, folder=self.workdir / "eval" / CLEAN)
+            report(CLEAN, folder=(folder or self.workdir / "eval") / CLEAN)
         scores = report(split, folder=folder or self.workdir / "eval" / split)
         meta = self._meta()  # every process opens the checkpoints, or none
         if folder is None and parallel.is_main_process():

@@ -121,6 +121,11 @@ def test_ham10000_tells_the_clean_part_of_the_authors_split(tmp_path, capsys):
     assert again == (tmp_path / "run/eval/test_clean/predictions.csv").read_bytes()
     whole = (tmp_path / "run/eval/test/predictions.csv").read_text().splitlines()
     assert set(again.decode().splitlines()) < set(whole)
+    # An evaluation that goes elsewhere leaves the run's own as they are.
+    before = {path: path.read_bytes() for path in (tmp_path / "run/eval").rglob("*.csv")}
+    assert cli.main(["evaluate", f"--workdir={tmp_path}/run", f"--out={tmp_path}/other"]) == 0
+    assert {path: path.read_bytes() for path in (tmp_path / "run/eval").rglob("*.csv")} == before
+    assert (tmp_path / "other/test_clean/predictions.csv").read_bytes() == again
 
 
 def test_aptos2019(tmp_path, capsys):

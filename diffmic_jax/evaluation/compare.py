@@ -14,6 +14,8 @@ Intervals are of single comparisons: who compares many runs will find difference
 from __future__ import annotations
 
 import csv
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +36,8 @@ class Answered(NamedTuple):
     """[N] class indices, or [N, C] multi-hot."""
     probabilities: np.ndarray
     """[N, C]."""
+    thresholds: tuple[float, ...] = ()
+    """Multi-label, of the classes, as the evaluation had them; empty: 0.5."""
 
 
 def compare(
@@ -42,6 +46,7 @@ def compare(
     class_names: tuple[str, ...],
     groups: Shaped[np.ndarray, " n"],
     bootstrap: int = 1000,
+    thresholds: tuple[Sequence[float], Sequence[float]] = ((), ()),
 ) -> dict[str, Any]:
     """Compare the answers of two classifiers.
 
@@ -51,6 +56,7 @@ def compare(
       class_names: the C names.
       groups: [N] what is resampled as a whole.
       bootstrap: number of resamples.
+      thresholds: multi-label, of the classes: the first's and the second's; default 0.5.
 
     Returns:
       n; `total_variation`, the mean over images (multi-label: and over labels) of half the
@@ -59,8 +65,11 @@ def compare(
       `p_bootstrap`, twice the share of resamples on the other side of 0; `mcnemar` (None if
       multi-label): images that `only_first` and `only_second` gets right, and `p`.
     """
-    points = [metrics.compute(p, labels, class_names, bootstrap=0) for p in probabilities]
-    samples = [metrics.resampled(p, labels, groups, bootstrap) for p in probabilities]
+    both = list(zip(probabilities, thresholds, strict=True))
+    points = [
+        metrics.compute(p, labels, class_names, bootstrap=0, thresholds=own) for p, own in both
+    ]
+    samples = [metrics.resampled(p, labels, groups, bootstrap, thresholds=own) for p, own in both]
     rows = {}
     for name in metrics.SCALARS:
         first, second = (point[name] for point in points)
@@ -108,6 +117,7 @@ def compare_workdirs(
     split: str = "test",
     bootstrap: int = 1000,
     guidance: tuple[bool, bool] = (False, False),
+    run: Path | None = None,
 ) -> dict[str, Any]:
     """Compare two runs by their `predictions.csv` on a split.
 
@@ -117,6 +127,7 @@ def compare_workdirs(
       split: of runs, which evaluation.
       bootstrap: number of resamples.
       guidance: of which of them to take the answers of the guidance alone.
+      run: whose split tells the groups; default the first of them that has one.
 
     Raises:
       InputError: one is not evaluated, or they were evaluated on other images or labels.
@@ -143,9 +154,10 @@ def compare_workdirs(
         raise InputError(f"{paths[1]}: has other labels than {paths[0]}; compare like with like")
     both = (ours.probabilities, theirs.probabilities[order])
     # An evaluation by itself does not tell the groups, the run beside it does.
-    runs = [folder for folder in (first, second) if (folder / "split.csv").exists()]
+    runs = [run] if run else [f for f in (first, second) if (f / "split.csv").exists()]
     groups = groups_of((runs or [first])[0], ours.ids)
-    return compare(both, ours.label, ours.class_names, groups, bootstrap)
+    thresholds = ours.thresholds, theirs.thresholds
+    return compare(both, ours.label, ours.class_names, groups, bootstrap, thresholds)
 
 
 def read_answered(path: Path, guidance: bool = False) -> Answered:
@@ -170,7 +182,16 @@ def read_answered(path: Path, guidance: bool = False) -> Answered:
     if all(label in index for label in labels) and np.allclose(p.sum(axis=1), 1, atol=1e-3):
         return Answered([r["id"] for r in rows], names, np.array([index[x] for x in labels]), p)
     hot = np.array([[name in label.split("|") for name in names] for label in labels], int)
-    return Answered([row["id"] for row in rows], names, hot, p)
+    beside = path.with_name("metrics.json")
+    scores = json.loads(beside.read_text()) if beside.exists() else {}
+    own = thresholds_of(scores.get("guidance", {}) if guidance else scores)
+    return Answered([row["id"] for row in rows], names, hot, p, own)
+
+
+def thresholds_of(scores: dict[str, Any]) -> tuple[float, ...]:
+    """The thresholds of a `metrics.json`; none for images of one class."""
+    classes = scores.get("per_class", {}).values()
+    return tuple(each["threshold"] for each in classes if "threshold" in each)
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:

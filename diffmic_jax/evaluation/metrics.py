@@ -97,7 +97,8 @@ def compute(
         0.5.
 
     Returns:
-      n, each of `SCALARS`, per_class (name -> precision, recall, f1, auroc, support),
+      n, each of `SCALARS`, per_class (name -> precision, recall, f1, auroc, support and,
+      multi-label, the threshold),
       operating_points (name -> 'sensitivity_at_0.90' and so on), confusion ([C][C] counts, rows
       are the true classes), ci95 (metric -> [low, high], the 2.5th and 97.5th percentile over the
       resamples in which the metric is defined) and ci95_per_class (the same for each class, with
@@ -116,6 +117,8 @@ def compute(
         groups = np.arange(len(labels))
     samples = [_scores(columns, w) for w in resample_weights(groups, bootstrap, seed)]
     points = {name: per_class.pop(name) for name in OPERATING_POINTS}
+    if not columns.single_label:
+        per_class["threshold"] = np.broadcast_to(thresholds or 0.5, len(class_names))
     return {
         "n": len(labels),
         **{name: _optional(scalars[name]) for name in SCALARS},
@@ -139,13 +142,14 @@ def resampled(
     groups: Shaped[np.ndarray, " n"],
     bootstrap: int,
     seed: int = 0,
+    thresholds: Sequence[float] = (),
 ) -> dict[str, np.ndarray]:
     """Each of `SCALARS` over the resamples [bootstrap], NaN where undefined.
 
     Equal groups and seed give equal resamples, so two classifiers of the same images can be
     compared resample by resample. Arguments as in `compute`.
     """
-    columns = _columns(np.asarray(probabilities, np.float64), labels)
+    columns = _columns(np.asarray(probabilities, np.float64), labels, thresholds)
     samples = [_scores(columns, w)[1] for w in resample_weights(groups, bootstrap, seed)]
     return {name: np.array([s[name] for s in samples]) for name in SCALARS}
 

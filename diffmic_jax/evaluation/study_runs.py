@@ -50,6 +50,8 @@ class Outcome:
     """`done`, `waiting`, or `failed: ` and why."""
     folder: Path
     """With `metrics.json` and `predictions.csv`."""
+    workdir: Path
+    """Of the run that was evaluated."""
     seconds: float = 0.0
     """In which this machine trained and evaluated it."""
     values: Mapping[str, float] = dataclasses.field(default_factory=dict)
@@ -153,14 +155,15 @@ class Runs:
 
     def _outcome(self, row: Row, seed: int) -> Outcome:
         results = self._results(row, seed)
+        workdir = run_workdir(self.folder, row.of or row.name, seed)
         reason = self.failures.get((row.name, seed))
         if reason or not self.is_done(row, seed):
             status = f"failed: {reason}" if reason else "waiting"
-            return Outcome(row.name, seed, status, results)
+            return Outcome(row.name, seed, status, results, workdir)
         clean = results / CLEAN if row.sampling else results.with_name(CLEAN)
         values, intervals = _measured(results, clean, row.guidance)
         seconds = self._record.get(f"{row.name}-{seed}", {}).get("seconds", 0.0)
-        return Outcome(row.name, seed, "done", results, seconds, values, intervals)
+        return Outcome(row.name, seed, "done", results, workdir, seconds, values, intervals)
 
     def _fail(self, row: Row, seed: int, reason: str) -> None:
         self.failures[row.name, seed] = reason

@@ -2,7 +2,8 @@
 
 Means come with a 95% interval by Student's t over the seeds. Rows are compared on the seeds that
 both have, by the paired t-test: with few seeds a wide interval, and an honest one. With a single
-seed, intervals and p are by bootstrap over the test images and say nothing of another training.
+seed, intervals and p are by bootstrap over the test images, lesions or patients whole, and say
+nothing of another training.
 """
 
 from __future__ import annotations
@@ -104,13 +105,13 @@ def write_tables(study: Study, folder: Path, found: Sequence[Outcome]) -> str:
 def _note(study: Study) -> str:
     if len(study.seeds) == 1:
         return (
-            "One seed: intervals are 95% by bootstrap over the test images, and say nothing of "
-            "other trainings."
+            "One seed: intervals are 95% by bootstrap over the test images (lesions or patients "
+            "whole, where known), and say nothing of other trainings."
         )
     return (
         f"Means of {len(study.seeds)} seeds, 95% intervals by Student's t over seeds; differences "
         "paired by seed, p by the paired t-test. Where one run is there, intervals and p are by "
-        "bootstrap over the test images."
+        "bootstrap over the test images, lesions or patients whole."
     )
 
 
@@ -176,7 +177,8 @@ def _difference(
         first, second = (outcome.folder for outcome in pairs[0])
         guidance = study.rows[0].guidance, row.guidance
         try:
-            both = compare_workdirs(first, second, guidance=guidance)["metrics"][name]
+            run = pairs[0][0].workdir
+            both = compare_workdirs(first, second, guidance=guidance, run=run)["metrics"][name]
         except InputError as error:
             log.warning("study: %s is not compared: %s", row.name, error)
             return "-", "-"

@@ -8,6 +8,7 @@ import pytest
 from scipy.stats import binom
 
 from diffmic_jax import cli
+from diffmic_jax.evaluation import metrics
 from diffmic_jax.evaluation.compare import compare, compare_workdirs, read_answered
 from diffmic_jax.evaluation.records import write_predictions
 from diffmic_jax.types import InputError
@@ -93,6 +94,26 @@ def test_several_labels_are_read_back(tmp_path):
     both = compare((p, p), found.label, NAMES, np.arange(3), 10)
     assert both["mcnemar"] is None
     assert set(both["metrics"]) == {"f1_macro", "auroc_macro", "nll", "brier", "ece"}
+
+
+def test_several_labels_are_called_by_the_thresholds_of_their_evaluation(tmp_path):
+    rng = np.random.default_rng(0)
+    labels, p = rng.integers(0, 2, (40, 2)), rng.random((40, 2))
+    ids, sets = [str(i) for i in range(40)], {}
+    for name, thresholds in (("one", (0.2, 0.7)), ("two", ())):
+        folder = tmp_path / name
+        folder.mkdir()
+        write_predictions(
+            folder / "predictions.csv", ids, labels, NAMES, p, 0 * p, multi_label=True
+        )
+        sets[name] = metrics.compute(p, labels, NAMES, bootstrap=0, thresholds=thresholds)
+        (folder / "metrics.json").write_text(json.dumps(sets[name]))
+    assert sets["one"]["per_class"]["a"]["threshold"] == 0.2
+    row = compare_workdirs(tmp_path / "one", tmp_path / "two", bootstrap=20)["metrics"]["f1_macro"]
+    assert row["first"] == pytest.approx(sets["one"]["f1_macro"], abs=1e-4)
+    assert row["second"] == pytest.approx(sets["two"]["f1_macro"], abs=1e-4)
+    assert row["difference"] != 0
+    assert row["ci95"][0] < row["difference"] < row["ci95"][1]
 
 
 @pytest.fixture

@@ -380,7 +380,7 @@ def test_leaked_images_are_what_the_clean_part_leaves(tmp_path):
     write_scores(run / "test", [[16, 4], [2, 8]])
     write_scores(run / "test_clean", [[10, 4], [2, 4]])
     values, _ = study_runs._measured(run / "test", run / "test_clean", guidance=False)
-    found = [Outcome("v1", 0, "done", run / "test", values=values)]
+    found = [Outcome("v1", 0, "done", run / "test", run, values=values)]
     wanted = Study("Leaks", (Row("v1", "c.py"),), compared=False)
     text = study_tables.write_tables(wanted, tmp_path, found)
     # Six leaked images of one class and four of the other; clean recalls are 10/14 and 4/6.
@@ -395,6 +395,25 @@ def test_classes_that_the_clean_part_lacks_cannot_be_matched(tmp_path):
     assert study_runs.CLEAN_MATCHED not in values
 
 
+def test_a_single_seed_is_compared_by_group(finished, tmp_path):
+    """Where all images are of one group, every resample is the same."""
+    with (finished / "runs/v1-0/split.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    with (tmp_path / "split.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(row | {"group": "all"} for row in rows)
+    wanted = Study("Groups", (Row("basic", "c.py"), Row("v1", "c.py")))
+    scores = dict.fromkeys(study_runs.METRICS, 0.5)
+    found = [
+        Outcome(row.name, 0, "done", finished / f"runs/{row.name}-0/eval/test", tmp_path, 0, scores)
+        for row in wanted.rows
+    ]
+    [_, v1] = study_tables._against_first(wanted, found)
+    gap, low, high = re.fullmatch(r"(\S+) \((\S+) to (\S+)\)", v1[1]).groups()
+    assert gap == low == high
+
+
 def test_rows_with_other_test_images_are_not_compared(finished, tmp_path, caplog):
     shutil.copytree(finished / "runs/basic-0/eval/test", tmp_path / "other")
     lines = (tmp_path / "other/predictions.csv").read_text().splitlines(keepends=True)
@@ -402,7 +421,7 @@ def test_rows_with_other_test_images_are_not_compared(finished, tmp_path, caplog
     wanted = Study("Others", (Row("a", "c.py"), Row("b", "c.py")))
     scores = dict.fromkeys(study_runs.METRICS, 0.5)
     found = [
-        Outcome(name, 0, "done", folder, values=scores)
+        Outcome(name, 0, "done", folder, finished, values=scores)
         for name, folder in (("a", finished / "runs/basic-0/eval/test"), ("b", tmp_path / "other"))
     ]
     gaps = study_tables._against_first(wanted, found)

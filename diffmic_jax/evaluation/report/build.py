@@ -106,6 +106,10 @@ def _comparison(experiment: Experiment, results: Results) -> dict[str, Any]:
         results.class_names,
         compare.groups_of(experiment.workdir, results.ids),
         experiment.config.eval.bootstrap,
+        (
+            compare.thresholds_of(results.scores["guidance"]),
+            compare.thresholds_of(results.scores),
+        ),
     )
 
 
