@@ -293,7 +293,7 @@ def _phases(
     """Guidance alone, then the denoiser, if there is one, with the guidance unless that is frozen.
 
     Cut at `train.max_steps` if that is set. Deferred class weights have a phase of their own, the
-    last fifth of the training (DRW, Cao et al. 2019, who start it after 160 of 200 epochs).
+    last fifth of `train.epochs` (DRW, Cao et al. 2019, who start it after 160 of 200).
     """
     weighing = config.guidance.class_weights
     weights = () if weighing == "none" else tuple(losses.class_weights(counts).tolist())
@@ -305,9 +305,10 @@ def _phases(
     balanced = weights if weighing == "balanced" else ()
     first = Phase("warmup", ("guidance",), warmup, balanced)
     if weighing == "deferred":
-        last = joint // 5
-        plain = Phase("classifier", ("guidance",), joint - last)
-        return first, plain, Phase("reweighted", ("guidance",), last, weights)
+        whole = config.train.epochs * steps_per_epoch
+        plain = min(whole - whole // 5, joint)
+        last = Phase("reweighted", ("guidance",), joint - plain, weights)
+        return first, Phase("classifier", ("guidance",), plain), last
     if not config.denoiser.encoder:
         return first, Phase("classifier", ("guidance",), joint, balanced)
     if config.guidance.frozen:
@@ -369,8 +370,7 @@ def make_recipe(
     """
     if multi_label:
         _check_several_labels(config)
-    # Where nothing is trained, or a class has no image, any count does: it weighs nothing.
-    counts = tuple(max(1, count) for count in counts or (1,) * num_classes)
+    counts = counts or (1,) * num_classes  # where nothing is trained, any will do
     diffusion = config.diffusion
     schedule = make_schedule(
         diffusion.schedule,

@@ -92,8 +92,14 @@ def test_deferred_class_weights_have_the_last_fifth_to_themselves(tmp_path):
     assert (warmup.steps, plain.steps, last.steps) == (10, 80, 20)
     assert plain.class_weights == ()
     common, rare, none = last.class_weights
-    assert common < rare < none
+    assert common < rare
+    assert none == 0
     assert built.in_phase(last).class_weights == last.class_weights
+    # A run that is cut is the beginning of the whole one.
+    for limit, steps in ((50, (10, 40, 0)), (100, (10, 80, 10))):
+        config.train.max_steps = limit
+        cut = recipe.make_recipe(resolve(config), 3, steps_per_epoch=10, counts=(100, 10, 0))
+        assert tuple(phase.steps for phase in cut.phases) == steps
 
 
 @pytest.mark.parametrize(

@@ -80,8 +80,12 @@ def hard_examples(loss: Array, share: float = 0.7) -> Array:
 
 
 def logit_adjusted(logits: Array, target: Array, counts: Sequence[int], tau: float = 1.0) -> Array:
-    """Cross-entropy of logits [B, C] plus tau log prior, [B] (Menon et al. 2021, Eq. 10)."""
-    prior = np.asarray(counts) / np.sum(counts)
+    """Cross-entropy of logits [B, C] plus tau log prior, [B] (Menon et al. 2021, Eq. 10).
+
+    A class without an image counts as if it had one.
+    """
+    seen = np.maximum(counts, 1)
+    prior = seen / seen.sum()
     return cross_entropy(logits + tau * np.log(prior).astype(np.float32), target)
 
 
@@ -93,12 +97,13 @@ def ldam(
     Args:
       cosine: [B, C] cosines times `scale`, as a normalised classifier gives them.
       target: [B, C] one-hot.
-      counts: [C] training images of each class; the margin falls with their fourth root.
+      counts: [C] training images of each class; the margin falls with their fourth root, and a
+        class without any, which is never the truth, has no say in it.
       scale: what the cosines are multiplied by.
       most: margin of the rarest class.
     """
-    margin = np.asarray(counts, np.float64) ** -0.25
-    margin = (most * margin / margin.max()).astype(np.float32)
+    margin = np.maximum(counts, 1.0) ** -0.25
+    margin = (most * margin / margin[np.asarray(counts) > 0].max()).astype(np.float32)
     return cross_entropy(cosine - scale * margin * target, target)
 
 
@@ -135,6 +140,10 @@ def prototype_contrast(
 
 
 def class_weights(counts: Sequence[int], beta: float = 0.9999) -> np.ndarray:
-    """Weights [C] by the effective number of images, of mean 1 (Cui et al. 2019, Eq. 2)."""
-    weights = (1 - beta) / (1 - beta ** np.asarray(counts, np.float64))
-    return (weights / weights.mean()).astype(np.float32)
+    """Weights [C] by the effective number of images (Cui et al. 2019, Eq. 2).
+
+    Their mean is 1 over the classes that have images; the others weigh nothing.
+    """
+    weights = (1 - beta) / (1 - beta ** np.maximum(counts, 1.0))
+    weights *= np.asarray(counts) > 0
+    return (weights * np.count_nonzero(weights) / weights.sum()).astype(np.float32)

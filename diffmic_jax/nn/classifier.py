@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from diffmic_jax.nn.layers import Dense
@@ -32,11 +33,15 @@ class Classifier(nn.Module):
         """
         features = self.global_trunk(image, train)
         if self.cosine_scale:
-            length = jnp.linalg.norm(features.mean((1, 2), keepdims=True), axis=-1, keepdims=True)
+            pooled = features.mean((1, 2), keepdims=True)
+            # Not the norm, which has no gradient where all features are 0.
+            scale = self.cosine_scale * jax.lax.rsqrt(
+                jnp.square(pooled).sum(axis=-1, keepdims=True) + 1e-12
+            )
             shape = (features.shape[-1], self.num_classes)
             vectors = self.param("class_vectors", nn.initializers.normal(), shape)
             vectors = vectors / jnp.linalg.norm(vectors, axis=0)
-            saliency = self.cosine_scale * features / jnp.maximum(length, 1e-12) @ vectors
+            saliency = scale * features @ vectors
         else:
             saliency = Dense(self.num_classes, True, self.dtype, name="classifier")(features)
         saliency = saliency.astype(jnp.promote_types(saliency.dtype, jnp.float32))

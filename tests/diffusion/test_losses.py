@@ -154,3 +154,15 @@ def test_class_weights_are_of_the_effective_number_of_images():
     assert weights.mean() == pytest.approx(1)
     rare, common = losses.class_weights((10, 1000))
     assert 90 < rare / common < 100
+
+
+def test_a_class_without_images_changes_nothing_for_the_others():
+    logits, target = jnp.array([[3.0, 1.0], [2.0, 5.0]]), jnp.eye(2)
+    wider, beside = jnp.pad(logits, ((0, 0), (0, 1)), constant_values=-99), jnp.eye(2, 3)
+    weights = losses.class_weights((500, 50, 0))
+    np.testing.assert_allclose(weights[:2], losses.class_weights((500, 50)))
+    assert weights[2] == 0
+    np.testing.assert_allclose(
+        losses.ldam(wider, beside, (16, 1, 0)), losses.ldam(logits, target, (16, 1)), rtol=1e-5
+    )
+    assert np.isfinite(losses.logit_adjusted(wider, beside, (16, 1, 0))).all()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from functools import partial
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -46,3 +47,23 @@ def test_the_class_map_explains_the_logits():
     assert (found.corners.shape, found.patches.shape) == ((2, 0, 2), (2, 0, 16, 16, 3))
     for logits in (found.global_, found.local):
         np.testing.assert_array_equal(logits, found.fused)
+
+
+class Pixels(nn.Module):
+    """A trunk whose features are the image."""
+
+    def __call__(self, image, train):
+        return image
+
+
+def test_cosines_are_those_of_the_pooled_features_and_have_a_gradient_at_0():
+    net = Classifier(2, Pixels(), cosine_scale=30.0)
+    image = np.random.default_rng(0).standard_normal((1, 4, 4, 3)).astype(np.float32)
+    variables = net.init(jax.random.key(0), image, True)
+    vectors = variables["params"]["class_vectors"]
+    pooled = image.mean((1, 2))
+    lengths = np.linalg.norm(pooled) * np.linalg.norm(vectors, axis=0)
+    found = net.apply(variables, image, True).fused
+    np.testing.assert_allclose(found, 30 * pooled @ vectors / lengths, rtol=1e-4)
+    gradient = jax.grad(lambda x: net.apply(variables, x, True).fused.sum())(0 * image)
+    assert np.isfinite(gradient).all()
