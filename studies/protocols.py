@@ -7,7 +7,7 @@
     python -m diffmic_jax study studies/protocols.py:smoke --workdir=runs/protocols-smoke
 
 At random and in the authors' lists, a third of the test images show a lesion of the training part;
-for the latter these are told apart. The rows have different test images, so their differences are
+these are told apart. The rows have different test images, so their differences are
 no paired comparison. The phantom (`smoke`) has no groups: there it only shows that it runs.
 """
 
@@ -19,6 +19,8 @@ PROTOCOLS = {"smoke": ("given", "random"), "": ("grouped", "random", "authors")}
 
 def get_study(variant: str = "full") -> Study:
     """A ResNet18 and v1 under every protocol."""
+    if variant == "busi":
+        raise ValueError("BUSI has neither groups nor the authors' lists; give ham10000")
     config, changes, seeds = settings.get(variant, full="configs/ham10000.py")
     rows = tuple(
         Row(f"{name}-{protocol}", f"{config}:{recipe}", {"data.protocol": protocol})

@@ -429,20 +429,22 @@ def test_rows_with_other_test_images_are_not_compared(finished, tmp_path, caplog
     assert "b is not compared: " in caplog.text
 
 
-@pytest.mark.parametrize("variant", ["smoke", "busi", "ham10000", "full"])
+ALL = ("smoke", "busi", "ham10000", "full")
+STUDIES = {
+    "table1_pmg2000": ALL,
+    "table1_ham_aptos": (*ALL, "aptos"),
+    "table2": ALL,
+    "recipes": ALL,
+    "steps": ALL,
+    "v2_ablation": ALL,
+    "seeds": ALL,
+    "protocols": ("smoke", "ham10000", "full"),
+    "plus": ALL,
+}
+
+
 @pytest.mark.parametrize(
-    "name",
-    [
-        "table1_pmg2000",
-        "table1_ham_aptos",
-        "table2",
-        "recipes",
-        "steps",
-        "v2_ablation",
-        "seeds",
-        "protocols",
-        "plus",
-    ],
+    ("name", "variant"), [(name, each) for name, variants in STUDIES.items() for each in variants]
 )
 def test_every_study_of_the_project_can_be_configured(name, variant, tmp_path):
     project = Path(__file__).parents[2]
