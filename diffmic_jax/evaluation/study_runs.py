@@ -27,6 +27,7 @@ from diffmic_jax.data.sources import CLEAN
 from diffmic_jax.evaluation.records import write_json
 from diffmic_jax.evaluation.study import Row, Study, make_configs, run_workdir
 from diffmic_jax.training import parallel
+from diffmic_jax.training.checkpoint import Checkpoints
 from diffmic_jax.types import InputError, Interrupted
 from diffmic_jax.workdir import as_json, config_sha256
 
@@ -129,7 +130,9 @@ class Runs:
         """
         began = time.monotonic()
         record = self._record.setdefault(f"{row.name}-{seed}", {})
-        record.pop("done", None)  # a stop may leave older results behind
+        # A stop may leave older results behind, and whatever stands on these is as old.
+        for each in (row, *(other for other in self.study.rows if row.name in other.stands_on())):
+            self._record.get(f"{each.name}-{seed}", {}).pop("done", None)
         self.failures.pop((row.name, seed), None)
         try:
             self._check_what_it_stands_on(row, seed, record)
@@ -190,7 +193,7 @@ class Runs:
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     def _check_what_it_stands_on(self, row: Row, seed: int, record: dict[str, Any]) -> None:
-        """Refuse to stand on a run that is not done, or to go on from an earlier state of one.
+        """Refuse to stand on a run that is not done, or to go on from what one no longer is.
 
         Raises:
           InputError: naming the row, or the workdir to remove.
@@ -199,7 +202,7 @@ class Runs:
         for each in below:
             if not self._is_recorded(each, seed):
                 raise InputError(f"row {each.name}, which it needs, is not done")
-        start = [self._digest(each, seed) for each in below]
+        start = {each.name: self._fingerprint(each, seed) for each in below}
         workdir = run_workdir(self.folder, row.name, seed)
         if record.get("began", start) != start and (workdir / "checkpoints").exists():
             names = ", ".join(each.name for each in below)
@@ -207,6 +210,13 @@ class Runs:
                 f"{workdir} began from another run of {names}; remove it to train it anew"
             )
         record["began"] = start
+
+    def _fingerprint(self, row: Row, seed: int) -> str:
+        """Of the checkpoint that another run would start from."""
+        workdir = run_workdir(self.folder, row.name, seed)
+        metric = self.configs[row.name, seed].checkpoint.metric
+        with Checkpoints(workdir, metric, read_only=True) as checkpoints:
+            return checkpoints.fingerprint(checkpoints.best_step)
 
     def _job(self, row: Row, seed: int) -> Callable[[], object]:
         """What makes the results of a row and a seed."""

@@ -257,6 +257,14 @@ class Checkpoints:
         """
         return self._record(step)["meta"]
 
+    def fingerprint(self, step: int) -> str:
+        """A hash of the state at a step, which another training does not have.
+
+        Raises:
+          DamagedCheckpointError: if its record is not what was saved.
+        """
+        return _digest(self._record(step)["leaves"])
+
     def resume(self, restore: Callable[[int], TrainState]) -> TrainState | None:
         """The newest state that is as it was saved; None if nothing was saved yet.
 

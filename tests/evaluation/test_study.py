@@ -170,6 +170,7 @@ def test_what_is_evaluated_otherwise_has_the_budget_of_the_command_line(spec, tm
 def test_some_rows_are_run_in_the_studys_order(spec, tmp_path, monkeypatch):
     ran: list[str] = []
     monkeypatch.setattr(experiment, "run", lambda config, workdir, mode: ran.append(workdir.name))
+    monkeypatch.setattr(Runs, "_fingerprint", lambda self, row, seed: "")
     argv = ["study", spec, "--num_processes=1", f"--workdir={tmp_path}", "--rows=C1,basic"]
     assert cli.main(argv) == 0
     assert ran == ["basic-0", "C1-0"]
@@ -189,10 +190,13 @@ def runs_of(spec: str, folder: Path, ran: list[str], monkeypatch, **changes: obj
 
     def train(config, workdir, mode):
         (workdir / "checkpoints").mkdir(parents=True, exist_ok=True)
+        (workdir / "weights").write_text(f"{workdir.name} {config.train.max_steps}")
         write_scores(workdir / "eval/test", [[1]])
         ran.append(workdir.name)
 
     monkeypatch.setattr(experiment, "run", train)
+    weights = folder / "runs/basic-0/weights"
+    monkeypatch.setattr(Runs, "_fingerprint", lambda self, row, seed: weights.read_text())
     wanted = study.load_study(spec).with_rows(["basic", "C1"])
     return Runs(wanted.with_changes({f"train.{k}": v for k, v in changes.items()}), folder)
 
@@ -246,6 +250,15 @@ def test_a_row_does_not_go_on_from_what_another_row_no_longer_is(spec, tmp_path,
     longer.attempt(longer.study.rows[1], 0)
     assert longer.failures == {}
     assert ran == ["basic-0", "C1-0", "basic-0", "C1-0"]
+
+
+def test_a_run_is_recorded_with_what_it_began_from(finished, spec):
+    runs = Runs(study.load_study(spec), finished)
+    basic, *_ = runs.study.rows
+    record = json.loads((finished / study_runs.RECORD).read_text())
+    assert record["C1-0"]["began"] == {"basic": runs._fingerprint(basic, 0)}
+    assert record["basic-0"]["began"] == {}
+    assert runs._fingerprint(basic, 0) != runs._fingerprint(runs.study.row("v1"), 0)
 
 
 @pytest.mark.parametrize(
