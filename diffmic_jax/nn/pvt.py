@@ -43,9 +43,31 @@ class Block(nn.Module):
         x = x + dense(features, name="proj")(seen.reshape(x.shape))
         y = dense(self.mlp_ratio * features, name="fc1")(norm(1e-6, name="norm2")(x))
         # Its zero padding is what tells tokens where they are.
-        depthwise = partial(nn.Conv, feature_group_count=y.shape[-1], dtype=self.dtype)
+        depthwise = partial(
+            nn.Conv,
+            feature_group_count=y.shape[-1],
+            dtype=self.dtype,
+            conv_general_dilated=_convolve_depthwise,
+        )
         y = depthwise(y.shape[-1], (3, 3), padding=1, name="depthwise")(y)
         return x + dense(features, name="fc2")(jax.nn.gelu(y, approximate=False))
+
+
+def _convolve_depthwise(
+    x: Array, kernel: Array, strides: Any, padding: Any, **layout: Any
+) -> Array:
+    """Every feature by itself, as a sum of shifted grids: XLA's own is slow on a CPU.
+
+    [B, H, W, F] and a kernel [h, w, 1, F], without strides -> [B, H, W, F].
+    """
+    del strides, layout
+    height, width = x.shape[1:3]
+    padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    return sum(
+        padded[:, i : i + height, j : j + width] * kernel[i, j, 0]
+        for i in range(kernel.shape[0])
+        for j in range(kernel.shape[1])
+    )
 
 
 class PVT(nn.Module):
