@@ -32,12 +32,11 @@ class Classifier(nn.Module):
         activation map (Zhou et al. 2016), whose mean is the logits: the layer is linear.
         """
         features = self.global_trunk(image, train)
+        pooled = features.mean((1, 2))
         if self.cosine_scale:
-            pooled = features.mean((1, 2), keepdims=True)
             # Not the norm, which has no gradient where all features are 0.
-            scale = self.cosine_scale * jax.lax.rsqrt(
-                jnp.square(pooled).sum(axis=-1, keepdims=True) + 1e-12
-            )
+            inverse = jax.lax.rsqrt(jnp.square(pooled).sum(axis=-1) + 1e-12)
+            scale = self.cosine_scale * inverse[:, None, None, None]
             shape = (features.shape[-1], self.num_classes)
             vectors = self.param("class_vectors", nn.initializers.normal(), shape)
             vectors = vectors / jnp.linalg.norm(vectors, axis=0)
@@ -50,5 +49,4 @@ class Classifier(nn.Module):
         corners = jnp.zeros((batch, 0, 2), jnp.int32)
         patches = jnp.zeros((batch, 0, size, size, 3), image.dtype)
         attention = jnp.zeros((batch, 0), logits.dtype)
-        pooled = features.mean((1, 2))
         return Guidance(logits, logits, logits, saliency, corners, patches, attention, pooled)
