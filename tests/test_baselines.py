@@ -11,19 +11,14 @@ import pytest
 
 from configs import quickstart
 from diffmic_jax import experiment
+from studies.table1_ham_aptos import LOSSES
 
 # From random weights a transformer learns slowly; at 32 px its epochs are short.
 TRANSFORMER = {"guidance.learning_rate": 1e-4, "data.image_size": 32, "train.epochs": 8}
 
 
 BASELINES = {
-    "resnet18": {},
-    "focal": {"guidance.loss": "focal"},
-    "ohem": {"guidance.loss": "ohem"},
-    "balanced": {"guidance.class_weights": "balanced"},
-    "logit_adjusted": {"guidance.loss": "logit_adjusted"},
-    "ldam": {"guidance.loss": "ldam", "guidance.class_weights": "deferred"},
-    "prototype": {"guidance.loss": "prototype"},
+    **LOSSES,  # of a ResNet18
     "resnet50": {"guidance.backbone": "resnet50", "train.epochs": 10},
     "vit": TRANSFORMER | {"guidance.backbone": "vit_s16", "train.epochs": 16},
     "swin": TRANSFORMER | {"guidance.backbone": "swin_t"},
