@@ -12,7 +12,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from diffmic_jax.command import run_command
+from diffmic_jax.cli.process import run_command
 from diffmic_jax.types import InputError
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with :recipe if not v1.")
@@ -73,7 +73,7 @@ def main() -> None:
         print(f"{__doc__}{flags.FLAGS.main_module_help()}")
         return
     # Here, so that --help and a wrong flag answer at once.
-    from diffmic_jax import experiment
+    from diffmic_jax import api as experiment
     from diffmic_jax.training import parallel
 
     parallel.join_processes(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)

@@ -2,6 +2,6 @@
 
 import sys
 
-from diffmic_jax.cli import main
+from diffmic_jax.cli.commands import main
 
 sys.exit(main())

@@ -40,11 +40,12 @@ from benchmark_input import measure_input
 from timing import compiled, in_turns, peak_memory, peaks, seconds, shares, tell
 
 from diffmic_jax.data import transforms
+from diffmic_jax.method import train_step as steps
+from diffmic_jax.method.build import DTYPES, Phase, Recipe, make_recipe
+from diffmic_jax.method.optimizers import make_optimizers
 from diffmic_jax.nn import folded
-from diffmic_jax.recipe import DTYPES, Phase, Recipe, make_recipe
 from diffmic_jax.settings import RECIPES, resolve
-from diffmic_jax.training import parallel, steps
-from diffmic_jax.training.optimizers import make_optimizers
+from diffmic_jax.training import parallel
 from diffmic_jax.training.state import TrainState, fresh_state, init_state, init_variables
 from diffmic_jax.types import Batch
 

@@ -14,7 +14,7 @@ and those after them are the checkpoints of `diffmic_plus`, read otherwise.
 
 from typing import Any
 
-from diffmic_jax.evaluation.study import Row, Study
+from diffmic_jax.study.study import Row, Study
 from studies import settings
 from studies.recipes import SAME_GUIDANCE, V2
 

@@ -11,7 +11,7 @@ these are told apart. The rows have different test images, so their differences 
 no paired comparison. The phantom (`smoke`) has no groups: there it only shows that it runs.
 """
 
-from diffmic_jax.evaluation.study import Row, Study
+from diffmic_jax.study.study import Row, Study
 from studies import settings
 
 PROTOCOLS = {"smoke": ("given", "random"), "": ("grouped", "random", "authors")}

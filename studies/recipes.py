@@ -13,7 +13,7 @@ split (`ham10000`), test images whose lesion is in training are told apart. `ful
 lesions kept together, with the published sizes.
 """
 
-from diffmic_jax.evaluation.study import Row, Study
+from diffmic_jax.study.study import Row, Study
 from studies import settings
 from studies.table2 import C1, C2
 

@@ -9,7 +9,7 @@
 gives another one.
 """
 
-from diffmic_jax.evaluation.study import Row, Study
+from diffmic_jax.study.study import Row, Study
 from studies import settings
 
 

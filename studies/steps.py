@@ -7,7 +7,7 @@
 The mean of eight draws everywhere. `rederived` is DDIM whose noise follows the clipped label.
 """
 
-from diffmic_jax.evaluation.study import Row, Study
+from diffmic_jax.study.study import Row, Study
 from studies import settings
 from studies.recipes import SAME_GUIDANCE, V2
 

@@ -14,7 +14,7 @@ paper has .857 / .734 (accuracy / macro-F1) for LDAM, .818 / .660 for OHEM, .887
 .813 / .631, .837 / .674 and .858 / .716 on APTOS2019.
 """
 
-from diffmic_jax.evaluation.study import Row, Study
+from diffmic_jax.study.study import Row, Study
 from studies import settings
 
 LOSSES = {

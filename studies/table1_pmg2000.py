@@ -11,7 +11,7 @@ same rows on other images, small; `smoke` has one seed, 32 px, a ViT-S and three
 transformers are slow on a CPU.
 """
 
-from diffmic_jax.evaluation.study import Row, Study
+from diffmic_jax.study.study import Row, Study
 from studies import settings
 
 SMOKE = {"data.image_size": 32, "guidance.warmup_epochs": 1, "train.epochs": 2}

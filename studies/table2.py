@@ -11,7 +11,7 @@ paper's setting (PMG2000, 224 px, 1,000 epochs), where it has .879, .906, .920 a
 in half an hour on two CPU cores, and nothing of the method.
 """
 
-from diffmic_jax.evaluation.study import Row, Study
+from diffmic_jax.study.study import Row, Study
 from studies import settings
 
 C1 = {

@@ -11,7 +11,7 @@ rows below it stand on it. The paper does not say how the rows between `diffusio
 condition the denoiser; here they have a label vector (docs/recipes.md).
 """
 
-from diffmic_jax.evaluation.study import Row, Study
+from diffmic_jax.study.study import Row, Study
 from studies import settings
 
 GUIDANCE = {

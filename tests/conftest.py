@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from absl import flags
 
-from diffmic_jax import experiment
+from diffmic_jax import api as experiment
 from tests import tiny
 
 TESTS = Path(__file__).parent

@@ -10,7 +10,7 @@ import json
 import pytest
 
 from configs import quickstart
-from diffmic_jax import experiment
+from diffmic_jax import api as experiment
 from studies.table1_ham_aptos import LOSSES
 
 # From random weights a transformer learns slowly; at 32 px its epochs are short.

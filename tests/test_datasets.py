@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 from configs import aptos2019, chestxray14, ham10000, medmnist, pmg2000
-from diffmic_jax import cli, experiment
+from diffmic_jax import api as experiment
+from diffmic_jax.cli import commands as cli
 from diffmic_jax.data.catalog import FINDINGS
 from tests import tiny
 from tests.data import native

@@ -7,7 +7,7 @@ import pytest
 
 from configs import default
 from diffmic_jax import settings
-from diffmic_jax.recipe import make_recipe
+from diffmic_jax.method.build import make_recipe
 from diffmic_jax.types import InputError
 
 

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from configs import default
-from diffmic_jax.experiment import Experiment
+from diffmic_jax.api import Experiment
 from diffmic_jax.nn import vit
 from diffmic_jax.nn.resnet import STAGE_SIZES
 from diffmic_jax.training.checkpoint import Checkpoints

@@ -26,8 +26,8 @@ from tqdm import tqdm
 from diffmic_jax.data import transforms
 from diffmic_jax.data.images import Decoded
 from diffmic_jax.data.layouts import Record
+from diffmic_jax.data.places import user_cache
 from diffmic_jax.data.sources import Source
-from diffmic_jax.places import user_cache
 from diffmic_jax.types import InputError
 
 VERSION = 1

@@ -13,10 +13,10 @@ from tqdm import tqdm
 
 from diffmic_jax.evaluation import metrics
 from diffmic_jax.evaluation.referral import referral
+from diffmic_jax.method.build import Recipe
+from diffmic_jax.method.train_step import fold, predict_step
 from diffmic_jax.nn.folded import Folded
-from diffmic_jax.recipe import Recipe
 from diffmic_jax.training import parallel
-from diffmic_jax.training.steps import fold, predict_step
 from diffmic_jax.types import Array, Batch, Variables
 
 

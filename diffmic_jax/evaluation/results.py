@@ -14,9 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from diffmic_jax.evaluation import records, uncertainty
-from diffmic_jax.evaluation.calibration import Calibrations
+from diffmic_jax.data import files as records
+from diffmic_jax.evaluation import uncertainty
 from diffmic_jax.evaluation.evaluate import Answers
+from diffmic_jax.inference.calibration import Calibrations
 from diffmic_jax.training import parallel
 
 

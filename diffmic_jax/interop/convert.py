@@ -12,17 +12,18 @@ import jax.numpy as jnp
 import ml_collections
 
 from diffmic_jax.data.catalog import CATALOG, MEDMNIST
-from diffmic_jax.evaluation.checklist import write_documents
-from diffmic_jax.evaluation.predict import load_classifier
-from diffmic_jax.evaluation.records import write_json
-from diffmic_jax.interop import names, state_dict
-from diffmic_jax.interop.backbones import with_pretrained
-from diffmic_jax.interop.state_dict import StateDict
+from diffmic_jax.data.files import write_json
+from diffmic_jax.inference.load import load_classifier
+from diffmic_jax.interop import names
+from diffmic_jax.method.build import Recipe, make_recipe
+from diffmic_jax.nn import state_dict
 from diffmic_jax.nn.dcg import DCG
+from diffmic_jax.nn.state_dict import StateDict
 from diffmic_jax.nn.vit import SIZES
-from diffmic_jax.recipe import Recipe, make_recipe
+from diffmic_jax.report.checklist import write_documents
 from diffmic_jax.settings import resolve
 from diffmic_jax.training.checkpoint import Checkpoints
+from diffmic_jax.training.pretrained import with_pretrained
 from diffmic_jax.training.state import (
     Purpose,
     TrainState,
@@ -31,8 +32,8 @@ from diffmic_jax.training.state import (
     of_network,
     run_key,
 )
+from diffmic_jax.training.workdir import as_json
 from diffmic_jax.types import InputError, Variables
-from diffmic_jax.workdir import as_json
 
 EXTRAS = "torch.safetensors"
 """In a converted workdir: what its PyTorch checkpoints hold and ours do not."""

@@ -15,12 +15,12 @@ import flax.linen as nn
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from diffmic_jax.interop.state_dict import StateDict
+from diffmic_jax.nn.baselines.pvt import PVT
+from diffmic_jax.nn.baselines.swin import Swin
 from diffmic_jax.nn.dcg import DCG
 from diffmic_jax.nn.denoiser import Denoiser
-from diffmic_jax.nn.pvt import PVT
 from diffmic_jax.nn.resnet import ResNet
-from diffmic_jax.nn.swin import Swin
+from diffmic_jax.nn.state_dict import StateDict
 from diffmic_jax.nn.vit import ViT
 from diffmic_jax.types import InputError, Variables
 

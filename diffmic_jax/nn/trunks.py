@@ -8,7 +8,8 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from diffmic_jax.nn import pvt, resnet, swin, vit
+from diffmic_jax.nn import resnet, vit
+from diffmic_jax.nn.baselines import pvt, swin
 
 TRANSFORMERS = ChainMap[str, Any](vit.CLASSIFIERS, swin.SWIN, pvt.PVT_SIZES)
 """Trunks of classifiers that are no ResNets."""

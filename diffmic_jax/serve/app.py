@@ -22,9 +22,9 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from diffmic_jax.data.files import prediction_rows, table_text
 from diffmic_jax.data.images import EXTENSIONS
-from diffmic_jax.evaluation.records import prediction_rows, table_text
-from diffmic_jax.evaluation.report import gallery, page
+from diffmic_jax.report import gallery, page
 from diffmic_jax.serve.model import Model
 from diffmic_jax.types import InputError
 

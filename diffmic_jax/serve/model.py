@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
+from diffmic_jax.data.files import called, joined
 from diffmic_jax.data.images import decode
 from diffmic_jax.data.transforms import prepare
-from diffmic_jax.evaluation import calibration, evaluate, uncertainty
-from diffmic_jax.evaluation.predict import load_classifier
-from diffmic_jax.evaluation.records import called, joined
-from diffmic_jax.evaluation.report.cases import Case, make_look
-from diffmic_jax.evaluation.report.collect import Results
+from diffmic_jax.evaluation import evaluate, uncertainty
+from diffmic_jax.inference import calibration
+from diffmic_jax.inference.load import load_classifier
+from diffmic_jax.report.cases import Case, make_look
+from diffmic_jax.report.collect import Results
 from diffmic_jax.training.state import Purpose, run_key
 from diffmic_jax.types import Batch
 

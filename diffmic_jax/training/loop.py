@@ -16,13 +16,13 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from diffmic_jax.recipe import Phase, Recipe
+from diffmic_jax.method.build import Phase, Recipe
+from diffmic_jax.method.train_step import train_step
 from diffmic_jax.training import parallel
 from diffmic_jax.training.checkpoint import Checkpoints
 from diffmic_jax.training.guards import FiniteCheck, StopRequest, Watchdog, skipping
 from diffmic_jax.training.log import TrainingLog
 from diffmic_jax.training.state import TrainState, inherit
-from diffmic_jax.training.steps import train_step
 from diffmic_jax.types import Array, Batch, Interrupted
 
 messages = logging.getLogger("diffmic_jax")

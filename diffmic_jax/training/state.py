@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from diffmic_jax.recipe import Recipe
-from diffmic_jax.training.optimizers import make_optimizers
+from diffmic_jax.method.build import Recipe
+from diffmic_jax.method.optimizers import make_optimizers
 from diffmic_jax.types import Array, Variables
 
 

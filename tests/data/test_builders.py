@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from diffmic_jax import cli
+from diffmic_jax.cli import commands as cli
 from diffmic_jax.data import archives, builders, images, sources
 from diffmic_jax.data.catalog import HAM10000
 from diffmic_jax.types import InputError

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from diffmic_jax.data import files as records
 from diffmic_jax.data import sources, splits
 from diffmic_jax.data.sources import Source, open_source
-from diffmic_jax.evaluation import records
 from diffmic_jax.types import InputError
 from tests.data import native
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from diffmic_jax import cli
+from diffmic_jax.cli import commands as cli
+from diffmic_jax.data.files import write_predictions
 from diffmic_jax.evaluation import metrics
 from diffmic_jax.evaluation.compare import compare, compare_workdirs, read_answered
-from diffmic_jax.evaluation.records import write_predictions
 from diffmic_jax.types import InputError
 from tests import tiny
 

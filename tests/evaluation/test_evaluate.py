@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from diffmic_jax import experiment
+from diffmic_jax import api as experiment
 from diffmic_jax.evaluation import evaluate
 from diffmic_jax.evaluation.evaluate import Answers
 from diffmic_jax.types import InputError

@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffmic_jax import cli
-from diffmic_jax.evaluation.predict import Classifier, load_classifier
-from diffmic_jax.interop import convert, names, state_dict
+from diffmic_jax.cli import commands as cli
+from diffmic_jax.inference.load import Classifier, load_classifier
+from diffmic_jax.interop import convert, names
+from diffmic_jax.method.build import Recipe, make_recipe
+from diffmic_jax.nn import state_dict
 from diffmic_jax.nn.resnet import resnet
-from diffmic_jax.recipe import Recipe, make_recipe
 from diffmic_jax.settings import load_config, resolve
 from diffmic_jax.training.state import init_variables, of_network
 from diffmic_jax.types import InputError

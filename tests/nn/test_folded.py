@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffmic_jax.method import train_step as steps
+from diffmic_jax.method.build import Recipe, make_recipe
 from diffmic_jax.nn import folded
 from diffmic_jax.nn.folded import on_images
-from diffmic_jax.recipe import Recipe, make_recipe
 from diffmic_jax.settings import resolve
-from diffmic_jax.training import steps
 from diffmic_jax.training.state import init_variables, of_network
 from diffmic_jax.types import Batch
 from tests.helpers import arbitrary_variables

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from diffmic_jax import cli
-from diffmic_jax.evaluation import predict
+from diffmic_jax.cli import commands as cli
+from diffmic_jax.inference import load as predict
 from tests import tiny
 
 uvicorn = pytest.importorskip("uvicorn")

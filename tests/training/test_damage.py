@@ -227,7 +227,9 @@ def test_a_full_disk_is_told_and_leaves_the_checkpoint_before(own_mounts):
 
 
 def test_a_folder_that_cannot_be_written_is_refused_before_anything_else(own_mounts):
-    check = "from diffmic_jax.workdir import check_writable as check; from pathlib import Path"
+    check = (
+        "from diffmic_jax.training.workdir import check_writable as check; from pathlib import Path"
+    )
     said = own_mounts(
         "mount -t tmpfs -o ro tmpfs /mnt; "
         f"{sys.executable} -c '{check}; check(Path(\"/mnt/a/b\"))' 2>&1 | tail -n 1"

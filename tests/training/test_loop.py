@@ -10,7 +10,8 @@ import jax
 import numpy as np
 import pytest
 
-from diffmic_jax import command, experiment
+from diffmic_jax import api as experiment
+from diffmic_jax.cli import process as command
 from diffmic_jax.training import parallel
 from diffmic_jax.training.checkpoint import Checkpoints
 from diffmic_jax.types import Batch, Interrupted, NonFiniteLossError

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from diffmic_jax import experiment
+from diffmic_jax import api as experiment
 from diffmic_jax.training import parallel
 from diffmic_jax.types import Batch, InputError
 from tests import tiny
@@ -26,7 +26,8 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-from diffmic_jax import command, experiment
+from diffmic_jax.cli import process as command
+from diffmic_jax import api as experiment
 from diffmic_jax.training.checksum import checksums
 from diffmic_jax.training.parallel import make_mesh, replicated, state_shardings
 from tests import tiny

@@ -1,0 +1,1 @@
+"""From a workdir or an exported file to predictions."""

@@ -1,0 +1,1 @@
+"""Networks that diffusion is compared with; the method reads without them."""

@@ -1,0 +1,249 @@
+"""The sections of a report that come from an evaluation's numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from scipy.special import entr
+
+from diffmic_jax.evaluation.referral import SHARE, referral_curve
+from diffmic_jax.report import figures, page
+from diffmic_jax.report.collect import Results
+from diffmic_jax.report.page import Raw
+
+TITLES = {
+    "accuracy": "accuracy",
+    "f1_macro": "macro-F1",
+    "balanced_accuracy": "balanced accuracy",
+    "auroc_macro": "macro AUROC",
+    "kappa_quadratic": "quadratic kappa",
+    "nll": "NLL (lower is better)",
+    "brier": "Brier score (lower is better)",
+    "ece": "ECE (lower is better)",
+}
+LOSSES = {"loss": "denoiser", "guidance_loss": "guidance"}
+VALIDATION = {"val_accuracy": "accuracy", "val_f1_macro": "macro-F1", "val_auroc_macro": "AUROC"}
+
+
+def headline(results: Results, comparison: dict[str, Any], diffuses: bool = True) -> str:
+    """Diffusion beside the guidance alone, and whether they differ; once if they are the same."""
+    scores = results.scores
+    rows = []
+    for name in TITLES:
+        if scores[name] is None:
+            continue
+        found = comparison["metrics"].get(name)
+        rows.append(
+            (
+                TITLES[name],
+                page.with_interval(scores[name], scores["ci95"][name]),
+                page.with_interval(scores["guidance"][name], scores["guidance"]["ci95"][name]),
+                page.with_interval(found["difference"], found["ci95"]) if found else "-",
+            )
+        )
+    header = ("", "diffusion", "guidance alone", "difference")
+    note = (
+        f"{scores['n']:,} images. In brackets: 95% intervals by bootstrap, of whole groups "
+        "(lesions, patients) where these are known; the difference is paired, image by image."
+    )
+    if not diffuses:
+        note = note.partition(";")[0] + ". Nothing is diffused: the guidance is the classifier."
+        table = page.table(("", "classifier"), [row[:2] for row in rows], "headline")
+        return table + page.paragraph(note, "note")
+    only = comparison["mcnemar"]
+    if only:
+        note += (
+            f" Right by the diffusion alone: {only['only_second']}; by the guidance alone: "
+            f"{only['only_first']} (McNemar, exact: p = {only['p']:.2g})."
+        )
+    return page.table(header, rows, "headline") + page.paragraph(note, "note")
+
+
+def training(results: Results) -> str:
+    """The training curves."""
+    if not results.log:
+        return page.paragraph("This run was not trained here: it has no log.")
+    warmup = [int(row["step"]) for row in results.log if row["phase"] == "warmup"]
+    # Without a denoiser nothing new begins there.
+    end = max(warmup, default=0) if any(row.get("loss") for row in results.log) else 0
+    items = [page.figure(figures.curves(results.log, LOSSES, "training losses", end))]
+    if any(row.get("val_accuracy") or row.get("val_auroc_macro") for row in results.log):
+        items.append(page.figure(figures.curves(results.log, VALIDATION, "validation", end)))
+    note = "The dotted line is where the denoiser begins to learn."
+    return page.grid(items) + (page.paragraph(note, "note") if end else "")
+
+
+def classes(results: Results) -> str:
+    """Confusion, scores of each class, ROC and precision-recall."""
+    scores, names = results.scores, results.class_names
+    parts = [page.confusion(scores["confusion"], names)] if scores["confusion"] else []
+    metrics = {"precision": "precision", "recall": "recall", "f1": "F1", "auroc": "AUROC"}
+    points = list(scores["operating_points"][names[0]])
+    rows = []
+    for name in names:
+        values = scores["per_class"][name] | scores["operating_points"][name]
+        interval = scores["ci95_per_class"][name]
+        cells = [page.with_interval(values[m], interval[m]) for m in (*metrics, *points)]
+        rows.append((name, values["support"], *cells))
+    titles = [f"sens. at spec. {point.rsplit('_', 1)[1]}" for point in points]
+    parts.append(page.table(("class", "images", *metrics.values(), *titles), rows, "class-table"))
+    note = (
+        "Sensitivity at a specificity is read off the ROC curve of these images, so its threshold "
+        "is a little optimistic. Blue: diffusion; dashed: guidance alone; numbers: area under "
+        "the curve; dotted: chance."
+    )
+    parts.append(page.paragraph(note, "note"))
+    hot = results.label if results.multi_label else np.eye(len(names), dtype=int)[results.label]
+    drawn = [
+        page.figure(figures.roc_and_pr(c, name, *columns))
+        for c, name in enumerate(names)
+        if 0
+        < (columns := (hot[:, c], results.probabilities[:, c], results.guidance[:, c]))[0].sum()
+        < len(hot)
+    ]
+    return "".join([*parts, page.grid(drawn)])
+
+
+def reliability(results: Results) -> str:
+    """Whether a stated probability comes true as often as it says."""
+    scores = results.scores
+    shown = [("diffusion", "diffusion", results.probabilities, scores["ece"])]
+    if results.calibrated is not None:
+        after = scores["calibrated"]
+        title = f"diffusion at temperature {after['temperature']:.2f}"
+        shown.append(("calibrated", title, results.calibrated, after["ece"]))
+    shown.append(("guidance", "guidance alone", results.guidance, scores["guidance"]["ece"]))
+    items = []
+    for name, title, p, ece in shown:
+        confidence, outcome = _statements(p, results)
+        items.append(page.figure(figures.reliability(name, title, confidence, outcome, ece)))
+    return page.grid(items) + _calibrated_note(scores["calibrated"])
+
+
+def _statements(p: np.ndarray, results: Results) -> tuple[np.ndarray, np.ndarray]:
+    """Confidence and outcome of everything that was said: of each image, or of each question."""
+    if results.multi_label:
+        return p.ravel(), results.label.ravel().astype(float)
+    return p.max(axis=1), (p.argmax(axis=1) == results.label).astype(float)
+
+
+def _calibrated_note(after: dict[str, Any] | None) -> str:
+    if after is None:
+        return page.paragraph(
+            "Not calibrated: the run has no validation part, or was evaluated with other draws "
+            "than it was calibrated for.",
+            "note",
+        )
+    said = (
+        f"The temperature {after['temperature']:.3f} was fitted on the validation part; with it "
+        f"the NLL is {after['nll']:.3f} and the ECE {after['ece']:.3f}."
+    )
+    sets = after["conformal"]
+    if sets:
+        low, high = sets["expected"]
+        said += (
+            f" Prediction sets made to hold the true class in {sets['target']:.0%} of images hold "
+            f"it in {sets['coverage']:.1%} (95% of splits of this size: {low:.1%} to {high:.1%}); "
+            f"they have {sets['set_size']:.2f} classes on average, and {sets['empty']:.1%} are "
+            "empty."
+        )
+    return page.paragraph(said)
+
+
+def referral(results: Results) -> str:
+    """Whether the uncertain answers are the wrong ones."""
+    if results.multi_label:
+        return page.paragraph("Only for images with one label each.", "note")
+    p, guidance, label = results.probabilities, results.guidance, results.label
+    right = p.argmax(axis=1) == label
+    lines = {
+        "diffusion, by entropy": referral_curve(entr(p).sum(axis=1), right),
+        "diffusion, by spread of draws": referral_curve(results.spread, right),
+        "guidance, by entropy": referral_curve(
+            entr(guidance).sum(axis=1), guidance.argmax(axis=1) == label
+        ),
+    }
+    rows = [
+        (
+            who,
+            number_of(found, "accuracy_kept"),
+            page.with_interval(found["gain"], found["gain_ci95"]),
+            f"{found['errors_referred']} of {found['errors']}",
+            number_of(found, "error_auroc"),
+        )
+        for who, found in (
+            ("diffusion", results.scores["referral"]),
+            ("guidance alone", results.scores["guidance"]["referral"]),
+        )
+    ]
+    header = ("", "accuracy of the rest", "gain", "errors referred", "AUROC for errors")
+    return (
+        page.paragraph(_verdict(results.scores["referral"]))
+        + page.table(header, rows, "referral-table")
+        + page.grid([page.figure(figures.referral(lines, SHARE))])
+    )
+
+
+def number_of(found: dict[str, Any], name: str) -> str:
+    """A value of a dictionary as text."""
+    return page.number(found[name])
+
+
+def _verdict(found: dict[str, Any]) -> str:
+    gain = found["gain_ci95"]
+    if not found["errors"]:
+        return "There is no error to refer."
+    helps = "not known" if gain is None else "yes" if gain[0] > 0 else "not clearly"
+    return (
+        f"Does it help to refer the {found['share']:.0%} of images of the highest entropy to "
+        f"somebody who knows? {helps.capitalize()}: they hold {found['errors_referred']} of the "
+        f"{found['errors']} errors, and the accuracy of the rest changes by {found['gain']:+.3f}."
+    )
+
+
+def audit(report: dict[str, Any]) -> str:
+    """What was found in the data and its split."""
+    counts = report["counts"]
+    names = list(counts["train"])
+    rows: list[tuple[object, ...]] = [
+        (name, *(f"{by_class[name]:,}" for by_class in counts.values())) for name in names
+    ]
+    rows.append(("images", *(f"{n:,}" for n in report["n_by_split"].values())))
+    test = report["n_by_split"]["test"]
+    if report["groups_known"]:
+        leaks = (
+            f"{report['leaked_images']:,} of {test:,} test images show a lesion or patient of "
+            "training or validation."
+        )
+    else:
+        leaks = "Groups (lesions, patients) are not known, so leaks by them cannot be counted."
+    facts = (
+        leaks,
+        f"{report['duplicated_test_images']:,} test images have an exact or near duplicate in "
+        "training or validation.",
+        f"{len(report['exact_duplicates']):,} clusters of exact duplicates, "
+        f"{report['exact_duplicates_across_splits']:,} across splits, "
+        f"{report['conflicting_labels']:,} with conflicting labels.",
+        f"{report['near_duplicates_across_splits']:,} pairs of near duplicates across splits.",
+        f"{len(report['unreadable']):,} images cannot be read; {len(report['constant']):,} are of "
+        "a single colour.",
+    )
+    listed = "".join(f"<li>{page.text(fact)}</li>" for fact in facts)
+    return page.table(("class", *counts), rows, "audit-counts") + Raw(f"<ul>{listed}</ul>")
+
+
+def facts(values: dict[str, object], config: dict[str, Any]) -> str:
+    """Versions, and the configuration field by field."""
+    rows = [(name, Raw(f"<code>{page.text(value)}</code>")) for name, value in values.items()]
+    flat = [
+        (f"{group}.{name}", Raw(f"<code>{page.text(value)}</code>"))
+        for group, fields in config.items()
+        if isinstance(fields, dict)
+        for name, value in fields.items()
+    ]
+    flat += [(name, value) for name, value in config.items() if not isinstance(value, dict)]
+    inside = page.table(("field", "value"), flat, "configuration", "facts")
+    return page.table(("", ""), rows, "versions", "facts") + Raw(
+        f"<details open><summary>Configuration</summary>{inside}</details>"
+    )

@@ -1,0 +1,267 @@
+"""The runs of a study: what is done, what is to do, and what came of it.
+
+Runs are trained one after the other, all rows of the first seed before the second seed's, each into
+a workdir of its own, and the tables are written anew after every run. A run that fails is told and
+left behind; a study that was stopped goes on where it was.
+
+Every number of a table stands in the `metrics.json` of a run, which `study.csv` names.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from diffmic_jax import api
+from diffmic_jax.data.files import write_json
+from diffmic_jax.data.sources import CLEAN
+from diffmic_jax.study.study import Row, Study, make_configs, run_workdir
+from diffmic_jax.training import parallel
+from diffmic_jax.training.checkpoint import Checkpoints
+from diffmic_jax.training.workdir import as_json, config_sha256
+from diffmic_jax.types import InputError, Interrupted
+
+log = logging.getLogger("diffmic_jax")
+
+METRICS = ("accuracy", "f1_macro", "balanced_accuracy", "auroc_macro", "nll", "ece")
+LEAKED, CLEAN_ACCURACY = "accuracy_leaked", "accuracy_clean"
+CLEAN_MATCHED = "accuracy_clean_matched"
+"""Of the clean images, where each class counts as often as in the leaked ones."""
+RECORD = "runs.json"
+"""In the study's folder: of each run the seconds, what it began from, and what is done of it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What became of one row for one seed."""
+
+    row: str
+    seed: int
+    status: str
+    """`done`, `waiting`, or `failed: ` and why."""
+    folder: Path
+    """With `metrics.json` and `predictions.csv`."""
+    workdir: Path
+    """Of the run that was evaluated."""
+    seconds: float = 0.0
+    """In which this machine trained and evaluated it."""
+    values: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    intervals: Mapping[str, Sequence[float]] = dataclasses.field(default_factory=dict)
+    """95%, by bootstrap over the test images."""
+
+
+def run_study(
+    study: Study, folder: Path, tell: Callable[[Study, Path, list[Outcome]], object]
+) -> bool:
+    """Run what is not done yet.
+
+    Args:
+      study: as `load_study` gives it.
+      folder: where it lives: `runs/`, `runs.json` and what `tell` writes.
+      tell: called by the main process after every run, or once if there is nothing to run, with
+        what became of all.
+
+    Returns:
+      Whether every run is done.
+
+    Raises:
+      InputError: a configuration cannot work; nothing has run then.
+      Interrupted: the run at hand was asked to stop, and is saved.
+    """
+    runs = Runs(study, folder)
+    ran = False
+    for seed in study.seeds:
+        for row in study.rows:
+            if row.guidance or runs.is_done(row, seed):
+                continue
+            log.info("study: %s, seed %d", row.name, seed)
+            runs.attempt(row, seed)
+            ran = True
+            if parallel.is_main_process():
+                tell(study, folder, runs.outcomes())
+    if not ran and parallel.is_main_process():
+        tell(study, folder, runs.outcomes())
+    return not runs.failures
+
+
+class Runs:
+    """A study's runs; every process has one, and the main one writes what it knows."""
+
+    def __init__(self, study: Study, folder: Path) -> None:
+        """Make all configurations, so that a typo in the last row does not cost a day.
+
+        Raises:
+          InputError: one of them cannot work.
+        """
+        self.study, self.folder = study, folder
+        self.configs = make_configs(study, folder)
+        self.failures: dict[tuple[str, int], str] = {}
+        """(row, seed) -> why it failed just now."""
+        path = folder / RECORD
+        self._record: dict[str, dict[str, Any]] = (
+            json.loads(path.read_text()) if path.exists() else {}
+        )
+
+    def is_done(self, row: Row, seed: int) -> bool:
+        """Whether the results of a row and a seed are there, and of this very configuration."""
+        row = self.study.row(row.of) if row.guidance else row
+        there = (self._results(row, seed) / "metrics.json").exists()
+        return there and self._is_recorded(row, seed)
+
+    def _is_recorded(self, row: Row, seed: int) -> bool:
+        """Whether it was done when last looked at: the same in all processes."""
+        return self._record.get(f"{row.name}-{seed}", {}).get("done") == self._digest(row, seed)
+
+    def attempt(self, row: Row, seed: int) -> None:
+        """Train or evaluate one run, or note why that failed.
+
+        Raises:
+          Interrupted: it was asked to stop, and is saved.
+        """
+        began = time.monotonic()
+        record = self._record.setdefault(f"{row.name}-{seed}", {})
+        # A stop may leave older results behind, and whatever stands on these is as old.
+        for each in (row, *(other for other in self.study.rows if row.name in other.stands_on())):
+            self._record.get(f"{each.name}-{seed}", {}).pop("done", None)
+        self.failures.pop((row.name, seed), None)
+        try:
+            self._check_what_it_stands_on(row, seed, record)
+            self._write()
+            self._job(row, seed)()
+            record["done"] = self._digest(row, seed)
+        except Interrupted:
+            raise
+        except InputError as error:
+            self._fail(row, seed, str(error))
+        except Exception as error:  # whatever it is, the other runs may do without
+            log.error("%s", traceback.format_exc())
+            self._fail(row, seed, f"{type(error).__name__}: {error}")
+        finally:
+            # Compiled programs of one run are nothing to the next, and take memory.
+            jax.clear_caches()
+            record["seconds"] = record.get("seconds", 0.0) + time.monotonic() - began
+            self._write()
+
+    def outcomes(self) -> list[Outcome]:
+        """What became of every row and seed so far."""
+        return [self._outcome(row, seed) for row in self.study.rows for seed in self.study.seeds]
+
+    def _outcome(self, row: Row, seed: int) -> Outcome:
+        results = self._results(row, seed)
+        workdir = run_workdir(self.folder, row.of or row.name, seed)
+        reason = self.failures.get((row.name, seed))
+        if reason or not self.is_done(row, seed):
+            status = f"failed: {reason}" if reason else "waiting"
+            return Outcome(row.name, seed, status, results, workdir)
+        clean = results / CLEAN if row.sampling else results.with_name(CLEAN)
+        values, intervals = _measured(results, clean, row.guidance)
+        seconds = self._record.get(f"{row.name}-{seed}", {}).get("seconds", 0.0)
+        return Outcome(row.name, seed, "done", results, workdir, seconds, values, intervals)
+
+    def _fail(self, row: Row, seed: int, reason: str) -> None:
+        self.failures[row.name, seed] = reason
+        log.error("study: %s, seed %d failed: %s", row.name, seed, reason)
+
+    def _write(self) -> None:
+        if parallel.is_main_process():
+            write_json(self.folder / RECORD, self._record)
+
+    def _rows_below(self, row: Row) -> list[Row]:
+        return [each for each in self.study.rows if each.name in row.stands_on()]
+
+    def _digest(self, row: Row, seed: int) -> str:
+        """What a row's results are of: its configuration, and those of the rows it stands on."""
+        config = self.configs[row.name, seed]
+        facts = [
+            config_sha256(as_json(config)),
+            # Free to change as a run goes on, but not without changing its results.
+            config.train.max_steps,
+            config.train.patience,
+            config.eval.bootstrap,
+            [self._digest(each, seed) for each in self._rows_below(row)],
+        ]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+    def _check_what_it_stands_on(self, row: Row, seed: int, record: dict[str, Any]) -> None:
+        """Refuse to stand on a run that is not done, or to go on from what one no longer is.
+
+        Raises:
+          InputError: naming the row, or the workdir to remove.
+        """
+        below = self._rows_below(row)
+        for each in below:
+            if not self._is_recorded(each, seed):
+                raise InputError(f"row {each.name}, which it needs, is not done")
+        start = {each.name: self._fingerprint(each, seed) for each in below}
+        workdir = run_workdir(self.folder, row.name, seed)
+        if record.get("began", start) != start and (workdir / "checkpoints").exists():
+            names = ", ".join(each.name for each in below)
+            raise InputError(
+                f"{workdir} began from another run of {names}; remove it to train it anew"
+            )
+        record["began"] = start
+
+    def _fingerprint(self, row: Row, seed: int) -> str:
+        """Of the checkpoint that another run would start from."""
+        workdir = run_workdir(self.folder, row.name, seed)
+        metric = self.configs[row.name, seed].checkpoint.metric
+        with Checkpoints(workdir, metric, read_only=True) as checkpoints:
+            return checkpoints.fingerprint(checkpoints.best_step)
+
+    def _job(self, row: Row, seed: int) -> Callable[[], object]:
+        """What makes the results of a row and a seed."""
+        config = self.configs[row.name, seed]
+        workdir = run_workdir(self.folder, row.of or row.name, seed)
+        if row.config:
+            return partial(api.run, config, workdir, "train")
+        results = self._results(row, seed)
+        return lambda: api.Experiment(config, workdir).evaluate("test", results)
+
+    def _results(self, row: Row, seed: int) -> Path:
+        """Where the `metrics.json` of a row and a seed is, or will be."""
+        if row.sampling:
+            return run_workdir(self.folder, row.name, seed)
+        return run_workdir(self.folder, row.of or row.name, seed) / "eval/test"
+
+
+def _measured(
+    results: Path, clean: Path, guidance: bool
+) -> tuple[dict[str, float], dict[str, Sequence[float]]]:
+    """The metrics of an evaluation and their intervals.
+
+    Args:
+      results: folder of the evaluation.
+      clean: that of its clean part, where there is one.
+      guidance: those of the guidance alone.
+    """
+
+    def scores(folder: Path) -> dict[str, Any]:
+        found = json.loads((folder / "metrics.json").read_text())
+        return found["guidance"] if guidance else found
+
+    whole = scores(results)
+    values = {name: whole[name] for name in METRICS if whole[name] is not None}
+    intervals = {name: whole["ci95"][name] for name in values if whole["ci95"].get(name)}
+    if whole["confusion"] and (clean / "metrics.json").exists():
+        part = scores(clean)
+        values[CLEAN_ACCURACY] = part["accuracy"]
+        # The others are those whose lesion or patient is in training as well.
+        inside = np.array(part["confusion"])
+        leaked = np.array(whole["confusion"]) - inside
+        values[LEAKED] = float(leaked.trace() / leaked.sum())
+        of_class, wanted = inside.sum(axis=1), leaked.sum(axis=1)
+        if np.all(of_class[wanted > 0] > 0):  # else the clean part says nothing of some class
+            recall = inside.diagonal() / np.maximum(of_class, 1)
+            values[CLEAN_MATCHED] = float(recall @ wanted / wanted.sum())
+    return values, intervals

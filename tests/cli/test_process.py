@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from diffmic_jax.cli.process import run_command
+from diffmic_jax.types import InputError, Interrupted, NonFiniteLossError
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (InputError("a.csv:\n  fix it"), 2, "error: a.csv: fix it"),
+        (NonFiniteLossError("at 5"), 1, "error: at 5; the last good checkpoint is kept"),
+        (Interrupted("at 5"), 75, "at 5; run the same command again to go on"),
+        (
+            KeyboardInterrupt(),
+            130,
+            "interrupted; run the same command again to go on",
+        ),
+    ],
+)
+def test_what_a_user_can_mend_is_one_line_and_a_status(error, status, line, capsys):
+    def main() -> None:
+        raise error
+
+    assert run_command(main) == status
+    assert capsys.readouterr().err == f"{line}\n"
+
+
+def test_success_is_silent_and_0(capsys):
+    assert run_command(lambda: None) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_defect_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError):
+        run_command(lambda: print(1 / 0))
+
+
+def test_the_log_comes_once_however_many_commands_run(capsys):
+    for _ in range(2):
+        run_command(lambda: logging.getLogger("diffmic_jax").info("hello"))
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split()[1] for line in lines] == ["hello", "hello"]
+
+
+@pytest.mark.parametrize("given", [None, "", "elsewhere"])
+def test_compiled_programs_are_kept_unless_told_otherwise(given, cache_folder, monkeypatch):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", given or "")
+    if given is None:
+        monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    seen = []
+    run_command(lambda: seen.append(os.environ["JAX_COMPILATION_CACHE_DIR"]))
+    usual = str(cache_folder / "diffmic_jax/compiled")
+    assert seen == [usual if given is None else given]
+
+
+@pytest.mark.parametrize("command", [["main.py"], ["-m", "diffmic_jax"]])
+def test_help_does_not_wait_for_jax(command):
+    code = [sys.executable, "-X", "importtime", *command, "--help"]
+    shown = subprocess.run(
+        code, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1]
+    )
+    imported = {line.rpartition("|")[2].strip() for line in shown.stderr.splitlines()}
+    assert "diffmic_jax.cli.process" in imported
+    assert not imported & {"jax", "flax", "orbax", "tensorflow_datasets", "grain", "sklearn"}

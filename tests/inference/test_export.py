@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffmic_jax.cli import commands as cli
+from diffmic_jax.data.transforms import prepare
+from diffmic_jax.inference import exported
+from diffmic_jax.inference.load import describe
+from diffmic_jax.types import InputError
+from tests import tiny
+
+# What a server runs: no training stack comes in.
+SERVER = """
+import sys
+import numpy as np
+from diffmic_jax.inference import exported
+
+file, images, out = sys.argv[1:]
+classifier = exported.load(file)
+image = np.load(images)
+answers = {str(n): classifier(image[:n])["probabilities"] for n in (1, 3, 8)}
+answers["later"] = classifier(image[3:], np.arange(3, 8))["probabilities"]
+alone = {"flax", "optax", "orbax", "grain", "ml_collections", "PIL", "scipy.special"}
+assert not alone & set(sys.modules), alone & set(sys.modules)
+np.savez(out, **answers)
+"""
+
+
+@pytest.fixture(scope="module")
+def program(trained, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("export") / "classifier.stablehlo"
+    assert cli.main(["export", f"--workdir={trained}", f"--out={out}"]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
+    tiny.write_images(folder, 3, seed=9)
+    next(folder.rglob("red_02.png")).unlink()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def predicted(trained, images, tmp_path_factory) -> np.ndarray:
+    out = tmp_path_factory.mktemp("predicted") / "out.csv"
+    flags = [f"--workdir={trained}", f"--images={images}", f"--out={out}"]
+    assert cli.main(["predict", *flags]) == 0
+    columns = range(2, 2 + len(tiny.CLASSES))
+    return np.loadtxt(out, delimiter=",", skiprows=1, usecols=columns)
+
+
+def pixels(folder: Path) -> np.ndarray:
+    paths = sorted(folder.rglob("*.png"))
+    return np.stack([prepare(np.asarray(Image.open(path)), 32) for path in paths])
+
+
+def test_a_server_with_jax_alone_answers_as_predict_does(program, images, predicted, tmp_path):
+    np.save(tmp_path / "images.npy", pixels(images))
+    files = [str(program), str(tmp_path / "images.npy"), str(tmp_path / "out.npz")]
+    subprocess.run([sys.executable, "-c", SERVER, *files], check=True)
+    with np.load(tmp_path / "out.npz") as answers:
+        for name, rows in {
+            "1": slice(1),
+            "3": slice(3),
+            "8": slice(8),
+            "later": slice(3, 8),
+        }.items():
+            np.testing.assert_allclose(answers[name], predicted[rows], atol=1e-5, err_msg=name)
+
+
+def test_a_fixed_batch_and_another_sampling(trained, images, tmp_path):
+    out = tmp_path / "two.stablehlo"
+    flags = [f"--workdir={trained}", f"--out={out}", "--batch=2", "--num_samples=3"]
+    assert cli.main(["export", *flags]) == 0
+    classifier = exported.load(out)
+    answer = classifier(pixels(images)[:2])
+    assert {name: value.shape for name, value in answer.items()} == dict.fromkeys(
+        ("probabilities", "spread", "guidance"), (2, 3)
+    )
+    assert classifier.facts["num_samples"] == 3
+    assert "np.repeat(pixels[None], 2, axis=0)" in Path(f"{out}.md").read_text()
+    with pytest.raises(InputError, match=r"uint8\[3, 32, 32, 3\]; give uint8\[2, 32, 32, 3\]"):
+        classifier(pixels(images)[:3])
+
+
+def test_what_lies_beside_the_program(program, trained):
+    facts = json.loads(Path(f"{program}.json").read_text())
+    assert facts["class_names"] == list(tiny.CLASSES)
+    assert facts["platforms"] == ["cpu", "cuda", "tpu"]
+    assert facts["parameters_sha256"] == describe(trained)["parameters_sha256"]
+    page = Path(f"{program}.md").read_text()
+    assert "`image` uint8 [B, 32, 32, 3]" in page
+    assert "# Model card: v1 on images" in page
+    assert "{" not in page.replace("{name}", "").split("```")[0]
+
+
+@pytest.mark.parametrize(
+    ("image", "index", "message"),
+    [
+        (
+            np.zeros((1, 32, 32, 3), np.float32),
+            None,
+            r"image is float32\[1, 32, 32, 3\]; give uint8",
+        ),
+        (np.zeros((32, 32, 3), np.uint8), None, r"give uint8\[B, 32, 32, 3\]"),
+        (np.zeros((1, 16, 16, 3), np.uint8), None, r"give uint8\[B, 32, 32, 3\]"),
+        (np.zeros((2, 32, 32, 3), np.uint8), np.zeros(1), r"index is \[1\]; give one number per"),
+    ],
+)
+def test_a_wrong_input_is_told(program, image, index, message):
+    with pytest.raises(InputError, match=message):
+        exported.load(program)(image, index)
+
+
+def test_a_file_that_is_missing_or_damaged_is_named(program, tmp_path):
+    with pytest.raises(InputError, match=r"none\.stablehlo\.json: cannot be read"):
+        exported.load(tmp_path / "none.stablehlo")
+    damaged = tmp_path / "damaged.stablehlo"
+    damaged.write_bytes(program.read_bytes()[:1000])
+    Path(f"{damaged}.json").write_bytes(Path(f"{program}.json").read_bytes())
+    with pytest.raises(InputError, match=r"damaged\.stablehlo: no exported classifier"):
+        exported.load(damaged)
+
+
+def test_a_file_that_cannot_be_written_is_named(trained, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    out = tmp_path / "file" / "out.stablehlo"
+    assert cli.main(["export", f"--workdir={trained}", f"--out={out}"]) == 2
+    assert f"{out}: cannot be written" in capsys.readouterr().err

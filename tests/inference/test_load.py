@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffmic_jax.cli import commands as cli
+from diffmic_jax.inference import load as predict
+from diffmic_jax.types import InputError
+from tests import tiny
+
+
+@pytest.fixture
+def images(tmp_path) -> Path:
+    """A folder of 20 images without labels, one of them in a sub-folder."""
+    tiny.write_images(tmp_path / "all", 7)
+    folder = tmp_path / "images"
+    (folder / "more").mkdir(parents=True)
+    for i, path in enumerate(sorted((tmp_path / "all").rglob("*.png"))[:20]):
+        path.rename(folder / ("more" if i == 3 else "") / f"{i:02d}.png")
+    return folder
+
+
+@pytest.fixture
+def without_data(tiny_data):
+    """The training data is gone during the test."""
+    moved = tiny_data.rename(tiny_data.with_name("moved"))
+    yield
+    moved.rename(tiny_data)
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_folder_becomes_a_csv_without_the_training_data(
+    tmp_path, images, trained, without_data, capsys
+):
+    out = tmp_path / "new" / "out.csv"
+    status = cli.main(["predict", f"--workdir={trained}", f"--images={images}", f"--out={out}"])
+    assert status == 0
+    assert "20 images classified" in capsys.readouterr().out
+    rows = read(out)
+    probabilities = [f"prob_{name}" for name in tiny.CLASSES]
+    assert list(rows[0]) == [
+        *("id", "prediction", *probabilities, "confidence", "entropy", "sample_std")
+    ]
+    assert sorted(row["id"] for row in rows) == sorted(
+        path.relative_to(images).as_posix() for path in images.rglob("*.png")
+    )
+    for row in rows:
+        values = np.array([float(row[name]) for name in probabilities])
+        assert values.sum() == pytest.approx(1, abs=1e-4)
+        assert row["prediction"] == tiny.CLASSES[values.argmax()]
+        assert float(row["confidence"]) == values.max()
+
+
+def test_the_same_images_get_the_answers_of_the_evaluation(tiny_data, trained, tmp_path):
+    predict.predict_folder(trained, tiny_data / "test", tmp_path / "predictions.csv")
+    ours = list(tiny.read_predictions(tmp_path).values())
+    theirs = list(tiny.read_predictions(trained / "eval/test").values())
+    np.testing.assert_allclose(ours, theirs, atol=2e-5)
+
+
+def test_the_number_of_draws_can_be_changed(tiny_data, trained, tmp_path):
+    folder = tiny_data / "test" / "red"
+    predict.predict_folder(trained, folder, tmp_path / "one.csv", {"num_samples": 1})
+    assert all(float(row["sample_std"]) == 0 for row in read(tmp_path / "one.csv"))
+    predict.predict_folder(trained, folder, tmp_path / "own.csv")
+    assert any(float(row["sample_std"]) > 0 for row in read(tmp_path / "own.csv"))
+
+
+def test_a_second_table_says_how_sure_the_answers_are(tiny_data, trained, tmp_path):
+    out, sure = tmp_path / "out.csv", tmp_path / "sure.csv"
+    argv = ["predict", f"--workdir={trained}", f"--images={tiny_data / 'test'}", f"--out={out}"]
+    assert cli.main([*argv, f"--uncertainty={sure}", "--coverage=0.5"]) == 0
+    for answer, row in zip(read(out), read(sure), strict=True):
+        assert answer["id"] == row["id"]
+        assert set(filter(None, row["set"].split("|"))) <= set(tiny.CLASSES)
+        for kind in ("calibrated", "vote", "guidance"):
+            total = sum(float(row[f"{kind}_{name}"]) for name in tiny.CLASSES)
+            assert total == pytest.approx(1, abs=1e-4)
+        for name in tiny.CLASSES:
+            low, high = float(row[f"low_{name}"]), float(row[f"high_{name}"])
+            assert 0 <= low <= high <= 1
+    # Five draws instead of two are another classifier.
+    assert cli.main([*argv, f"--uncertainty={sure}", "--num_samples=5"]) == 0
+    assert not {"set", "calibrated_red"} & read(sure)[0].keys()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--uncertainty=u.csv", "--coverage=0.5", "--num_samples=5"], "is not calibrated for"),
+        (["--coverage=0.5"], "--coverage: the sets go into another table"),
+    ],
+)
+def test_sets_that_cannot_be_made_are_refused(tiny_data, trained, tmp_path, capsys, flags, message):
+    out = tmp_path / "out.csv"
+    argv = ["predict", f"--workdir={trained}", f"--images={tiny_data / 'test'}", f"--out={out}"]
+    assert cli.main([*argv, *flags]) == 2
+    assert message in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_truncated_image_is_named_and_nothing_written(tmp_path, images, trained, capsys):
+    broken = images / "more" / "photo.jpg"
+    tiny.write_truncated_jpeg(broken)
+    out = tmp_path / "out.csv"
+    status = cli.main(["predict", f"--workdir={trained}", f"--images={images}", f"--out={out}"])
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert status == 2
+    assert line.startswith(f"error: {broken}: cannot be read (")
+    assert line.endswith("replace or remove it")
+    assert not list(tmp_path.glob("out.csv*"))
+
+
+@pytest.mark.parametrize(
+    ("sampling", "message"),
+    [
+        ({"num_steps": 1001}, r"config.sampling.num_steps=1001 is out of range; give 1 to 1000"),
+        ({"num_samples": 0}, r"config.sampling.num_samples=0 is out of range; give at least 1"),
+    ],
+)
+def test_a_sampling_that_cannot_work_is_named(tiny_data, trained, tmp_path, sampling, message):
+    with pytest.raises(InputError, match=message):
+        predict.predict_folder(trained, tiny_data / "test", tmp_path / "out.csv", sampling)
+
+
+def test_a_workdir_describes_itself(trained, capsys):
+    assert cli.main(["info", f"--workdir={trained}", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["classes"] == list(tiny.CLASSES)
+    assert (facts["recipe"], facts["image_size"]) == ("v1", 32)
+    assert facts["step"] in (6, 9)
+    scores = json.loads((trained / "eval/test/metrics.json").read_text())
+    assert facts["test_accuracy"] == scores["accuracy"]
+    variables = predict.load_classifier(trained).variables
+    assert facts["parameters_sha256"] == predict.parameters_sha256(variables)
+
+
+def test_a_copied_workdir_is_the_same_classifier(trained, tmp_path):
+    copy = shutil.copytree(trained, tmp_path / "copy")
+    ours, theirs = predict.describe(copy), predict.describe(trained)
+    assert ours == theirs
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"a": jnp.array([1.0, 2.0]), "b": jnp.array([3.0])},
+        {"a": jnp.array([[1.0], [2.0]]), "b": jnp.array([4.0])},
+        {"a": jnp.array([1.0]), "b": jnp.array([2.0, 4.0])},
+        {"a": jnp.array([1.0, 2.0]), "c": jnp.array([4.0])},
+        {"a": jnp.array([1.0, 2.0]), "b": jnp.array([4.0], jnp.bfloat16)},
+    ],
+)
+def test_the_hash_tells_values_shapes_names_and_types_apart(other):
+    one = {"a": jnp.array([1.0, 2.0]), "b": jnp.array([4.0])}
+    again = {"b": jnp.array([4.0]), "a": jnp.array([1.0, 2.0])}
+    hashes = [predict.parameters_sha256({"params": tree}) for tree in (one, again, other)]
+    assert hashes[0] == hashes[1] != hashes[2]

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffmic_jax.nn.baselines.classifier import Classifier
+from diffmic_jax.nn.resnet import resnet
+from diffmic_jax.nn.trunks import trunk
+
+
+@pytest.mark.parametrize(
+    ("backbone", "count"),
+    [
+        ("resnet18", 11_689_512),
+        ("resnet34", 21_797_672),
+        ("resnet50", 25_557_032),
+        ("vit_s16", 22_050_664),
+        ("vit_b16", 86_567_656),
+        ("swin_t", 28_288_354),
+        ("pvt_v2_b2", 25_362_856),
+    ],
+)
+def test_parameters_are_as_many_as_published_for_imagenet(backbone, count):
+    net = Classifier(1000, trunk(backbone))
+    image = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
+    shapes = jax.eval_shape(partial(net.init, train=False), jax.random.key(0), image)
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes["params"])) == count
+
+
+def test_the_class_map_explains_the_logits():
+    net = Classifier(3, resnet("resnet18", 8, "small"), region_size=16)
+    image = np.random.default_rng(0).standard_normal((2, 32, 32, 3)).astype(np.float32)
+    variables = net.init(jax.random.key(0), image, False)
+    found = net.apply(variables, image, False)
+    np.testing.assert_allclose(found.saliency.mean((1, 2)), found.fused, atol=1e-6)
+    features = net.global_trunk.apply(
+        {kind: tree["global_trunk"] for kind, tree in variables.items()}, image, False
+    )
+    linear = variables["params"]["classifier"]["linear"]
+    expected = features.mean((1, 2)) @ linear["kernel"] + linear["bias"]
+    np.testing.assert_allclose(found.fused, expected, atol=1e-5)
+    assert (found.corners.shape, found.patches.shape) == ((2, 0, 2), (2, 0, 16, 16, 3))
+    for logits in (found.global_, found.local):
+        np.testing.assert_array_equal(logits, found.fused)
+
+
+class Pixels(nn.Module):
+    """A trunk whose features are the image."""
+
+    def __call__(self, image, train):
+        return image
+
+
+def test_cosines_are_those_of_the_pooled_features_and_have_a_gradient_at_0():
+    net = Classifier(2, Pixels(), cosine_scale=30.0)
+    image = np.random.default_rng(0).standard_normal((1, 4, 4, 3)).astype(np.float32)
+    variables = net.init(jax.random.key(0), image, True)
+    vectors = variables["params"]["class_vectors"]
+    pooled = image.mean((1, 2))
+    lengths = np.linalg.norm(pooled) * np.linalg.norm(vectors, axis=0)
+    found = net.apply(variables, image, True).fused
+    np.testing.assert_allclose(found, 30 * pooled @ vectors / lengths, rtol=1e-4)
+    gradient = jax.grad(lambda x: net.apply(variables, x, True).fused.sum())(0 * image)
+    assert np.isfinite(gradient).all()

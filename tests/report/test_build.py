@@ -1,0 +1,191 @@
+"""The page of the tiny run, read back: what it shows is what `metrics.json` says."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from diffmic_jax.cli import commands as cli
+from diffmic_jax.evaluation.metrics import INTERVALS
+from diffmic_jax.report.sections import TITLES
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory: pytest.TempPathFactory, trained: Path) -> Path:
+    """A copy of the trained run with its report."""
+    copy = shutil.copytree(trained, tmp_path_factory.mktemp("report") / "run")
+    assert cli.main(["report", f"--workdir={copy}"]) == 0
+    return copy
+
+
+@pytest.fixture(scope="module")
+def text(workdir: Path) -> str:
+    return (workdir / "report.html").read_text()
+
+
+@pytest.fixture(scope="module")
+def scores(workdir: Path) -> dict[str, Any]:
+    return json.loads((workdir / "eval/test/metrics.json").read_text())
+
+
+class Tables(HTMLParser):
+    """The cells of every table that has an id, and whether the tags match."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: dict[str, list[list[str]]] = {}
+        self.open: list[str] = []
+        self.name = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in ("meta", "link", "img"):
+            self.open.append(tag)
+        if tag == "table":
+            self.name = dict(attrs).get("id") or ""
+            self.found[self.name] = []
+        if tag == "tr":
+            self.found[self.name].append([])
+        if tag in ("td", "th"):
+            self.found[self.name][-1].append("")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        pass
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if {"td", "th"} & {*self.open}:
+            self.found[self.name][-1][-1] += data
+
+
+@pytest.fixture(scope="module")
+def tables(text: str) -> dict[str, list[list[str]]]:
+    parser = Tables()
+    parser.feed(text)
+    assert not parser.open
+    return parser.found
+
+
+def shown(value: float | None, interval: list[float] | None = None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3f}" + (" ({:.3f} to {:.3f})".format(*interval) if interval else "")
+
+
+def test_the_page_needs_nothing_from_elsewhere(text):
+    assert len(text) < 5e6
+    assert "<script" not in text
+    links = re.findall(r'(?:src|href)="([^"]*)"|url\(([^)]*)\)', text)
+    assert links
+    assert all((a or b).startswith(("#", "data:")) for a, b in links)
+    ids = re.findall(r'\bid="([^"]*)"', text)
+    assert len(ids) == len(set(ids))
+    assert {target for a, b in links if (target := (a or b)).startswith("#")} <= {
+        f"#{name}" for name in ids
+    }
+
+
+def test_the_headline_is_that_of_the_metrics(tables, scores):
+    rows = {row[0]: row[1:] for row in tables["headline"][1:]}
+    assert len(rows) == len(TITLES)
+    for name, title in TITLES.items():
+        for cell, part in zip(rows[title], (scores, scores["guidance"]), strict=False):
+            assert cell == shown(part[name], part["ci95"][name])
+        difference = float(rows[title][2].split()[0])
+        assert difference == pytest.approx(scores[name] - scores["guidance"][name], abs=6e-4)
+
+
+def test_the_confusion_matrix_is_that_of_the_metrics(tables, scores):
+    header, *rows = tables["confusion"]
+    assert header[1:] == list(tiny.CLASSES)
+    assert [[int(cell) for cell in row[1:]] for row in rows] == scores["confusion"]
+
+
+def test_the_classes_are_those_of_the_metrics(tables, scores):
+    for name, row in zip(tiny.CLASSES, tables["class-table"][1:], strict=True):
+        values = scores["per_class"][name] | scores["operating_points"][name]
+        assert row[:2] == [name, str(values["support"])]
+        assert row[2:] == [shown(values[m], scores["ci95_per_class"][name][m]) for m in INTERVALS]
+
+
+def find(text: str, figure: str, part: str) -> ElementTree.Element:
+    """The group of that id in a figure."""
+    start = text.rindex("<svg", 0, text.index(f'id="{figure}-'))
+    svg = ElementTree.fromstring(text[start : text.index("</svg>", start) + 6])
+    (found,) = (each for each in svg.iter() if each.get("id") == f"{figure}-{part}")
+    return found
+
+
+def points(element: ElementTree.Element) -> np.ndarray:
+    """[N, 2] corners of the path in a group, in page coordinates."""
+    path = element if element.tag == "path" else next(element.iter("path"))
+    return np.array(re.findall(r"[ML] (\S+) (\S+)", path.get("d", "")), float)
+
+
+def in_axes(xy: np.ndarray, frame: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Page coordinates as what the axes say; their limits are at the frame."""
+    (left, top), (right, bottom) = frame.min(axis=0), frame.max(axis=0)
+    scaled = (xy - [left, bottom]) / [right - left, top - bottom]
+    return low + (high - low) * scaled
+
+
+@pytest.mark.parametrize("who", ["diffusion", "guidance"])
+def test_roc_curves_enclose_the_aurocs(text, scores, who):
+    part = scores if who == "diffusion" else scores["guidance"]
+    for c, name in enumerate(tiny.CLASSES):
+        frame = points(find(text, f"roc-{c}", "roc-frame"))
+        curve = in_axes(points(find(text, f"roc-{c}", who)), frame, -0.02, 1.02)
+        area = np.trapezoid(curve[:, 1], curve[:, 0])
+        assert area == pytest.approx(part["per_class"][name]["auroc"], abs=1e-4)
+
+
+@pytest.mark.parametrize("who", ["diffusion", "calibrated", "guidance"])
+def test_reliability_diagrams_add_up_to_the_ece(text, scores, who):
+    part = scores if who == "diffusion" else scores[who]
+    figure = f"reliability-{who}"
+    marks = in_axes(
+        points(find(text, figure, "points")), points(find(text, figure, "ax-frame")), 0, 1
+    )
+    frame = points(find(text, figure, "below-frame"))
+    bars = [in_axes(points(find(text, figure, f"bar-{k}")), frame, 0, 1) for k in range(15)]
+    shares = np.array([np.ptp(bar[:, 1]) for bar in bars])
+    assert shares.sum() == pytest.approx(1, abs=1e-4)
+    gaps = np.abs(marks[:, 1] - marks[:, 0])
+    assert shares[shares > 1e-6] @ gaps == pytest.approx(part["ece"], abs=1e-4)
+
+
+def test_calibration_and_sets_are_told(text, scores):
+    found = scores["calibrated"]
+    assert f"The temperature {found['temperature']:.3f} was fitted" in text
+    assert f"hold it in {found['conformal']['coverage']:.1%}" in text
+
+
+def test_every_section_has_something_to_show(text):
+    for name in ("training", "mistakes", "gallery", "embeddings"):
+        section = text[text.index(f'<section id="{name}"') :].split("</section>")[0]
+        assert "<svg" in section, name
+    assert text.count('<article class="case">') > len(tiny.CLASSES)
+    # An image, its gray copy, its saliency and two regions each.
+    assert text.count("data:image/") == 5 * text.count('<article class="case">')
+
+
+def test_the_audit_is_kept(workdir, tables):
+    found = json.loads((workdir / "audit.json").read_text())
+    assert tables["audit-counts"][-1] == ["images", "9", "24", "6"]
+    assert found["n_by_split"] == {"train": 24, "validation": 6, "test": 9}
+
+
+def test_a_split_that_is_not_there_is_named(workdir, capsys):
+    assert cli.main(["report", f"--workdir={workdir}", "--split=test_clean"]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line == "error: the data has no test_clean split; it has train, validation, test"

@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import string
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from diffmic_jax.cli import commands as cli
+from diffmic_jax.report import checklist
+from diffmic_jax.report.checklist_items import CLAIM, TRIPOD_AI
+from diffmic_jax.training.checkpoint import Checkpoints
+from diffmic_jax.training.workdir import config_sha256
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def meta(trained: Path) -> dict:
+    with Checkpoints(trained, "accuracy", read_only=True) as checkpoints:
+        return checkpoints.meta(checkpoints.best_step)
+
+
+@pytest.fixture(scope="module")
+def known(trained: Path, meta: dict) -> dict[str, str]:
+    return checklist.facts(trained, meta)
+
+
+def rows(text: str) -> dict[str, list[list[str]]]:
+    """The cells of each checklist's table, without its header."""
+    tables = {}
+    for section in text.split("\n## ")[1:]:
+        lines = [line for line in section.splitlines() if line.startswith("| ")]
+        title = section.splitlines()[0]
+        tables[title] = [line.strip("| ").split(" | ") for line in lines[1:]]
+    return tables
+
+
+def test_every_item_has_a_row_with_a_fact_or_what_the_authors_have_to_say(trained):
+    found = rows((trained / "CHECKLIST.md").read_text())
+    for title, items in (("CLAIM, 2024 update", CLAIM), ("TRIPOD+AI", TRIPOD_AI)):
+        assert [row[0] for row in found[title]] == [item.number for item in items]
+        for row in found[title]:
+            assert len(row) == 4 and (row[2] != "-" or row[3] != "-"), row
+
+
+def test_the_numbers_are_those_of_the_publications():
+    assert [item.number for item in CLAIM] == [str(n) for n in range(1, 45)]
+    letters = {3: 3, 5: 2, 6: 3, 8: 3, 9: 3, 12: 7, 18: 6, 20: 3, 23: 2, 27: 3}
+    expected = [
+        f"{n}{letter}"
+        for n in range(1, 28)
+        for letter in (string.ascii_lowercase[: letters[n]] if n in letters else [""])
+    ]
+    assert [item.number for item in TRIPOD_AI] == expected
+
+
+def test_every_fact_is_used_by_an_item(known):
+    used = {
+        field
+        for item in (*CLAIM, *TRIPOD_AI)
+        for _, field, _, _ in string.Formatter().parse(item.run)
+    }
+    assert known.keys() - {"title"} == used - {None}
+
+
+def test_the_split_is_that_of_the_run(trained, known):
+    with (trained / "split.csv").open(newline="") as file:
+        counts = Counter((row["split"], row["label"]) for row in csv.DictReader(file))
+    for (part, name), count in counts.items():
+        (line,) = (each for each in known["distribution"].split("; ") if each.startswith(part))
+        assert f"{name} {count}" in line
+    parts = {"train": tiny.TRAIN, "validation": tiny.VALIDATION, "test": tiny.TEST}
+    assert known["images"] == ", ".join(f"{count} {part}" for part, count in parts.items())
+    assert "not known" in known["disjoint"]
+
+
+def test_the_results_are_those_of_the_metrics(trained, known):
+    scores = json.loads((trained / "eval/test/metrics.json").read_text())
+    for name in ("accuracy", "auroc_macro", "nll", "ece"):
+        low, high = scores["ci95"][name]
+        assert f"{name} {scores[name]:.3f} ({low:.3f}-{high:.3f})" in known["results"]
+    assert f"guidance alone accuracy {scores['guidance']['accuracy']:.3f}" in known["results"]
+    for name, values in scores["per_class"].items():
+        assert f"{name} ({values['support']}): recall {values['recall']:.3f}" in known["per_class"]
+    assert f"{scores['referral']['errors']} of {scores['n']} wrong" in known["errors"]
+    calibrated = scores["calibrated"]
+    assert f"with temperature {calibrated['ece']:.3f}" in known["calibration_results"]
+    assert f"{calibrated['conformal']['coverage']:.3f}" in known["calibration_results"]
+
+
+def test_the_settings_are_those_of_the_configuration(trained, known):
+    config = json.loads((trained / "config.json").read_text())
+    assert known["hash"] == config_sha256(config)
+    assert f"{config['data']['image_size']} px" in known["preprocessing"]
+    assert f"rotation up to {config['data']['rotation']:g} degrees" in known["augmentation"]
+    sampling = config["sampling"]
+    assert f"mean of {sampling['num_samples']} draws, {sampling['num_steps']}" in known["answer"]
+    assert f"seed {config['seed']}, " in known["training"]
+    assert f"batch {config['train']['batch_size']};" in known["training"]
+    assert known["origins"] == "guidance: random; denoiser: random"
+
+
+def test_several_labels_per_image_have_measures_of_their_own(tmp_path, meta):
+    known = checklist.facts(tmp_path, meta | {"multi_label": True})
+    assert known["measures"].startswith("f1_macro, auroc_macro, nll")
+    assert "any number per image" in known["labels"] and "threshold" in known["output"]
+
+
+def test_a_group_in_training_and_test_is_told(tmp_path, meta):
+    lines = ["image,label,group,split", "a,blue,p1,train", "b,red,p1,test", "c,red|blue,p2,test"]
+    (tmp_path / "split.csv").write_text("\n".join([*lines, ""]))
+    known = checklist.facts(tmp_path, meta)
+    assert "1 test images are of a group" in known["disjoint"]
+    assert known["distribution"] == "train: blue 1; test: blue 1, red 2"
+    assert "resamples of groups" in known["intervals"]
+
+
+@pytest.mark.parametrize(
+    ("name", "about"),
+    [
+        ("ham10000", "Dermatoscopic"),
+        ("busi", "https://"),
+        ("bloodmnist", "https://medmnist.com"),
+        ("phantom", "no patients"),
+        ("images", "data set images"),
+    ],
+)
+def test_the_data_set_is_told_as_far_as_it_is_known(tmp_path, meta, name, about):
+    config = meta["config"] | {"data": meta["config"]["data"] | {"name": name}}
+    assert about in checklist.facts(tmp_path, meta | {"config": config})["data"]
+
+
+def test_a_run_that_was_not_evaluated_says_so(tmp_path, meta):
+    text = checklist.checklist(tmp_path, meta)
+    assert "not evaluated yet" in text and "not recorded" in text
+    assert "{" not in text
+
+
+def test_metrics_that_are_undefined_are_left_out(tmp_path, trained, meta):
+    workdir = shutil.copytree(trained, tmp_path / "run")
+    path = workdir / "eval/test/metrics.json"
+    scores = json.loads(path.read_text()) | {"accuracy": None, "referral": None, "calibrated": None}
+    path.write_text(json.dumps(scores))
+    known = checklist.facts(workdir, meta)
+    assert f"n = {tiny.TEST}, f1_macro " in known["results"]
+    assert known["calibration_results"] == "test: none"
+
+
+def test_a_part_evaluated_later_joins_it(trained, tmp_path):
+    workdir = shutil.copytree(trained, tmp_path / "run")
+    assert cli.main(["evaluate", f"--workdir={workdir}", "--split=validation"]) == 0
+    assert "evaluated parts: test, validation" in (workdir / "CHECKLIST.md").read_text()

@@ -1,0 +1,348 @@
+from __future__ import annotations
+
+import csv
+import json
+import pickle
+import shutil
+from collections import OrderedDict
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from diffmic_jax import api as experiment
+from diffmic_jax.cli import commands as cli
+from diffmic_jax.cli import process as command
+from diffmic_jax.data import sources
+from diffmic_jax.evaluation.metrics import SCALARS
+from diffmic_jax.inference.load import load_classifier
+from diffmic_jax.training.workdir import as_json
+from diffmic_jax.types import InputError
+from tests import tiny
+
+
+def refused(
+    config: ConfigDict, workdir: Path, capsys: pytest.CaptureFixture[str], mode: str = "train"
+) -> str:
+    """The one line that a run of bad input says; it has to exit with 2."""
+    status = command.run_command(lambda: experiment.run(config, workdir, mode))
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert status == 2
+    assert "Traceback" not in "".join(lines)
+    assert [line.startswith("error: ") for line in lines].count(True) == 1
+    return lines[-1].removeprefix("error: ")
+
+
+# A whole run.
+
+
+def test_a_run_leaves_the_files_of_the_contract(trained):
+    files = {path.relative_to(trained).as_posix() for path in trained.rglob("*") if path.is_file()}
+    assert {
+        "config.json",
+        "metrics.csv",
+        "eval/test/metrics.json",
+        "eval/test/predictions.csv",
+        "eval/test/uncertainty.csv",
+        "calibration.json",
+    } <= files
+    assert any(file.startswith("tensorboard/events.out.tfevents.") for file in files)
+    assert (trained / "checkpoints" / str(tiny.TOTAL)).is_dir()
+    assert not [file for file in files if file.endswith((".part", ".tmp"))]
+
+
+def test_the_configuration_is_stored_as_resolved(trained, tiny_data):
+    stored = json.loads((trained / "config.json").read_text())
+    assert stored["data"]["root"] == str(tiny_data)
+    assert stored["sampling"]["start"] == "full"
+    assert stored["denoiser"]["conditioning"] == "dual"
+
+
+def test_the_metrics_have_the_keys_of_the_contract(trained):
+    scores = json.loads((trained / "eval/test/metrics.json").read_text())
+    keys = {"n", *SCALARS, "per_class", "confusion", "ci95"}
+    keys |= {"operating_points", "ci95_per_class", "referral", "calibrated"}
+    assert set(scores) == keys | {"guidance"}
+    assert set(scores["guidance"]) == keys
+    assert set(scores["per_class"]) == set(tiny.CLASSES)
+    assert np.sum(scores["confusion"]) == scores["n"] == tiny.TEST
+    low, high = scores["ci95"]["accuracy"]
+    assert 0 <= low <= scores["accuracy"] <= high <= 1
+
+
+def test_the_log_covers_both_phases(trained):
+    with (trained / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["phase"] for row in rows] == ["warmup", *["joint"] * 4]
+    assert [bool(row["loss"]) for row in rows] == [False, True, True, True, True]
+    assert all(row["guidance_loss"] for row in rows)
+    # Once per epoch of the joint phase.
+    assert [row["step"] for row in rows if row["val_accuracy"]] == ["6", "9"]
+
+
+def test_evaluating_again_gives_the_same_bytes(trained, tiny_data):
+    files = [*(trained / "eval/test").iterdir()]
+    assert len(files) == 3
+    before = [file.read_bytes() for file in files]
+    for file in files:
+        file.unlink()
+    experiment.run(tiny.make_config(tiny_data), trained, "evaluate")
+    assert [file.read_bytes() for file in files] == before
+
+
+def test_averaged_parameters_are_kept_beside_and_used(tmp_path, tiny_data, trained):
+    changes = {"train__ema": True, "train__dtype": "bfloat16", "train__max_steps": 3}
+    config = tiny.make_config(tiny_data, "v1_public", **changes, guidance__warmup_epochs=0)
+    experiment.run(config, tmp_path, "train")
+    state = tiny.latest_state(config, tmp_path)
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
+    classifier = load_classifier(tmp_path)
+    assert classifier.recipe.name == "v1_public"
+    jax.tree.map(np.testing.assert_array_equal, classifier.variables["params"], state.ema_params)
+    differ = [
+        np.any(a != b)
+        for a, b in zip(*map(jax.tree.leaves, (state.params, state.ema_params)), strict=True)
+    ]
+    assert np.mean(differ) > 0.9
+    assert tiny.latest_state(tiny.make_config(tiny_data), trained).ema_params == {}
+
+
+def test_our_own_recipe_runs_whole(tmp_path, tiny_data):
+    changes = {"denoiser__pretrained": "guidance", "sampling__num_steps": 1}
+    config = tiny.make_config(tiny_data, "diffmic_plus", **changes)
+    experiment.run(config, tmp_path, "train")
+    with open(tmp_path / "eval/test/predictions.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == tiny.TEST
+    for row in rows:
+        assert sum(float(row[f"prob_{name}"]) for name in tiny.CLASSES) == pytest.approx(
+            1, abs=1e-4
+        )
+    assert cli.main(["report", f"--workdir={tmp_path}"]) == 0
+
+
+# Whose workdir it is.
+
+
+def test_a_workdir_of_another_configuration_is_refused(tiny_data, trained, capsys):
+    before = (trained / "config.json").read_bytes()
+    line = refused(tiny.make_config(tiny_data, train__learning_rate=0.5), trained, capsys)
+    assert line == (
+        f"{trained} belongs to a run with config.train.learning_rate=0.001, not 0.5; "
+        "choose another --workdir or give the same values"
+    )
+    assert (trained / "config.json").read_bytes() == before
+
+
+def test_a_checkpoint_of_another_configuration_is_refused_by_itself(
+    tmp_path, tiny_data, trained, capsys
+):
+    shutil.copytree(trained / "checkpoints", tmp_path / "checkpoints")
+    changes = {"train__learning_rate": 0.5, "denoiser__feature_dim": 32, "train__log_every": 3}
+    line = refused(tiny.make_config(tiny_data, **changes), tmp_path, capsys)
+    assert line == (
+        f"{tmp_path}/checkpoints/9 belongs to a run with config.denoiser.feature_dim=16, not 32; "
+        "config.train.learning_rate=0.001, not 0.5; choose another --workdir or give the same "
+        "values"
+    )
+
+
+def test_a_workdir_whose_configuration_is_damaged_is_refused(tmp_path, tiny_data, capsys):
+    (tmp_path / "config.json").write_text("{")
+    line = refused(tiny.make_config(tiny_data), tmp_path, capsys)
+    assert line.startswith(f"{tmp_path / 'config.json'}: no JSON")
+
+
+def test_what_only_says_where_and_how_often_may_change(tiny_data, trained):
+    changes = {"train__log_every": 7, "eval__batch_size": 3, "checkpoint__every_steps": 1}
+    config = experiment.resolve(tiny.make_config(tiny_data, **changes))
+    experiment.check_workdir(trained, config)
+
+
+def test_a_run_of_a_version_with_fewer_fields_goes_on(tmp_path, tiny_data, monkeypatch):
+    later = (("train", "accumulate"), ("denoiser", "gates"), ("sampling", "withhold"))
+
+    def without_later(config: ConfigDict) -> dict:
+        stored = as_json(config)
+        for group, name in later:
+            del stored[group][name]
+        return stored
+
+    first = tiny.make_config(tiny_data, train__max_steps=3)
+    with monkeypatch.context() as earlier:
+        earlier.setattr(experiment, "as_json", without_later)
+        experiment.run(first, tmp_path, "train")
+    with pytest.raises(InputError, match="gates='uniform', not 'ones'"):
+        experiment.run(tiny.make_config(tiny_data, denoiser__gates="ones"), tmp_path, "train")
+    experiment.check_workdir(tmp_path, experiment.resolve(first))
+    assert tiny.latest_state(first, tmp_path).step == 3
+    experiment.run(tiny.make_config(tiny_data, train__max_steps=6), tmp_path, "train")
+    assert tiny.latest_state(first, tmp_path).step == 6
+    assert json.loads((tmp_path / "config.json").read_text())["denoiser"]["gates"] == "uniform"
+
+
+def test_other_classes_than_those_trained_on_are_refused(tmp_path, trained):
+    data = tiny.write_data(tmp_path / "data")
+    for part in ("train", "validation", "test"):
+        (data / part / "red").rename(data / part / "amber")
+    with pytest.raises(InputError, match="was trained on the classes blue,green,red, not amber,bl"):
+        experiment.evaluate_workdir(trained, "test", tmp_path / "out", root=str(data))
+
+
+@pytest.mark.parametrize("made", [False, True])
+def test_a_workdir_without_a_checkpoint_cannot_be_evaluated(tmp_path, tiny_data, capsys, made):
+    if made:
+        (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    line = refused(tiny.make_config(tiny_data), tmp_path / "run", capsys, "evaluate")
+    assert "checkpoint; train there first" in line
+    assert (tmp_path / "run").exists() == made
+
+
+# Data that cannot be used.
+
+
+def truncated_image(data: Path, config: ConfigDict) -> str:
+    tiny.write_truncated_jpeg(data / "train/red/photo.jpg")
+    return f"{data}/train/red/photo.jpg: cannot be read ("
+
+
+def missing_image(data: Path, config: ConfigDict) -> str:
+    (data / "labels.csv").write_text("image,label\ntrain/red/red_00.png,0\nnowhere.png,1\n")
+    config.data.labels = "labels.csv"
+    return f"{data}/labels.csv row 3: no image 'nowhere.png' in {data}; add it or remove the row"
+
+
+def label_out_of_range(data: Path, config: ConfigDict) -> str:
+    (data / "labels.csv").write_text("image,label\ntrain/red/red_00.png,3\n")
+    config.data.update(labels="labels.csv", class_names=tiny.CLASSES)
+    return f"{data}/labels.csv row 2: label 3 is out of range 0..2; fix it or data.class_names"
+
+
+def empty_folder(data: Path, config: ConfigDict) -> str:
+    shutil.rmtree(data / "train/red")
+    (data / "train/red").mkdir()
+    return f"{data}/train/red: no images in this folder; add some or remove it"
+
+
+def hostile_pickle(data: Path, config: ConfigDict) -> str:
+    (data / "list.pkl").write_bytes(pickle.dumps([OrderedDict(img_root="a.png", label=0)]))
+    config.data.train_list = "list.pkl"
+    return f"{data}/list.pkl: asks for collections.OrderedDict"
+
+
+def missing_root(data: Path, config: ConfigDict) -> str:
+    config.data.root = "no/where"
+    return (
+        "data.root='no/where' is not there; put a folder of images for each class there. "
+        "To run on the embedded stand-in instead: --config.data.name=phantom"
+    )
+
+
+def too_few_images(data: Path, config: ConfigDict) -> str:
+    config.train.batch_size = 100
+    return "train.batch_size: 100 does not fit the 24 training images; choose 1 to 24"
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        missing_image,
+        label_out_of_range,
+        empty_folder,
+        hostile_pickle,
+        missing_root,
+        too_few_images,
+    ],
+)
+def test_data_that_cannot_be_used_is_named_before_anything_is_written(tmp_path, capsys, spoil):
+    data = tiny.write_data(tmp_path / "data")
+    config = tiny.make_config(data)
+    expected = spoil(data, config)
+    assert refused(config, tmp_path / "run", capsys).startswith(expected)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_an_image_that_breaks_off_stops_training_and_the_run_goes_on_once_it_is_mended(
+    tmp_path, capsys, num_workers
+):
+    data = tiny.write_data(tmp_path / "data")
+    config = tiny.make_config(data, train__max_steps=3, data__num_workers=num_workers)
+    expected = truncated_image(data, config)
+    line = refused(config, tmp_path / "run", capsys)
+    assert line.startswith(expected)
+    assert line.endswith("replace or remove it")
+    shutil.copy(data / "train/red/red_00.png", data / "train/red/photo.jpg")
+    experiment.Experiment(config, tmp_path / "run").train()
+    assert int(tiny.latest_state(config, tmp_path / "run").step) == 3
+
+
+def test_bad_images_are_left_out_and_listed_if_that_is_asked(tmp_path):
+    data = tiny.write_data(tmp_path / "data")
+    config = tiny.make_config(data, train__max_steps=1, data__on_bad_image="skip")
+    truncated_image(data, config)
+    tiny.write_truncated_jpeg(data / "test/red/photo.jpg")
+    experiment.run(config, tmp_path / "run", "train")
+    with (tmp_path / "run/skipped.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["image"] for row in rows] == ["test/red/photo.jpg", "train/red/photo.jpg"]
+    assert all(row["reason"].startswith(str(data / row["image"])) for row in rows)
+    scores = json.loads((tmp_path / "run/eval/test/metrics.json").read_text())
+    assert scores["n"] == tiny.TEST
+
+
+@pytest.mark.parametrize("part", ["validation", "test"])
+def test_a_part_without_readable_images_is_refused_before_training(tmp_path, capsys, part):
+    data = tiny.write_data(tmp_path / "data")
+    for path in (data / part).rglob("*.png"):
+        path.write_bytes(b"")
+    config = tiny.make_config(data, data__on_bad_image="skip")
+    line = refused(config, tmp_path / "run", capsys)
+    assert line == f"data: no image of the {part} part can be read; mend some"
+
+
+def test_a_run_does_not_go_on_when_images_come_back(tmp_path, capsys):
+    data = tiny.write_data(tmp_path / "data")
+    config = tiny.make_config(data, train__max_steps=1, data__on_bad_image="skip")
+    truncated_image(data, config)
+    experiment.run(config, tmp_path / "run", "train")
+    shutil.copy(data / "train/red/red_00.png", data / "train/red/photo.jpg")
+    line = refused(config, tmp_path / "run", capsys)
+    assert "split.csv: the data or its split has changed" in line
+
+
+# The split.
+
+
+def test_the_split_is_written_and_can_be_given_back(trained, tiny_data):
+    with (trained / "split.csv").open(newline="") as file:
+        parts = [row["split"] for row in csv.DictReader(file)]
+    assert [parts.count(part) for part in ("train", "validation", "test")] == [24, 6, 9]
+    config = tiny.make_config(tiny_data, data__split=str(trained / "split.csv"))
+    assert experiment.open_data(config).splits == (
+        experiment.open_data(tiny.make_config(tiny_data)).splits
+    )
+
+
+@pytest.mark.parametrize("mode", ["train", "evaluate"])
+def test_a_run_does_not_go_on_over_another_split(tmp_path, trained, capsys, mode):
+    data, workdir = tiny.write_data(tmp_path / "data"), tmp_path / "run"
+    shutil.copytree(trained, workdir)
+    shutil.move(data / "test/red/red_00.png", data / "train/red/moved.png")
+    line = refused(tiny.make_config(data), workdir, capsys, mode)
+    assert line.startswith(f"{workdir}/split.csv: the data or its split has changed since")
+
+
+def test_a_metric_that_does_not_exist_is_named(tmp_path, tiny_data, capsys):
+    line = refused(tiny.make_config(tiny_data, checkpoint__metric="acc"), tmp_path / "run", capsys)
+    assert line.startswith("config.checkpoint.metric='acc' is unknown; choose one of accuracy, ")
+
+
+def test_the_phantom_needs_no_root(tmp_path):
+    config = tiny.make_config(tmp_path / "nowhere", data__name="phantom")
+    source = experiment.open_data(config)
+    assert isinstance(source, sources.Source)
+    assert len(source.class_names) == 4

@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+import numpy as np
+
+from diffmic_jax.training import panels
+
+
+def test_regions_are_framed_on_the_enlarged_image_the_strongest_in_red():
+    image = np.zeros((64, 64, 3), np.uint8)
+    drawn = panels.draw(image, np.array([[0, 0], [32, 40]]), np.array([0.2, 0.8]), 16)
+    assert drawn.shape == (128, 128, 3)
+    # Frames of two pixels, from the corner to the last pixel of the region.
+    red = np.argwhere((drawn == (255, 0, 0)).all(axis=-1))
+    np.testing.assert_array_equal([red.min(axis=0), red.max(axis=0)], [[64, 80], [95, 111]])
+    np.testing.assert_array_equal(drawn[0, 0], (255, 172, 0))
+    assert not drawn[4:28, 4:28].any()
+
+
+def test_a_run_logs_a_panel_with_every_validation(trained):
+    # Going on with a finished run, as other tests do, adds a file without panels.
+    text = b"".join(path.read_bytes() for path in (trained / "tensorboard").iterdir())
+    assert text.count(b"regions") == 2
+    assert text.count(b"PNG") == 2
