@@ -13,7 +13,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from diffmic_jax.cli.process import run_command
-from diffmic_jax.types import InputError
+from diffmic_jax.errors import InputError
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with :recipe if not v1.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; default runs/CONFIG.")

@@ -10,16 +10,18 @@ DIR). Published with this configuration and that split: accuracy 0.858, macro-F1
 
 from ml_collections import ConfigDict
 
-from configs import default
+from diffmic_jax import recipes
+
+CHANGES = {
+    "data.name": "aptos2019",
+    "data.root": "data/aptos2019",
+    "data.test_fraction": 0.3,
+    "data.flip": "both",
+}
+STEPS = {"sampling.num_steps": 60}  # v1, section 3.2
+BY_RECIPE = {"v1": STEPS, "v1_public": STEPS}
 
 
 def get_config(recipe: str = "v1") -> ConfigDict:
     """The paper's settings for APTOS2019."""
-    c = default.get_config(recipe)
-    c.data.name = "aptos2019"
-    c.data.root = "data/aptos2019"
-    c.data.test_fraction = 0.3
-    c.data.vertical_flip = True
-    if recipe in ("v1", "v1_public"):  # v2's ten steps are for every data set
-        c.sampling.num_steps = 60
-    return c
+    return recipes.config_dict(recipe, CHANGES, BY_RECIPE)

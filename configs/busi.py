@@ -8,13 +8,11 @@ are left out. A CSV `image,label,split` can give the split.
 
 from ml_collections import ConfigDict
 
-from configs import default
+from diffmic_jax import recipes
+
+CHANGES = {"data.name": "busi", "data.root": "data/busi", "data.test_fraction": 0.3}
 
 
 def get_config(recipe: str = "v1") -> ConfigDict:
     """The paper's settings for an ultrasound set of this size."""
-    c = default.get_config(recipe)
-    c.data.name = "busi"
-    c.data.root = "data/busi"
-    c.data.test_fraction = 0.3
-    return c
+    return recipes.config_dict(recipe, CHANGES)

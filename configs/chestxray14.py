@@ -9,19 +9,24 @@ validation part. Published on it: mean AUROC 0.819 (v1), 0.825 (v2).
 
 from ml_collections import ConfigDict
 
-from configs import default
+from diffmic_jax import recipes
+
+CHANGES = {
+    "data.name": "chestxray14",
+    "data.root": "data/chestxray14",
+    "train.epochs": 100,
+    "train.label_balance": 0.0,  # needs images of one class
+    "checkpoint.metric": "auroc_macro",
+}
+BY_RECIPE = {
+    "v2": {
+        "guidance.warmup_epochs": 20,
+        "guidance.num_regions": 4,
+        "guidance.region_size": 112,
+    }
+}
 
 
 def get_config(recipe: str = "v1") -> ConfigDict:
     """Settings for ChestX-ray14; epochs, and the regions of v2, are the authors'."""
-    c = default.get_config(recipe)
-    c.data.name = "chestxray14"
-    c.data.root = "data/chestxray14"
-    c.train.epochs = 100
-    if recipe == "v2":
-        c.guidance.warmup_epochs = 20
-        c.guidance.num_regions = 4
-        c.guidance.region_size = 112
-    c.train.label_balance = 0.0  # which labels of one class can have
-    c.checkpoint.metric = "auroc_macro"
-    return c
+    return recipes.config_dict(recipe, CHANGES, BY_RECIPE)

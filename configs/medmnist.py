@@ -9,28 +9,30 @@ recipe follows after a comma. The split is MedMNIST's own.
 
 from ml_collections import ConfigDict
 
-from configs import default
+from diffmic_jax import recipes
 from diffmic_jax.data.catalog import MEDMNIST
+from diffmic_jax.errors import InputError
+
+CHANGES = {
+    "data.root": "data/medmnist",
+    "data.image_size": 64,
+    "model.stem": "small",
+    "guidance.region_size": 24,
+    "train.epochs": 100,
+}
+BY_MEMBER = {  # several labels per image
+    "chestmnist": {"train.label_balance": 0.0, "checkpoint.metric": "auroc_macro"}
+}
 
 
 def get_config(spec: str = "dermamnist") -> ConfigDict:
     """Small images at 64 px; `spec` is the name of a member, perhaps with a recipe.
 
     Raises:
-        ValueError: for an unknown member.
+        InputError: for an unknown member.
     """
     name, _, recipe = spec.partition(",")
     if name not in MEDMNIST:
-        raise ValueError(f"configs/medmnist.py:{name} is not one of {', '.join(MEDMNIST)}")
-    c = default.get_config(recipe or "v1")
-    c.data.name = name
-    c.data.root = "data/medmnist"
-    c.data.image_size = 64
-    c.guidance.stem = "small"
-    c.denoiser.stem = "small"
-    c.guidance.region_size = 24
-    c.train.epochs = 100
-    if name == "chestmnist":  # multi-label
-        c.train.label_balance = 0.0  # which labels of one class can have
-        c.checkpoint.metric = "auroc_macro"
-    return c
+        raise InputError(f"configs/medmnist.py:{name} is not one of {', '.join(MEDMNIST)}")
+    changes = CHANGES | {"data.name": name} | BY_MEMBER.get(name, {})
+    return recipes.config_dict(recipe or "v1", changes)

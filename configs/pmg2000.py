@@ -9,12 +9,11 @@ The data set is not public. Put one folder per grade under `data.root`, or the l
 
 from ml_collections import ConfigDict
 
-from configs import default
+from diffmic_jax import recipes
+
+CHANGES = {"data.name": "pmg2000", "data.root": "data/pmg2000"}
 
 
 def get_config(recipe: str = "v1") -> ConfigDict:
     """The paper's settings for PMG2000."""
-    c = default.get_config(recipe)
-    c.data.name = "pmg2000"
-    c.data.root = "data/pmg2000"
-    return c
+    return recipes.config_dict(recipe, CHANGES)

@@ -19,6 +19,7 @@ from diffmic_jax.data import loader, sources, transforms
 from diffmic_jax.data.cache import Cached, cached
 from diffmic_jax.data.files import write_json, write_table, write_text
 from diffmic_jax.data.sources import CLEAN
+from diffmic_jax.errors import InputError
 from diffmic_jax.evaluation import evaluate as evaluation
 from diffmic_jax.evaluation import metrics, results
 from diffmic_jax.evaluation.uncertainty import COVERAGE
@@ -44,7 +45,7 @@ from diffmic_jax.training.workdir import (
     config_sha256,
     skipped_images,
 )
-from diffmic_jax.types import Array, Batch, InputError
+from diffmic_jax.types import Array, Batch
 
 log = logging.getLogger("diffmic_jax")
 

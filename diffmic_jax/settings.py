@@ -18,12 +18,12 @@ import ml_collections
 
 from diffmic_jax.data.cache import ON_BAD_IMAGE
 from diffmic_jax.diffusion.schedules import KINDS
+from diffmic_jax.errors import InputError
 from diffmic_jax.method.build import DTYPES, GUIDANCE, INITIALS, PRIORS, SAMPLERS, TIMESTEPS
 from diffmic_jax.method.objectives import DENOISED, GUIDANCE_LOSSES, NORMALISED, READOUTS, WEIGHTS
 from diffmic_jax.nn.resnet import STAGE_SIZES
 from diffmic_jax.nn.trunks import BACKBONES, TRANSFORMERS
 from diffmic_jax.nn.vit import PATCH, SIZES
-from diffmic_jax.types import InputError
 
 ENCODERS: Collection[str] = ChainMap[str, Any](SIZES, STAGE_SIZES, {"": ()})
 

@@ -39,11 +39,10 @@ import numpy as np
 from benchmark_input import measure_input
 from timing import compiled, in_turns, peak_memory, peaks, seconds, shares, tell
 
-from diffmic_jax.data import transforms
 from diffmic_jax.method import train_step as steps
 from diffmic_jax.method.build import DTYPES, Phase, Recipe, make_recipe
 from diffmic_jax.method.optimizers import make_optimizers
-from diffmic_jax.nn import folded
+from diffmic_jax.nn import folded, preprocess
 from diffmic_jax.settings import RECIPES, resolve
 from diffmic_jax.training import parallel
 from diffmic_jax.training.state import TrainState, fresh_state, init_state, init_variables
@@ -103,7 +102,7 @@ def once_per_image(recipe: Recipe) -> Any:
 
     @jax.jit
     def once(variables: Any, batch: Batch) -> Any:
-        batch = batch._replace(image=transforms.normalise(batch.image))
+        batch = batch._replace(image=preprocess.normalise(batch.image))
         guidance = steps.guide(recipe, variables, batch)
         return guidance.fused, steps.embed(recipe, variables, batch, guidance)
 
@@ -116,7 +115,7 @@ def measure_predict(args: argparse.Namespace) -> None:
     variables = jax.jit(partial(init_variables, recipe))(key)
 
     def normalised(batch: Batch) -> Batch:
-        return batch._replace(image=transforms.normalise(batch.image))
+        return batch._replace(image=preprocess.normalise(batch.image))
 
     guide = jax.jit(lambda v, b: steps.guide(recipe, v, normalised(b)))
     guidance = guide(variables, batch)

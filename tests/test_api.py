@@ -17,10 +17,10 @@ from diffmic_jax import api as experiment
 from diffmic_jax.cli import commands as cli
 from diffmic_jax.cli import process as command
 from diffmic_jax.data import sources
+from diffmic_jax.errors import InputError
 from diffmic_jax.evaluation.metrics import SCALARS
 from diffmic_jax.inference.load import load_classifier
 from diffmic_jax.training.workdir import as_json
-from diffmic_jax.types import InputError
 from tests import tiny
 
 

@@ -7,8 +7,8 @@ import pytest
 
 from configs import default
 from diffmic_jax import settings
+from diffmic_jax.errors import InputError
 from diffmic_jax.method.build import make_recipe
-from diffmic_jax.types import InputError
 
 
 def changed(field: str, value: object, name: str = "v1"):

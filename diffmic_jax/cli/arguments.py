@@ -10,7 +10,7 @@ from typing import NoReturn
 from diffmic_jax.data.catalog import CATALOG
 from diffmic_jax.data.images import MAX_PIXELS
 from diffmic_jax.data.splits import PROTOCOLS
-from diffmic_jax.types import InputError
+from diffmic_jax.errors import InputError
 
 
 class _Parser(argparse.ArgumentParser):

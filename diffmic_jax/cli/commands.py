@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from diffmic_jax.cli.arguments import make_parser
-from diffmic_jax.types import InputError, RunError
+from diffmic_jax.errors import InputError, RunError
 
 
 def _sampling(args: argparse.Namespace) -> dict[str, object]:

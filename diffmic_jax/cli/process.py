@@ -10,13 +10,7 @@ from collections.abc import Callable
 from types import FrameType
 
 from diffmic_jax.data.places import user_cache
-from diffmic_jax.types import (
-    InputError,
-    Interrupted,
-    NonFiniteLossError,
-    RunError,
-    StorageError,
-)
+from diffmic_jax.errors import InputError, Interrupted, NonFiniteLossError, RunError, StorageError
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 RESTART = 75

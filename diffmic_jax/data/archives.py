@@ -16,7 +16,7 @@ from diffmic_jax.data import images, tables
 from diffmic_jax.data.catalog import MEDMNIST
 from diffmic_jax.data.images import Decoded
 from diffmic_jax.data.layouts import PARTS, Layout, Parts, Record
-from diffmic_jax.types import InputError
+from diffmic_jax.errors import InputError
 
 MEDMNIST_SIZES = (28, 64, 128, 224)
 NPZ_PARTS = ("train", "val", "test")

@@ -65,7 +65,7 @@ from diffmic_jax.data.duplicates import (
 from diffmic_jax.data.images import Decoded
 from diffmic_jax.data.layouts import PARTS, Record
 from diffmic_jax.data.sources import Source, label_text
-from diffmic_jax.types import InputError
+from diffmic_jax.errors import InputError
 
 _CHUNK = 512  # images in the thread pool at once
 

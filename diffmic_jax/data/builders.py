@@ -29,7 +29,7 @@ from diffmic_jax.data import archives, catalog, images, sources, splits
 from diffmic_jax.data.catalog import DataSet
 from diffmic_jax.data.images import Decoded
 from diffmic_jax.data.layouts import Layout, Parts, Record
-from diffmic_jax.types import InputError
+from diffmic_jax.errors import InputError
 
 VERSION = "1.0.0"
 CHUNK = 512

@@ -28,7 +28,7 @@ from diffmic_jax.data.images import Decoded
 from diffmic_jax.data.layouts import Record
 from diffmic_jax.data.places import user_cache
 from diffmic_jax.data.sources import Source
-from diffmic_jax.types import InputError
+from diffmic_jax.errors import InputError
 
 VERSION = 1
 """Of the pixels: to be raised when decoding or resizing changes."""

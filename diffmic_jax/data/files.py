@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.special import entr
 
-from diffmic_jax.types import InputError
+from diffmic_jax.errors import InputError
 
 
 def write_predictions(

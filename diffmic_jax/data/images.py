@@ -35,7 +35,7 @@ from diffmic_jax.data.pixels import (
     scale,
     stack,
 )
-from diffmic_jax.types import InputError
+from diffmic_jax.errors import InputError
 
 EXTENSIONS = frozenset(
     {

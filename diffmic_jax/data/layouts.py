@@ -18,7 +18,7 @@ import numpy as np
 from diffmic_jax.data import images, tables
 from diffmic_jax.data.catalog import DataSet
 from diffmic_jax.data.images import Decoded
-from diffmic_jax.types import InputError
+from diffmic_jax.errors import InputError
 
 PARTS = ("train", "validation", "test")
 Label = int | tuple[int, ...]

@@ -16,7 +16,8 @@ import numpy as np
 from absl import flags
 
 from diffmic_jax.data.cache import Examples
-from diffmic_jax.types import Batch, InputError
+from diffmic_jax.errors import InputError
+from diffmic_jax.types import Batch
 
 READ_AHEAD = 4
 """Batches."""

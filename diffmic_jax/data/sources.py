@@ -27,7 +27,7 @@ from diffmic_jax.data import archives, layouts, splits, tables
 from diffmic_jax.data.catalog import CATALOG, MEDMNIST, MEDMNIST_WHERE, DataSet
 from diffmic_jax.data.images import MAX_PIXELS, Decoded
 from diffmic_jax.data.layouts import PARTS, Layout, Options, Parts, Record
-from diffmic_jax.types import InputError
+from diffmic_jax.errors import InputError
 
 CLEAN = "test_clean"
 """The part of a leaking test split whose groups are not in training."""

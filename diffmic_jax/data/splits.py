@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from diffmic_jax.data import tables
 from diffmic_jax.data.layouts import PARTS, Parts, Record, look_up
-from diffmic_jax.types import InputError
+from diffmic_jax.errors import InputError
 
 PROTOCOLS = ("given", "authors", "random", "grouped")
 

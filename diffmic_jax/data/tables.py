@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from diffmic_jax.types import InputError
+from diffmic_jax.errors import InputError
 
 IMAGE_COLUMNS = ("image", "image_id", "id_code", "image index")
 LABEL_COLUMNS = ("label", "diagnosis", "dx", "finding labels")

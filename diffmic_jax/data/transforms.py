@@ -1,7 +1,7 @@
 """From a decoded image to what the networks see.
 
-`prepare` runs on the host, once per image. `augment`, the random part, and `normalise`, where bytes
-become floats, run on the device, on whole batches.
+`prepare` runs on the host, once per image; `augment`, the random part, on the device, on whole
+batches. The networks normalise by themselves (`nn.preprocess`).
 """
 
 from __future__ import annotations
@@ -12,9 +12,6 @@ import numpy as np
 from PIL import Image
 
 from diffmic_jax.types import Array
-
-IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
-IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
 
 
 def prepare(image: np.ndarray, size: int) -> np.ndarray:
@@ -97,13 +94,3 @@ def rotate(image: Array, angle: Array) -> Array:
     inside = (jnp.minimum(x, y) >= -0.5) & (jnp.maximum(x, y) < size - 0.5)
     mixed = jnp.round((1 - along) * upper + along * lower)
     return jnp.where(inside[..., None], mixed, 0).astype(jnp.uint8)
-
-
-def normalise(images: Array) -> Array:
-    """Bytes [..., 3] to float32 of the same shape: to [0, 1], then by ImageNet's mean and std.
-
-    Floats are taken to be normalised already.
-    """
-    if images.dtype != jnp.uint8:
-        return images
-    return (images.astype(jnp.float32) / 255 - IMAGENET_MEAN) / IMAGENET_STD

@@ -23,8 +23,8 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 from scipy.stats import binomtest
 
+from diffmic_jax.errors import InputError
 from diffmic_jax.evaluation import metrics
-from diffmic_jax.types import InputError
 
 
 class Answered(NamedTuple):

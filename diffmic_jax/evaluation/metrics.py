@@ -35,7 +35,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from diffmic_jax.types import InputError
+from diffmic_jax.errors import InputError
 
 NLL_FLOOR = float(np.finfo(np.float32).eps)
 """Smallest probability the NLL takes the logarithm of: what scikit-learn uses for float32."""

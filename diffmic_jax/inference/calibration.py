@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 import ml_collections
 
 from diffmic_jax.data.files import write_json
+from diffmic_jax.errors import InputError
 from diffmic_jax.evaluation import uncertainty
 from diffmic_jax.evaluation.evaluate import Answers
 from diffmic_jax.evaluation.uncertainty import Calibration
 from diffmic_jax.training.workdir import as_json
-from diffmic_jax.types import InputError
 
 FILE = "calibration.json"
 

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax import export
 
-from diffmic_jax.types import InputError
+from diffmic_jax.errors import InputError
 
 
 def load(path: str | Path) -> Exported:

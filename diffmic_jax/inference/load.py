@@ -21,6 +21,7 @@ from diffmic_jax.data.cache import Examples, cached
 from diffmic_jax.data.images import list_images
 from diffmic_jax.data.layouts import Record, read_file
 from diffmic_jax.data.sources import Source
+from diffmic_jax.errors import InputError
 from diffmic_jax.evaluation import evaluate as evaluation
 from diffmic_jax.evaluation import results
 from diffmic_jax.evaluation.uncertainty import COVERAGE
@@ -30,7 +31,7 @@ from diffmic_jax.settings import resolve
 from diffmic_jax.training import parallel
 from diffmic_jax.training.checkpoint import Checkpoints, placed
 from diffmic_jax.training.state import Purpose, init_state, run_key
-from diffmic_jax.types import InputError, Variables
+from diffmic_jax.types import Variables
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,6 +13,7 @@ import ml_collections
 
 from diffmic_jax.data.catalog import CATALOG, MEDMNIST
 from diffmic_jax.data.files import write_json
+from diffmic_jax.errors import InputError
 from diffmic_jax.inference.load import load_classifier
 from diffmic_jax.interop import names
 from diffmic_jax.method.build import Recipe, make_recipe
@@ -33,7 +34,7 @@ from diffmic_jax.training.state import (
     run_key,
 )
 from diffmic_jax.training.workdir import as_json
-from diffmic_jax.types import InputError, Variables
+from diffmic_jax.types import Variables
 
 EXTRAS = "torch.safetensors"
 """In a converted workdir: what its PyTorch checkpoints hold and ours do not."""

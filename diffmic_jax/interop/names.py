@@ -15,6 +15,7 @@ import flax.linen as nn
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from diffmic_jax.errors import InputError
 from diffmic_jax.nn.baselines.pvt import PVT
 from diffmic_jax.nn.baselines.swin import Swin
 from diffmic_jax.nn.dcg import DCG
@@ -22,7 +23,7 @@ from diffmic_jax.nn.denoiser import Denoiser
 from diffmic_jax.nn.resnet import ResNet
 from diffmic_jax.nn.state_dict import StateDict
 from diffmic_jax.nn.vit import ViT
-from diffmic_jax.types import InputError, Variables
+from diffmic_jax.types import Variables
 
 Modules = dict[str, str]
 """Path of a module of ours -> name of the module there."""

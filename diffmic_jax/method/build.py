@@ -14,6 +14,7 @@ import numpy as np
 
 from diffmic_jax.diffusion import losses, priors, process, samplers
 from diffmic_jax.diffusion.schedules import Schedule, make_schedule
+from diffmic_jax.errors import InputError
 from diffmic_jax.method.objectives import (
     COSINE_SCALE,
     DENOISED,
@@ -35,7 +36,7 @@ from diffmic_jax.nn.denoiser import Denoiser
 from diffmic_jax.nn.resnet import STAGE_SIZES, resnet
 from diffmic_jax.nn.trunks import trunk
 from diffmic_jax.nn.vit import vit
-from diffmic_jax.types import Array, Guidance, InputError, Prior
+from diffmic_jax.types import Array, Guidance, Prior
 
 NETWORKS = ("guidance", "denoiser")
 GUIDANCE = "guidance"

@@ -24,13 +24,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from diffmic_jax.data.transforms import normalise
 from diffmic_jax.diffusion import losses
 from diffmic_jax.diffusion.process import q_sample
 from diffmic_jax.method.build import Recipe
 from diffmic_jax.method.optimizers import make_optimizers
 from diffmic_jax.nn import folded
 from diffmic_jax.nn.folded import Folded
+from diffmic_jax.nn.preprocess import normalise
 from diffmic_jax.training.state import TrainState, of_network
 from diffmic_jax.types import Array, Batch, Guidance, Prediction, Variables
 

@@ -16,7 +16,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from diffmic_jax.types import InputError
+from diffmic_jax.errors import InputError
 
 StateDict = dict[str, np.ndarray]
 

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffmic_jax.data.cache import Examples
-from diffmic_jax.data.transforms import normalise
 from diffmic_jax.method.build import Recipe
 from diffmic_jax.method.train_step import embed, predict_step
 from diffmic_jax.nn.dcg import merge_classes
+from diffmic_jax.nn.preprocess import normalise
 from diffmic_jax.training.state import of_network
 from diffmic_jax.types import Array, Batch, Prediction, Variables
 

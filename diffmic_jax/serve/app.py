@@ -24,9 +24,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from diffmic_jax.data.files import prediction_rows, table_text
 from diffmic_jax.data.images import EXTENSIONS
+from diffmic_jax.errors import InputError
 from diffmic_jax.report import gallery, page
 from diffmic_jax.serve.model import Model
-from diffmic_jax.types import InputError
 
 MAX_FILES = 200
 """Of a batch."""

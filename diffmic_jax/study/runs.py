@@ -26,11 +26,11 @@ import numpy as np
 from diffmic_jax import api
 from diffmic_jax.data.files import write_json
 from diffmic_jax.data.sources import CLEAN
+from diffmic_jax.errors import InputError, Interrupted
 from diffmic_jax.study.study import Row, Study, make_configs, run_workdir
 from diffmic_jax.training import parallel
 from diffmic_jax.training.checkpoint import Checkpoints
 from diffmic_jax.training.workdir import as_json, config_sha256
-from diffmic_jax.types import InputError, Interrupted
 
 log = logging.getLogger("diffmic_jax")
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import ml_collections
 
+from diffmic_jax.errors import InputError
 from diffmic_jax.settings import call_in_file, load_config, resolve
-from diffmic_jax.types import InputError
 
 Configs = dict[tuple[str, int], ml_collections.ConfigDict]
 """(row, seed) -> its resolved configuration."""

@@ -17,6 +17,7 @@ import numpy as np
 from scipy import stats
 
 from diffmic_jax.data.files import write_table, write_text
+from diffmic_jax.errors import InputError
 from diffmic_jax.evaluation.compare import compare_workdirs
 from diffmic_jax.report import figures, page
 from diffmic_jax.report.card import table
@@ -28,7 +29,6 @@ from diffmic_jax.study.runs import (
     Outcome,
 )
 from diffmic_jax.study.study import Row, Study
-from diffmic_jax.types import InputError
 
 log = logging.getLogger("diffmic_jax")
 

@@ -27,10 +27,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from diffmic_jax.errors import DamagedCheckpointError, InputError, StorageError
 from diffmic_jax.training import parallel
 from diffmic_jax.training.checksum import checksums, name
 from diffmic_jax.training.state import TrainState
-from diffmic_jax.types import DamagedCheckpointError, InputError, StorageError
 
 log = logging.getLogger("diffmic_jax")
 

@@ -19,8 +19,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from diffmic_jax.errors import NonFiniteLossError
 from diffmic_jax.training.state import TrainState
-from diffmic_jax.types import Array, Batch, NonFiniteLossError
+from diffmic_jax.types import Array, Batch
 
 log = logging.getLogger("diffmic_jax")
 

@@ -17,8 +17,8 @@ from typing import Any, Self
 import numpy as np
 from clu import parameter_overview
 
+from diffmic_jax.errors import StorageError
 from diffmic_jax.training.writer import EventWriter, metric_writers
-from diffmic_jax.types import StorageError
 
 log = logging.getLogger("diffmic_jax")
 

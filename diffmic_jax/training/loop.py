@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from diffmic_jax.errors import Interrupted
 from diffmic_jax.method.build import Phase, Recipe
 from diffmic_jax.method.train_step import train_step
 from diffmic_jax.training import parallel
@@ -23,7 +24,7 @@ from diffmic_jax.training.checkpoint import Checkpoints
 from diffmic_jax.training.guards import FiniteCheck, StopRequest, Watchdog, skipping
 from diffmic_jax.training.log import TrainingLog
 from diffmic_jax.training.state import TrainState, inherit
-from diffmic_jax.types import Array, Batch, Interrupted
+from diffmic_jax.types import Array, Batch
 
 messages = logging.getLogger("diffmic_jax")
 

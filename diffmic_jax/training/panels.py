@@ -10,9 +10,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from diffmic_jax.data.cache import Examples
-from diffmic_jax.data.transforms import normalise
 from diffmic_jax.method.build import Recipe
 from diffmic_jax.method.train_step import guide
+from diffmic_jax.nn.preprocess import normalise
 from diffmic_jax.training.log import TrainingLog
 from diffmic_jax.training.state import TrainState
 from diffmic_jax.types import Array, Batch, Variables

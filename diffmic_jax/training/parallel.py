@@ -18,7 +18,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from diffmic_jax.types import Batch, InputError
+from diffmic_jax.errors import InputError
+from diffmic_jax.types import Batch
 
 TRUNKS = {"encoder", "local_encoder"}
 _meetings = itertools.count()  # every meeting needs a name of its own

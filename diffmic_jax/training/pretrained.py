@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
+from diffmic_jax.errors import InputError
 from diffmic_jax.inference.load import load_classifier
 from diffmic_jax.interop import names
 from diffmic_jax.method.build import GUIDANCE, Recipe
@@ -23,7 +24,7 @@ from diffmic_jax.nn import state_dict
 from diffmic_jax.nn.resnet import STAGE_SIZES
 from diffmic_jax.nn.vit import ViT
 from diffmic_jax.training.state import TrainState, of_network
-from diffmic_jax.types import InputError, Variables
+from diffmic_jax.types import Variables
 
 log = logging.getLogger("diffmic_jax")
 

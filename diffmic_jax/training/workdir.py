@@ -12,8 +12,8 @@ from typing import Any
 
 import ml_collections
 
+from diffmic_jax.errors import InputError
 from diffmic_jax.settings import open_fields
-from diffmic_jax.types import InputError
 
 # Fields that a run may change when it goes on: where things are, how often it reports, and what it
 # started from, which the checkpoint knows.

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from diffmic_jax.cli.process import run_command
-from diffmic_jax.types import InputError, Interrupted, NonFiniteLossError
+from diffmic_jax.errors import InputError, Interrupted, NonFiniteLossError
 
 
 @pytest.mark.parametrize(

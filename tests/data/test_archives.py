@@ -7,7 +7,7 @@ import pytest
 
 from diffmic_jax.data import archives
 from diffmic_jax.data.sources import open_source
-from diffmic_jax.types import InputError
+from diffmic_jax.errors import InputError
 from tests.data import native
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 from diffmic_jax.data import audit, duplicates
 from diffmic_jax.data.images import Decoded
 from diffmic_jax.data.sources import Record, Source, open_source
-from diffmic_jax.types import InputError
+from diffmic_jax.errors import InputError
 
 PARTS = ("train", "validation", "test")
 

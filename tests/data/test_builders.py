@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 from diffmic_jax.cli import commands as cli
 from diffmic_jax.data import archives, builders, images, sources
 from diffmic_jax.data.catalog import HAM10000
-from diffmic_jax.types import InputError
+from diffmic_jax.errors import InputError
 from tests.data import native
 
 WRITERS = {

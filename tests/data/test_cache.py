@@ -16,7 +16,7 @@ from diffmic_jax.data import cache, transforms
 from diffmic_jax.data.cache import Cached, cached
 from diffmic_jax.data.layouts import PARTS, Record
 from diffmic_jax.data.sources import Source, open_source
-from diffmic_jax.types import InputError
+from diffmic_jax.errors import InputError
 from tests.data import native
 
 SIZE = 16

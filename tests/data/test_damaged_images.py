@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffmic_jax.types import InputError
+from diffmic_jax.errors import InputError
 from tests.data.test_dicom import LINE, compressed, dicom, dump, table
 from tests.data.test_images import checked, encode, gray16, peak_memory, pixels_of, ramp
 

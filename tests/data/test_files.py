@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from diffmic_jax.data.files import write_json, write_predictions
-from diffmic_jax.types import InputError
+from diffmic_jax.errors import InputError
 
 PROBABILITIES = np.array([[0.25, 0.75], [0.5, 0.5], [1.0, 0.0]], np.float32)
 SPREAD = np.array([[0.1, 0.2], [0.3, 0.4], [1 / 3, 0.0]])

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from diffmic_jax.data import images
-from diffmic_jax.types import InputError
+from diffmic_jax.errors import InputError
 
 
 def ramp(mode: str = "RGB", height: int = 6, width: int = 9) -> Image.Image:

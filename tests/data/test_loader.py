@@ -12,7 +12,8 @@ import pytest
 from diffmic_jax.data import loader
 from diffmic_jax.data.cache import CachedPixels, Examples
 from diffmic_jax.data.layouts import Record
-from diffmic_jax.types import Batch, InputError
+from diffmic_jax.errors import InputError
+from diffmic_jax.types import Batch
 
 SIZE = 8
 COUNT = 23

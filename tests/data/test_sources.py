@@ -12,7 +12,7 @@ from PIL import Image
 from diffmic_jax.data import files as records
 from diffmic_jax.data import sources, splits
 from diffmic_jax.data.sources import Source, open_source
-from diffmic_jax.types import InputError
+from diffmic_jax.errors import InputError
 from tests.data import native
 
 

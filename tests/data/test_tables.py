@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from diffmic_jax.data import tables
-from diffmic_jax.types import InputError
+from diffmic_jax.errors import InputError
 
 
 def write(path: Path, text: str) -> Path:

@@ -9,9 +9,9 @@ from scipy.stats import binom
 
 from diffmic_jax.cli import commands as cli
 from diffmic_jax.data.files import write_predictions
+from diffmic_jax.errors import InputError
 from diffmic_jax.evaluation import metrics
 from diffmic_jax.evaluation.compare import compare, compare_workdirs, read_answered
-from diffmic_jax.types import InputError
 from tests import tiny
 
 NAMES = ("a", "b")

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from diffmic_jax import api as experiment
+from diffmic_jax.errors import InputError
 from diffmic_jax.evaluation import evaluate
 from diffmic_jax.evaluation.evaluate import Answers
-from diffmic_jax.types import InputError
 from tests import tiny
 
 

@@ -9,8 +9,8 @@ import pytest
 from scipy.special import softmax
 from sklearn import metrics as sk
 
+from diffmic_jax.errors import InputError
 from diffmic_jax.evaluation.metrics import NLL_FLOOR, SCALARS, SPECIFICITIES, compute, resampled
-from diffmic_jax.types import InputError
 
 FIVE = ["a", "b", "c", "d", "e"]
 

@@ -6,9 +6,9 @@ import shutil
 import pytest
 
 from diffmic_jax.api import open_run
+from diffmic_jax.errors import InputError
 from diffmic_jax.inference import calibration
 from diffmic_jax.inference.load import load_classifier
-from diffmic_jax.types import InputError
 from tests import tiny
 
 

@@ -11,9 +11,9 @@ from PIL import Image
 
 from diffmic_jax.cli import commands as cli
 from diffmic_jax.data.transforms import prepare
+from diffmic_jax.errors import InputError
 from diffmic_jax.inference import exported
 from diffmic_jax.inference.load import describe
-from diffmic_jax.types import InputError
 from tests import tiny
 
 # What a server runs: no training stack comes in.

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from diffmic_jax.cli import commands as cli
+from diffmic_jax.errors import InputError
 from diffmic_jax.inference import load as predict
-from diffmic_jax.types import InputError
 from tests import tiny
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from diffmic_jax.cli import commands as cli
+from diffmic_jax.errors import InputError
 from diffmic_jax.inference.load import Classifier, load_classifier
 from diffmic_jax.interop import convert, names
 from diffmic_jax.method.build import Recipe, make_recipe
@@ -19,7 +20,6 @@ from diffmic_jax.nn import state_dict
 from diffmic_jax.nn.resnet import resnet
 from diffmic_jax.settings import load_config, resolve
 from diffmic_jax.training.state import init_variables, of_network
-from diffmic_jax.types import InputError
 from tests import golden_weights, tiny
 from tests.helpers import channels_last, check
 

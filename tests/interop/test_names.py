@@ -7,11 +7,12 @@ import jax
 import numpy as np
 import pytest
 
+from diffmic_jax.errors import InputError
 from diffmic_jax.interop import names
 from diffmic_jax.nn.denoiser import Denoiser
 from diffmic_jax.nn.resnet import resnet
 from diffmic_jax.nn.vit import vit
-from diffmic_jax.types import InputError, Prior, Variables
+from diffmic_jax.types import Prior, Variables
 from tests import golden_weights, tiny
 
 

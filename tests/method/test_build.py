@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from diffmic_jax.diffusion import samplers
+from diffmic_jax.errors import InputError
 from diffmic_jax.method import build as recipe
 from diffmic_jax.settings import resolve
-from diffmic_jax.types import Guidance, InputError
+from diffmic_jax.types import Guidance
 from tests import tiny
 
 

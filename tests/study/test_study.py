@@ -13,13 +13,13 @@ from PIL import Image
 
 from diffmic_jax import api as experiment
 from diffmic_jax.cli import commands as cli
+from diffmic_jax.errors import InputError, Interrupted
 from diffmic_jax.inference import exported
 from diffmic_jax.study import runs as study_runs
 from diffmic_jax.study import study
 from diffmic_jax.study import tables as study_tables
 from diffmic_jax.study.runs import Outcome, Runs
 from diffmic_jax.study.study import Row, Study
-from diffmic_jax.types import InputError, Interrupted
 from tests import tiny
 
 STUDY = """

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffmic_jax.errors import InputError
 from diffmic_jax.training import parallel
 from diffmic_jax.training.checkpoint import Checkpoints, placed
 from diffmic_jax.training.state import TrainState
-from diffmic_jax.types import InputError
 
 META = {"class_names": ["cat", "dog"], "config": {"seed": 1, "data": {"root": "x"}}}
 

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffmic_jax.errors import DamagedCheckpointError, InputError
 from diffmic_jax.training import parallel
 from diffmic_jax.training.checkpoint import Checkpoints, placed
 from diffmic_jax.training.state import TrainState
-from diffmic_jax.types import DamagedCheckpointError, InputError
 
 META = {"class_names": ["cat", "dog"], "config": {"seed": 1}}
 
@@ -201,7 +201,7 @@ import os
 from pathlib import Path
 
 import pytest
-from diffmic_jax.types import StorageError
+from diffmic_jax.errors import StorageError
 from tests.training import test_damage as damage
 
 workdir, other = Path("/mnt/run"), Path("/mnt/other")

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffmic_jax.errors import NonFiniteLossError
 from diffmic_jax.training.guards import MAX_SKIPS, FiniteCheck, StopRequest, Watchdog, skipping
 from diffmic_jax.training.state import TrainState
-from diffmic_jax.types import NonFiniteLossError
 
 
 @pytest.fixture

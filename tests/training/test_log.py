@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import SessionLog
 
+from diffmic_jax.errors import StorageError
 from diffmic_jax.training.log import TrainingLog
-from diffmic_jax.types import StorageError
 from tests.training.test_writer import read_events, read_values
 
 METRICS = {"accuracy": 0.5, "f1_macro": 0.25, "nll": 1.5, "ece": 0.1}

@@ -12,9 +12,10 @@ import pytest
 
 from diffmic_jax import api as experiment
 from diffmic_jax.cli import process as command
+from diffmic_jax.errors import Interrupted, NonFiniteLossError
 from diffmic_jax.training import parallel
 from diffmic_jax.training.checkpoint import Checkpoints
-from diffmic_jax.types import Batch, Interrupted, NonFiniteLossError
+from diffmic_jax.types import Batch
 from tests import tiny
 
 

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 from diffmic_jax import api as experiment
+from diffmic_jax.errors import InputError
 from diffmic_jax.training import parallel
-from diffmic_jax.types import Batch, InputError
+from diffmic_jax.types import Batch
 from tests import tiny
 from tests.processes import PROJECT, finish, start, start_together, write_config
 

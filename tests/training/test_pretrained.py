@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from diffmic_jax.api import Experiment
+from diffmic_jax.errors import InputError
 from diffmic_jax.inference.load import load_classifier
 from diffmic_jax.interop import names
 from diffmic_jax.nn import state_dict
@@ -21,7 +22,6 @@ from diffmic_jax.nn.resnet import resnet
 from diffmic_jax.nn.vit import ViT, vit
 from diffmic_jax.training import pretrained as backbones
 from diffmic_jax.training.state import TrainState, of_network
-from diffmic_jax.types import InputError
 from tests import tiny
 
 

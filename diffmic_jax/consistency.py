@@ -1,0 +1,95 @@
+"""Which values of a configuration go together; what depends on the data is checked with it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from diffmic_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from diffmic_jax.config import Config
+
+
+def check_together(config: Config) -> None:
+    """Refuse values that do not go together.
+
+    Raises:
+      InputError: naming the fields and the fix.
+    """
+    for check in (_check_sizes, _check_sampling, _check_guidance, _check_denoiser):
+        check(config)
+
+
+def _check_sizes(config: Config) -> None:
+    batch_size, parts = config.train.batch_size, config.train.accumulate
+    if batch_size % parts:
+        raise InputError(
+            f"config.train.accumulate={parts} does not divide config.train.batch_size={batch_size}"
+            "; choose a divisor"
+        )
+    if config.guidance.region_size > config.data.image_size:
+        raise InputError(
+            f"config.guidance.region_size={config.guidance.region_size} is out of range; give 1 to "
+            f"{config.data.image_size}, the image's size"
+        )
+
+
+def _check_sampling(config: Config) -> None:
+    sampling, conditioning = config.sampling, config.denoiser.conditioning
+    if bool(config.denoiser.encoder) != bool(sampling.num_steps):
+        raise InputError(
+            f"config.sampling.num_steps={sampling.num_steps} does not go with "
+            f"config.denoiser.encoder={config.denoiser.encoder!r}; a denoiser needs steps, and "
+            "steps a denoiser"
+        )
+    if sampling.num_steps > config.diffusion.num_train_steps:
+        raise InputError(
+            f"config.sampling.num_steps={sampling.num_steps} is out of range; give at most "
+            f"{config.diffusion.num_train_steps}, the length of the chain"
+        )
+    if sampling.clip and not (len(sampling.clip) == 2 and sampling.clip[0] < sampling.clip[1]):
+        raise InputError(
+            f"config.sampling.clip={sampling.clip} is no range; give (low, high) or ()"
+        )
+    if sampling.initial == "random_map" and conditioning != "map":
+        raise InputError(
+            "config.sampling.initial=random_map needs config.denoiser.conditioning=map"
+        )
+    if sampling.initial == "map" and conditioning in ("none", "dual"):
+        raise InputError(
+            f"config.sampling.initial=map needs a condition of one label, but "
+            f"config.denoiser.conditioning={conditioning}; give sampling.initial=mean"
+        )
+
+
+def _check_guidance(config: Config) -> None:
+    guidance = config.guidance
+    if guidance.loss in ("ldam", "prototype") and guidance.network != "classifier":
+        raise InputError(
+            f"config.guidance.loss={guidance.loss} needs config.guidance.network=classifier, which "
+            "has a normalised last layer for it"
+        )
+    if guidance.class_weights == "deferred" and config.denoiser.encoder:
+        raise InputError(
+            "config.guidance.class_weights=deferred needs a recipe without diffusion, such as "
+            "classifier; give balanced"
+        )
+
+
+def _check_denoiser(config: Config) -> None:
+    denoiser, train = config.denoiser, config.train
+    if denoiser.parameterization == "posterior" and denoiser.conditioning not in ("fused", "dual"):
+        raise InputError(
+            "config.denoiser.parameterization=posterior needs a guidance prediction as its prior, "
+            f"but config.denoiser.conditioning={denoiser.conditioning}; give fused or dual"
+        )
+    if not (train.noise_weight or train.label_weight):
+        raise InputError(
+            "config.train.noise_weight and config.train.label_weight are both 0, so that the "
+            "denoiser has nothing to learn; give one of them"
+        )
+    if denoiser.pretrained == "guidance" and denoiser.encoder != config.guidance.backbone:
+        raise InputError(
+            "config.denoiser.pretrained=guidance needs an encoder like the guidance's trunk; give "
+            f"denoiser.encoder={config.guidance.backbone}"
+        )

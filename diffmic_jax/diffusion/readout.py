@@ -1,0 +1,26 @@
+"""Readouts: from the samples of y0_hat to class probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from diffmic_jax.diffusion.link import Link
+from diffmic_jax.types import Array
+
+
+def softmax(y0_hat: Array, link: Link) -> Array:
+    """The link function of the mean sample (the authors' v1 code): [S, B, C] -> [B, C]."""
+    return link.activate(y0_hat.mean(axis=0))
+
+
+def clip(y0_hat: Array, link: Link) -> Array:
+    """The mean sample, clipped to [0, 1] and for single labels normalised: [S, B, C] -> [B, C].
+
+    The mean of y0_hat estimates the class posterior, so no squashing is wanted. A vector without
+    any positive entry carries no information and becomes uniform.
+    """
+    return link.project(y0_hat.mean(axis=0))
+
+
+READOUTS: dict[str, Callable[[Array, Link], Array]] = {"softmax": softmax, "clip": clip}
+"""(samples [S, B, C], link) -> probabilities [B, C]."""

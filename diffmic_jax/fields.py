@@ -1,0 +1,139 @@
+"""What a field of a configuration is, and how a value of it is checked."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Literal
+
+from diffmic_jax.errors import InputError
+
+
+def field(
+    default: Any,
+    help_text: str,
+    *,
+    low: float = -math.inf,
+    high: float = math.inf,
+    unit: str = "",
+    free: bool = False,
+) -> Any:
+    """A field of a configuration.
+
+    Args:
+      default: its value where a recipe does not set it.
+      help_text: one line.
+      low: smallest number.
+      high: largest number.
+      unit: of the number.
+      free: a run may go on with another value: it changes where things are or how they are shown,
+        not what is computed.
+    """
+    facts = {"help": help_text, "low": low, "high": high, "unit": unit, "free": free}
+    return dataclasses.field(default=default, metadata=facts)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FieldSpec:
+    """What is declared of one field."""
+
+    name: str
+    """As `train.epochs`."""
+    kind: Any
+    """Its type: int, float, bool, str, a tuple, or a Literal of its allowed values."""
+    default: Any
+    help: str
+    low: float
+    high: float
+    unit: str
+    free: bool
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The allowed values, if they can be listed."""
+        return typing.get_args(self.kind) if typing.get_origin(self.kind) is Literal else ()
+
+    @property
+    def type(self) -> type:
+        """The Python type of a value."""
+        if self.choices:
+            return str
+        return typing.cast(type, typing.get_origin(self.kind) or self.kind)
+
+    def typed(self, value: Any) -> Any:
+        """A value as JSON, a flag or Python code gives it, in the field's own type.
+
+        Raises:
+          InputError: for a value of another type.
+        """
+        wanted = self.type
+        if wanted is tuple and isinstance(value, list | tuple):
+            inner = typing.get_args(self.kind)[0]
+            if all(isinstance(x, inner) or (inner is float and type(x) is int) for x in value):
+                return tuple(map(inner, value))
+        elif wanted is float and type(value) in (int, float):
+            return float(value)
+        elif type(value) is wanted:
+            return value
+        raise InputError(
+            f"config.{self.name}={value!r} is of the wrong type; give "
+            f"{'a tuple' if wanted is tuple else wanted.__name__}"
+        )
+
+    def check(self, value: Any) -> None:
+        """Refuse a value that is not allowed.
+
+        Raises:
+          InputError: naming the field and what is allowed.
+        """
+        if self.choices and value not in self.choices:
+            raise InputError(
+                f"config.{self.name}={value!r} is unknown; choose one of {', '.join(self.choices)}"
+            )
+        if self.type in (int, float) and not (
+            self.low <= value <= self.high and math.isfinite(value)
+        ):
+            fix = f"{self.low:g} to {self.high:g}"
+            if self.high == math.inf:
+                fix = f"at least {self.low:g}"
+            raise InputError(f"config.{self.name}={value} is out of range; give {fix}")
+
+
+def specs(cls: type, prefix: str = "") -> Iterator[FieldSpec]:
+    """Every field that a dataclass and the dataclasses in it declare, in their order."""
+    hints = typing.get_type_hints(cls)
+    for each in dataclasses.fields(cls):
+        if dataclasses.is_dataclass(hints[each.name]):
+            yield from specs(hints[each.name], f"{prefix}{each.name}.")
+        else:
+            yield FieldSpec(
+                name=prefix + each.name,
+                kind=hints[each.name],
+                default=each.default,
+                **each.metadata,
+            )
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries to `{'a.b': value}`."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        nested = isinstance(value, Mapping)
+        flat |= flatten(value, f"{prefix}{name}.") if nested else {prefix + name: value}
+    return flat
+
+
+def as_json(value: Any) -> Any:
+    """Nested dictionaries with lists in place of tuples."""
+    if isinstance(value, Mapping):
+        return {name: as_json(each) for name, each in value.items()}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def similar(name: str, known: Iterable[str]) -> str:
+    """The end of an error about an unknown name: the known one that it may stand for."""
+    found = difflib.get_close_matches(name, known, 1)
+    return f"; did you mean {found[0]}?" if found else ""

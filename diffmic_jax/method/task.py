@@ -1,0 +1,142 @@
+"""What a label is: how many classes an image has, their names, and what can be measured of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffmic_jax.diffusion.link import SIGMOID, SOFTMAX, Link
+from diffmic_jax.errors import InputError
+from diffmic_jax.types import Array
+
+SCALARS = (
+    "accuracy",
+    "f1_macro",
+    "balanced_accuracy",
+    "auroc_macro",
+    "kappa_quadratic",
+    "nll",
+    "brier",
+    "ece",
+)
+"""Scalar metrics of an evaluation; null where a task does not have one."""
+SINGLE_LABEL_ONLY = ("accuracy", "balanced_accuracy", "kappa_quadratic")
+SEPARATOR = "|"
+"""Between the names of several classes of one image."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Task:
+    """The kind of label that a data set has.
+
+    A label is an int32 class index, or with `multi_label` a vector [C] of zeros and ones.
+    """
+
+    class_names: tuple[str, ...]
+    """The C classes in label order."""
+    multi_label: bool = False
+    """Any number of classes applies to an image, not exactly one."""
+
+    @classmethod
+    def of_checkpoint(cls, meta: Mapping[str, Any]) -> Task:
+        """The task that a checkpoint's metadata describe."""
+        return cls(class_names=tuple(meta["class_names"]), multi_label=meta["multi_label"])
+
+    def for_checkpoint(self) -> dict[str, Any]:
+        """As JSON, the inverse of `of_checkpoint`."""
+        return {"class_names": list(self.class_names), "multi_label": self.multi_label}
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return len(self.class_names)
+
+    @property
+    def link(self) -> Link:
+        """Softmax, or sigmoid for several labels."""
+        return SIGMOID if self.multi_label else SOFTMAX
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The scalar metrics that are defined for such labels."""
+        undefined = SINGLE_LABEL_ONLY if self.multi_label else ()
+        return tuple(name for name in SCALARS if name not in undefined)
+
+    def targets(self, label: Array) -> Array:
+        """Clean labels y0 [B, C] float32: one-hot of class indices [B], multi-hot [B, C] as is."""
+        if self.multi_label:
+            return label.astype(jnp.float32)
+        return jax.nn.one_hot(label, self.num_classes)
+
+    def correct(self, logits: Array, label: Array) -> Array:
+        """Whether logits [B, C] are right: [B], or with several labels [B, C]."""
+        if self.multi_label:
+            return (logits > 0) == (label > 0.5)
+        return logits.argmax(-1) == label
+
+    def multi_hot(self, label: np.ndarray) -> np.ndarray:
+        """`targets` on the host and in float64: [N, C]."""
+        if self.multi_label:
+            return np.asarray(label, np.float64)
+        return np.eye(self.num_classes)[label]
+
+    def predicted(self, probabilities: np.ndarray, thresholds: Sequence[float] = ()) -> np.ndarray:
+        """Predicted labels of probabilities [N, C].
+
+        Args:
+          probabilities: [N, C].
+          thresholds: [C] with several labels: the probability from which a class is predicted;
+            default 0.5.
+
+        Returns:
+          [N] the most probable class, the first on ties; with several labels [N, C] bool.
+        """
+        if self.multi_label:
+            return probabilities >= (thresholds or 0.5)
+        return probabilities.argmax(axis=1)
+
+    def name(self, label: Any) -> str:
+        """A label as text: the class name, or with several labels the names as 'a|b'."""
+        return self.names_of(label) if self.multi_label else self.class_names[int(label)]
+
+    def names_of(self, members: Sequence[Any]) -> str:
+        """A set of classes [C], zeros and ones, as text 'a|b'."""
+        pairs = zip(self.class_names, members, strict=True)
+        return SEPARATOR.join(name for name, member in pairs if member)
+
+    def counts(self, label: np.ndarray) -> tuple[int, ...]:
+        """Images of each class, [C]."""
+        if self.multi_label:
+            return tuple(label.sum(axis=0).astype(int).tolist())
+        return tuple(np.bincount(label, minlength=self.num_classes).tolist())
+
+    def check(self, probabilities: np.ndarray, labels: np.ndarray) -> None:
+        """Refuse labels that are not of this task.
+
+        Args:
+          probabilities: [N, C].
+          labels: [N], or [N, C] with several labels.
+
+        Raises:
+          ValueError: the shapes do not fit each other or the task.
+          InputError: there is no image, or a label is out of range.
+        """
+        shape = (len(labels), self.num_classes)
+        if probabilities.shape != shape or labels.shape != shape[: 1 + self.multi_label]:
+            raise ValueError(
+                f"probabilities {probabilities.shape} and labels {labels.shape} do not belong to "
+                f"the {self.num_classes} classes"
+            )
+        if not len(labels):
+            raise InputError("metrics: the split has no image; choose a split that has some")
+        top = 1 if self.multi_label else self.num_classes - 1
+        if labels.min() < 0 or labels.max() > top:
+            raise InputError(
+                f"metrics: labels run from {labels.min()} to {labels.max()}; they must be in "
+                f"0..{top}"
+            )

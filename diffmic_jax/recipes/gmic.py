@@ -1,0 +1,65 @@
+"""The guidance network by itself (GMIC): the whole image and its regions, no diffusion."""
+
+from diffmic_jax.config import Config, Denoiser, Diffusion, Guidance, Sampling, Train
+
+CONFIG = Config(
+    recipe="gmic",
+    guidance=Guidance(
+        network="dcg",
+        backbone="resnet50",
+        num_regions=6,
+        region_size=32,
+        crop_channels="all",
+        pretrained="auto",
+        warmup_epochs=0,
+        frozen=False,
+        loss="fused",
+        class_weights="none",
+        optimizer="amsgrad",
+        learning_rate=2e-4,
+    ),
+    denoiser=Denoiser(
+        encoder="",  # no diffusion: the guidance classifies
+        pretrained="",
+        feature_dim=6144,
+        local_encoder="",
+        conditioning="fused",
+        parameterization="eps",
+        gates="uniform",
+        conditioning_dropout=0.0,
+        encoder_updates=1,
+    ),
+    diffusion=Diffusion(
+        schedule="linear",
+        num_train_steps=1000,
+        precision="float64",
+        timesteps="antithetic",
+    ),
+    train=Train(
+        batch_size=32,
+        epochs=1000,
+        learning_rate=1e-3,
+        final_learning_rate=0.0,
+        rate_per_epoch=False,
+        warmup_fraction=0.04,
+        clip_norm=1.0,
+        loss_weight="uniform",
+        noise_weight=1.0,
+        mmd_weight=0.5,
+        label_weight=0.0,
+        label_balance=0.0,
+        ema=False,
+    ),
+    sampling=Sampling(
+        sampler="ancestral",
+        num_steps=0,
+        start="full",
+        initial="mean",
+        num_samples=1,
+        readout="clip",
+        unconditional=0.0,
+        ensemble_weight=0.0,
+        clip=(),
+        rederive_eps=False,
+    ),
+)
