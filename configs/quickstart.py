@@ -5,6 +5,8 @@ Placental phantoms of 64 px in four grades; small networks.
     python main.py --config=configs/quickstart.py
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from diffmic_jax import recipes
@@ -24,7 +26,7 @@ CHANGES = {
     "train.batch_size": 32,
     "train.epochs": 14,
 }
-BY_RECIPE = {
+BY_RECIPE: dict[str, dict[str, Any]] = {
     # After so few steps only the late part of the chain is well trained, and a sample is noisy.
     "v1": {"sampling.start": "truncated", "sampling.num_samples": 32},
     # Its ViT needs the weights that it was published with.
