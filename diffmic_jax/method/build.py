@@ -15,6 +15,7 @@ import numpy as np
 from diffmic_jax.diffusion import losses, priors, process, samplers
 from diffmic_jax.diffusion.schedules import Schedule, make_schedule
 from diffmic_jax.errors import InputError
+from diffmic_jax.method import longtail
 from diffmic_jax.method.objectives import (
     COSINE_SCALE,
     DENOISED,
@@ -297,7 +298,7 @@ def _phases(
     last fifth of `train.epochs` (DRW, Cao et al. 2019, who start it after 160 of 200).
     """
     weighing = config.guidance.class_weights
-    weights = () if weighing == "none" else tuple(losses.class_weights(counts).tolist())
+    weights = () if weighing == "none" else tuple(longtail.class_weights(counts).tolist())
     warmup = config.guidance.warmup_epochs * steps_per_epoch
     joint = config.train.epochs * steps_per_epoch
     limit = config.train.max_steps or math.inf

@@ -13,6 +13,7 @@ import numpy as np
 from diffmic_jax.diffusion import losses
 from diffmic_jax.diffusion.process import predict_eps, predict_y0
 from diffmic_jax.diffusion.schedules import Schedule
+from diffmic_jax.method import longtail
 from diffmic_jax.types import Array, Guidance, Prior
 
 
@@ -140,19 +141,19 @@ def branches_loss(guidance: Guidance, target: Array, link: Link, counts: Counts 
 def focal_loss(guidance: Guidance, target: Array, link: Link, counts: Counts) -> Array:
     """Focal loss of the averaged logits: [B]."""
     del link, counts
-    return losses.focal_loss(guidance.fused, target)
+    return longtail.focal_loss(guidance.fused, target)
 
 
 def ohem_loss(guidance: Guidance, target: Array, link: Link, counts: Counts) -> Array:
     """Loss of the averaged logits on the hardest images of the batch: [B]."""
     del counts
-    return losses.hard_examples(link.loss(guidance.fused, target))
+    return longtail.hard_examples(link.loss(guidance.fused, target))
 
 
 def logit_adjusted_loss(guidance: Guidance, target: Array, link: Link, counts: Counts) -> Array:
     """Cross-entropy of the averaged logits, adjusted by the classes' frequencies: [B]."""
     del link
-    return losses.logit_adjusted(guidance.fused, target, counts)
+    return longtail.logit_adjusted(guidance.fused, target, counts)
 
 
 def label_loss(logits: Array, label: Array, link: Link, counts: Counts, balance: float) -> Array:
@@ -162,21 +163,21 @@ def label_loss(logits: Array, label: Array, link: Link, counts: Counts, balance:
     common (logit adjustment, Menon et al. 2021).
     """
     if balance:  # which only labels of one class can have
-        return losses.logit_adjusted(logits, label, counts, balance)
+        return longtail.logit_adjusted(logits, label, counts, balance)
     return link.loss(logits, label)
 
 
 def ldam_loss(guidance: Guidance, target: Array, link: Link, counts: Counts) -> Array:
     """Loss with a larger margin for rarer classes: [B]."""
     del link
-    return losses.ldam(guidance.fused, target, counts, COSINE_SCALE)
+    return longtail.ldam(guidance.fused, target, counts, COSINE_SCALE)
 
 
 def prototype_loss(guidance: Guidance, target: Array, link: Link, counts: Counts) -> Array:
     """Adjusted cross-entropy, and the contrast of the features with the class vectors: [B]."""
     del link
-    contrast = losses.prototype_contrast(guidance.features, guidance.fused / COSINE_SCALE, target)
-    return losses.logit_adjusted(guidance.fused, target, counts) + contrast
+    contrast = longtail.prototype_contrast(guidance.features, guidance.fused / COSINE_SCALE, target)
+    return longtail.logit_adjusted(guidance.fused, target, counts) + contrast
 
 
 def uniform_weight(guidance: Guidance, target: Array, link: Link) -> Array:
