@@ -19,10 +19,10 @@ from diffmic_jax.diffusion.readout import READOUTS
 from diffmic_jax.diffusion.schedules import Schedule, make_schedule
 from diffmic_jax.errors import InputError
 from diffmic_jax.method import longtail
+from diffmic_jax.method.longtail import Counts
 from diffmic_jax.method.objectives import (
     GUIDANCE_LOSSES,
     IMAGE_WEIGHTS,
-    Counts,
     Objective,
     label_loss,
 )

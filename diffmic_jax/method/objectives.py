@@ -1,4 +1,4 @@
-"""What the two networks are trained for: losses of the guidance, weights and losses of the labels."""
+"""What the two networks are trained for: losses of the guidance, and of noise and label."""
 
 from __future__ import annotations
 
@@ -10,10 +10,8 @@ import jax.numpy as jnp
 from diffmic_jax.diffusion import losses
 from diffmic_jax.diffusion.link import Link
 from diffmic_jax.method import longtail
+from diffmic_jax.method.longtail import Counts
 from diffmic_jax.types import Array, Guidance
-
-Counts = tuple[int, ...]
-"""[C] training images of each class."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
