@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 from scipy.special import entr
-from sklearn.metrics import roc_auc_score
+from scipy.stats import mannwhitneyu
 
 from diffmic_jax.evaluation.metrics import resample_weights
 
@@ -69,8 +69,17 @@ def referral(
         "errors_referred": int((~right & ~kept).sum()),
         "gain": float(right[kept].mean() - right.mean()),
         "gain_ci95": np.percentile(gains, [2.5, 97.5]).tolist() if gains else None,
-        "error_auroc": float(roc_auc_score(~right, entropy)) if 0 < right.mean() < 1 else None,
+        "error_auroc": _error_auroc(right, entropy),
     }
+
+
+def _error_auroc(right: np.ndarray, uncertainty: np.ndarray) -> float | None:
+    """Probability that an error is less certain than a right answer, ties counting half."""
+    pairs = (~right).sum() * right.sum()
+    if not pairs:
+        return None
+    found = mannwhitneyu(uncertainty[~right], uncertainty[right], method="asymptotic")
+    return float(found.statistic / pairs)
 
 
 def _accuracy(
