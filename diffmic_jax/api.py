@@ -35,7 +35,7 @@ from diffmic_jax.inference.load import Model
 from diffmic_jax.inference.load import load as load_model
 from diffmic_jax.inference.predictions import Predictions
 from diffmic_jax.method.build import check_networks
-from diffmic_jax.report.card import write_card
+from diffmic_jax.inference.card import write_card
 from diffmic_jax.training import parallel
 from diffmic_jax.training.run import TrainingRun
 from diffmic_jax.training.workdir import check_workdir, check_writable

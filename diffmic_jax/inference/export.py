@@ -14,7 +14,7 @@ from jax import export
 from diffmic_jax.data.files import write_bytes, write_json, write_text
 from diffmic_jax.inference.load import Classifier, load_classifier, parameters_sha256
 from diffmic_jax.method.train_step import fold, predict_step
-from diffmic_jax.report.card import model_card, versions
+from diffmic_jax.inference.card import model_card, versions
 from diffmic_jax.training.state import Purpose, run_key
 from diffmic_jax.training.workdir import as_json, config_sha256
 from diffmic_jax.types import Array, Batch

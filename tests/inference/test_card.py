@@ -4,7 +4,7 @@ import json
 import shutil
 
 from diffmic_jax.cli import commands as cli
-from diffmic_jax.report import card
+from diffmic_jax.inference import card
 from tests import tiny
 
 
