@@ -1,3 +1,3 @@
 """DiffMIC in JAX: diffusion models that classify medical images."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

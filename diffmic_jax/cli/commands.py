@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from diffmic_jax import extras
 from diffmic_jax.cli.arguments import make_parser
 from diffmic_jax.errors import InputError, RunError
 
@@ -23,7 +24,8 @@ def _sampling(args: argparse.Namespace) -> dict[str, object]:
 
 def prepare(args: argparse.Namespace) -> None:
     """Check a data set and write it as ArrayRecord files."""
-    from diffmic_jax.data.builders import prepare as run
+    with extras.requires("tfds", "prepare"):
+        from diffmic_jax.data.builders import prepare as run
 
     made = run(
         args.name,
@@ -112,7 +114,9 @@ def compare(args: argparse.Namespace) -> None:
 def report(args: argparse.Namespace) -> None:
     """Write what there is to see of a run into one HTML file."""
     from diffmic_jax.api import open_run
-    from diffmic_jax.report.build import write_report
+
+    with extras.requires("report", "report"):
+        from diffmic_jax.report.build import write_report
 
     out = args.out or args.workdir / "report.html"
     write_report(open_run(args.workdir, root=args.root), out, args.split)
@@ -121,12 +125,8 @@ def report(args: argparse.Namespace) -> None:
 
 def serve(args: argparse.Namespace) -> None:
     """Show a page on which the classifier can be tried."""
-    try:
+    with extras.requires("serve", "serve"):
         from diffmic_jax.serve.app import serve as run
-    except ImportError as error:
-        raise InputError(
-            f"serve: needs {error.name}; install it with pip install 'diffmic_jax[serve]'"
-        ) from error
 
     run(args.workdir, args.host, args.port, args.coverage)
 
@@ -160,7 +160,9 @@ def study(args: argparse.Namespace) -> None:
 
     from diffmic_jax.study.runs import run_study
     from diffmic_jax.study.study import load_study, parse_change
-    from diffmic_jax.study.tables import write_tables
+
+    with extras.requires("report", "study"):
+        from diffmic_jax.study.tables import write_tables
     from diffmic_jax.training import parallel
 
     parallel.join_processes(args.coordinator, args.num_processes, args.process_id)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 from scipy.special import entr
-from sklearn.metrics import roc_auc_score
+from scipy.stats import mannwhitneyu
 
 from diffmic_jax.evaluation.metrics import resample_weights
 
@@ -67,8 +67,17 @@ def referral(
         "errors_referred": int((~correct & ~kept).sum()),
         "gain": float(correct[kept].mean() - correct.mean()),
         "gain_ci95": np.percentile(gains, [2.5, 97.5]).tolist() if gains else None,
-        "error_auroc": float(roc_auc_score(~correct, entropy)) if 0 < correct.mean() < 1 else None,
+        "error_auroc": _error_auroc(correct, entropy),
     }
+
+
+def _error_auroc(correct: np.ndarray, uncertainty: np.ndarray) -> float | None:
+    """Probability that an error is less certain than a correct prediction, ties counting half."""
+    pairs = (~correct).sum() * correct.sum()
+    if not pairs:
+        return None
+    found = mannwhitneyu(uncertainty[~correct], uncertainty[correct], method="asymptotic")
+    return float(found.statistic / pairs)
 
 
 def _accuracy(
