@@ -28,6 +28,7 @@ from diffmic_jax.evaluation.run import evaluate as evaluate_model
 from diffmic_jax.fields import flatten
 from diffmic_jax.inference import exported
 from diffmic_jax.inference.calibration import COVERAGE
+from diffmic_jax.inference.card import write_card
 from diffmic_jax.inference.classify import classify
 from diffmic_jax.inference.export import export_model
 from diffmic_jax.inference.exported import Exported
@@ -35,7 +36,6 @@ from diffmic_jax.inference.load import Model
 from diffmic_jax.inference.load import load as load_model
 from diffmic_jax.inference.predictions import Predictions
 from diffmic_jax.method.build import check_networks
-from diffmic_jax.inference.card import write_card
 from diffmic_jax.training import parallel
 from diffmic_jax.training.run import TrainingRun
 from diffmic_jax.training.workdir import check_workdir, check_writable

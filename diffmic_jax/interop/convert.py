@@ -14,6 +14,7 @@ from diffmic_jax.config import Config
 from diffmic_jax.data.catalog import CATALOG, MEDMNIST
 from diffmic_jax.data.files import write_json
 from diffmic_jax.errors import InputError
+from diffmic_jax.inference.card import write_card
 from diffmic_jax.inference.load import load
 from diffmic_jax.interop import names as network_names
 from diffmic_jax.method.build import Method, build
@@ -22,7 +23,6 @@ from diffmic_jax.method.task import Task
 from diffmic_jax.nn import names, state_dict
 from diffmic_jax.nn.dcg import DCG
 from diffmic_jax.nn.state_dict import StateDict
-from diffmic_jax.inference.card import write_card
 from diffmic_jax.training import parallel
 from diffmic_jax.training.checkpoint import Checkpoints
 from diffmic_jax.training.pretrained import with_pretrained
@@ -130,7 +130,9 @@ def from_backbone(
     _check_free(workdir)
     state = state_dict.read(weights)
     if "conv1.weight" not in state:
-        raise InputError(f"{weights}: conv1.weight is missing; give a ResNet of torchvision or timm")
+        raise InputError(
+            f"{weights}: conv1.weight is missing; give a ResNet of torchvision or timm"
+        )
     config = config.changed(
         {
             "guidance.backbone": _backbone(state, "", named=True),
@@ -262,9 +264,7 @@ def _backbone(state: StateDict, prefix: str, *, named: bool = False) -> str:
     return "resnet34" if blocks > 2 else "resnet18"
 
 
-def _class_names(
-    config: Config, given: tuple[str, ...], num_classes: int = 0
-) -> tuple[str, ...]:
+def _class_names(config: Config, given: tuple[str, ...], num_classes: int = 0) -> tuple[str, ...]:
     known: Any = given or tuple(map(str, config.data.class_names))
     if not known and config.data.name in CATALOG:
         known = CATALOG[config.data.name].class_names

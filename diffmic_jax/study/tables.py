@@ -20,8 +20,8 @@ from diffmic_jax.data.files import write_table, write_text
 from diffmic_jax.data.sources import CLEAN
 from diffmic_jax.errors import InputError
 from diffmic_jax.evaluation.compare import compare_workdirs
-from diffmic_jax.report import figures, page
 from diffmic_jax.inference.card import table
+from diffmic_jax.report import figures, page
 from diffmic_jax.study.runs import (
     CLEAN_ACCURACY,
     CLEAN_MATCHED,
