@@ -66,7 +66,6 @@ class TrainingRun:
           InputError: the configuration does not go with the data or the devices, or the workdir's
             run had another split.
         """
-        check_metric(config, dataset)
         check_split(workdir, dataset)
         parallel.check_batch_size(mesh, config.train.batch_size, "train.batch_size")
         steps = loader.steps_per_epoch(dataset.examples["train"], config.train.batch_size)
@@ -208,19 +207,6 @@ class TrainingRun:
             save_every=every or self.method.steps_per_epoch,
             patience=train.patience,
             guards=guards,
-        )
-
-
-def check_metric(config: Config, dataset: Dataset) -> None:
-    """Refuse a metric for choosing the best checkpoint that this data does not have.
-
-    Raises:
-      InputError: naming the metrics that it has.
-    """
-    metric, known = config.checkpoint.metric, dataset.task.metrics
-    if metric not in known:
-        raise InputError(
-            f"config.checkpoint.metric={metric!r} is unknown; choose one of {', '.join(known)}"
         )
 
 
