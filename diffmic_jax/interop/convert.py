@@ -15,12 +15,11 @@ from diffmic_jax.data.catalog import CATALOG, MEDMNIST
 from diffmic_jax.data.files import write_json
 from diffmic_jax.errors import InputError
 from diffmic_jax.inference.load import load_classifier
-from diffmic_jax.interop import names
+from diffmic_jax.interop.names import denoiser_map, guidance_map
 from diffmic_jax.method.build import Recipe, make_recipe
-from diffmic_jax.nn import state_dict
+from diffmic_jax.nn import names, state_dict, trunks
 from diffmic_jax.nn.dcg import DCG
 from diffmic_jax.nn.state_dict import StateDict
-from diffmic_jax.nn.vit import SIZES
 from diffmic_jax.report.checklist import write_documents
 from diffmic_jax.settings import resolve
 from diffmic_jax.training.checkpoint import Checkpoints
@@ -82,7 +81,7 @@ def from_diffmic(
             states[network],
             of_network(abstract.variables(), network),
             maps[network],
-            str(files[network]),
+            what=str(files[network]),
         )
         for network in states
     }
@@ -209,8 +208,8 @@ def _maps(recipe: Recipe, encoder: str) -> dict[str, names.Map]:
     if not isinstance(recipe.guidance, DCG) or recipe.denoiser is None:
         raise InputError(f"the authors' code has no names for the recipe {recipe.name}")
     return {
-        "guidance": names.guidance_map(recipe.guidance),
-        "denoiser": names.denoiser_map(recipe.denoiser, encoder),
+        "guidance": guidance_map(recipe.guidance),
+        "denoiser": denoiser_map(recipe.denoiser, encoder),
     }
 
 
@@ -255,13 +254,18 @@ def _describe_v1(config: ml_collections.ConfigDict, denoiser: StateDict) -> None
 
 def _describe_v2(config: ml_collections.ConfigDict, denoiser: StateDict) -> None:
     tokens = denoiser[f"{_encoder_prefix(denoiser)}pos_embed"].shape[-1]
-    known = {size[1]: name for name, size in SIZES.items()}
+    known = {_num_features(name): name for name in trunks.names("efficientsam")}
     config.guidance.num_regions = denoiser["cond_weight"].shape[-1] - 1
     config.denoiser.update(
         encoder=known.get(tokens, config.denoiser.encoder),
         local_encoder=_backbone(denoiser, "encoder_x_l.f."),
         width=len(denoiser["encoder_x_l.f.0.weight"]),
     )
+
+
+def _num_features(encoder: str) -> int:
+    built: Any = trunks.build(encoder)
+    return built.num_features
 
 
 def _backbone(state: StateDict, prefix: str, *, named: bool = False) -> str:
