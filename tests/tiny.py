@@ -13,14 +13,10 @@ from PIL import Image
 
 from configs import default
 from diffmic_jax.api import Experiment
-from diffmic_jax.nn import vit
-from diffmic_jax.nn.resnet import STAGE_SIZES
 from diffmic_jax.training.checkpoint import Checkpoints
 from diffmic_jax.training.state import TrainState
+from tests import tiny_trunks  # noqa: F401  (registers `tiny` and `tiny_vit`)
 
-# Two blocks compile in a quarter of the time of ResNet18.
-STAGE_SIZES.setdefault("tiny", (1, 1))
-vit.SIZES.setdefault("tiny_vit", (2, 16, 2))
 CLASSES = ("blue", "green", "red")
 TRAIN, TEST, VALIDATION = 24, 9, 6
 STEPS_PER_EPOCH = TRAIN // 8
@@ -86,37 +82,6 @@ def shrunk(c: ConfigDict, root: Path, **changes: object) -> ConfigDict:
         group, _, name = field.rpartition("__")
         (c[group] if group else c)[name] = value
     return c
-
-
-def efficientsam_state(depth: int = 2, width: int = 16) -> dict[str, np.ndarray]:
-    """A checkpoint of EfficientSAM by its names there, as far as the tests look at it."""
-    shapes = {
-        "patch_embed.proj.weight": (width, 3, 16, 16),
-        "patch_embed.proj.bias": (width,),
-        "pos_embed": (1, 197, width),
-        "neck.0.weight": (8, width, 1, 1),
-    }
-    for block in (f"blocks.{i}" for i in range(depth)):
-        for norm in ("norm1", "norm2"):
-            shapes |= {f"{block}.{norm}.{leaf}": (width,) for leaf in ("weight", "bias")}
-        for layer, inner, outer in (
-            ("attn.qkv", 1, 3),
-            ("attn.proj", 1, 1),
-            ("mlp.fc1", 1, 4),
-            ("mlp.fc2", 4, 1),
-        ):
-            shapes[f"{block}.{layer}.weight"] = (outer * width, inner * width)
-            shapes[f"{block}.{layer}.bias"] = (outer * width,)
-    rng = np.random.default_rng(0)
-    state = {
-        f"image_encoder.{name}": rng.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))
-        for name, shape in shapes.items()
-    }
-    # Tokens begin as small as the positions, so that the epsilon of the norms counts.
-    for leaf in ("weight", "bias"):
-        state[f"image_encoder.patch_embed.proj.{leaf}"] *= 0.02
-    state["mask_decoder.bias"] = np.zeros(3)
-    return {name: value.astype(np.float32) for name, value in state.items()}
 
 
 def latest_state(config: ConfigDict, workdir: Path) -> TrainState:
