@@ -11,7 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from diffmic_jax.config import Config
 from diffmic_jax.data.files import write_text
+from diffmic_jax.inference.load import Model
 from diffmic_jax.training.workdir import config_sha256, skipped_images
 
 FILE = "MODEL_CARD.md"
@@ -42,18 +44,14 @@ def versions() -> dict[str, str]:
     return found
 
 
-def write_card(workdir: Path, meta: Mapping[str, Any]) -> None:
+def write_card(model: Model) -> None:
     """Write `MODEL_CARD.md` into a workdir, with the metrics that are there by now."""
-    write_text(workdir / FILE, model_card(workdir, meta))
+    write_text(model.workdir / FILE, model_card(model))
 
 
-def model_card(workdir: Path, meta: Mapping[str, Any]) -> str:
-    """The card of a run.
-
-    Args:
-      workdir: the run's folder; its split, its skipped images and its metrics are read.
-      meta: of its checkpoint: configuration, class names, what the networks started from.
-    """
+def model_card(model: Model) -> str:
+    """The card of a run, with what its workdir has of split, skipped images and metrics."""
+    workdir, meta = model.workdir, {**model.meta, "config": model.config.to_dict()}
     config = meta["config"]
     title = f"# Model card: {config['recipe']} on {config['data']['name']}\n"
     parts = (
@@ -96,7 +94,7 @@ def _model(meta: Mapping[str, Any]) -> dict[str, Any]:
         "answer": f"mean of {draws} draws, {steps} {sampling['sampler']} steps each"
         if steps
         else "that of the guidance",
-        "configuration": f"SHA-256 {config_sha256(config)}",
+        "configuration": f"SHA-256 {config_sha256(Config.from_dict(config))}",
     }
 
 
