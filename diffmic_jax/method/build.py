@@ -105,6 +105,7 @@ class Method:
     """(the denoiser's output, y_t, t, prior) -> estimates of noise and label."""
     objective: Objective
     optimization: Optimization
+    steps_per_epoch: int
     phases: tuple[Phase, ...]
     phase: Phase
     """The one that a training step is in."""
@@ -172,6 +173,7 @@ def build(config: Config, task: Task, *, steps_per_epoch: int = 0, counts: Count
         denoised=partial(parameterization, link=task.link, schedule=schedule),
         objective=_objective(config, task, counts),
         optimization=_optimization(config, steps_per_epoch),
+        steps_per_epoch=steps_per_epoch,
         phases=phases,
         phase=phases[-1],
         sampling=_sampling(config.sampling, schedule, task),

@@ -1,4 +1,4 @@
-"""Trunks that start from published weights: of ImageNet classifiers, or of EfficientSAM."""
+"""What the networks of a run start from: published weights, another run's guidance, or neither."""
 
 from __future__ import annotations
 
@@ -7,31 +7,34 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 
+from diffmic_jax.config import Config
 from diffmic_jax.errors import InputError
-from diffmic_jax.inference.load import load_classifier
-from diffmic_jax.method.build import GUIDANCE, Recipe
+from diffmic_jax.method.build import Method
+from diffmic_jax.method.state import TrainState, of_network
 from diffmic_jax.nn import trunks, weights
-from diffmic_jax.training.state import TrainState, of_network
 from diffmic_jax.types import Variables
 
 log = logging.getLogger("diffmic_jax")
 
-AUTO = "auto"
-TRUNKS = {
-    "guidance": ("backbone", ("global_trunk", "local_trunk")),
-    "denoiser": ("encoder", ("encoder",)),
-}
-"""For each network the field that names its trunk, and the trunks."""
+AUTO, GUIDANCE = "auto", "guidance"
+"""Values of `pretrained`: the weights that the papers start from; the guidance's trunk."""
+TRUNKS = {"guidance": ("global_trunk", "local_trunk"), "denoiser": ("encoder",)}
+"""The trunks of each network that take published weights."""
 
 
 def with_pretrained(
-    state: TrainState, recipe: Recipe, config: ml_collections.ConfigDict
+    state: TrainState, method: Method, config: Config, guidance: Variables | None = None
 ) -> tuple[TrainState, dict[str, str]]:
     """A fresh state whose trunks have the weights that `config.*.pretrained` names.
 
     `auto` stands for those that the papers start from, where they fit the trunk and can be had.
+
+    Args:
+      state: of the method, on its devices.
+      method: the networks.
+      config: what it was built from.
+      guidance: variables of the run that `config.guidance.checkpoint` names.
 
     Returns:
       The state, and for each network where its trunks' weights come from.
@@ -39,45 +42,60 @@ def with_pretrained(
     Raises:
       InputError: weights that are named cannot be had, or do not fit the trunk.
     """
-    params, stats, origins = dict(state.params), dict(state.batch_stats), {}
-    for network, (_, places) in TRUNKS.items():
-        if network == "guidance" and config.guidance.checkpoint:
+    variables, origins = {}, {}
+    for network in TRUNKS:
+        own = of_network(state.variables(), network)
+        if network == "guidance" and guidance is not None:
             origins[network] = config.guidance.checkpoint
-            own = _guidance(Path(config.guidance.checkpoint), state)
-            params[network], stats[network] = own["params"], own["batch_stats"]
-            continue
-        path, origins[network] = _weights(network, config)
-        if path is None:
-            continue
-        params[network], stats[network] = dict(params[network]), dict(stats[network])
-        for name in (each for each in places if each in params[network]):
-            values = weights.trunk_variables(getattr(getattr(recipe, network), name), path)
-            params[network][name] = _like(values["params"], params[network][name])
-            if "batch_stats" in values:  # a ViT has none
-                stats[network][name] = _like(values["batch_stats"], stats[network][name])
-        log.info("%s starts with %s from %s", network, " and ".join(places), origins[network])
+            variables[network] = _of_run(guidance, own, origins[network])
+        else:
+            path, origins[network] = _weights(network, config)
+            variables[network] = _with_trunks(own, method, network, path) if path else own
+            if path:
+                names = " and ".join(TRUNKS[network])
+                log.info("%s starts with %s from %s", network, names, origins[network])
+    params, stats = (
+        {network: variables[network][kind] for network in TRUNKS}
+        for kind in ("params", "batch_stats")
+    )
     average = jax.tree.map(jnp.copy, params) if state.ema_params else {}
     return state.replace(params=params, batch_stats=stats, ema_params=average), origins
 
 
-def _guidance(workdir: Path, state: TrainState) -> Variables:
-    """The guidance of another run's best checkpoint, for the place of this state's."""
-    found = of_network(load_classifier(workdir).variables, "guidance")
-    wanted = of_network(state.variables(), "guidance")
-    shapes = (jax.tree.map(jnp.shape, tree) for tree in (found, wanted))
-    if len({str(each) for each in shapes}) > 1:
+def _of_run(found: Variables, own: Variables, workdir: str) -> Variables:
+    """The guidance of another run's best checkpoint, in the place of this state's."""
+    found = of_network(found, "guidance")
+    shapes = {str(jax.tree.map(jnp.shape, tree)) for tree in (found, own)}
+    if len(shapes) > 1:
         raise InputError(
-            f"config.guidance.checkpoint={str(workdir)!r}: its guidance is another "
-            "network or of other classes; give its config.guidance fields"
+            f"config.guidance.checkpoint={workdir!r}: its guidance is another network or has "
+            "other classes; give its config.guidance fields"
         )
     log.info("guidance starts as that of %s", workdir)
-    return _like(found, wanted)
+    return _placed(found, own)
 
 
-def _weights(network: str, config: ml_collections.ConfigDict) -> tuple[Path | None, str]:
+def _with_trunks(own: Variables, method: Method, network: str, path: Path) -> Variables:
+    """A network's variables, its trunks with the weights of a file."""
+    new = {kind: dict(tree) for kind, tree in own.items()}
+    for name in TRUNKS[network]:
+        if name not in new["params"]:  # a plain classifier has no local trunk
+            continue
+        values = weights.trunk_variables(getattr(getattr(method, network), name), path)
+        for kind in values:  # a ViT has no statistics
+            new[kind][name] = _placed(values[kind], new[kind][name])
+    return new
+
+
+def _weights(network: str, config: Config) -> tuple[Path | None, str]:
     """The file of a network's pretrained weights and its name; None and `random` without one."""
-    source, field = config[network].pretrained, f"config.{network}.pretrained"
-    if not config[network][TRUNKS[network][0]]:
+    guidance, denoiser = config.guidance, config.denoiser
+    name, source = {
+        "guidance": (guidance.backbone, guidance.pretrained),
+        "denoiser": (denoiser.encoder, denoiser.pretrained),
+    }[network]
+    field = f"config.{network}.pretrained"
+    if not name:
         return None, "not there"
     if not source:
         log.info("%s starts from random weights, as %s='' asks", network, field)
@@ -87,20 +105,13 @@ def _weights(network: str, config: ml_collections.ConfigDict) -> tuple[Path | No
     if source != AUTO:
         return weights.find(source, field), source
     try:
-        source = _published(network, config)
+        source = trunks.published(name, width=config.model.width, stem=config.model.stem)
         return weights.find(source, field), source
     except InputError as error:
         log.warning("%s starts from RANDOM weights, not from published ones. %s", network, error)
         return None, "random"
 
 
-def _published(network: str, config: ml_collections.ConfigDict) -> str:
-    """The hub's name of the published weights of a network's trunk."""
-    options = config[network]
-    name = options[TRUNKS[network][0]]
-    return trunks.published(name, width=options.width, stem=options.stem)
-
-
-def _like(values: Variables, there: Variables) -> Variables:
+def _placed(values: Variables, there: Variables) -> Variables:
     """Values on the devices where others are."""
     return jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), values, there)

@@ -232,10 +232,10 @@ from diffmic_jax.training import parallel
 
 number = np.arange(22, dtype=np.int32)
 examples = Examples(("x",) * 22, number, CachedPixels(Path(images)), number)
-batches = loader.train_batches(
-    examples, batch_size=4, seed=0, num_steps=7, start_step=3,
-    shard_index=jax.process_index(), shard_count=jax.process_count(),
+batching = loader.Batching(
+    batch_size=4, shard_index=jax.process_index(), shard_count=jax.process_count()
 )
+batches = loader.train_batches(examples, batching, seed=0, num_steps=7, start_step=3)
 mesh = parallel.make_mesh()
 stream = parallel.augmented(mesh, batches, transforms.augment, jax.random.key(1), 3)
 whole = [
