@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from diffmic_jax.settings import load_config, resolve
 
-from diffmic_jax.cli import commands as cli
+from diffmic_jax.cli import main as cli
 from diffmic_jax.errors import InputError
 from diffmic_jax.inference.load import Classifier, load_classifier
 from diffmic_jax.interop import convert

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffmic_jax import api as experiment
-from diffmic_jax.cli import commands as cli
+from diffmic_jax import api
+from diffmic_jax.cli import main as cli
 from diffmic_jax.errors import InputError, Interrupted
 from diffmic_jax.inference import exported
 from diffmic_jax.study import runs as study_runs
