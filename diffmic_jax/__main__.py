@@ -1,7 +1,7 @@
-"""`python -m diffmic_jax VERB`."""
+"""`python -m diffmic_jax COMMAND` is `diffmic COMMAND`."""
 
 import sys
 
-from diffmic_jax.cli.commands import main
+from diffmic_jax.cli.main import main
 
 sys.exit(main())

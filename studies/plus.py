@@ -8,8 +8,9 @@
     python -m diffmic_jax study studies/plus.py:full --workdir=runs/plus --set=data.root=DIR
 
 All stand on the guidance that the run of `v1` of the same seed ended with. HAM10000 is cut by
-lesion. Rows that begin with `no-` lack one idea, those with `with-` have one more; `told`, `untold`
-and those after them are the checkpoints of `diffmic_plus`, read otherwise.
+lesion. Rows that begin with `no-` lack one idea, those with `with-` have one more;
+`conditional`, `unconditional` and those after them are the checkpoints of `diffmic_plus`, evaluated
+with another sampling.
 """
 
 from typing import Any
@@ -47,11 +48,11 @@ TRAINED: dict[str, dict[str, Any]] = {
     "with-ema": {"train.ema": True},
 }
 READ: dict[str, dict[str, Any]] = {
-    "told": {"guess_weight": 0.0, "withhold": 0.0},
-    "untold": {"guess_weight": 0.0, "withhold": 1.0},
-    "without-guess": {"guess_weight": 0.0},
+    "conditional": {"guess_weight": 0.0, "withhold": 0.0},
+    "unconditional": {"guess_weight": 0.0, "withhold": 1.0},
+    "without-guidance": {"guess_weight": 0.0},
     "chain": CHAIN,
-    "chain-told": CHAIN | {"guess_weight": 0.0, "withhold": 0.0},
+    "chain-conditional": CHAIN | {"guess_weight": 0.0, "withhold": 0.0},
     "chain-vote": CHAIN | {"readout": "vote"},
     "chain-pairs": CHAIN | {"antithetic": True},
 }
@@ -67,7 +68,7 @@ def get_study(variant: str = "full") -> Study:
     rows = (
         Row("guidance", of="v1", guidance=True),
         Row("v1", f"{config}:v1"),
-        Row("v1-draws", of="v1", sampling={"num_samples": 8}),
+        Row("v1-samples", of="v1", sampling={"num_samples": 8}),
         Row("v2", f"{config}:v2", V2 | SAME_GUIDANCE if full else V2),
         Row("plus", f"{config}:diffmic_plus", ours),
         *(Row(name, of="plus", sampling=changed) for name, changed in READ.items()),

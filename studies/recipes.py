@@ -7,10 +7,10 @@
         --set=data.root=DIR
     python -m diffmic_jax study studies/recipes.py:full --workdir=runs/recipes --set=data.root=DIR
 
-`v2` stands on the guidance that the run of `v1` ended with, so that both diffuse from the same
-guesses. `draws` are the same checkpoints as `v1`, with the mean of eight draws. With the authors'
-split (`ham10000`), test images whose lesion is in training are told apart. `full` is HAM10000,
-lesions kept together, with the published sizes.
+`v2` stands on the guidance that the run of `v1` ended with, so that both start from the same
+guidance predictions. `samples` are the checkpoints of `v1` with the mean of eight samples. With the
+authors' split (`ham10000`), test images whose lesion is in training are evaluated separately too.
+`full` is HAM10000, lesions kept together, with the published sizes.
 """
 
 from diffmic_jax.study.study import Row, Study
@@ -38,7 +38,7 @@ def get_study(variant: str = "full") -> Study:
         Row("C1", f"{config}:v1", C1),
         Row("C2", f"{config}:v1", C2),
         Row("v1", f"{config}:v1"),
-        Row("draws", of="v1", sampling={"num_samples": 8}),
+        Row("samples", of="v1", sampling={"num_samples": 8}),
         Row("v1_public", f"{config}:v1_public"),
         Row("v2", f"{config}:v2", v2),
     )

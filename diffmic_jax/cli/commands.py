@@ -1,24 +1,31 @@
-"""The verbs: what can be done with a data set or with a trained workdir.
+"""The commands: what can be done with a data set or with a trained workdir.
 
-Imports that load JAX stand inside the verbs, so that `--help` answers at once.
+Imports that load JAX stand inside the commands, so that `--help` answers at once.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
-from diffmic_jax.cli.arguments import make_parser
+from diffmic_jax import extras
 from diffmic_jax.errors import InputError, RunError
 
+SAMPLING = ("num_samples", "num_steps", "sampler", "start", "rederive_eps")
 
-def _sampling(args: argparse.Namespace) -> dict[str, object]:
-    """The sampling fields that the flags change."""
-    names = ("num_samples", "num_steps", "sampler", "start", "rederive_eps")
-    return {name: getattr(args, name) for name in names}
+
+def fit(args: argparse.Namespace) -> None:
+    """Train on a data set, evaluate, and write the report."""
+    from diffmic_jax import api
+    from diffmic_jax.study.study import parse_change
+
+    changes = dict(map(parse_change, args.set))
+    classifier = api.fit(args.data, config=args.config, workdir=args.out, changes=changes)
+    print(f"report: {classifier.report()}")
 
 
 def prepare(args: argparse.Namespace) -> None:
@@ -33,7 +40,7 @@ def prepare(args: argparse.Namespace) -> None:
         on_bad_image=args.on_bad_image,
         max_pixels=args.max_pixels,
     )
-    _tell_skipped(made.skipped)
+    _print_skipped(made.skipped)
     total = sum(made.counts.values())
     parts = ", ".join(f"{count:,} {part}" for part, count in made.counts.items())
     print(f"{made.known.name}: {total:,} images ({parts}) in {made.folder}")
@@ -47,54 +54,48 @@ def prepare(args: argparse.Namespace) -> None:
 
 
 def audit(args: argparse.Namespace) -> None:
-    """Tell what a data set holds, and what is wrong with it or with its split."""
+    """Report what a data set holds, and what is wrong with it or with its split."""
+    from diffmic_jax.config import Data
     from diffmic_jax.data.audit import audit as run
     from diffmic_jax.data.audit import summary
     from diffmic_jax.data.files import write_json
     from diffmic_jax.data.sources import open_source
 
-    ours = ("run", "name", "data_dir", "out", "on_bad_image")
-    args.class_names = tuple(filter(None, args.class_names.split(",")))
-    options = {name: value for name, value in vars(args).items() if name not in ours}
-    source = open_source(args.name, args.data_dir, **options)
-    report = run(source, on_bad_image=args.on_bad_image)
+    names = {field.name for field in dataclasses.fields(Data)}
+    values = {name: value for name, value in vars(args).items() if name in names}
+    values["class_names"] = tuple(filter(None, args.class_names.split(",")))
+    data = Data(**values, root=args.data_dir, split_seed=args.seed)
+    report = run(open_source(data), on_bad_image=args.on_bad_image)
     print(summary(report))
     if args.out:
         write_json(args.out, report)
         print(f"written to {args.out}")
 
 
-def _tell_skipped(skipped: dict[str, str]) -> None:
-    for reason in skipped.values():
-        print(f"skipped {reason}", file=sys.stderr)
-    if skipped:
-        print(f"{len(skipped)} images skipped", file=sys.stderr)
-
-
 def predict(args: argparse.Namespace) -> None:
     """Classify a folder of images."""
-    from diffmic_jax.inference.load import predict_folder
+    from diffmic_jax.inference.classify import classify_folder
 
     if args.coverage is not None and not args.uncertainty:
         raise InputError("--coverage: the sets go into another table; name it in --uncertainty")
-    count, skipped = predict_folder(
-        args.workdir,
+    found = classify_folder(
+        _load(args),
         args.images,
         args.out,
-        _sampling(args),
-        args.on_bad_image,
-        args.uncertainty,
-        args.coverage,
+        on_bad_image=args.on_bad_image,
+        uncertainty=args.uncertainty,
+        coverage=args.coverage,
     )
-    _tell_skipped(skipped)
-    print(f"{count} images classified; written to {args.out}")
+    _print_skipped(found.skipped)
+    print(f"{len(found.ids)} images classified; written to {args.out}")
 
 
 def evaluate(args: argparse.Namespace) -> None:
     """Evaluate the best checkpoint on a split of its data set."""
-    from diffmic_jax.api import evaluate_workdir
+    from diffmic_jax.api import Classifier
 
-    evaluate_workdir(args.workdir, args.split, args.out, _sampling(args), args.root, args.coverage)
+    classifier = Classifier(_load(args))
+    classifier.evaluate(args.split, folder=args.out, root=args.root, coverage=args.coverage)
 
 
 def compare(args: argparse.Namespace) -> None:
@@ -111,30 +112,29 @@ def compare(args: argparse.Namespace) -> None:
 
 def report(args: argparse.Namespace) -> None:
     """Write what there is to see of a run into one HTML file."""
-    from diffmic_jax.api import open_run
-    from diffmic_jax.report.build import write_report
+    from diffmic_jax.api import Classifier
 
-    out = args.out or args.workdir / "report.html"
-    write_report(open_run(args.workdir, root=args.root), out, args.split)
+    model = _load(args)
+    if args.checklist:
+        from diffmic_jax.report.checklist import write_checklist
+
+        print(f"written to {write_checklist(model)}")
+    out = Classifier(model).report(args.out, split=args.split, root=args.root)
     print(f"written to {out} ({out.stat().st_size / 1e6:.1f} MB)")
 
 
 def serve(args: argparse.Namespace) -> None:
     """Show a page on which the classifier can be tried."""
-    try:
+    with extras.requires("serve", "serve"):
         from diffmic_jax.serve.app import serve as run
-    except ImportError as error:
-        raise InputError(
-            f"serve: needs {error.name}; install it with pip install 'diffmic_jax[serve]'"
-        ) from error
 
     run(args.workdir, args.host, args.port, args.coverage)
 
 
 def convert(args: argparse.Namespace) -> None:
     """Make a workdir of PyTorch checkpoints, or write a workdir as such."""
+    from diffmic_jax import configfile
     from diffmic_jax.interop import convert as run
-    from diffmic_jax.settings import load_config
 
     if args.to == "torch":
         _needs(args, "denoiser", "guidance")
@@ -142,25 +142,26 @@ def convert(args: argparse.Namespace) -> None:
         print(f"written to {args.denoiser} and {args.guidance}")
         return
     class_names = tuple(filter(None, args.class_names.split(",")))
-    config = load_config(args.config)
+    config = configfile.load(args.config)
     if args.source == "diffmic":
         # v2 keeps both networks in one file.
         args.denoiser, args.guidance = (f or args.weights for f in (args.denoiser, args.guidance))
         _needs(args, "denoiser", "guidance")
-        recipe = run.from_diffmic(args.denoiser, args.guidance, args.workdir, config, class_names)
+        files = {"denoiser": args.denoiser, "guidance": args.guidance}
+        method = run.from_diffmic(files, args.workdir, config, class_names)
     else:
         _needs(args, "weights")
-        recipe = run.from_backbone(args.weights, args.workdir, config, class_names)
-    print(f"{recipe.num_classes} classes, recipe {recipe.name}; written to {args.workdir}")
+        method = run.from_backbone(args.weights, args.workdir, config, class_names)
+    print(f"{method.task.num_classes} classes, recipe {method.name}; written to {args.workdir}")
 
 
 def study(args: argparse.Namespace) -> None:
     """Train and evaluate every run of a study, and write its tables."""
-    import dataclasses
-
     from diffmic_jax.study.runs import run_study
     from diffmic_jax.study.study import load_study, parse_change
-    from diffmic_jax.study.tables import write_tables
+
+    with extras.requires("report", "study"):
+        from diffmic_jax.study.tables import write_tables
     from diffmic_jax.training import parallel
 
     parallel.join_processes(args.coordinator, args.num_processes, args.process_id)
@@ -170,32 +171,32 @@ def study(args: argparse.Namespace) -> None:
     wanted = wanted.with_changes(dict(map(parse_change, args.set)))
     wanted = dataclasses.replace(wanted, seeds=args.seeds or wanted.seeds)
 
-    def tell(*so_far: Any) -> None:
+    def show(*so_far: Any) -> None:
         print(write_tables(*so_far), flush=True)
 
-    if not run_study(wanted, args.workdir, tell):
-        raise RunError(f"some runs failed; {args.workdir}/study.md says which")
-
-
-def _needs(args: argparse.Namespace, *names: str) -> None:
-    missing = " and ".join(f"--{name}" for name in names if getattr(args, name) is None)
-    if missing:
-        raise InputError(f"{missing} missing; see python -m diffmic_jax convert --help")
+    if not run_study(wanted, args.workdir, show):
+        raise RunError(f"some runs failed; {args.workdir}/study.md lists them")
 
 
 def export(args: argparse.Namespace) -> None:
     """Write the best checkpoint as one program for other machines."""
-    from diffmic_jax.inference.export import export_workdir
+    from diffmic_jax.api import Classifier
 
-    export_workdir(args.workdir, args.out, batch_size=args.batch, sampling=_sampling(args))
-    print(f"written to {args.out}; {args.out}.md tells how to use it")
+    out = Classifier(_load(args)).export(args.out, batch_size=args.batch)
+    print(f"written to {out}; {out}.md tells how to use it")
 
 
 def info(args: argparse.Namespace) -> None:
-    """Tell what a workdir holds."""
-    from diffmic_jax.inference.load import describe
+    """Describe a workdir, or list the trunks that there are."""
+    if args.trunks:
+        from diffmic_jax.nn import trunks
 
-    facts = describe(args.workdir)
+        print("\n".join(trunks.names()))
+        return
+    _needs(args, "workdir")
+    from diffmic_jax.report.info import describe
+
+    facts = describe(_load(args))
     if args.json:
         print(json.dumps(facts, indent=2))
         return
@@ -203,29 +204,43 @@ def info(args: argparse.Namespace) -> None:
         print(f"{name:20} {', '.join(value) if isinstance(value, list) else value}")
 
 
-VERBS = (
-    prepare,
-    audit,
-    convert,
-    export,
-    predict,
-    evaluate,
-    compare,
-    report,
-    serve,
-    study,
-    info,
-)
+def _load(args: argparse.Namespace) -> Any:
+    """The model in `--workdir`, with the sampling that the flags change."""
+    from diffmic_jax.inference.load import load
+
+    changes = {f"sampling.{name}": getattr(args, name, None) for name in SAMPLING}
+    return load(args.workdir, changes)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run a verb; returns the exit status."""
-    from diffmic_jax.cli.process import run_command
+def _needs(args: argparse.Namespace, *names: str) -> None:
+    missing = " and ".join(f"--{name}" for name in names if getattr(args, name) is None)
+    if missing:
+        raise InputError(f"{missing} missing; see diffmic {args.command} --help")
 
-    runs = {verb.__name__: verb for verb in VERBS}
 
-    def run() -> None:
-        args = make_parser(runs, str(__doc__)).parse_args(sys.argv[1:] if argv is None else argv)
-        args.run(args)
+def _print_skipped(skipped: dict[str, str]) -> None:
+    for reason in skipped.values():
+        print(f"skipped {reason}", file=sys.stderr)
+    if skipped:
+        print(f"{len(skipped)} images skipped", file=sys.stderr)
 
-    return run_command(run)
+
+Command = Callable[[argparse.Namespace], None]
+COMMANDS: dict[str, Command] = {
+    run.__name__: run
+    for run in (
+        fit,
+        prepare,
+        audit,
+        predict,
+        evaluate,
+        compare,
+        report,
+        serve,
+        convert,
+        export,
+        study,
+        info,
+    )
+}
+"""Name -> what it does with its arguments; `train` is in cli/train.py."""

@@ -17,6 +17,7 @@ from diffmic_jax.data.catalog import MEDMNIST
 from diffmic_jax.data.images import Decoded
 from diffmic_jax.data.layouts import PARTS, Layout, Parts, Record
 from diffmic_jax.errors import InputError
+from diffmic_jax.extras import requires
 from diffmic_jax.method.task import Task
 
 MEDMNIST_SIZES = (28, 64, 128, 224)
@@ -199,6 +200,8 @@ class _PreparedImages:
         name = f"{self._folder} image {record.id}"
         try:
             row = self._open()[split][int(index)]
+        except InputError:
+            raise
         except Exception as error:  # a damaged file raises nearly anything
             raise InputError(f"{name}: cannot be read ({error}); prepare it again") from error
         if row["id"].decode() != record.id:
@@ -207,8 +210,8 @@ class _PreparedImages:
 
     def _open(self) -> Mapping[str, Sequence[Any]]:
         if not self._splits:
-            import tensorflow_datasets as tfds
-
+            with requires("tfds", f"{self._folder}: a prepared data set"):
+                import tensorflow_datasets as tfds
             builder = tfds.builder_from_directory(self._folder)
             raw = {"image": tfds.decode.SkipDecoding()}
             self._splits = builder.as_data_source(decoders=raw)

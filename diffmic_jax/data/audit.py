@@ -54,6 +54,7 @@ import numpy as np
 from tqdm import tqdm
 
 from diffmic_jax.data import splits
+from diffmic_jax.data.cache import ON_BAD_IMAGE
 from diffmic_jax.data.duplicates import (
     MAX_DISTANCE,
     MIN_CORRELATION,
@@ -115,8 +116,9 @@ def audit(
 
 
 def _check(on_bad_image: str, max_distance: int, min_correlation: float) -> None:
-    if on_bad_image not in ("error", "skip"):
-        raise InputError(f"on_bad_image: {on_bad_image!r} is not one of error, skip")
+    if on_bad_image not in ON_BAD_IMAGE:
+        choices = ", ".join(ON_BAD_IMAGE)
+        raise InputError(f"on_bad_image: {on_bad_image!r} is unknown; choose one of {choices}")
     if not 0 <= max_distance <= 64:
         raise InputError(f"max_distance: {max_distance} is not in 0..64")
     if not -1 <= min_correlation <= 1:

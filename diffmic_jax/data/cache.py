@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import shutil
+import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ import numpy as np
 from filelock import FileLock
 from tqdm import tqdm
 
+from diffmic_jax.config import Data
 from diffmic_jax.data import transforms
 from diffmic_jax.data.images import Decoded
 from diffmic_jax.data.layouts import Record, label_array
@@ -34,7 +36,7 @@ VERSION = 1
 """Of the pixels: raise it when decoding or resizing changes."""
 CHUNK = 512
 """Images whose state is recorded at once."""
-ON_BAD_IMAGE = ("error", "skip")
+ON_BAD_IMAGE: tuple[str, ...] = typing.get_args(typing.get_type_hints(Data)["on_bad_image"])
 
 
 @dataclass(frozen=True)

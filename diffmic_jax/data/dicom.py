@@ -26,6 +26,7 @@ from diffmic_jax.data.pixels import (
     scale,
     stack,
 )
+from diffmic_jax.extras import install_command
 
 _LONGEST_SEQUENCE = 2**19  # bytes; a table has 128 KiB at most
 # JPEG markers in front of a frame's size: SOF0 to SOF15 without DHT, JPG and DAC; JPEG-LS's SOF55.
@@ -86,7 +87,7 @@ def _parse(data: bytes) -> Any:
         import pydicom.pixels  # since version 3
         from pydicom import uid
     except ImportError as error:
-        fix = "pip install 'diffmic_jax[dicom]'"
+        fix = install_command("dicom")
         raise Refused("it is DICOM, for which pydicom is missing", fix) from error
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # it logs each warning as well
     if uid.DeflatedExplicitVRLittleEndian.encode() in data:

@@ -110,3 +110,20 @@ def start_at_random_map(prior: Prior, noise: Array) -> Array:
     """
     first, second = (jax.scipy.stats.norm.cdf(noise[..., 0, i, :]) for i in (0, -1))
     return guidance_map(first, second, prior.mean.shape[-2])
+
+
+PRIORS: dict[str, Callable[..., tuple[Prior, ...]]] = {
+    "none": no_priors,
+    "global": global_priors,
+    "local": local_priors,
+    "fused": fused_priors,
+    "dual": dual_priors,
+    "map": map_priors,
+}
+"""(guidance prediction, *, activate) -> priors; `map` takes the `size` of the map too."""
+INITIALS: dict[str, Callable[[Prior, Array], Array]] = {
+    "mean": start_at_mean,
+    "map": start_at_map,
+    "random_map": start_at_random_map,
+}
+"""(prior, noise [S, B, *L, C]) -> start of the reverse process."""

@@ -10,6 +10,7 @@ L = () in v1 and (K, K) in v2; a timestep is a scalar or an array [B, *L].
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -141,3 +142,10 @@ def antithetic_timesteps(key: Array, shape: tuple[int, ...], num_train_steps: in
 def uniform_timesteps(key: Array, shape: tuple[int, ...], num_train_steps: int) -> Array:
     """Independent random timesteps [B, *L]: every cell of a map has its own (v2)."""
     return jax.random.randint(key, shape, 0, num_train_steps)
+
+
+TIMESTEPS: dict[str, Callable[[Array, tuple[int, ...], int], Array]] = {
+    "antithetic": antithetic_timesteps,
+    "uniform": uniform_timesteps,
+}
+"""(key, [B, *L], T) -> training timesteps [B, *L]."""

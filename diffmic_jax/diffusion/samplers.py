@@ -25,24 +25,20 @@ from diffmic_jax.types import Array
 
 EpsFn = Callable[[Array, Array], Array]
 """eps_fn(y_t [B, *L, C], t scalar index) -> eps_hat [B, *L, C]."""
-Pair = tuple[Array, Array]
-"""The next state, and y0_hat."""
 
 
 def timesteps(
     schedule: Schedule,
     num_steps: int,
     start: Literal["full", "truncated", "leading"] = "full",
-    stop: int = 0,
 ) -> np.ndarray:
     """The timesteps to visit, [num_steps] descending.
 
     Args:
       schedule: the noise schedule, of T steps.
       num_steps: 1..T.
-      start: `full` spreads them from T-1 to `stop`; `truncated` walks only the first `num_steps` of
+      start: `full` spreads them from T-1 to 0; `truncated` walks only the first `num_steps` of
         the chain, as the authors' v1 code does; `leading` takes multiples of T // num_steps.
-      stop: last timestep of `full`.
 
     Raises:
       ValueError: for a `start` or a number of steps that the schedule does not have, or a start
@@ -51,11 +47,9 @@ def timesteps(
     total = schedule.num_train_steps
     if not 1 <= num_steps <= total:
         raise ValueError(f"the number of sampling steps must be 1..{total}, not {num_steps}")
-    if num_steps > total - stop:
-        raise ValueError(f"{num_steps} steps do not fit between {stop} and {total}")
     match start:
         case "full":
-            steps = np.rint(np.linspace(total - 1, stop, num_steps)).astype(int)
+            steps = np.rint(np.linspace(total - 1, 0, num_steps)).astype(int)
         case "truncated":
             steps = np.arange(num_steps)[::-1]
         case "leading":
@@ -73,21 +67,19 @@ def _scan(
     steps: np.ndarray,
     rows: tuple,
     return_states: bool,
-    average: bool,
 ) -> Array | tuple[Array, Array]:
-    """Run `step(y, t, *rows) -> (next y, y0_hat)`; the last state is the last y0_hat itself."""
+    """Run `step(y, t, *rows) -> next y`; after the last step it is y0_hat."""
     dtype = jnp.result_type(y_init, jnp.float32)
     # float64 rounds to the compute dtype here, once.
     rows = tuple(jnp.asarray(row, dtype) for row in rows)
 
     def body(y: Array, row: tuple) -> tuple[Array, Any]:
-        y, y0_hat = step(y, *row)
-        return y, (y if return_states else None, y0_hat if average else None)
+        y = step(y, *row)
+        return y, y if return_states else None
 
     y_init = jnp.asarray(y_init, dtype)
-    y, (states, estimates) = jax.lax.scan(body, y_init, (jnp.asarray(steps), *rows))
-    answer = estimates.mean(axis=0) if average else y
-    return (answer, jnp.concatenate([y_init[None], states])) if return_states else answer
+    y0_hat, states = jax.lax.scan(body, y_init, (jnp.asarray(steps), *rows))
+    return (y0_hat, jnp.concatenate([y_init[None], states])) if return_states else y0_hat
 
 
 def ancestral(
@@ -99,7 +91,6 @@ def ancestral(
     noise: Array,
     *,
     return_states: bool = False,
-    average: bool = False,
 ) -> Array | tuple[Array, Array]:
     """Ancestral (DDPM) sampling by the posterior of each step.
 
@@ -111,7 +102,6 @@ def ancestral(
       timesteps: [n] descending host integers.
       noise: [n, B, *L, C] standard normal; row i goes with `timesteps[i]`, the last is unused.
       return_states: also return the n+1 states, [n+1, B, *L, C].
-      average: return the mean of y0_hat over the steps, not the last.
 
     Returns:
       y0_hat [B, *L, C] after the last step, and the states if asked for.
@@ -119,12 +109,12 @@ def ancestral(
     steps = np.asarray(timesteps)
     weights = posterior_coefficients(schedule, steps, np.append(steps[1:], -1))
 
-    def step(y: Array, t: Array, g0: Array, g1: Array, g2: Array, std: Array, z: Array) -> Pair:
+    def step(y: Array, t: Array, g0: Array, g1: Array, g2: Array, std: Array, z: Array) -> Array:
         y0_hat = predict_y0(schedule, y, t, eps_fn(y, t), prior_mean)
-        return g0 * y0_hat + g1 * y + g2 * prior_mean + std * z, y0_hat
+        return g0 * y0_hat + g1 * y + g2 * prior_mean + std * z
 
     rows = (weights.y0_hat, weights.y_t, weights.prior_mean, np.sqrt(weights.variance), noise)
-    return _scan(step, y_init, steps, rows, return_states, average)
+    return _scan(step, y_init, steps, rows, return_states)
 
 
 def ddim(
@@ -139,7 +129,6 @@ def ddim(
     clip: tuple[float, float] | None = None,
     rederive_eps: bool = False,
     return_states: bool = False,
-    average: bool = False,
 ) -> Array | tuple[Array, Array]:
     """DDIM sampling (Song et al. 2021), shifted to the prior mean.
 
@@ -151,11 +140,10 @@ def ddim(
       timesteps: as in `ancestral`.
       noise: as in `ancestral`; may be None when eta is 0.
       eta: 0 is deterministic, 1 adds as much noise as ancestral sampling.
-      clip: range that y0_hat is clipped to before it is used, or None.
+      clip: range that y0_hat is clipped to before it is used, or None (or empty).
       rederive_eps: replace eps_hat by the noise that the clipped y0_hat implies, so that the next
         state is one of the forward process; otherwise eps_hat stays raw (the authors' v2 code).
       return_states: as in `ancestral`.
-      average: as in `ancestral`.
 
     Raises:
       ValueError: if eta is above 0 and there is no noise.
@@ -169,14 +157,21 @@ def ddim(
     toward = np.sqrt(np.maximum(1 - ab_prev - std**2, 0))
     z_rows = np.zeros(len(steps)) if noise is None else noise
 
-    def step(y: Array, t: Array, signal: Array, toward: Array, std: Array, z: Array) -> Pair:
+    def step(y: Array, t: Array, signal: Array, toward: Array, std: Array, z: Array) -> Array:
         eps_hat = eps_fn(y, t)
         y0_hat = predict_y0(schedule, y, t, eps_hat, prior_mean)
-        if clip is not None:
+        if clip:
             y0_hat = jnp.clip(y0_hat, *clip)
             if rederive_eps:
                 eps_hat = predict_eps(schedule, y, t, y0_hat, prior_mean)
-        return signal * y0_hat + (1 - signal) * prior_mean + toward * eps_hat + std * z, y0_hat
+        return signal * y0_hat + (1 - signal) * prior_mean + toward * eps_hat + std * z
 
     rows = (np.sqrt(ab_prev), toward, std, z_rows)
-    return _scan(step, y_init, steps, rows, return_states, average)
+    return _scan(step, y_init, steps, rows, return_states)
+
+
+SAMPLERS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
+    "ancestral": (ancestral, ()),
+    "ddim": (ddim, ("clip", "rederive_eps")),
+}
+"""Name -> sampler, and the fields of `config.sampling` that it takes as keyword arguments."""

@@ -1,1 +1,1 @@
-"""Measuring and recording what a trained classifier says."""
+"""Measuring the predictions of a trained classifier, and recording the results."""

@@ -4,11 +4,11 @@
   distribution: under no difference each of them is equally likely to be the one.
 - A paired bootstrap: both are measured on the same resamples, by group where groups are known, and
   the interval is of the difference. It therefore does not contain what is hard for both.
-- Mean total variation: how far the two predictive distributions are apart, whoever is right; 0 for
-  the same answers, 1 for certainties of which none agree. It tells whether a faster sampler still
-  says what a slower one did.
+- Mean total variation: how far the two predictive distributions are apart, whether or not they are
+  right; 0 for equal ones, 1 for certain predictions of which none agree. It shows whether a faster
+  sampler still gives the predictions of a slower one.
 
-Intervals are of single comparisons: who compares many runs will find differences among them.
+Intervals are of single comparisons: among many compared runs, some differ by chance.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ from scipy.stats import binomtest
 
 from diffmic_jax.errors import InputError
 from diffmic_jax.evaluation import metrics
+from diffmic_jax.method.task import SEPARATOR, Task
 
 
-class Answered(NamedTuple):
+class Evaluated(NamedTuple):
     """What `predictions.csv` holds of N images."""
 
     ids: list[str]
-    class_names: tuple[str, ...]
+    task: Task
     label: np.ndarray
     """[N] class indices, or [N, C] multi-hot."""
     probabilities: np.ndarray
@@ -43,17 +44,17 @@ class Answered(NamedTuple):
 def compare(
     probabilities: tuple[Float[np.ndarray, "n c"], Float[np.ndarray, "n c"]],
     labels: Int[np.ndarray, " n"] | Int[np.ndarray, "n c"],
-    class_names: tuple[str, ...],
+    task: Task,
     groups: Shaped[np.ndarray, " n"],
     bootstrap: int = 1000,
     thresholds: tuple[Sequence[float], Sequence[float]] = ((), ()),
 ) -> dict[str, Any]:
-    """Compare the answers of two classifiers.
+    """Compare the predictions of two classifiers.
 
     Args:
       probabilities: [N, C] of the first and of the second.
-      labels: [N] class indices, or [N, C] multi-hot.
-      class_names: the C names.
+      labels: [N] class indices, or with several labels [N, C] multi-hot.
+      task: what the classes are.
       groups: [N] what is resampled as a whole.
       bootstrap: number of resamples.
       thresholds: multi-label, of the classes: the first's and the second's; default 0.5.
@@ -66,44 +67,46 @@ def compare(
       multi-label): images that `only_first` and `only_second` gets right, and `p`.
     """
     both = list(zip(probabilities, thresholds, strict=True))
-    points = [
-        metrics.compute(p, labels, class_names, bootstrap=0, thresholds=own) for p, own in both
+    points = [metrics.compute(p, labels, task, bootstrap=0, thresholds=own) for p, own in both]
+    resampled = [
+        metrics.bootstrap_scalars(
+            p, labels, task, groups=groups, bootstrap=bootstrap, thresholds=own
+        )
+        for p, own in both
     ]
-    samples = [metrics.resampled(p, labels, groups, bootstrap, thresholds=own) for p, own in both]
-    rows = {}
-    for name in metrics.SCALARS:
-        first, second = (point[name] for point in points)
-        if first is None or second is None:
-            continue
-        gaps = samples[1][name] - samples[0][name]
-        gaps = gaps[~np.isnan(gaps)]
-        below, above = (gaps <= 0).mean(), (gaps >= 0).mean()
-        rows[name] = {
-            "first": first,
-            "second": second,
-            "difference": second - first,
-            "ci95": np.percentile(gaps, [2.5, 97.5]).tolist(),
-            "p_bootstrap": float(min(1.0, 2 * min(below, above))),
-        }
+    rows = {
+        name: _difference(first, second, resampled[1][name] - resampled[0][name])
+        for name in task.metrics
+        if (first := points[0][name]) is not None and (second := points[1][name]) is not None
+    }
     return {
         "n": len(labels),
-        "total_variation": _total_variation(*probabilities, multi_label=labels.ndim == 2),
+        "total_variation": _total_variation(*probabilities, task),
         "metrics": rows,
-        "mcnemar": _mcnemar(probabilities, labels),
+        "mcnemar": None if task.multi_label else _mcnemar(probabilities, labels),
     }
 
 
-def _total_variation(first: np.ndarray, second: np.ndarray, multi_label: bool) -> float:
+def _difference(first: float, second: float, resampled: np.ndarray) -> dict[str, Any]:
+    """The row of a metric, of its two values and of the differences in the resamples."""
+    defined = resampled[~np.isnan(resampled)]
+    below, above = (defined <= 0).mean(), (defined >= 0).mean()
+    return {
+        "first": first,
+        "second": second,
+        "difference": second - first,
+        "ci95": np.percentile(defined, [2.5, 97.5]).tolist(),
+        "p_bootstrap": float(min(1.0, 2 * min(below, above))),
+    }
+
+
+def _total_variation(first: np.ndarray, second: np.ndarray, task: Task) -> float:
     apart = np.abs(first - second)
     # A label of several is a distribution over present and absent: half of twice the distance.
-    return float(apart.mean() if multi_label else apart.sum(axis=1).mean() / 2)
+    return float(apart.mean() if task.multi_label else apart.sum(axis=1).mean() / 2)
 
 
-def _mcnemar(
-    probabilities: tuple[np.ndarray, np.ndarray], labels: np.ndarray
-) -> dict[str, Any] | None:
-    if labels.ndim == 2:
-        return None
+def _mcnemar(probabilities: tuple[np.ndarray, np.ndarray], labels: np.ndarray) -> dict[str, Any]:
     first, second = (p.argmax(axis=1) == labels for p in probabilities)
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
     discordant = only_first + only_second
@@ -126,8 +129,8 @@ def compare_workdirs(
       second: likewise.
       split: of runs, which evaluation.
       bootstrap: number of resamples.
-      guidance: of which of them to take the answers of the guidance alone.
-      run: whose split tells the groups; default the first of them that has one.
+      guidance: for which of them to compare the guidance prediction instead.
+      run: whose split has the groups; default the first of them that has one.
 
     Raises:
       InputError: one is not evaluated, or they were evaluated on other images or labels.
@@ -136,11 +139,26 @@ def compare_workdirs(
         own if (own := folder / "predictions.csv").exists() else folder / "eval" / split / own.name
         for folder in (first, second)
     ]
-    ours, theirs = map(read_answered, paths, guidance)
-    if ours.class_names != theirs.class_names:
+    ours, theirs = map(read_predictions, paths, guidance)
+    order = _matched(ours, theirs, paths)
+    both = (ours.probabilities, theirs.probabilities[order])
+    # An evaluation by itself does not contain the groups, the run beside it does.
+    runs = [run] if run else [f for f in (first, second) if (f / "split.csv").exists()]
+    groups = groups_of((runs or [first])[0], ours.ids)
+    thresholds = ours.thresholds, theirs.thresholds
+    return compare(both, ours.label, ours.task, groups, bootstrap, thresholds)
+
+
+def _matched(ours: Evaluated, theirs: Evaluated, paths: Sequence[Path]) -> list[int]:
+    """Where each of our images is among theirs.
+
+    Raises:
+      InputError: classes, images or labels are not the same.
+    """
+    if ours.task.class_names != theirs.task.class_names:
         raise InputError(
-            f"{paths[1]}: has the classes {','.join(theirs.class_names)}, not "
-            f"{','.join(ours.class_names)} as {paths[0]}; compare runs on the same data"
+            f"{paths[1]}: has the classes {','.join(theirs.task.class_names)}, not "
+            f"{','.join(ours.task.class_names)} as {paths[0]}; compare runs on the same data"
         )
     rows = {image: row for row, image in enumerate(theirs.ids)}
     if rows.keys() != set(ours.ids):
@@ -152,20 +170,15 @@ def compare_workdirs(
     order = [rows[image] for image in ours.ids]
     if not np.array_equal(ours.label, theirs.label[order]):
         raise InputError(f"{paths[1]}: has other labels than {paths[0]}; compare like with like")
-    both = (ours.probabilities, theirs.probabilities[order])
-    # An evaluation by itself does not tell the groups, the run beside it does.
-    runs = [run] if run else [f for f in (first, second) if (f / "split.csv").exists()]
-    groups = groups_of((runs or [first])[0], ours.ids)
-    thresholds = ours.thresholds, theirs.thresholds
-    return compare(both, ours.label, ours.class_names, groups, bootstrap, thresholds)
+    return order
 
 
-def read_answered(path: Path, guidance: bool = False) -> Answered:
+def read_predictions(path: Path, guidance: bool = False) -> Evaluated:
     """Read back a `predictions.csv` of an evaluation.
 
     Args:
       path: of the file.
-      guidance: take the probabilities of the guidance alone, from `uncertainty.csv` beside it.
+      guidance: take the probabilities of the guidance prediction, from `uncertainty.csv` beside it.
 
     Raises:
       InputError: it is not there, or has no labels.
@@ -174,18 +187,20 @@ def read_answered(path: Path, guidance: bool = False) -> Answered:
     names = tuple(key.removeprefix("prob_") for key in rows[0] if key.startswith("prob_"))
     if "label" not in rows[0] or not names:
         raise InputError(f"{path}: has no labels; name a run that was evaluated")
-    prefix, told = ("guidance", path.with_name("uncertainty.csv")) if guidance else ("prob", path)
-    by_id = {row["id"]: row for row in (read_rows(told) if guidance else rows)}
-    p = np.array([[float(by_id[r["id"]][f"{prefix}_{name}"]) for name in names] for r in rows])
-    index = {name: i for i, name in enumerate(names)}
-    labels = [row["label"] for row in rows]
-    if all(label in index for label in labels) and np.allclose(p.sum(axis=1), 1, atol=1e-3):
-        return Answered([r["id"] for r in rows], names, np.array([index[x] for x in labels]), p)
-    hot = np.array([[name in label.split("|") for name in names] for label in labels], int)
+    ids, labels = [row["id"] for row in rows], [row["label"] for row in rows]
+    kind, source = "prob", rows
+    if guidance:
+        kind, source = "guidance", read_rows(path.with_name("uncertainty.csv"))
+    by_id = {row["id"]: row for row in source}
+    p = np.array([[float(by_id[image][f"{kind}_{name}"]) for name in names] for image in ids])
+    if set(labels) <= set(names) and np.allclose(p.sum(axis=1), 1, atol=1e-3):
+        indices = np.array([names.index(label) for label in labels])
+        return Evaluated(ids, Task(class_names=names), indices, p)
+    hot = np.array([[name in label.split(SEPARATOR) for name in names] for label in labels], int)
     beside = path.with_name("metrics.json")
     scores = json.loads(beside.read_text()) if beside.exists() else {}
     own = thresholds_of(scores.get("guidance", {}) if guidance else scores)
-    return Answered([row["id"] for row in rows], names, hot, p, own)
+    return Evaluated(ids, Task(class_names=names, multi_label=True), hot, p, own)
 
 
 def thresholds_of(scores: dict[str, Any]) -> tuple[float, ...]:
@@ -231,9 +246,9 @@ def table(found: dict[str, Any], names: tuple[str, str]) -> str:
     if found["mcnemar"]:
         only = found["mcnemar"]
         lines.append(
-            f"right by one alone: {only['only_first']} by the first, {only['only_second']} by the "
-            f"second; McNemar p = {only['p']:.3g}"
+            f"correct in one alone: {only['only_first']} in the first, {only['only_second']} in "
+            f"the second; McNemar p = {only['p']:.3g}"
         )
-    lines.append(f"mean total variation between their answers: {found['total_variation']:.4f}")
+    lines.append(f"mean total variation between predictions: {found['total_variation']:.4f}")
     title = f"first {names[0]}, second {names[1]}, {found['n']} images, p by paired bootstrap"
     return "\n".join([title, *lines])

@@ -1,9 +1,8 @@
 """How good predicted probabilities are, with bootstrap confidence intervals.
 
 Every metric but the AUROC is a function of weighted sums over the images of a few numbers per
-image, and a bootstrap resample is nothing but a vector of image weights. So each metric is
-written once, for weighted images: weights of one give the value itself, resampled weights its
-confidence interval.
+image, and a bootstrap resample is a vector of image weights. So each metric is written once, for
+weighted images: weights of one give the value itself, resampled weights its confidence interval.
 
 Definitions, for N images and C classes (scikit-learn's where it has one):
 
@@ -14,7 +13,7 @@ Definitions, for N images and C classes (scikit-learn's where it has one):
   image, belongs to.
 - quadratic kappa: 1 - sum O_ij (i-j)^2 / sum E_ij (i-j)^2 over all C classes, whether or not they
   occur, O the confusion matrix and E the product of its margins (Cohen 1968).
-- NLL: mean -log p of the label, p no smaller than `NLL_FLOOR`.
+- NLL: mean -log p of the label, p no smaller than `NLL_PROBABILITY_FLOOR`.
 - Brier score: squared distance between the probabilities and the one-hot label, summed over the
   classes (Brier 1950).
 - sensitivity at a fixed specificity: of one class against the rest, at the lowest threshold that
@@ -22,9 +21,9 @@ Definitions, for N images and C classes (scikit-learn's where it has one):
 - ECE: mean over images of |accuracy - confidence| in 15 equal bins of the top probability (Guo et
   al. 2017).
 
-Multi-label rows are C yes-or-no questions each: predicted where p >= 0.5 (or a threshold of
-the class's own, from validation), NLL and Brier averaged
-over the questions, and the bins of the ECE are over p of every question.
+With several labels per image, a row is C yes-or-no questions: a class is predicted where p >= 0.5
+(or the class's threshold from validation), NLL and Brier score are means over the questions, and
+the bins of the ECE are over p of every question.
 """
 
 from __future__ import annotations
@@ -36,26 +35,17 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from diffmic_jax.errors import InputError
+from diffmic_jax.inference.calibration import NLL_PROBABILITY_FLOOR
+from diffmic_jax.method.task import SCALARS, Task
 
-NLL_FLOOR = float(np.finfo(np.float32).eps)
-"""Smallest probability the NLL takes the logarithm of: what scikit-learn uses for float32."""
 ECE_BINS = 15
-SCALARS = (
-    "accuracy",
-    "f1_macro",
-    "balanced_accuracy",
-    "auroc_macro",
-    "kappa_quadratic",
-    "nll",
-    "brier",
-    "ece",
-)
 SPECIFICITIES = (0.8, 0.9, 0.95)
-"""Operating points: where the sensitivity of each class is told."""
+"""Operating points: the specificities at which the sensitivity of each class is measured."""
 OPERATING_POINTS = tuple(f"sensitivity_at_{level:.2f}" for level in SPECIFICITIES)
 INTERVALS = ("precision", "recall", "f1", "auroc", *OPERATING_POINTS)
-"""Of a class, what intervals are given for."""
-SINGLE_LABEL_ONLY = ("accuracy", "balanced_accuracy", "kappa_quadratic")
+"""Metrics of a class that have confidence intervals."""
+SEED = 0
+"""Of the resamples: equal predictions give equal intervals."""
 
 
 class _Columns(NamedTuple):
@@ -71,29 +61,27 @@ class _Columns(NamedTuple):
     """[N, 15] confidence minus outcome, in the bin of the confidence."""
     ranks: np.ndarray
     """[C, N] 2 * rank of the class's probability + actual, for the AUROC."""
-    single_label: bool
+    task: Task
 
 
 def compute(
     probabilities: Float[np.ndarray, "n c"],
     labels: Int[np.ndarray, " n"] | Int[np.ndarray, "n c"],
-    class_names: Sequence[str],
+    task: Task,
     *,
     groups: Shaped[np.ndarray, " n"] | None = None,
     bootstrap: int = 1000,
-    seed: int = 0,
     thresholds: Sequence[float] = (),
 ) -> dict[str, Any]:
     """All metrics of a split, ready for JSON: undefined values are None, never NaN.
 
     Args:
       probabilities: [N, C]; rows sum to 1 unless multi-label.
-      labels: [N] class indices, or [N, C] multi-hot.
-      class_names: the C names, in label order.
+      labels: [N] class indices, or with several labels [N, C] multi-hot.
+      task: what the classes are.
       groups: [N] what is resampled as a whole (lesion, patient); None: every image by itself.
       bootstrap: number of resamples behind `ci95`; 0 leaves the intervals None.
-      seed: of the resamples; the same seed gives the same numbers.
-      thresholds: multi-label, of each class: the probability from which it is predicted; default
+      thresholds: [C] with several labels, the probability from which a class is predicted; default
         0.5.
 
     Returns:
@@ -108,66 +96,48 @@ def compute(
       InputError: no image, a label outside the classes, or a probability that is not a number.
       ValueError: shapes that do not belong together.
     """
-    probabilities = np.asarray(probabilities, np.float64)
-    labels = np.asarray(labels)
-    _check(probabilities, labels, class_names)
-    columns = _columns(probabilities, labels, thresholds)
+    probabilities, labels = np.asarray(probabilities, np.float64), np.asarray(labels)
+    task.check(probabilities, labels)
+    _check_finite(probabilities)
+    columns = _columns(probabilities, labels, task, thresholds)
     per_class, scalars = _scores(columns, np.ones(len(labels)))
-    if groups is None:
-        groups = np.arange(len(labels))
-    samples = [_scores(columns, w) for w in resample_weights(groups, bootstrap, seed)]
     points = {name: per_class.pop(name) for name in OPERATING_POINTS}
-    if not columns.single_label:
-        per_class["threshold"] = np.broadcast_to(thresholds or 0.5, len(class_names))
+    if task.multi_label:
+        per_class["threshold"] = np.broadcast_to(thresholds or 0.5, task.num_classes)
+    groups = np.arange(len(labels)) if groups is None else groups
     return {
         "n": len(labels),
         **{name: _optional(scalars[name]) for name in SCALARS},
-        "per_class": _by_name(per_class, class_names),
+        "per_class": _by_name(per_class, task),
         "operating_points": {
             name: {point: _optional(values[i]) for point, values in points.items()}
-            for i, name in enumerate(class_names)
+            for i, name in enumerate(task.class_names)
         },
-        "confusion": _confusion(columns) if columns.single_label else None,
-        "ci95": {name: _interval([s[name] for _, s in samples]) for name in SCALARS},
-        "ci95_per_class": {
-            name: {metric: _interval([c[metric][i] for c, _ in samples]) for metric in INTERVALS}
-            for i, name in enumerate(class_names)
-        },
+        "confusion": None if task.multi_label else _confusion(columns),
+        **_intervals(columns, groups, bootstrap),
     }
 
 
-def resampled(
+def bootstrap_scalars(
     probabilities: Float[np.ndarray, "n c"],
     labels: Int[np.ndarray, " n"] | Int[np.ndarray, "n c"],
+    task: Task,
+    *,
     groups: Shaped[np.ndarray, " n"],
     bootstrap: int,
-    seed: int = 0,
     thresholds: Sequence[float] = (),
 ) -> dict[str, np.ndarray]:
     """Each of `SCALARS` over the resamples [bootstrap], NaN where undefined.
 
-    Equal groups and seed give equal resamples, so two classifiers of the same images can be
-    compared resample by resample. Arguments as in `compute`.
+    Equal groups give equal resamples, so two classifiers of the same images can be compared
+    resample by resample. Arguments as in `compute`.
     """
-    columns = _columns(np.asarray(probabilities, np.float64), labels, thresholds)
-    samples = [_scores(columns, w)[1] for w in resample_weights(groups, bootstrap, seed)]
-    return {name: np.array([s[name] for s in samples]) for name in SCALARS}
+    columns = _columns(np.asarray(probabilities, np.float64), labels, task, thresholds)
+    found = [_scores(columns, w)[1] for w in resample_weights(groups, bootstrap)]
+    return {name: np.array([scalars[name] for scalars in found]) for name in SCALARS}
 
 
-def _check(probabilities: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> None:
-    n, c = len(labels), len(class_names)
-    if probabilities.shape != (n, c) or labels.shape not in ((n,), (n, c)):
-        raise ValueError(
-            f"probabilities {probabilities.shape} and labels {labels.shape} do not belong to "
-            f"the {c} classes"
-        )
-    if n == 0:
-        raise InputError("metrics: the split has no image; choose a split that has some")
-    top = c - 1 if labels.ndim == 1 else 1
-    if labels.min() < 0 or labels.max() > top:
-        raise InputError(
-            f"metrics: labels run from {labels.min()} to {labels.max()}; they must be in 0..{top}"
-        )
+def _check_finite(probabilities: np.ndarray) -> None:
     if not np.isfinite(probabilities).all():
         row = np.flatnonzero(~np.isfinite(probabilities).all(axis=1))[0]
         raise InputError(
@@ -176,40 +146,41 @@ def _check(probabilities: np.ndarray, labels: np.ndarray, class_names: Sequence[
 
 
 def _columns(
-    probabilities: np.ndarray, labels: np.ndarray, thresholds: Sequence[float] = ()
+    probabilities: np.ndarray, labels: np.ndarray, task: Task, thresholds: Sequence[float]
 ) -> _Columns:
     """Everything that does not depend on the weights, once."""
-    single = labels.ndim == 1
-    actual = np.eye(probabilities.shape[1])[labels] if single else labels.astype(np.float64)
-    if single:
-        top = probabilities.argmax(axis=1)
-        predicted = np.eye(probabilities.shape[1])[top]
-        confidence, outcome = probabilities.max(axis=1)[:, None], (top == labels)[:, None]
-        distance = np.square(top - labels)
-    else:
-        predicted = (probabilities >= (thresholds or 0.5)).astype(np.float64)
+    actual = task.multi_hot(labels)
+    predicted = task.predicted(probabilities, thresholds)
+    if task.multi_label:
         confidence, outcome = probabilities, actual
         distance = np.zeros(len(labels))
+    else:
+        confidence = probabilities.max(axis=1)[:, None]
+        outcome = (predicted == labels)[:, None]
+        distance = np.square(predicted - labels)
     return _Columns(
         actual=actual,
-        predicted=predicted,
-        losses=np.stack([*_losses(probabilities, actual, single), distance], axis=1),
+        predicted=task.multi_hot(predicted),
+        losses=np.stack([*_losses(probabilities, actual, task), distance], axis=1),
         gaps=_gaps(confidence, outcome),
         ranks=_ranks(probabilities, actual),
-        single_label=single,
+        task=task,
     )
 
 
 def _losses(
-    probabilities: np.ndarray, actual: np.ndarray, single: bool
+    probabilities: np.ndarray, actual: np.ndarray, task: Task
 ) -> tuple[np.ndarray, np.ndarray]:
     """[N] NLL and [N] Brier score of each image."""
     brier = np.square(probabilities - actual)
-    if single:
-        of_label = (probabilities * actual).sum(axis=1)
-        return -np.log(np.clip(of_label, NLL_FLOOR, 1)), brier.sum(axis=1)
-    of_outcome = np.where(actual == 1, probabilities, 1 - probabilities)
-    return -np.log(np.clip(of_outcome, NLL_FLOOR, 1)).mean(axis=1), brier.mean(axis=1)
+    if task.multi_label:
+        of_outcome = np.where(actual == 1, probabilities, 1 - probabilities)
+        return _negative_log(of_outcome).mean(axis=1), brier.mean(axis=1)
+    return _negative_log((probabilities * actual).sum(axis=1)), brier.sum(axis=1)
+
+
+def _negative_log(probabilities: np.ndarray) -> np.ndarray:
+    return -np.log(np.clip(probabilities, NLL_PROBABILITY_FLOOR, 1))
 
 
 def _gaps(confidence: np.ndarray, outcome: np.ndarray) -> np.ndarray:
@@ -228,13 +199,13 @@ def _ranks(probabilities: np.ndarray, actual: np.ndarray) -> np.ndarray:
     return 2 * np.stack(ranks) + actual.T.astype(np.int64)
 
 
-def resample_weights(groups: np.ndarray, bootstrap: int, seed: int) -> Iterator[np.ndarray]:
-    """Weights [N]: how often each image's group was drawn, with replacement."""
+def resample_weights(groups: np.ndarray, bootstrap: int) -> Iterator[np.ndarray]:
+    """Weights [N] of each resample: how often it has the image's group, with replacement."""
     names, member = np.unique(groups, return_inverse=True)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(SEED)
     for _ in range(bootstrap):
-        drawn = rng.integers(len(names), size=len(names))
-        yield np.bincount(drawn, minlength=len(names))[member].astype(np.float64)
+        chosen = rng.integers(len(names), size=len(names))
+        yield np.bincount(chosen, minlength=len(names))[member].astype(np.float64)
 
 
 def _scores(
@@ -263,9 +234,7 @@ def _scores(
         "brier": brier / total,
         "ece": np.abs(_weighted_sum(weights, columns.gaps)).sum() / total,
     }
-    if not columns.single_label:
-        scalars.update(dict.fromkeys(SINGLE_LABEL_ONLY, np.nan))
-    return per_class, scalars
+    return per_class, {n: x if n in columns.task.metrics else np.nan for n, x in scalars.items()}
 
 
 def _weighted_sum(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -275,14 +244,14 @@ def _weighted_sum(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 def _threshold_free(ranks: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
     """AUROC and sensitivities [C] from the ranks [C, N], NaN if undefined."""
-    rows = [_of_ranks(own, weights) for own in ranks]
+    rows = [_of_one_class(own, weights) for own in ranks]
     return {
         name: np.array(values)
         for name, values in zip(("auroc", *OPERATING_POINTS), zip(*rows, strict=True), strict=True)
     }
 
 
-def _of_ranks(ranks: np.ndarray, weights: np.ndarray) -> tuple[float, ...]:
+def _of_one_class(ranks: np.ndarray, weights: np.ndarray) -> tuple[float, ...]:
     """AUROC (a positive image outranks a negative one, ties counting half), and sensitivities."""
     counts = np.bincount(ranks, weights, minlength=2 * (ranks.max() // 2 + 1))
     negative, positive = counts.reshape(-1, 2).T
@@ -291,7 +260,7 @@ def _of_ranks(ranks: np.ndarray, weights: np.ndarray) -> tuple[float, ...]:
         return (np.nan,) * (1 + len(SPECIFICITIES))
     up_to = np.cumsum(negative)
     auroc = (positive * (up_to - negative / 2)).sum() / (positives * negatives)
-    # Called positive is what ranks higher; weights are whole numbers, so the product may round.
+    # Images that rank higher are predicted positive; counts are whole, but products are rounded.
     last = np.searchsorted(up_to, np.array(SPECIFICITIES) * negatives * (1 - 1e-12))
     return (auroc, *(1 - np.cumsum(positive)[last] / positives))
 
@@ -320,9 +289,21 @@ def _mean_defined(values: np.ndarray) -> float:
     return defined.mean() if defined.size else np.nan
 
 
-def _interval(samples: list[float]) -> list[float] | None:
-    """The middle 95% of the resamples in which the metric is defined."""
-    defined = [s for s in samples if not np.isnan(s)]
+def _intervals(columns: _Columns, groups: np.ndarray, bootstrap: int) -> dict[str, Any]:
+    """`ci95` and `ci95_per_class` of `compute`."""
+    found = [_scores(columns, w) for w in resample_weights(groups, bootstrap)]
+    return {
+        "ci95": {name: _interval([scalars[name] for _, scalars in found]) for name in SCALARS},
+        "ci95_per_class": {
+            name: {metric: _interval([c[metric][i] for c, _ in found]) for metric in INTERVALS}
+            for i, name in enumerate(columns.task.class_names)
+        },
+    }
+
+
+def _interval(resampled: list[float]) -> list[float] | None:
+    """The central 95% of the resamples in which the metric is defined."""
+    defined = [value for value in resampled if not np.isnan(value)]
     return np.percentile(defined, [2.5, 97.5]).tolist() if defined else None
 
 
@@ -332,11 +313,11 @@ def _optional(value: float) -> float | None:
 
 
 def _by_name(
-    per_class: dict[str, np.ndarray], class_names: Sequence[str]
+    per_class: dict[str, np.ndarray], task: Task
 ) -> dict[str, dict[str, float | int | None]]:
     """Class name -> metric -> value."""
     table: dict[str, dict[str, float | int | None]] = {}
-    for i, name in enumerate(class_names):
+    for i, name in enumerate(task.class_names):
         table[name] = {metric: _optional(values[i]) for metric, values in per_class.items()}
         table[name]["support"] = int(per_class["support"][i])
     return table

@@ -1,4 +1,4 @@
-"""Does uncertainty find the errors: what is left when the least certain images are referred."""
+"""Does uncertainty find the errors: accuracy when the least certain images are referred."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 from scipy.special import entr
-from sklearn.metrics import roc_auc_score
+from scipy.stats import mannwhitneyu
 
 from diffmic_jax.evaluation.metrics import resample_weights
 
 SHARE = 0.2
-"""Of the images, those that are referred to somebody who knows."""
+"""Of the images, those that are referred to an expert."""
 
 
-def kept_first(uncertainty: Float[np.ndarray, " n"]) -> np.ndarray:
-    """[N] positions from the most to the least certain image; equal ones in their order."""
+def most_certain_first(uncertainty: Float[np.ndarray, " n"]) -> np.ndarray:
+    """Positions [N] from the most to the least certain image; equal ones in their order."""
     return np.argsort(uncertainty, kind="stable")
 
 
 def referral_curve(
-    uncertainty: Float[np.ndarray, " n"], right: Bool[np.ndarray, " n"]
+    uncertainty: Float[np.ndarray, " n"], correct: Bool[np.ndarray, " n"]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Share of the images referred [N], ascending from 0, and accuracy of the rest [N]."""
-    n = len(right)
+    n = len(correct)
     kept = np.arange(n, 0, -1)
-    accuracy = np.cumsum(right[kept_first(uncertainty)])[::-1] / kept
+    accuracy = np.cumsum(correct[most_certain_first(uncertainty)])[::-1] / kept
     return 1 - kept / n, accuracy
 
 
@@ -37,9 +37,8 @@ def referral(
     groups: Shaped[np.ndarray, " n"],
     bootstrap: int,
     share: float = SHARE,
-    seed: int = 0,
 ) -> dict[str, Any]:
-    """What referring the images of the highest entropy would change.
+    """The effect of referring the images of the highest entropy.
 
     Args:
       probabilities: [N, C].
@@ -47,33 +46,41 @@ def referral(
       groups: [N] what is resampled as a whole.
       bootstrap: resamples behind the interval; 0 for none.
       share: of the images that are referred.
-      seed: of the resamples.
 
     Returns:
       `share`, `accuracy_kept`, `errors` in all and `errors_referred`, `gain` (accuracy of the kept
       images minus that of all) with `gain_ci95`, and `error_auroc`, the probability that an error
-      has a higher entropy than a right answer.
+      has a higher entropy than a correct prediction.
     """
     entropy = entr(np.asarray(probabilities, np.float64)).sum(axis=1)
-    right = probabilities.argmax(axis=1) == labels
+    correct = probabilities.argmax(axis=1) == labels
     kept = np.zeros(len(labels), bool)
-    kept[kept_first(entropy)[: max(1, round((1 - share) * len(labels)))]] = True
+    kept[most_certain_first(entropy)[: max(1, round((1 - share) * len(labels)))]] = True
     gains = []
-    for weights in resample_weights(groups, bootstrap, seed):
+    for weights in resample_weights(groups, bootstrap):
         if weights[kept].any():
-            gains.append(_accuracy(right, weights, kept) - _accuracy(right, weights))
+            gains.append(_accuracy(correct, weights, kept) - _accuracy(correct, weights))
     return {
         "share": share,
-        "accuracy_kept": float(right[kept].mean()),
-        "errors": int((~right).sum()),
-        "errors_referred": int((~right & ~kept).sum()),
-        "gain": float(right[kept].mean() - right.mean()),
+        "accuracy_kept": float(correct[kept].mean()),
+        "errors": int((~correct).sum()),
+        "errors_referred": int((~correct & ~kept).sum()),
+        "gain": float(correct[kept].mean() - correct.mean()),
         "gain_ci95": np.percentile(gains, [2.5, 97.5]).tolist() if gains else None,
-        "error_auroc": float(roc_auc_score(~right, entropy)) if 0 < right.mean() < 1 else None,
+        "error_auroc": _error_auroc(correct, entropy),
     }
 
 
+def _error_auroc(correct: np.ndarray, uncertainty: np.ndarray) -> float | None:
+    """Probability that an error is less certain than a correct prediction, ties counting half."""
+    pairs = (~correct).sum() * correct.sum()
+    if not pairs:
+        return None
+    found = mannwhitneyu(uncertainty[~correct], uncertainty[correct], method="asymptotic")
+    return float(found.statistic / pairs)
+
+
 def _accuracy(
-    right: np.ndarray, weights: np.ndarray, kept: np.ndarray | slice = slice(None)
+    correct: np.ndarray, weights: np.ndarray, kept: np.ndarray | slice = slice(None)
 ) -> Any:
-    return right[kept] @ weights[kept] / weights[kept].sum()
+    return correct[kept] @ weights[kept] / weights[kept].sum()

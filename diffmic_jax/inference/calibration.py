@@ -1,27 +1,78 @@
-"""The calibration of a run, `calibration.json` in its workdir.
+"""Calibration: temperature, prediction sets, thresholds; and the file of a run that keeps them.
 
-It belongs to one checkpoint and, for the diffusion, to one way of sampling: another number of
-draws, say, spreads the probabilities otherwise. So it is looked up by both, and nothing is
-calibrated by one that does not fit.
+From samples to probabilities. The denoiser is trained by squared error, so its estimate of y0 is
+one of the mean of the label given image and guidance, and the mean of a one-hot label is the
+probability of each class. One sample is a noisy estimate of it, the mean over S samples a better
+one; its part outside of [0, 1] is noise and is clipped (`diffusion.readout.clip`).
+
+Temperature (Guo et al. 2017) sharpens or softens these probabilities p by a number T:
+
+    p_T = softmax(log q / T),  q = (p + w/C) / (1 + w);     multi-label: sigmoid(logit(q) / T)
+
+It acts after the readout because there are no probabilities before it: y0_hat is no logit, and
+scaling it would move it away from the label's mean. A mean of samples that was clipped at 0 is
+exactly 0, which no temperature can change and no finite number of samples can justify. So the
+uniform distribution is mixed in first, with weight w to one. T and w are fitted by the NLL on
+validation; for the guidance prediction, whose softmax is never 0, w is fitted as about 0. The order
+of the classes stays the same. (Fitted without w, the NLL is dominated by the few images whose class
+was clipped, and T depends on them alone.)
+
+Split conformal prediction (Vovk et al. 2005; the score of Sadinle et al. 2019) gives each image a
+set of classes that contains the true one with a chosen probability, the coverage. With the scores
+1 - p_T(label) of n validation images and q the ceil((n + 1) coverage)-th smallest of them, a set
+has every class of 1 - p_T <= q. The coverage is that of the average image of the distribution that
+the validation images come from, not of any one class, and it is slightly optimistic here: the same
+images chose the checkpoint and the temperature. A set may be empty: then every class is less
+probable than the true one mostly is.
+
+The file `calibration.json` belongs to one checkpoint and, for the diffusion, to one way of
+sampling: with another number of samples, say, the probabilities are distributed differently. So it
+is looked up by both, and probabilities are never calibrated by one that does not fit.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import ml_collections
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from scipy.optimize import minimize
+from scipy.special import expit, log_softmax, logit, softmax
 
+from diffmic_jax.config import Sampling
 from diffmic_jax.data.files import write_json
 from diffmic_jax.errors import InputError
-from diffmic_jax.evaluation import uncertainty
-from diffmic_jax.evaluation.evaluate import Answers
-from diffmic_jax.evaluation.uncertainty import Calibration
-from diffmic_jax.training.workdir import as_json
+from diffmic_jax.fields import as_json
+from diffmic_jax.inference.predictions import Calibrated, Outputs
+from diffmic_jax.method.task import Task
 
 FILE = "calibration.json"
+COVERAGE = 0.9
+"""Default share of the prediction sets that contain the true class."""
+NLL_PROBABILITY_FLOOR = float(np.finfo(np.float32).eps)
+"""Smallest probability whose logarithm the NLL takes: scikit-learn's for float32."""
+_BOUNDS = ((-4.0, 4.0), (-16.0, 0.0))
+"""Of log T and log w: where every validation image is correct, the NLL sets T no lower bound."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """What was fitted to the validation predictions of one classifier."""
+
+    temperature: float
+    """T."""
+    uniform: float
+    """w, weight of the uniform distribution to one of the classifier's."""
+    scores: tuple[float, ...] = ()
+    """Conformal scores of the validation images, ascending; none if multi-label."""
+    multi_label: bool
+    """The probabilities are of yes-or-no questions, one per class."""
+    thresholds: tuple[float, ...] = ()
+    """[C] if multi-label: the probability from which each class is predicted."""
 
 
 class Calibrations(NamedTuple):
@@ -32,29 +83,135 @@ class Calibrations(NamedTuple):
 
     @property
     def thresholds(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Of the classes, by the diffusion and by the guidance; empty without any."""
+        """Of the classes, for the diffusion and for the guidance; empty without any."""
         first, second = (each.thresholds if each else () for each in self)
         return first, second
 
 
-def fit(validation: Answers) -> Calibrations:
-    """Calibrate both on the answers for the validation part."""
+def fit(validation: Outputs, task: Task) -> Calibrations:
+    """Calibrate both classifiers on the outputs for the validation part."""
     return Calibrations(
-        uncertainty.fit(validation.probabilities, validation.label),
-        uncertainty.fit(validation.guidance, validation.label),
+        fit_one(validation.probabilities, validation.label, task),
+        fit_one(validation.guidance, validation.label, task),
     )
 
 
-def write(
-    workdir: Path, found: Calibrations, step: int, sampling: ml_collections.ConfigDict
-) -> None:
-    """Keep what was fitted for the checkpoint of a step, drawn from by `config.sampling`."""
+def fit_one(
+    probabilities: Float[np.ndarray, "n c"],
+    labels: Int[np.ndarray, " n"] | Int[np.ndarray, "n c"],
+    task: Task,
+) -> Calibration:
+    """Fit T and w to validation predictions by their NLL, and keep the conformal scores.
+
+    Args:
+      probabilities: [N, C].
+      labels: [N] class indices, or with several labels [N, C] multi-hot.
+      task: what the classes are.
+    """
+    multi_label = task.multi_label
+
+    def nll(logs: np.ndarray) -> float:
+        temperature, uniform = np.exp(logs)
+        scaled = _logits(probabilities, uniform, multi_label) / temperature
+        if multi_label:
+            return float(np.logaddexp(0, np.where(labels == 1, -scaled, scaled)).mean())
+        return float(-of_label(log_softmax(scaled, axis=1), labels).mean())
+
+    best = minimize(nll, (0.0, -3.0), method="L-BFGS-B", bounds=_BOUNDS).x
+    temperature, uniform = np.exp(best).tolist()
+    found = Calibration(temperature=temperature, uniform=uniform, multi_label=multi_label)
+    if multi_label:
+        pairs = zip(probabilities.T, labels.T, strict=True)
+        thresholds = tuple(best_threshold(p, y) for p, y in pairs)
+        return dataclasses.replace(found, thresholds=thresholds)
+    scores = np.sort(1 - of_label(tempered(found, probabilities), labels))
+    return dataclasses.replace(found, scores=tuple(scores.tolist()))
+
+
+def best_threshold(probabilities: Float[np.ndarray, " n"], labels: Int[np.ndarray, " n"]) -> float:
+    """The probability from which a yes-or-no class is predicted with the largest F1.
+
+    Half-way to the next smaller one, so that a prediction slightly below it is positive as well.
+    0.5 where no image has the class.
+    """
+    if not np.any(labels):
+        return 0.5
+    values = np.unique(probabilities)
+    predicted = probabilities >= values[:, None]
+    hits = (predicted & (labels == 1)).sum(axis=1)
+    best = int((2 * hits / (predicted.sum(axis=1) + np.sum(labels))).argmax())
+    return float((values[best] + values[max(best - 1, 0)]) / 2)
+
+
+def _logits(probabilities: np.ndarray, uniform: float, multi_label: bool) -> np.ndarray:
+    """Logarithms [N, C] (multi-label: logits), with the uniform distribution mixed in."""
+    p = np.asarray(probabilities, np.float64)
+    flat = 0.5 if multi_label else 1 / p.shape[1]
+    floor = NLL_PROBABILITY_FLOOR
+    p = np.clip((p + uniform * flat) / (1 + uniform), floor, 1 - floor)
+    return logit(p) if multi_label else np.log(p)
+
+
+def of_label(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The value of each image's true class: [N, C], [N] -> [N]."""
+    return values[np.arange(len(labels)), labels]
+
+
+def tempered(calibration: Calibration, probabilities: Float[np.ndarray, "n c"]) -> np.ndarray:
+    """The calibrated probabilities, [N, C]; rows sum to 1 unless multi-label."""
+    logits = _logits(probabilities, calibration.uniform, calibration.multi_label)
+    scaled = logits / calibration.temperature
+    return expit(scaled) if calibration.multi_label else softmax(scaled, axis=1)
+
+
+def threshold(calibration: Calibration, coverage: float) -> float:
+    """The largest conformal score of a class in a set; infinite if the images are too few."""
+    rank = math.ceil((len(calibration.scores) + 1) * coverage)
+    return calibration.scores[rank - 1] if rank <= len(calibration.scores) else math.inf
+
+
+def prediction_sets(
+    calibration: Calibration, probabilities: Float[np.ndarray, "n c"], coverage: float
+) -> Bool[np.ndarray, "n c"]:
+    """Which classes are in the prediction set of each image.
+
+    Args:
+      calibration: of single labels.
+      probabilities: [N, C] as the classifier gives them.
+      coverage: 0..1, the share of the sets that are to contain the true class.
+    """
+    scores = 1 - tempered(calibration, probabilities)
+    return scores <= threshold(calibration, coverage)
+
+
+def apply(
+    calibration: Calibration | None,
+    probabilities: Float[np.ndarray, "n c"],
+    coverage: float = COVERAGE,
+) -> Calibrated | None:
+    """Calibrated probabilities and prediction sets; None without a calibration.
+
+    Arguments as in `prediction_sets`; with several labels there are no sets.
+    """
+    if calibration is None:
+        return None
+    multi_label = calibration.multi_label
+    sets = None if multi_label else prediction_sets(calibration, probabilities, coverage)
+    return Calibrated(tempered(calibration, probabilities), sets)
+
+
+def write(workdir: Path, found: Calibrations, step: int, sampling: Sampling) -> None:
+    """Keep what was fitted for the checkpoint of a step, sampled from in this way.
+
+    Raises:
+      InputError: the file cannot be written.
+    """
     parts = {name: each and dataclasses.asdict(each) for name, each in found._asdict().items()}
-    write_json(workdir / FILE, parts | {"step": step, "sampling": as_json(sampling)})
+    write_json(workdir / FILE, parts | {"step": step, "sampling": _as_json(sampling)})
 
 
-def read(workdir: Path, step: int, sampling: ml_collections.ConfigDict) -> Calibrations:
-    """What there is for a checkpoint and a sampling.
+def read(workdir: Path, step: int, sampling: Sampling) -> Calibrations:
+    """The calibrations of a workdir that fit a checkpoint and a way of sampling.
 
     Raises:
       InputError: the file is damaged.
@@ -66,7 +223,7 @@ def read(workdir: Path, step: int, sampling: ml_collections.ConfigDict) -> Calib
         stored = json.loads(path.read_text())
         if stored["step"] != step:
             return Calibrations()
-        same = stored["sampling"] == as_json(sampling)
+        same = stored["sampling"] == _as_json(sampling)
         return Calibrations(
             _calibration(stored["diffusion"]) if same else None, _calibration(stored["guidance"])
         )
@@ -74,6 +231,10 @@ def read(workdir: Path, step: int, sampling: ml_collections.ConfigDict) -> Calib
         raise InputError(
             f"{path}: is no calibration ({error}); delete it and run main.py again"
         ) from error
+
+
+def _as_json(sampling: Sampling) -> Any:
+    return as_json(dataclasses.asdict(sampling))
 
 
 def _calibration(stored: dict[str, Any]) -> Calibration:

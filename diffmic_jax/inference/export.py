@@ -12,11 +12,10 @@ import numpy as np
 from jax import export
 
 from diffmic_jax.data.files import write_bytes, write_json, write_text
-from diffmic_jax.inference.load import Classifier, load_classifier, parameters_sha256
-from diffmic_jax.method.train_step import fold, predict_step
-from diffmic_jax.report.card import model_card, versions
-from diffmic_jax.training.state import Purpose, run_key
-from diffmic_jax.training.workdir import as_json, config_sha256
+from diffmic_jax.inference.card import model_card, versions
+from diffmic_jax.inference.load import Model
+from diffmic_jax.method.predict_step import fold, predict_step
+from diffmic_jax.training.workdir import config_sha256
 from diffmic_jax.types import Array, Batch
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -36,13 +35,13 @@ Inputs, in this order:
 
 - `image` uint8 [{batch}, {size}, {size}, 3]: RGB; the centre square, resized to {size} px with an
   antialiased bilinear filter. Gray images have three equal channels. No further normalisation.
-- `index` int32 [{batch}]: seeds the random draws of each image. `predict` numbers the images of a
+- `index` int32 [{batch}]: seeds the samples of each image. `predict` numbers the images of a
   folder from 0 in the order of their names.
 
 Outputs, by name:
 
 - `probabilities` float32 [{batch}, {classes}]: of {names}; {meaning}
-- `spread` float32 [{batch}, {classes}]: standard deviation between the {draws} draws.
+- `spread` float32 [{batch}, {classes}]: standard deviation of the {samples} samples.
 - `guidance` float32 [{batch}, {classes}]: probabilities of the guidance network alone.
 
 With this package (its loader needs only jax and numpy):
@@ -73,76 +72,66 @@ answer = jax.jit(program.call)(image, index)
 """
 
 
-def export_workdir(
-    workdir: Path,
-    out: Path,
-    *,
-    batch_size: int | None = None,
-    sampling: dict[str, object] | None = None,
-) -> None:
-    """Write the best checkpoint of a workdir as one program for CPU, CUDA and TPU.
+def export_model(model: Model, out: Path, *, batch_size: int | None = None) -> None:
+    """Write a model as one program for CPU, CUDA and TPU.
 
     Beside it come its description (`.json`) and a page with inputs, outputs and the model card.
 
     Args:
-      workdir: the run's folder.
+      model: of a run.
       out: the file to write.
       batch_size: of every call; None leaves it open, and each size compiles once.
-      sampling: fields of `config.sampling` to change; values of None change nothing.
 
     Raises:
-      InputError: the folder holds no checkpoint, the sampling cannot work, or a file cannot be
-        written.
+      InputError: a file cannot be written.
     """
-    classifier = load_classifier(workdir, sampling)
-    program = _program(classifier, batch_size)
+    program = _program(model, batch_size)
     write_bytes(out, program.serialize())
-    facts = _facts(classifier, batch_size)
+    facts = _facts(model, batch_size)
     write_json(out.with_name(f"{out.name}.json"), facts)
-    page = _readme(out.name, facts) + model_card(workdir, classifier.meta)
-    write_text(out.with_name(f"{out.name}.md"), page)
+    write_text(out.with_name(f"{out.name}.md"), _readme(out.name, facts) + model_card(model))
 
 
-def _program(classifier: Classifier, batch_size: int | None) -> export.Exported:
-    recipe, config = classifier.recipe, classifier.config
+def _program(model: Model, batch_size: int | None) -> export.Exported:
+    method = model.method
     # From the host: what devices the weights are on now is nothing to the program.
-    host = jax.tree.map(np.asarray, classifier.variables)
+    host = jax.tree.map(np.asarray, model.variables)
     # Folded here, a program need not do it in every call.
-    folded = jax.tree.map(np.asarray, jax.jit(partial(fold, recipe))(host))
+    folded = jax.tree.map(np.asarray, jax.jit(partial(fold, method))(host))
 
     def classify(image: Array, index: Array) -> dict[str, Array]:
         variables = jax.tree.map(jnp.asarray, host)
         rows = jnp.ones(image.shape[:1])
-        key = run_key(config.seed, Purpose.SAMPLING)
         ready = jax.tree.map(jnp.asarray, folded)
-        answer = predict_step(recipe, variables, Batch(image, rows, rows, index), key, ready)
+        answer = predict_step(
+            method, variables, Batch(image, rows, rows, index), model.sampling_key, ready
+        )
         return {
             "probabilities": answer.probabilities,
             "spread": answer.spread,
-            "guidance": recipe.link.activate(answer.guidance.fused),
+            "guidance": method.task.link.activate(answer.guidance.fused),
         }
 
     (batch,) = (batch_size,) if batch_size else export.symbolic_shape("b")
-    size = recipe.image_size
+    size = method.image_size
     image = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.uint8)
     index = jax.ShapeDtypeStruct((batch,), jnp.int32)
     return export.export(jax.jit(classify), platforms=PLATFORMS)(image, index)
 
 
-def _facts(classifier: Classifier, batch_size: int | None) -> dict[str, Any]:
-    sampling = classifier.recipe.sampling
+def _facts(model: Model, batch_size: int | None) -> dict[str, Any]:
+    sampling = model.method.sampling
     return {
         "batch_size": batch_size,
-        "class_names": list(classifier.class_names),
-        "config_sha256": config_sha256(as_json(classifier.config)),
-        "image_size": classifier.recipe.image_size,
-        "multi_label": classifier.multi_label,
+        **model.task.for_checkpoint(),
+        "config_sha256": config_sha256(model.config),
+        "image_size": model.method.image_size,
         "num_samples": sampling.num_samples,
         "num_steps": sampling.num_steps,
-        "parameters_sha256": parameters_sha256(classifier.variables),
+        "parameters_sha256": model.parameters_sha256,
         "platforms": list(PLATFORMS),
-        "recipe": classifier.recipe.name,
-        "step": classifier.step,
+        "recipe": model.method.name,
+        "step": model.step,
         "versions": versions(),
     }
 
@@ -161,6 +150,6 @@ def _readme(name: str, facts: dict[str, Any]) -> str:
         meaning="each class is a question of its own."
         if facts["multi_label"]
         else "they sum to 1.",
-        draws=facts["num_samples"],
+        samples=facts["num_samples"],
         example=one if facts["batch_size"] in (None, 1) else f"np.repeat({one}, {batch}, axis=0)",
     )

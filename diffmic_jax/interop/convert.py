@@ -3,37 +3,30 @@
 from __future__ import annotations
 
 import re
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 
+from diffmic_jax.config import Config
 from diffmic_jax.data.catalog import CATALOG, MEDMNIST
 from diffmic_jax.data.files import write_json
 from diffmic_jax.errors import InputError
-from diffmic_jax.inference.load import load_classifier
-from diffmic_jax.interop import names
-from diffmic_jax.method.build import Recipe, make_recipe
-from diffmic_jax.nn import state_dict
+from diffmic_jax.inference.card import write_card
+from diffmic_jax.inference.load import load
+from diffmic_jax.interop.names import denoiser_map, guidance_map
+from diffmic_jax.method.build import Method, build
+from diffmic_jax.method.state import TrainState, of_network
+from diffmic_jax.method.task import Task
+from diffmic_jax.nn import names, state_dict, trunks
 from diffmic_jax.nn.dcg import DCG
 from diffmic_jax.nn.state_dict import StateDict
-from diffmic_jax.nn.vit import SIZES
-from diffmic_jax.report.checklist import write_documents
-from diffmic_jax.settings import resolve
+from diffmic_jax.training import parallel
 from diffmic_jax.training.checkpoint import Checkpoints
 from diffmic_jax.training.pretrained import with_pretrained
-from diffmic_jax.training.state import (
-    Purpose,
-    TrainState,
-    fresh_state,
-    init_state,
-    of_network,
-    run_key,
-)
-from diffmic_jax.training.workdir import as_json
+from diffmic_jax.training.state import Purpose, abstract_state, fresh_state, run_key
 from diffmic_jax.types import Variables
 
 EXTRAS = "torch.safetensors"
@@ -44,62 +37,54 @@ ENCODER = "encoder_x.f."
 
 
 def from_diffmic(
-    denoiser: Path,
-    guidance: Path,
+    files: Mapping[str, Path],
     workdir: Path,
-    config: ml_collections.ConfigDict,
+    config: Config,
     class_names: tuple[str, ...] = (),
-) -> Recipe:
+) -> Method:
     """Make a workdir of the two state dicts of a DiffMIC run, or of the one file of a v2 run.
 
-    The sizes of the networks are read from the tensors; what they do not tell (size of the regions
-    and their number in v1, image size, schedule, sampling) is the configuration's.
+    The sizes of the networks are read from the tensors; what they do not determine (size of the
+    regions and their number in v1, image size, schedule, sampling) is the configuration's.
 
     Args:
-      denoiser: the authors' `ckpt_best.pth`, or a `.safetensors` of the same names; a Lightning
-        checkpoint of v2.
-      guidance: their `aux_ckpt_best.pth`, likewise; the same Lightning checkpoint.
+      files: `denoiser`, the authors' `ckpt_best.pth` or a `.safetensors` of the same names, and
+        `guidance`, their `aux_ckpt_best.pth`, likewise; a Lightning checkpoint of v2 for both.
       workdir: new folder.
       config: of the data set, recipe `v1_public` or `v2`.
       class_names: in label order; default: those of the configuration or its data set, else 0, 1...
 
     Raises:
-      InputError: a file cannot be read or does not fit, or the workdir is taken.
+      InputError: a file cannot be read or does not fit, or the workdir holds a run already.
     """
     _check_free(workdir)
-    files = {"guidance": guidance, "denoiser": denoiser}
-    states = {network: _read_network(path, network) for network, path in files.items()}
-    num_classes = _describe(config, states, files)
-    config = resolve(config)
-    multi_label = _is_multi_label(config)
-    named = _class_names(config, class_names, num_classes)
-    recipe = make_recipe(config, num_classes, multi_label=multi_label)
+    states = {network: _read_network(files[network], network) for network in files}
+    sizes, num_classes = _sizes(config, states, files)
+    config = config.changed(sizes)
+    task = _task(config, class_names, num_classes)
+    method = build(config, task)
     encoder = _encoder_prefix(states["denoiser"])
-    maps = _maps(recipe, encoder)
-    abstract = jax.eval_shape(partial(init_state, recipe), run_key(config.seed, Purpose.INIT))
+    maps = _maps(method, encoder)
+    abstract = abstract_state(method, parallel.make_mesh())
     networks = {
         network: names.to_variables(
             states[network],
             of_network(abstract.variables(), network),
             maps[network],
-            str(files[network]),
+            what=str(files[network]),
         )
         for network in states
     }
-    meta = {
-        "class_names": list(named),
-        "multi_label": multi_label,
-        "origins": {network: f"converted from {path.name}" for network, path in files.items()},
-        "encoder_prefix": encoder,
-    }
-    _write_workdir(workdir, config, _state_of(abstract, networks), meta)
+    origins = {network: f"converted from {path.name}" for network, path in files.items()}
+    meta = {"origins": origins, "encoder_prefix": encoder}
+    _write_workdir(workdir, config, task, _state_of(abstract, networks), meta)
     extras = {
         f"{network}/{name}": value
         for network, state in states.items()
         for name, value in names.left_over(state, maps[network]).items()
     }
     state_dict.write(workdir / EXTRAS, extras)
-    return recipe
+    return method
 
 
 def _read_network(path: Path, network: str) -> StateDict:
@@ -125,9 +110,9 @@ def _state_of(abstract: TrainState, networks: dict[str, Variables]) -> TrainStat
 def from_backbone(
     weights: Path,
     workdir: Path,
-    config: ml_collections.ConfigDict,
+    config: Config,
     class_names: tuple[str, ...] = (),
-) -> Recipe:
+) -> Method:
     """Make a workdir at step 0 whose guidance has the trunks of a classifier's state dict.
 
     `main.py` trains on from there. The trunk's depth is read from the tensors.
@@ -140,31 +125,36 @@ def from_backbone(
 
     Raises:
       InputError: the file cannot be read or does not fit, the classes are not known, or the workdir
-        is taken.
+        holds a run already.
     """
     _check_free(workdir)
     state = state_dict.read(weights)
     if "conv1.weight" not in state:
-        raise InputError(f"{weights}: no ResNet of torchvision or timm, conv1.weight is missing")
-    config.guidance.update(
-        backbone=_backbone(state, "", named=True),
-        width=len(state["conv1.weight"]),
-        pretrained=str(weights),
+        raise InputError(
+            f"{weights}: conv1.weight is missing; give a ResNet of torchvision or timm"
+        )
+    config = config.changed(
+        {
+            "guidance.backbone": _backbone(state, "", named=True),
+            "model.width": len(state["conv1.weight"]),
+            "guidance.pretrained": str(weights),
+        }
     )
-    config = resolve(config)
-    class_names = _class_names(config, class_names)
-    multi_label = _is_multi_label(config)
-    recipe = make_recipe(config, len(class_names), multi_label=multi_label)
-    initial = fresh_state(recipe, run_key(config.seed, Purpose.INIT))
-    fresh, origins = with_pretrained(initial, recipe, config)
-    meta = {"class_names": list(class_names), "multi_label": multi_label, "origins": origins}
-    _write_workdir(workdir, config, fresh, meta)
-    return recipe
+    task = _task(config, class_names)
+    method = build(config, task)
+    initial = fresh_state(method, run_key(config.seed, Purpose.INIT), parallel.make_mesh())
+    fresh, origins = with_pretrained(initial, method, config)
+    _write_workdir(workdir, config, task, fresh, {"origins": origins})
+    return method
 
 
-def _is_multi_label(config: ml_collections.ConfigDict) -> bool:
+def _task(config: Config, class_names: tuple[str, ...], num_classes: int = 0) -> Task:
+    """The labels of a converted run."""
     known = CATALOG.get(config.data.name)
-    return config.data.multi_label or bool(known and known.multi_label)
+    return Task(
+        class_names=_class_names(config, class_names, num_classes),
+        multi_label=config.data.multi_label or bool(known and known.multi_label),
+    )
 
 
 def _check_free(workdir: Path) -> None:
@@ -173,14 +163,14 @@ def _check_free(workdir: Path) -> None:
 
 
 def _write_workdir(
-    workdir: Path, config: ml_collections.ConfigDict, state: TrainState, meta: dict[str, Any]
+    workdir: Path, config: Config, task: Task, state: TrainState, meta: Mapping[str, Any]
 ) -> None:
     """A workdir with one checkpoint, of step 0."""
-    meta = meta | {"config": as_json(config)}
-    write_json(workdir / "config.json", meta["config"])
+    meta = {**meta, **task.for_checkpoint(), "config": config.to_dict()}
+    write_json(workdir / "config.json", config.to_dict())
     with Checkpoints(workdir, config.checkpoint.metric) as checkpoints:
         checkpoints.save(0, state, meta)
-    write_documents(workdir, meta)
+    write_card(load(workdir))
 
 
 def to_diffmic(workdir: Path, denoiser: Path, guidance: Path) -> None:
@@ -190,12 +180,12 @@ def to_diffmic(workdir: Path, denoiser: Path, guidance: Path) -> None:
       InputError: there is no checkpoint, the recipe has no names there, or a file cannot be
         written.
     """
-    classifier = load_classifier(workdir)
+    model = load(workdir)
     path = workdir / EXTRAS
     extras = state_dict.read(path) if path.exists() else {}
-    maps = _maps(classifier.recipe, classifier.meta.get("encoder_prefix", ENCODER))
+    maps = _maps(model.method, model.meta.get("encoder_prefix", ENCODER))
     for network, out in {"denoiser": denoiser, "guidance": guidance}.items():
-        own = of_network(classifier.variables, network)
+        own = of_network(model.variables, network)
         kept = {
             name.removeprefix(f"{network}/"): value
             for name, value in extras.items()
@@ -204,13 +194,13 @@ def to_diffmic(workdir: Path, denoiser: Path, guidance: Path) -> None:
         state_dict.write(out, names.to_state_dict(own, maps[network], kept))
 
 
-def _maps(recipe: Recipe, encoder: str) -> dict[str, names.Map]:
+def _maps(method: Method, encoder: str) -> dict[str, names.Map]:
     """The names of both networks, the image encoder's with its prefix."""
-    if not isinstance(recipe.guidance, DCG) or recipe.denoiser is None:
-        raise InputError(f"the authors' code has no names for the recipe {recipe.name}")
+    if not isinstance(method.guidance, DCG) or method.denoiser is None:
+        raise InputError(f"the authors' code has no names for the recipe {method.name}")
     return {
-        "guidance": names.guidance_map(recipe.guidance),
-        "denoiser": names.denoiser_map(recipe.denoiser, encoder),
+        "guidance": guidance_map(method.guidance),
+        "denoiser": denoiser_map(method.denoiser, encoder),
     }
 
 
@@ -221,47 +211,52 @@ def _encoder_prefix(denoiser: StateDict) -> str:
     return found[0] if found else ENCODER
 
 
-def _describe(
-    config: ml_collections.ConfigDict, states: dict[str, StateDict], files: dict[str, Path]
-) -> int:
-    """Fill in the sizes of the networks; gives the number of classes."""
+def _sizes(
+    config: Config, states: Mapping[str, StateDict], files: Mapping[str, Path]
+) -> tuple[dict[str, Any], int]:
+    """The fields of the configuration that the tensors determine, and the number of classes."""
     guidance, denoiser = states["guidance"], states["denoiser"]
     is_v2 = "cond_weight" in denoiser
-    if is_v2 != (config.recipe == "v2"):
+    if is_v2 != (config.denoiser.conditioning == "map"):
         raise InputError(
             f"{files['denoiser']}: of DiffMIC-v{2 if is_v2 else 1}, but --config has the recipe "
             f"{config.recipe}; name {'v2' if is_v2 else 'v1_public'} after the file and a colon"
         )
     try:
-        config.guidance.update(
-            backbone=_backbone(guidance, "ds_net.f."), width=len(guidance["ds_net.f.0.weight"])
-        )
-        config.denoiser.feature_dim = denoiser["lin4.weight"].shape[1]
-        config.diffusion.num_train_steps = len(denoiser["lin1.embed.weight"]) - 1
-        (_describe_v2 if is_v2 else _describe_v1)(config, denoiser)
-        return len(denoiser["lin4.weight"])
+        sizes = {
+            "guidance.backbone": _backbone(guidance, "ds_net.f."),
+            "model.width": len(guidance["ds_net.f.0.weight"]),
+            "denoiser.feature_dim": denoiser["lin4.weight"].shape[1],
+            "diffusion.num_train_steps": len(denoiser["lin1.embed.weight"]) - 1,
+        }
+        sizes |= _encoder_sizes(config, denoiser) if is_v2 else _resnet_sizes(denoiser)
+        return sizes, len(denoiser["lin4.weight"])
     except KeyError as error:
         raise InputError(
-            f"{files['guidance']}, {files['denoiser']}: no state dicts of DiffMIC, {error} is "
-            "missing; name aux_ckpt_best.pth as --guidance and ckpt_best.pth as --denoiser"
+            f"{files['guidance']}, {files['denoiser']}: {error} is missing, these are no state "
+            "dicts of DiffMIC; name aux_ckpt_best.pth as --guidance and ckpt_best.pth as --denoiser"
         ) from error
 
 
-def _describe_v1(config: ml_collections.ConfigDict, denoiser: StateDict) -> None:
-    config.denoiser.update(
-        encoder=_backbone(denoiser, "encoder_x.f."), width=len(denoiser["encoder_x.f.0.weight"])
-    )
+def _resnet_sizes(denoiser: StateDict) -> dict[str, Any]:
+    """Of v1."""
+    return {"denoiser.encoder": _backbone(denoiser, "encoder_x.f.")}
 
 
-def _describe_v2(config: ml_collections.ConfigDict, denoiser: StateDict) -> None:
+def _encoder_sizes(config: Config, denoiser: StateDict) -> dict[str, Any]:
+    """Of v2."""
     tokens = denoiser[f"{_encoder_prefix(denoiser)}pos_embed"].shape[-1]
-    known = {size[1]: name for name, size in SIZES.items()}
-    config.guidance.num_regions = denoiser["cond_weight"].shape[-1] - 1
-    config.denoiser.update(
-        encoder=known.get(tokens, config.denoiser.encoder),
-        local_encoder=_backbone(denoiser, "encoder_x_l.f."),
-        width=len(denoiser["encoder_x_l.f.0.weight"]),
-    )
+    known = {_num_features(name): name for name in trunks.names("efficientsam")}
+    return {
+        "guidance.num_regions": denoiser["cond_weight"].shape[-1] - 1,
+        "denoiser.encoder": known.get(tokens, config.denoiser.encoder),
+        "denoiser.local_encoder": _backbone(denoiser, "encoder_x_l.f."),
+    }
+
+
+def _num_features(encoder: str) -> int:
+    built: Any = trunks.build(encoder)
+    return built.num_features
 
 
 def _backbone(state: StateDict, prefix: str, *, named: bool = False) -> str:
@@ -274,9 +269,7 @@ def _backbone(state: StateDict, prefix: str, *, named: bool = False) -> str:
     return "resnet34" if blocks > 2 else "resnet18"
 
 
-def _class_names(
-    config: ml_collections.ConfigDict, given: tuple[str, ...], num_classes: int = 0
-) -> tuple[str, ...]:
+def _class_names(config: Config, given: tuple[str, ...], num_classes: int = 0) -> tuple[str, ...]:
     known: Any = given or tuple(map(str, config.data.class_names))
     if not known and config.data.name in CATALOG:
         known = CATALOG[config.data.name].class_names

@@ -1,4 +1,4 @@
-"""From a configuration to the objects of a run: the one place where names become things."""
+"""From a configuration and a task to the `Method`: the one place where names become objects."""
 
 from __future__ import annotations
 
@@ -9,54 +9,51 @@ from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 
-from diffmic_jax.diffusion import losses, priors, process, samplers
+from diffmic_jax import config as fields
+from diffmic_jax.config import Config
+from diffmic_jax.diffusion import priors, process, samplers
+from diffmic_jax.diffusion.parameterization import PARAMETERIZATIONS, Denoised
+from diffmic_jax.diffusion.readout import READOUTS
 from diffmic_jax.diffusion.schedules import Schedule, make_schedule
 from diffmic_jax.errors import InputError
+from diffmic_jax.method import longtail
+from diffmic_jax.method.longtail import Counts
 from diffmic_jax.method.objectives import (
-    COSINE_SCALE,
-    DENOISED,
-    FOR_ONE_LABEL,
     GUIDANCE_LOSSES,
-    MULTI_LABEL,
-    NORMALISED,
-    READOUTS,
-    SINGLE_LABEL,
-    WEIGHTS,
-    Counts,
-    Denoised,
-    Link,
+    IMAGE_WEIGHTS,
+    Objective,
     label_loss,
 )
-from diffmic_jax.nn.baselines.classifier import Classifier
+from diffmic_jax.method.optimizers import Optimization
+from diffmic_jax.method.task import Task
+from diffmic_jax.nn import trunks
+from diffmic_jax.nn.baselines.classifier import PlainClassifier
 from diffmic_jax.nn.dcg import DCG
 from diffmic_jax.nn.denoiser import Denoiser
-from diffmic_jax.nn.resnet import STAGE_SIZES, resnet
-from diffmic_jax.nn.trunks import trunk
-from diffmic_jax.nn.vit import vit
 from diffmic_jax.types import Array, Guidance, Prior
 
-NETWORKS = ("guidance", "denoiser")
-GUIDANCE = "guidance"
-"""`denoiser.pretrained`: the encoder starts as the guidance's trunk is when the denoiser begins."""
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Phase:
-    """A stretch of training in which some of the networks learn."""
+    """A stretch of training in which one network or both learn."""
 
     name: str
-    learns: tuple[str, ...]
     steps: int
+    guidance: bool = False
+    """The guidance learns."""
+    denoiser: bool = False
+    """The denoiser learns."""
     class_weights: tuple[float, ...] = ()
     """[C] of the images in the guidance's loss; empty: all count the same."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How labels are drawn at prediction."""
+    """How labels are sampled at prediction."""
 
     initial: Callable[[Prior, Array], Array]
     """(prior, noise [S, B, *L, C]) -> the state to start from."""
@@ -65,14 +62,13 @@ class Sampling:
     timesteps: np.ndarray
     """[n] descending, those that `run` visits; none where the guidance is the whole classifier."""
     num_samples: int
+    """S, samples of each image."""
     readout: Callable[[Array], Array]
-    """Draws [S, B, C] -> probabilities [B, C]."""
-    antithetic: bool = False
-    """Whether every second draw has the noise of the one before it with the other sign."""
-    withhold: float = 0.0
-    """Share of the draws, the first ones, that are not told the guess."""
-    guess_weight: float = 0.0
-    """Share of the guidance's own answer in the probabilities."""
+    """Samples [S, B, C] -> probabilities [B, C]."""
+    unconditional: float
+    """Share of the samples, the first ones, without conditioning."""
+    ensemble_weight: float
+    """Weight of the guidance prediction in the probabilities."""
 
     @property
     def num_steps(self) -> int:
@@ -80,80 +76,42 @@ class Sampling:
         return len(self.timesteps)
 
     @property
-    def told(self) -> np.ndarray:
-        """[S] whether a draw is told the guess; [1] if all are."""
-        first = round(self.withhold * self.num_samples)
-        return np.arange(self.num_samples if first else 1) >= first
+    def is_unconditional(self) -> np.ndarray:
+        """[S] whether a sample is without conditioning; [1] if none is."""
+        count = round(self.unconditional * self.num_samples)
+        return np.arange(self.num_samples if count else 1) < count
 
 
-@dataclasses.dataclass(frozen=True)
-class Optimization:
-    """What the optimizers need to know."""
-
-    learning_rate: float
-    """Peak rate of the denoiser."""
-    final_learning_rate: float
-    """What it falls to."""
-    guidance_learning_rate: float
-    guidance_amsgrad: bool
-    """AMSGrad for the guidance, or Adam."""
-    warmup_steps: float
-    """Joint steps over which the denoiser's rate rises from 0."""
-    joint_steps: int
-    steps_per_rate: int
-    """Steps that the rate stays the same: 1, or those of an epoch."""
-    clip_norm: float
-    """Largest global norm of the denoiser's gradients; 0: no limit."""
-    ema: bool
-    accumulate: int = 1
-    """Parts that a batch is taken in, one after the other."""
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Recipe:
-    """Everything that a training or prediction step runs; hashable by identity."""
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Method:
+    """All that a training or prediction step computes; hashable by identity, so static in `jit`."""
 
     name: str
-    num_classes: int
+    """Of the recipe that it started from."""
+    task: Task
     image_size: int
-    link: Link
+    """Side of the images in pixels."""
     schedule: Schedule
-    guidance: DCG | Classifier
+    guidance: DCG | PlainClassifier
     denoiser: Denoiser | None
     """None where the guidance is the whole classifier: nothing is diffused."""
     cells: tuple[int, ...]
-    """L: () for a label vector, (size, size) for a map of labels."""
+    """L: () for a label vector (v1), (K, K) for a map of labels (v2)."""
     timesteps: Callable[[Array, tuple[int, ...], int], Array]
     """(key, [B, *L], T) -> timesteps to train on."""
     priors: Callable[[Guidance], tuple[Prior, ...]]
-    guidance_loss: Callable[[Guidance, Array], Array]
-    """(guidance, labels [B, C]) -> [B]."""
-    loss_weight: Callable[[Guidance, Array], Array]
-    """(guidance, labels [B, C]) -> weight of each image in the noise MSE, [B]."""
-    mmd_weight: float
-    optimization: Optimization
-    phases: tuple[Phase, ...]
-    sampling: Sampling
+    """Guidance prediction -> the main stream's prior, then one for each MMD term."""
     denoised: Callable[[Array, Array, Array, Prior], Denoised]
-    """(the denoiser's output, y_t, t, prior) -> what it says."""
-    learns: tuple[str, ...]
-    """The networks that a step trains."""
-    class_weights: tuple[float, ...] = ()
-    """As in `Phase`."""
-    noise_weight: float = 1.0
-    """Of the noise MSE."""
-    label_weight: float = 0.0
-    """Of the loss of the denoised label."""
-    label_loss: Callable[[Array, Array], Array] = losses.cross_entropy
-    """(logits, labels [B, *L, C]) -> [B, *L]."""
-    guidance_dropout: float = 0.0
-    """Share of the training images whose guess the denoiser is not told."""
-    guidance_swap: float = 0.0
-    """Share of those for which it is told that for another image."""
-    inherits: bool = False
-    """Before its first step the denoiser takes over the guidance's trunk as its encoder."""
-    share_guidance: bool = False
-    """Where the guidance learns, the diffusion sees it in training mode."""
+    """(the denoiser's output, y_t, t, prior) -> estimates of noise and label."""
+    objective: Objective
+    optimization: Optimization
+    steps_per_epoch: int
+    phases: tuple[Phase, ...]
+    phase: Phase
+    """The one that a training step is in."""
+    sampling: Sampling
+    inherits: bool
+    """Before its first step the denoiser's encoder becomes a copy of the guidance's trunk."""
 
     @property
     def num_steps(self) -> int:
@@ -165,9 +123,9 @@ class Recipe:
         """Steps before the last phase, in which the denoiser does not learn."""
         return self.num_steps - self.phases[-1].steps
 
-    def in_phase(self, phase: Phase) -> Recipe:
-        """The same recipe as that phase trains it."""
-        return dataclasses.replace(self, learns=phase.learns, class_weights=phase.class_weights)
+    def in_phase(self, phase: Phase) -> Method:
+        """The same method, training as that phase does."""
+        return dataclasses.replace(self, phase=phase)
 
     def phase_at(self, step: int) -> Phase:
         """The phase that trains step `step` (0-based)."""
@@ -178,166 +136,74 @@ class Recipe:
         return self.phases[-1]
 
 
-PRIORS: dict[str, Callable] = {
-    "none": priors.no_priors,
-    "global": priors.global_priors,
-    "local": priors.local_priors,
-    "fused": priors.fused_priors,
-    "dual": priors.dual_priors,
-    "map": priors.map_priors,
-}
-TIMESTEPS = {"antithetic": process.antithetic_timesteps, "uniform": process.uniform_timesteps}
-INITIALS = {
-    "mean": priors.start_at_mean,
-    "map": priors.start_at_map,
-    "random_map": priors.start_at_random_map,
-}
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-SAMPLERS: dict[str, Callable] = {"ancestral": samplers.ancestral, "ddim": samplers.ddim}
+def build(config: Config, task: Task, *, steps_per_epoch: int = 0, counts: Counts = ()) -> Method:
+    """The method of a configuration.
 
+    Args:
+      config: what to build.
+      task: the labels, from the data or the checkpoint.
+      steps_per_epoch: full batches in an epoch; 0 if nothing will be trained.
+      counts: training images of each class; empty if nothing will be trained.
 
-def _sampling(config: ml_collections.ConfigDict, schedule: Schedule, link: Link) -> Sampling:
-    """The sampler of `config.sampling` over a schedule."""
-    steps = np.zeros(0, int)
-    try:
-        if config.num_steps:
-            steps = samplers.timesteps(schedule, config.num_steps, config.start, config.stop)
-    except ValueError as error:
-        raise InputError(f"config.sampling.start={config.start!r}: {error}") from error
-
-    def run(
-        eps_fn: Callable,
-        y_init: Array,
-        prior_mean: Array,
-        noise: Array,
-        return_states: bool = False,
-    ) -> Array:
-        extra: dict[str, Any] = {"return_states": return_states, "average": config.average}
-        if config.sampler == "ddim":
-            extra |= {
-                "eta": config.eta,
-                "clip": tuple(config.clip) or None,
-                "rederive_eps": config.rederive_eps,
-            }
-        return SAMPLERS[config.sampler](eps_fn, schedule, y_init, prior_mean, steps, noise, **extra)
-
-    readout = partial(READOUTS[config.readout], link=link)
-    return Sampling(
-        INITIALS[config.initial],
-        run,
-        steps,
-        config.num_samples,
-        readout,
-        config.antithetic,
-        config.withhold,
-        config.guess_weight,
-    )
-
-
-def _networks(
-    config: ml_collections.ConfigDict, num_classes: int
-) -> tuple[DCG | Classifier, Denoiser | None]:
-    """The two networks."""
-    dtype = DTYPES[config.train.dtype]
-    g, d = config.guidance, config.denoiser
-    remat = config.train.remat
-    backbone = partial(trunk, g.backbone, g.width, g.stem, dtype, remat)
-    guidance: DCG | Classifier
-    if g.network == "classifier":
-        scale = COSINE_SCALE if g.loss in NORMALISED else 0.0
-        guidance = Classifier(num_classes, backbone(), g.region_size, scale, dtype)
-    else:
-        guidance = DCG(
-            num_classes,
-            backbone(),
-            backbone(),
-            g.num_regions,
-            g.region_size,
-            g.crop_channels,
-            dtype,
-        )
-    if not d.encoder:
-        return guidance, None
-    # Three updates by the same batch statistics are one with the cubed momentum.
-    momentum = 0.9**d.encoder_updates
-    small = partial(resnet, width=d.width, stem=d.stem, momentum=momentum, dtype=dtype, remat=remat)
-    denoiser = Denoiser(
-        num_classes,
-        small(d.encoder) if d.encoder in STAGE_SIZES else vit(d.encoder, dtype, remat),
-        d.feature_dim,
-        config.diffusion.num_train_steps,
-        3 if d.conditioning == "dual" and config.train.mmd_weight else 1,
-        momentum,
-        small(d.local_encoder) if d.local_encoder else None,
-        g.num_regions,
-        d.guidance_features,
-        d.predicts == "posterior",
-        d.gates == "ones",
-        dtype,
-    )
-    return guidance, denoiser
-
-
-def _priors(
-    config: ml_collections.ConfigDict, link: Link
-) -> Callable[[Guidance], tuple[Prior, ...]]:
-    """The priors of `denoiser.conditioning`; only the main one where MMD has no weight."""
-    conditioning = config.denoiser.conditioning
-    options = {"size": config.denoiser.map_size} if conditioning == "map" else {}
-    every = partial(PRIORS[conditioning], activate=link.activate, **options)
-    return every if config.train.mmd_weight else lambda guidance: every(guidance)[:1]
-
-
-def _phases(
-    config: ml_collections.ConfigDict, steps_per_epoch: int, counts: Counts
-) -> tuple[Phase, ...]:
-    """Guidance alone, then the denoiser, if there is one, with the guidance unless that is frozen.
-
-    Cut at `train.max_steps` if that is set. Deferred class weights have a phase of their own, the
-    last fifth of `train.epochs` (DRW, Cao et al. 2019, who start it after 160 of 200).
+    Raises:
+      InputError: a trunk does not exist or does not fit the images, the sampler cannot start on the
+        schedule, or the labels do not have the loss.
     """
-    weighing = config.guidance.class_weights
-    weights = () if weighing == "none" else tuple(losses.class_weights(counts).tolist())
-    warmup = config.guidance.warmup_epochs * steps_per_epoch
-    joint = config.train.epochs * steps_per_epoch
-    limit = config.train.max_steps or math.inf
-    warmup = int(min(warmup, limit))
-    joint = int(min(joint, limit - warmup))
-    balanced = weights if weighing == "balanced" else ()
-    first = Phase("warmup", ("guidance",), warmup, balanced)
-    if weighing == "deferred":
-        whole = config.train.epochs * steps_per_epoch
-        plain = min(whole - whole // 5, joint)
-        last = Phase("reweighted", ("guidance",), joint - plain, weights)
-        return first, Phase("classifier", ("guidance",), plain), last
-    if not config.denoiser.encoder:
-        return first, Phase("classifier", ("guidance",), joint, balanced)
-    if config.guidance.frozen:
-        return first, Phase("denoiser", ("denoiser",), joint)
-    return first, Phase("joint", NETWORKS, joint, balanced)
-
-
-def _optimization(config: ml_collections.ConfigDict, steps_per_epoch: int) -> Optimization:
-    """The rates of `config.train` and `config.guidance`."""
-    train = config.train
-    return Optimization(
-        train.learning_rate,
-        train.final_learning_rate,
-        config.guidance.learning_rate,
-        config.guidance.amsgrad,
-        train.warmup_fraction * train.epochs * steps_per_epoch,
-        train.epochs * steps_per_epoch,
-        max(steps_per_epoch, 1) if train.rate_per_epoch else 1,
-        train.clip_norm,
-        train.ema,
-        train.accumulate,
+    check_networks(config)
+    if task.multi_label:
+        _check_several_labels(config)
+    counts = counts or (1,) * task.num_classes  # where nothing is trained, any will do
+    diffusion, denoiser = config.diffusion, config.denoiser
+    schedule = make_schedule(
+        diffusion.schedule, diffusion.num_train_steps, precision=diffusion.precision
+    )
+    phases = _phases(config, steps_per_epoch, counts)
+    size = config.guidance.num_regions
+    parameterization = PARAMETERIZATIONS[denoiser.parameterization]
+    return Method(
+        name=config.recipe,
+        task=task,
+        image_size=config.data.image_size,
+        schedule=schedule,
+        guidance=_guidance(config, task),
+        denoiser=_denoiser(config, task) if denoiser.encoder else None,
+        cells=(size, size) if denoiser.conditioning == "map" else (),
+        timesteps=process.TIMESTEPS[diffusion.timesteps],
+        priors=_priors(config, task),
+        denoised=partial(parameterization, link=task.link, schedule=schedule),
+        objective=_objective(config, task, counts),
+        optimization=_optimization(config, steps_per_epoch),
+        steps_per_epoch=steps_per_epoch,
+        phases=phases,
+        phase=phases[-1],
+        sampling=_sampling(config.sampling, schedule, task),
+        inherits=denoiser.pretrained == "guidance",
     )
 
 
-def _check_several_labels(config: ml_collections.ConfigDict) -> None:
+def check_networks(config: Config) -> None:
+    """Refuse trunks that do not exist, do not fit the images, or have no regions.
+
+    Raises:
+      InputError: naming the field.
+    """
+    size, guidance, denoiser = config.data.image_size, config.guidance, config.denoiser
+    trunks.check(guidance.backbone, size, "guidance.backbone")
+    if guidance.network == "dcg" and not trunks.has_regions(guidance.backbone):
+        raise InputError(
+            f"config.guidance.backbone={guidance.backbone} needs config.guidance.network=classifier"
+            "; for the regions of dcg give a ResNet"
+        )
+    if denoiser.encoder:
+        trunks.check(denoiser.encoder, size, "denoiser.encoder")
+    if denoiser.local_encoder:
+        trunks.check(denoiser.local_encoder, guidance.region_size, "denoiser.local_encoder")
+
+
+def _check_several_labels(config: Config) -> None:
     """Refuse what has no meaning where any number of classes applies to an image."""
     loss, weighing = config.guidance.loss, config.guidance.class_weights
-    if loss in FOR_ONE_LABEL or weighing != "none":
+    if loss in longtail.SINGLE_LABEL_ONLY or weighing != "none":
         raise InputError(
             f"config.guidance.loss={loss} with class_weights={weighing} needs images of one class; "
             "give loss=fused and class_weights=none"
@@ -349,67 +215,157 @@ def _check_several_labels(config: ml_collections.ConfigDict) -> None:
         )
 
 
-def make_recipe(
-    config: ml_collections.ConfigDict,
-    num_classes: int,
-    steps_per_epoch: int = 0,
-    multi_label: bool = False,
-    counts: Counts = (),
-) -> Recipe:
-    """Build the recipe of a resolved configuration.
-
-    Args:
-      config: as `resolve` returns it.
-      num_classes: C, from the data or the checkpoint.
-      steps_per_epoch: full batches in an epoch; 0 if nothing will be trained.
-      multi_label: any number of classes applies to an image.
-      counts: training images of each class; empty if nothing will be trained.
-
-    Raises:
-      InputError: for a schedule that the sampler cannot start on, or a loss that the labels do not
-        have.
-    """
-    if multi_label:
-        _check_several_labels(config)
-    counts = counts or (1,) * num_classes  # where nothing is trained, any will do
-    diffusion = config.diffusion
-    schedule = make_schedule(
-        diffusion.schedule,
-        diffusion.num_train_steps,
-        diffusion.beta_start,
-        diffusion.beta_end,
-        diffusion.precision,
+def _trunk(config: Config, name: str, momentum: float = 0.9) -> Any:
+    """A trunk with the configuration's width, stem, dtype and memory use."""
+    return trunks.build(
+        name,
+        width=config.model.width,
+        stem=config.model.stem,
+        momentum=momentum,
+        dtype=DTYPES[config.train.dtype],
+        remat=config.train.remat,
     )
-    guidance, denoiser = _networks(config, num_classes)
-    phases = _phases(config, steps_per_epoch, counts)
-    link = MULTI_LABEL if multi_label else SINGLE_LABEL
-    is_map = config.denoiser.conditioning == "map"
-    return Recipe(
-        config.recipe,
-        num_classes,
-        config.data.image_size,
-        link,
-        schedule,
-        guidance,
-        denoiser,
-        (config.denoiser.map_size,) * 2 if is_map else (),
-        TIMESTEPS[diffusion.timesteps],
-        _priors(config, link),
-        partial(GUIDANCE_LOSSES[config.guidance.loss], link=link, counts=counts),
-        partial(WEIGHTS[config.train.loss_weight], link=link),
-        config.train.mmd_weight,
-        _optimization(config, steps_per_epoch),
-        phases,
-        _sampling(config.sampling, schedule, link),
-        partial(DENOISED[config.denoiser.predicts], link=link, schedule=schedule),
-        NETWORKS if denoiser else ("guidance",),
-        noise_weight=config.train.noise_weight,
-        label_weight=config.train.label_weight,
-        label_loss=partial(
-            label_loss, link=link, counts=counts, balance=config.train.label_balance
-        ),
-        guidance_dropout=config.denoiser.guidance_dropout,
-        guidance_swap=config.denoiser.guidance_swap,
-        inherits=config.denoiser.pretrained == GUIDANCE,
-        share_guidance=config.train.share_guidance,
+
+
+def _guidance(config: Config, task: Task) -> DCG | PlainClassifier:
+    """The guidance network."""
+    own, dtype = config.guidance, DTYPES[config.train.dtype]
+    if own.network == "classifier":
+        scale = longtail.COSINE_SCALE if own.loss in longtail.NORMALISED else 0.0
+        return PlainClassifier(
+            num_classes=task.num_classes,
+            global_trunk=_trunk(config, own.backbone),
+            region_size=own.region_size,
+            cosine_scale=scale,
+            dtype=dtype,
+        )
+    return DCG(
+        num_classes=task.num_classes,
+        global_trunk=_trunk(config, own.backbone),
+        local_trunk=_trunk(config, own.backbone),
+        num_regions=own.num_regions,
+        region_size=own.region_size,
+        crop_channels=own.crop_channels,
+        dtype=dtype,
+    )
+
+
+def _denoiser(config: Config, task: Task) -> Denoiser:
+    """The denoiser."""
+    own = config.denoiser
+    # Three updates by the same batch statistics are one with the cubed momentum.
+    momentum = 0.9**own.encoder_updates
+    local = _trunk(config, own.local_encoder, momentum) if own.local_encoder else None
+    return Denoiser(
+        num_classes=task.num_classes,
+        encoder=_trunk(config, own.encoder, momentum),
+        feature_dim=own.feature_dim,
+        num_train_steps=config.diffusion.num_train_steps,
+        num_projections=3 if own.conditioning == "dual" and config.train.mmd_weight else 1,
+        encoder_momentum=momentum,
+        local_encoder=local,
+        num_regions=config.guidance.num_regions,
+        zero_output=own.parameterization != "eps",
+        gates=own.gates,
+        dtype=DTYPES[config.train.dtype],
+    )
+
+
+def _priors(config: Config, task: Task) -> Callable[[Guidance], tuple[Prior, ...]]:
+    """The priors of `denoiser.conditioning`; only the main one where MMD has no weight."""
+    conditioning = config.denoiser.conditioning
+    options = {"size": config.guidance.num_regions} if conditioning == "map" else {}
+    every = partial(priors.PRIORS[conditioning], activate=task.link.activate, **options)
+    return every if config.train.mmd_weight else lambda guidance: every(guidance)[:1]
+
+
+def _objective(config: Config, task: Task, counts: Counts) -> Objective:
+    """The losses of `config.guidance` and `config.train`."""
+    train, link = config.train, task.link
+    loss = GUIDANCE_LOSSES[config.guidance.loss]
+    return Objective(
+        guidance_loss=partial(loss, link=link, counts=counts),
+        image_weight=partial(IMAGE_WEIGHTS[train.loss_weight], link=link),
+        label_loss=partial(label_loss, link=link, counts=counts, balance=train.label_balance),
+        noise_weight=train.noise_weight,
+        mmd_weight=train.mmd_weight,
+        label_weight=train.label_weight,
+        conditioning_dropout=config.denoiser.conditioning_dropout,
+    )
+
+
+def _phases(config: Config, steps_per_epoch: int, counts: Counts) -> tuple[Phase, ...]:
+    """Guidance alone, then the denoiser, if there is one, with the guidance unless that is frozen.
+
+    Cut at `train.max_steps` if that is set. Deferred class weights have a phase of their own, the
+    last fifth of `train.epochs` (DRW, Cao et al. 2019, who start it after 160 of 200).
+    """
+    guidance = config.guidance
+    weights = ()
+    if guidance.class_weights != "none":
+        weights = tuple(longtail.class_weights(counts).tolist())
+    whole = config.train.epochs * steps_per_epoch
+    limit = config.train.max_steps or math.inf
+    warmup = int(min(guidance.warmup_epochs * steps_per_epoch, limit))
+    joint = int(min(whole, limit - warmup))
+    balanced = weights if guidance.class_weights == "balanced" else ()
+    alone = partial(Phase, guidance=True, class_weights=balanced)
+    first = alone(name="warmup", steps=warmup)
+    if guidance.class_weights == "deferred":
+        plain = min(whole - whole // 5, joint)
+        last = alone(name="reweighted", steps=joint - plain, class_weights=weights)
+        return first, alone(name="classifier", steps=plain), last
+    if not config.denoiser.encoder:
+        return first, alone(name="classifier", steps=joint)
+    if guidance.frozen:
+        return first, Phase(name="denoiser", steps=joint, denoiser=True)
+    return first, alone(name="joint", steps=joint, denoiser=True)
+
+
+def _optimization(config: Config, steps_per_epoch: int) -> Optimization:
+    """The rates of `config.train` and `config.guidance`."""
+    train, guidance = config.train, config.guidance
+    return Optimization(
+        learning_rate=train.learning_rate,
+        final_learning_rate=train.final_learning_rate,
+        guidance_learning_rate=guidance.learning_rate,
+        guidance_optimizer=guidance.optimizer,
+        warmup_steps=train.warmup_fraction * train.epochs * steps_per_epoch,
+        joint_steps=train.epochs * steps_per_epoch,
+        steps_per_rate=max(steps_per_epoch, 1) if train.rate_per_epoch else 1,
+        clip_norm=train.clip_norm,
+        ema=train.ema,
+        accumulate=train.accumulate,
+    )
+
+
+def _sampling(own: fields.Sampling, schedule: Schedule, task: Task) -> Sampling:
+    """The sampler of `config.sampling` over a schedule."""
+    steps = np.zeros(0, int)
+    try:
+        if own.num_steps:
+            steps = samplers.timesteps(schedule, own.num_steps, own.start)
+    except ValueError as error:
+        raise InputError(f"config.sampling.start={own.start!r}: {error}") from error
+    sampler, options = samplers.SAMPLERS[own.sampler]
+    run = partial(sampler, **{name: getattr(own, name) for name in options})
+    link = task.link
+
+    def sample(
+        eps_fn: Callable[[Array, Array], Array],
+        y_init: Array,
+        prior_mean: Array,
+        noise: Array,
+        return_states: bool = False,
+    ) -> Array:
+        return run(eps_fn, schedule, y_init, prior_mean, steps, noise, return_states=return_states)
+
+    return Sampling(
+        initial=priors.INITIALS[own.initial],
+        run=sample,
+        timesteps=steps,
+        num_samples=own.num_samples,
+        readout=lambda samples: READOUTS[own.readout](samples, link),
+        unconditional=own.unconditional,
+        ensemble_weight=own.ensemble_weight,
     )

@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import dataclasses
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from diffmic_jax.method.build import Optimization, Recipe
-from diffmic_jax.types import Array
+from diffmic_jax.types import Array, Variables
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Optimization:
+    """Rates and limits of the two optimizers."""
+
+    learning_rate: float
+    """Peak rate of the denoiser."""
+    final_learning_rate: float
+    """At the end of the half cosine."""
+    guidance_learning_rate: float
+    guidance_optimizer: Literal["amsgrad", "adam"]
+    warmup_steps: float
+    """Joint steps over which the denoiser's rate rises from 0."""
+    joint_steps: int
+    steps_per_rate: int
+    """Steps that the rate stays the same: 1, or those of an epoch."""
+    clip_norm: float
+    """Largest global norm of the denoiser's gradients; 0: no limit."""
+    ema: bool
+    accumulate: int = 1
+    """Parts that a batch is taken in, one after the other."""
 
 
 class AmsgradState(NamedTuple):
@@ -64,15 +86,18 @@ def learning_rate(settings: Optimization, step: Array) -> Array:
     return peak * jnp.where(step < warmup, rising, floor + (1 - floor) * falling)
 
 
-def make_optimizers(recipe: Recipe) -> dict[str, optax.GradientTransformation]:
+def moving_average(average: Variables, params: Variables, k: Array) -> Variables:
+    """The next EMA; its memory grows with the number k of joint steps before, up to 0.9999."""
+    decay = jnp.minimum(0.9999, (1 + k) / (10 + k))
+    return jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, average, params)
+
+
+def make_optimizers(settings: Optimization) -> dict[str, optax.GradientTransformation]:
     """One optimizer per network; each keeps its own count, so that schedules start when it does."""
-    settings = recipe.optimization
-    adam = scale_by_amsgrad() if settings.guidance_amsgrad else optax.scale_by_adam()
+    amsgrad = settings.guidance_optimizer == "amsgrad"
+    adam = scale_by_amsgrad() if amsgrad else optax.scale_by_adam()
     clip = optax.clip_by_global_norm(settings.clip_norm) if settings.clip_norm else optax.identity()
     return {
         "guidance": optax.chain(adam, optax.scale(-settings.guidance_learning_rate)),
-        "denoiser": optax.chain(
-            clip,
-            optax.adam(lambda step: learning_rate(settings, step)),
-        ),
+        "denoiser": optax.chain(clip, optax.adam(lambda step: learning_rate(settings, step))),
     }

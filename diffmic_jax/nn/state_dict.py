@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from diffmic_jax.errors import InputError
+from diffmic_jax.extras import requires
 
 StateDict = dict[str, np.ndarray]
 
@@ -101,10 +102,6 @@ def _unwrapped(found: Any) -> Any:
 
 
 def _torch(path: Path) -> Any:
-    try:
+    with requires("torch", f"{path}: a file that is not .safetensors"):
         import torch
-    except ImportError as error:
-        raise InputError(
-            f"{path}: needs PyTorch; pip install 'diffmic_jax[torch]', or use .safetensors"
-        ) from error
     return torch

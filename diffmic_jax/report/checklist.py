@@ -17,7 +17,7 @@ from typing import Any
 from diffmic_jax.data.catalog import CATALOG, MEDMNIST
 from diffmic_jax.data.files import write_text
 from diffmic_jax.evaluation.metrics import SCALARS, SINGLE_LABEL_ONLY
-from diffmic_jax.report.card import cell, origins, table, versions, write_card
+from diffmic_jax.inference.card import cell, origins, table, versions, write_card
 from diffmic_jax.report.checklist_items import CLAIM, TRIPOD_AI, Item
 from diffmic_jax.training.workdir import config_sha256, skipped_images
 

@@ -4,7 +4,8 @@ Runs are trained one after the other, all rows of the first seed before the seco
 a workdir of its own, and the tables are written anew after every run. A run that fails is told and
 left behind; a study that was stopped goes on where it was.
 
-Every number of a table stands in the `metrics.json` of a run, which `study.csv` names.
+Every number of a table is computed from the scalars in the `metrics.json` of the runs, which
+`study.csv` lists.
 """
 
 from __future__ import annotations
@@ -59,6 +60,8 @@ class Outcome:
     values: Mapping[str, float] = dataclasses.field(default_factory=dict)
     intervals: Mapping[str, Sequence[float]] = dataclasses.field(default_factory=dict)
     """95%, by bootstrap over the test images."""
+    clean: Path | None = None
+    """As `folder`, of the clean part of the test images, where there is one."""
 
 
 def run_study(
@@ -167,7 +170,10 @@ class Runs:
         clean = results / CLEAN if row.sampling else results.with_name(CLEAN)
         values, intervals = _measured(results, clean, row.guidance)
         seconds = self._record.get(f"{row.name}-{seed}", {}).get("seconds", 0.0)
-        return Outcome(row.name, seed, "done", results, workdir, seconds, values, intervals)
+        part = clean if (clean / "metrics.json").exists() else None
+        return Outcome(
+            row.name, seed, "done", results, workdir, seconds, values, intervals, clean=part
+        )
 
     def _fail(self, row: Row, seed: int, reason: str) -> None:
         self.failures[row.name, seed] = reason
@@ -235,6 +241,12 @@ class Runs:
         return run_workdir(self.folder, row.of or row.name, seed) / "eval/test"
 
 
+def read_scores(folder: Path, guidance: bool) -> dict[str, Any]:
+    """The `metrics.json` of an evaluation, or what it has of the guidance alone."""
+    found: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
+    return found["guidance"] if guidance else found
+
+
 def _measured(
     results: Path, clean: Path, guidance: bool
 ) -> tuple[dict[str, float], dict[str, Sequence[float]]]:
@@ -245,16 +257,11 @@ def _measured(
       clean: that of its clean part, where there is one.
       guidance: those of the guidance alone.
     """
-
-    def scores(folder: Path) -> dict[str, Any]:
-        found = json.loads((folder / "metrics.json").read_text())
-        return found["guidance"] if guidance else found
-
-    whole = scores(results)
+    whole = read_scores(results, guidance)
     values = {name: whole[name] for name in METRICS if whole[name] is not None}
     intervals = {name: whole["ci95"][name] for name in values if whole["ci95"].get(name)}
     if whole["confusion"] and (clean / "metrics.json").exists():
-        part = scores(clean)
+        part = read_scores(clean, guidance)
         values[CLEAN_ACCURACY] = part["accuracy"]
         # The others are those whose lesion or patient is in training as well.
         inside = np.array(part["confusion"])

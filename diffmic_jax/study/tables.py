@@ -9,7 +9,7 @@ nothing of another training.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +17,25 @@ import numpy as np
 from scipy import stats
 
 from diffmic_jax.data.files import write_table, write_text
+from diffmic_jax.data.sources import CLEAN
 from diffmic_jax.errors import InputError
 from diffmic_jax.evaluation.compare import compare_workdirs
+from diffmic_jax.inference.card import table
 from diffmic_jax.report import figures, page
-from diffmic_jax.report.card import table
 from diffmic_jax.study.runs import (
     CLEAN_ACCURACY,
     CLEAN_MATCHED,
     LEAKED,
     METRICS,
     Outcome,
+    read_scores,
 )
 from diffmic_jax.study.study import Row, Study
 
 log = logging.getLogger("diffmic_jax")
+
+Gaps = dict[tuple[str, str], dict[str, Any]]
+"""(row, metric) -> its difference from the first row, as `paired` gives it, and the `seeds`."""
 
 
 def mean_and_interval(
@@ -58,33 +63,68 @@ def paired(first: Sequence[float], second: Sequence[float]) -> dict[str, Any]:
     return {"difference": mean, "ci95": interval, "p": p}
 
 
+def scalars(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """Every scalar of a `metrics.json`, its nested names joined by dots; None where undefined.
+
+    An interval gives two, `.low` and `.high`. Confusion matrices are left out, and so are the
+    intervals per class, which are twice as many numbers as all others together.
+    """
+    found: dict[str, Any] = {}
+    # Numbers of the whole before those of a class, and the guidance after the diffusion.
+    order = sorted(scores, key=lambda name: (isinstance(scores[name], dict), name == "guidance"))
+    for name in order:
+        value = scores[name]
+        if isinstance(value, list) and name != "confusion":
+            value = dict(zip(("low", "high"), value, strict=True))
+        if isinstance(value, dict) and name != "ci95_per_class":
+            found |= {f"{name}.{below}": each for below, each in scalars(value).items()}
+        elif not isinstance(value, (dict, list)):
+            found[name] = value
+    return found
+
+
+def write_results(study: Study, folder: Path, found: Sequence[Outcome]) -> None:
+    """Write `study.csv`: every scalar of each row, seed and split. Arguments as below."""
+    lines = [line for each in found for line in _lines(study.row(each.row), folder, each)]
+    known = dict.fromkeys(name for line in lines for name in line)
+    names = [name for name in known if any(line.get(name) is not None for line in lines)]
+    write_table(folder / "study.csv", names, [[line.get(n) for n in names] for line in lines])
+
+
+def _lines(row: Row, folder: Path, outcome: Outcome) -> list[dict[str, Any]]:
+    """Of one row and seed: a line of the test images, and one of their clean part."""
+    lines = []
+    for split, results in (("test", outcome.folder), (CLEAN, outcome.clean)):
+        if results is None:
+            continue
+        line = {"row": outcome.row, "seed": outcome.seed, "split": split, "status": outcome.status}
+        line["seconds"] = f"{outcome.seconds:.0f}"
+        line["metrics"] = results.relative_to(folder) / "metrics.json"
+        if outcome.status == "done":
+            line |= scalars(read_scores(results, row.guidance))
+        lines.append(line)
+    leaks = (CLEAN_ACCURACY, CLEAN_MATCHED, LEAKED)
+    lines[0] |= {name: outcome.values[name] for name in leaks if name in outcome.values}
+    return lines
+
+
 def write_tables(study: Study, folder: Path, found: Sequence[Outcome]) -> str:
-    """Write `study.csv`, `study.md` and `study.html` as far as the runs are; returns the Markdown.
+    """Write `study.csv`, `comparisons.csv`, `study.md` and `study.html` as far as the runs are.
 
     Args:
       study: as `load_study` gives it.
       folder: where it lives.
       found: what became of its runs.
+
+    Returns:
+      The Markdown.
     """
-    shown = (*METRICS, CLEAN_ACCURACY, CLEAN_MATCHED, LEAKED)
-    write_table(
-        folder / "study.csv",
-        ("row", "seed", "status", "seconds", *shown, "metrics"),
-        [
-            (
-                each.row,
-                each.seed,
-                each.status,
-                f"{each.seconds:.0f}",
-                *(each.values.get(name, "") for name in shown),
-                each.folder.relative_to(folder) / "metrics.json",
-            )
-            for each in found
-        ],
-    )
+    write_results(study, folder, found)
+    gaps = _gaps(study, found) if study.compared else {}
+    write_comparisons(study, folder, gaps)
     tables = [("Results", _means(study, found))]
-    if study.compared:
-        tables.append((f"Difference from {study.rows[0].name}", _against_first(study, found)))
+    if gaps:
+        tables.append((f"Difference from {study.rows[0].name}", _against_first(study, gaps)))
     tables.append(("Test images whose lesion or patient is in training too", _leaks(study, found)))
     tables = [(title, rows) for title, rows in tables if len(rows) > 1]
     notes = [_note(study)]
@@ -149,42 +189,67 @@ def _means(study: Study, found: Sequence[Outcome]) -> list[Sequence[str]]:
     return rows
 
 
-def _against_first(study: Study, found: Sequence[Outcome]) -> list[Sequence[str]]:
-    """Differences of accuracy and macro-F1 of the other rows, on the seeds that both have."""
-    names = [name for name in METRICS if any(name in each.values for each in found)]
-    rows: list[Sequence[str]] = [("row", *(f"{each}{p}" for each in names for p in ("", ", p")))]
+def _gaps(study: Study, found: Sequence[Outcome]) -> Gaps:
+    """Differences of the other rows from the first, on the seeds that both have."""
     first, *others = study.rows
+    gaps = {}
     for row in others:
-        cells: list[str] = []
-        for name in names:
+        for name in METRICS:
             ours, theirs = (_done(found, each.name, name) for each in (row, first))
             seeds = sorted(ours.keys() & theirs.keys())
-            cells += _difference(study, row, [(theirs[s], ours[s]) for s in seeds], name)
-        rows.append((row.name, *cells))
-    return (
-        rows if len(rows) > 1 and any(c != "-" for row in rows[1:] for c in row[1:]) else rows[:1]
+            gap = _gap(study, row, [(theirs[s], ours[s]) for s in seeds], name)
+            if gap is not None:
+                gaps[row.name, name] = gap | {"seeds": seeds}
+    return gaps
+
+
+def _gap(
+    study: Study, row: Row, pairs: Sequence[tuple[Outcome, Outcome]], name: str
+) -> dict[str, Any] | None:
+    """A paired difference, its interval and p; none between answers for other images."""
+    if not pairs:
+        return None
+    if len(pairs) > 1:
+        return paired(*([run.values[name] for run in side] for side in zip(*pairs, strict=True)))
+    first, second = (outcome.folder for outcome in pairs[0])
+    guidance = study.rows[0].guidance, row.guidance
+    try:
+        run = pairs[0][0].workdir
+        both = compare_workdirs(first, second, guidance=guidance, run=run)["metrics"][name]
+    except InputError as error:
+        log.warning("study: %s is not compared: %s", row.name, error)
+        return None
+    return {"difference": both["difference"], "ci95": both["ci95"], "p": both["p_bootstrap"]}
+
+
+def write_comparisons(study: Study, folder: Path, gaps: Gaps) -> None:
+    """Write `comparisons.csv`: each difference from the first row, its interval and p."""
+    write_table(
+        folder / "comparisons.csv",
+        ("row", "minus", "metric", "seeds", "difference", "ci95.low", "ci95.high", "p"),
+        [
+            (
+                *(row, study.rows[0].name, metric, " ".join(map(str, gap["seeds"]))),
+                *(gap["difference"], *(gap["ci95"] or (None, None)), gap["p"]),
+            )
+            for (row, metric), gap in gaps.items()
+        ],
     )
 
 
-def _difference(
-    study: Study, row: Row, pairs: Sequence[tuple[Outcome, Outcome]], name: str
-) -> tuple[str, str]:
-    """A paired difference and its p, as cells; none between answers for other images."""
-    if not pairs:
-        return "-", "-"
-    gap = paired(*([run.values[name] for run in side] for side in zip(*pairs, strict=True)))
-    if len(pairs) == 1:
-        first, second = (outcome.folder for outcome in pairs[0])
-        guidance = study.rows[0].guidance, row.guidance
-        try:
-            run = pairs[0][0].workdir
-            both = compare_workdirs(first, second, guidance=guidance, run=run)["metrics"][name]
-        except InputError as error:
-            log.warning("study: %s is not compared: %s", row.name, error)
-            return "-", "-"
-        gap = {"difference": both["difference"], "ci95": both["ci95"], "p": both["p_bootstrap"]}
-    p = "-" if gap["p"] is None else f"{gap['p']:.3f}"
-    return _with_interval(gap["difference"], gap["ci95"], "+"), p
+def _against_first(study: Study, gaps: Gaps) -> list[Sequence[str]]:
+    """The differences as a table, with p beside each."""
+    names = [name for name in METRICS if any(metric == name for _, metric in gaps)]
+    rows: list[Sequence[str]] = [("row", *(f"{each}{p}" for each in names for p in ("", ", p")))]
+    for row in study.rows[1:] if gaps else ():
+        cells: list[str] = []
+        for name in names:
+            gap = gaps.get((row.name, name))
+            p = "-" if gap is None or gap["p"] is None else f"{gap['p']:.3f}"
+            gap_cell = _with_interval(gap["difference"], gap["ci95"], "+") if gap else "-"
+            cells += [gap_cell, p]
+        rows.append((row.name, *cells))
+    return rows
 
 
 def _leaks(study: Study, found: Sequence[Outcome]) -> list[Sequence[str]]:

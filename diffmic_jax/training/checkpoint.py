@@ -28,9 +28,9 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from diffmic_jax.errors import DamagedCheckpointError, InputError, StorageError
+from diffmic_jax.method.state import TrainState
 from diffmic_jax.training import parallel
 from diffmic_jax.training.checksum import checksums, name
-from diffmic_jax.training.state import TrainState
 
 log = logging.getLogger("diffmic_jax")
 
@@ -355,15 +355,3 @@ def _reason(error: Exception) -> str:
     text = os.strerror(number) if number else " ".join(str(error).split())
     text = text or type(error).__name__
     return text if len(text) <= 200 else f"{text[:200]}..."
-
-
-def placed(abstract: TrainState, sharding: Any) -> TrainState:
-    """The abstract state with a sharding on every leaf: one for all, or a tree of them.
-
-    Without one, Orbax restores the devices of the run that saved, which may be others.
-    """
-    return jax.tree.map(
-        lambda leaf, own: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=own),
-        abstract,
-        jax.tree.broadcast(sharding, abstract),
-    )

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import optax
 
 from diffmic_jax.errors import NonFiniteLossError
-from diffmic_jax.training.state import TrainState
+from diffmic_jax.method.state import TrainState
 from diffmic_jax.types import Array, Batch
 
 log = logging.getLogger("diffmic_jax")

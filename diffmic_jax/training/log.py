@@ -18,7 +18,7 @@ import numpy as np
 from clu import parameter_overview
 
 from diffmic_jax.errors import StorageError
-from diffmic_jax.training.writer import EventWriter, metric_writers
+from diffmic_jax.training.writer import EventWriter
 
 log = logging.getLogger("diffmic_jax")
 
@@ -61,7 +61,7 @@ class TrainingLog:
         self._values: dict[str, list[float]] = {}
         self._steps, self._seconds = 0, 0.0
         self._started, self._start_step = time.monotonic(), start_step
-        self._events: metric_writers.MetricWriter | None = None
+        self._events: EventWriter | None = None
         if workdir is not None:
             self._path = workdir / "metrics.csv"
             with self._writing():
@@ -154,7 +154,7 @@ class TrainingLog:
         """Note a picture [H, W, 3] uint8 of a step, for TensorBoard alone."""
         if self._events is not None:
             with self._writing():
-                self._events.write_images(step, {name: picture})
+                self._events.write_image(step, name, picture)
 
     def networks(self, params: Mapping[str, Any], step: int) -> None:
         """Note how large each network is; TensorBoard gets a table of all arrays.
@@ -170,11 +170,9 @@ class TrainingLog:
             return
         sizes = {name: parameter_overview.count_parameters(tree) for name, tree in params.items()}
         log.info("parameters: %s", ", ".join(f"{name} {n:,}" for name, n in sizes.items()))
-        tables = {
-            f"parameters/{name}": f"```\n{_table(tree)}\n```" for name, tree in params.items()
-        }
         with self._writing():
-            self._events.write_texts(step, tables)
+            for name, tree in params.items():
+                self._events.write_text(step, f"parameters/{name}", f"```\n{_table(tree)}\n```")
 
     def __enter__(self) -> Self:
         return self

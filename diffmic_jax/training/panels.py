@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
+from functools import cached_property
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +12,12 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from diffmic_jax.data.cache import Examples
-from diffmic_jax.method.build import Recipe
+from diffmic_jax.method.build import Method
+from diffmic_jax.method.state import TrainState
 from diffmic_jax.method.train_step import guide
 from diffmic_jax.nn.preprocess import normalise
 from diffmic_jax.training.log import TrainingLog
-from diffmic_jax.training.state import TrainState
+from diffmic_jax.training.loop import Validate
 from diffmic_jax.types import Array, Batch, Variables
 
 SHOWN = 8
@@ -23,37 +26,55 @@ LEAST_SIDE = 128
 """Pixels a side of an image in a panel, at least."""
 
 
-def with_panel(
-    validate: Callable[[TrainState], dict[str, float]],
-    recipe: Recipe,
-    examples: Examples,
-    log: TrainingLog,
-) -> Callable[[TrainState], dict[str, float]] | None:
-    """A validation that also logs the regions on the first images; None if there are no images.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Panel:
+    """The regions on the first images of a part, side by side; redder frames for more attention."""
 
-    They stand side by side; the more attention a region gets, the redder its frame.
-    """
-    if not len(examples):
-        return None
-    images = examples.images(np.arange(min(SHOWN, len(examples))))
+    method: Method
+    images: np.ndarray
+    """[N, S, S, 3] uint8."""
+    log: TrainingLog
 
-    @jax.jit
-    def regions(variables: Variables) -> tuple[Array, Array]:
-        batch = Batch(normalise(jnp.asarray(images)), np.zeros(len(images)), np.ones(len(images)))
-        guidance = guide(recipe, variables, batch)
-        return guidance.corners, guidance.attention
+    @classmethod
+    def of(cls, method: Method, examples: Examples, log: TrainingLog) -> Panel | None:
+        """A panel of the part's first images; None if there are none."""
+        if not len(examples):
+            return None
+        images = examples.images(np.arange(min(SHOWN, len(examples))))
+        return cls(method=method, images=images, log=log)
 
-    def run(state: TrainState) -> dict[str, float]:
-        corners, attention = map(np.asarray, regions(state.variables()))
-        size = recipe.guidance.region_size
-        drawn = [draw(*each, size) for each in zip(images, corners, attention, strict=True)]
-        log.show("regions", np.concatenate(drawn, axis=1), int(state.step))
-        return validate(state)
+    def before(self, validate: Validate) -> Validate:
+        """A validation that logs the panel first."""
 
-    return run
+        def run(state: TrainState) -> dict[str, float]:
+            self.show(state)
+            return dict(validate(state))
+
+        return run
+
+    def show(self, state: TrainState) -> None:
+        """Log the panel of a state."""
+        corners, attention = map(np.asarray, self._regions(state.variables()))
+        size = self.method.guidance.region_size
+        pairs = zip(self.images, corners, attention, strict=True)
+        pictures = [draw_regions(*each, size) for each in pairs]
+        self.log.show("regions", np.concatenate(pictures, axis=1), int(state.step))
+
+    @cached_property
+    def _regions(self) -> Callable[[Variables], tuple[Array, Array]]:
+        @jax.jit
+        def regions(variables: Variables) -> tuple[Array, Array]:
+            count = len(self.images)
+            image = normalise(jnp.asarray(self.images))
+            guidance = guide(self.method, variables, Batch(image, np.zeros(count), np.ones(count)))
+            return guidance.corners, guidance.attention
+
+        return regions
 
 
-def draw(image: np.ndarray, corners: np.ndarray, attention: np.ndarray, size: int) -> np.ndarray:
+def draw_regions(
+    image: np.ndarray, corners: np.ndarray, attention: np.ndarray, size: int
+) -> np.ndarray:
     """An image [S, S, 3] uint8 with its K regions, enlarged by a whole number."""
     factor = max(1, -(-LEAST_SIDE // len(image)))
     side = factor * len(image)

@@ -1,4 +1,4 @@
-"""What a run's folder says of the run, so that no other one goes on in it."""
+"""A run's folder, and the checks that no other run goes on in it."""
 
 from __future__ import annotations
 
@@ -10,31 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import ml_collections
-
+from diffmic_jax.config import Config, fields
 from diffmic_jax.errors import InputError
-from diffmic_jax.settings import open_fields
+from diffmic_jax.fields import flatten
 
-# Fields that a run may change when it goes on: where things are, how often it reports, and what it
-# started from, which the checkpoint knows.
-FREE_FIELDS = (
-    "guidance.checkpoint",
-    "guidance.pretrained",
-    "denoiser.pretrained",
-    "data.root",
-    "data.cache_dir",
-    "data.num_workers",
-    "train.max_steps",
-    "train.patience",
-    "train.log_every",
-    "train.on_nan",
-    "train.max_minutes",
-    "train.hang_minutes",
-    "train.model_shards",
-    "checkpoint.every_steps",
-    "eval.batch_size",
-    "eval.bootstrap",
-)
+FREE_FIELDS = frozenset(spec.name for spec in fields() if spec.free)
+"""What a run may change when it goes on."""
 
 
 def skipped_images(workdir: Path) -> list[str]:
@@ -46,48 +27,40 @@ def skipped_images(workdir: Path) -> list[str]:
         return [row["image"] for row in csv.DictReader(file)]
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dictionary to `{'a.b': value}`."""
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        nested = isinstance(value, dict)
-        flat |= _flat(value, f"{prefix}{name}.") if nested else {prefix + name: value}
-    return flat
-
-
-def check_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
+def check_workdir(workdir: Path, config: Config) -> None:
     """Check that the workdir is new or this configuration's own.
 
     Raises:
-      InputError: if it belongs to a run of another configuration, naming a field that differs.
+      InputError: it belongs to a run of another configuration (names the fields that differ), or to
+        another version of this package.
     """
     path = workdir / "config.json"
     if not path.exists():
         return
     try:
-        theirs = json.loads(path.read_text())
+        stored = json.loads(path.read_text())
     except ValueError as error:
-        raise InputError(f"{path}: no JSON ({error}); choose another --workdir") from error
-    check_same_run(str(workdir), theirs, as_json(config))
+        raise InputError(f"{path}: not JSON ({error}); choose another --workdir") from error
+    check_same_run(str(workdir), stored, config)
 
 
-def check_same_run(where: str, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
+def check_same_run(where: str, stored: Mapping[str, Any], config: Config) -> None:
     """Check that two configurations compute the same.
 
     Args:
-      where: what belongs to the other one, for the message.
-      theirs: as `as_json` gives it, maybe of an earlier version, which had fewer fields.
-      ours: likewise, of this version.
+      where: the place of the stored one, for the message.
+      stored: as JSON has it.
+      config: the other one.
 
     Raises:
       InputError: naming the fields that differ.
     """
-    there = _as_json(open_fields(theirs.get("recipe", ""))) | _flat(theirs)
-    wanted = _flat(ours)
+    there = flatten(Config.from_dict(stored, where).to_dict())
+    wanted = flatten(config.to_dict())
     differences = [
-        f"config.{field}={there.get(field)!r}, not {wanted.get(field)!r}"
-        for field in sorted(there.keys() | wanted.keys())
-        if field not in FREE_FIELDS and there.get(field) != wanted.get(field)
+        f"config.{field}={there[field]!r}, not {value!r}"
+        for field, value in sorted(wanted.items())
+        if field not in FREE_FIELDS and there[field] != value
     ]
     if differences:
         raise InputError(
@@ -96,9 +69,9 @@ def check_same_run(where: str, theirs: dict[str, Any], ours: dict[str, Any]) -> 
         )
 
 
-def config_sha256(config: Mapping[str, Any]) -> str:
+def config_sha256(config: Config) -> str:
     """A hash of what a configuration computes: the fields that are free to change are left out."""
-    fixed = {field: value for field, value in _flat(config).items() if field not in FREE_FIELDS}
+    fixed = {name: x for name, x in flatten(config.to_dict()).items() if name not in FREE_FIELDS}
     return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
 
 
@@ -110,13 +83,6 @@ def check_writable(workdir: Path) -> None:
     """
     folder = next(each for each in (workdir, *workdir.absolute().parents) if each.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise InputError(f"{folder} cannot be written; mend that or choose another --workdir")
-
-
-def as_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """The configuration as it comes back from a JSON file: tuples are lists."""
-    return _as_json(config.to_dict())
-
-
-def _as_json(values: Mapping[str, Any]) -> dict[str, Any]:
-    return json.loads(json.dumps(values))
+        raise InputError(
+            f"{folder} cannot be written; change its permissions or choose another --workdir"
+        )

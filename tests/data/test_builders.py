@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from diffmic_jax.cli import commands as cli
+from diffmic_jax.cli import main as cli
 from diffmic_jax.data import archives, builders, images
 from diffmic_jax.data.catalog import HAM10000
 from diffmic_jax.errors import InputError

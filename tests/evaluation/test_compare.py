@@ -7,28 +7,34 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from diffmic_jax.cli import commands as cli
-from diffmic_jax.data.files import write_predictions
+from diffmic_jax.cli import main as cli
 from diffmic_jax.errors import InputError
 from diffmic_jax.evaluation import metrics
-from diffmic_jax.evaluation.compare import compare, compare_workdirs, read_answered
+from diffmic_jax.evaluation.compare import compare, compare_workdirs, read_predictions
+from diffmic_jax.inference.predictions import Outputs, write_predictions
+from diffmic_jax.method.task import Task
 from tests import tiny
 
-NAMES = ("a", "b")
+TWO = Task(class_names=("a", "b"))
+SEVERAL = Task(class_names=("a", "b"), multi_label=True)
 
 
-def answers(right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities and labels of images that are answered right or wrong."""
-    labels = np.arange(len(right)) % 2
-    said = np.where(right, labels, 1 - labels)
-    return np.eye(2)[said] * 0.6 + 0.2, labels
+def predictions(correct: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities and labels of images that are predicted correctly or not."""
+    labels = np.arange(len(correct)) % 2
+    predicted = np.where(correct, labels, 1 - labels)
+    return np.eye(2)[predicted] * 0.6 + 0.2, labels
+
+
+def outputs(p: np.ndarray, labels: np.ndarray) -> Outputs:
+    return Outputs(p, 0 * p, p, labels, p[:, None])
 
 
 def test_mcnemar_is_the_exact_binomial_test():
     first = np.array([True] * 12 + [False] * 8)
     second = np.array([True] * 10 + [False] * 2 + [True] * 8)
     found = compare(
-        (answers(first)[0], answers(second)[0]), answers(first)[1], NAMES, np.arange(20)
+        (predictions(first)[0], predictions(second)[0]), predictions(first)[1], TWO, np.arange(20)
     )
     assert found["mcnemar"] == {
         "only_first": 2,
@@ -41,16 +47,18 @@ def test_mcnemar_is_the_exact_binomial_test():
 def test_total_variation_is_half_the_l1_distance():
     first = np.array([[0.5, 0.3, 0.2], [1.0, 0.0, 0.0]])
     second = np.array([[0.2, 0.3, 0.5], [0.0, 0.0, 1.0]])
-    found = compare((first, second), np.array([0, 2]), ("a", "b", "c"), np.arange(2), 10)
+    task = Task(class_names=("a", "b", "c"))
+    found = compare((first, second), np.array([0, 2]), task, np.arange(2), 10)
     assert found["total_variation"] == pytest.approx((0.3 + 1) / 2)
     labels = np.array([[1, 0, 1], [0, 1, 1]])
-    found = compare((first, second), labels, ("a", "b", "c"), np.arange(2), 10)
+    several = Task(class_names=("a", "b", "c"), multi_label=True)
+    found = compare((first, second), labels, several, np.arange(2), 10)
     assert found["total_variation"] == pytest.approx((0.6 + 2) / 6)
 
 
 def test_a_classifier_does_not_differ_from_itself():
-    probabilities, labels = answers(np.arange(30) % 3 > 0)
-    found = compare((probabilities, probabilities), labels, NAMES, np.arange(30), 50)
+    probabilities, labels = predictions(np.arange(30) % 3 > 0)
+    found = compare((probabilities, probabilities), labels, TWO, np.arange(30), 50)
     assert found["mcnemar"]["p"] == 1
     assert found["total_variation"] == 0
     for row in found["metrics"].values():
@@ -62,9 +70,9 @@ def test_the_interval_is_of_the_paired_difference():
     rng = np.random.default_rng(0)
     first = rng.random(1000) < 0.5
     second = first | (rng.random(1000) < 0.2)
-    labels = answers(first)[1]
-    both = (answers(first)[0], answers(second)[0])
-    row = compare(both, labels, NAMES, np.arange(1000), 500)["metrics"]["accuracy"]
+    labels = predictions(first)[1]
+    both = (predictions(first)[0], predictions(second)[0])
+    row = compare(both, labels, TWO, np.arange(1000), 500)["metrics"]["accuracy"]
     share = row["difference"]
     half = 1.96 * np.sqrt(share * (1 - share) / 1000)
     assert row["ci95"] == pytest.approx([share - half, share + half], abs=0.006)
@@ -78,7 +86,7 @@ def test_groups_are_resampled_as_a_whole():
     labels = np.repeat(np.arange(100) % 2, 9)
     both = tuple(np.eye(2)[np.where(x, labels, 1 - labels)] for x in nine)
     alone, together = (
-        compare(both, labels, NAMES, groups, 200)["metrics"]["accuracy"]["ci95"]
+        compare(both, labels, TWO, groups, 200)["metrics"]["accuracy"]["ci95"]
         for groups in (np.arange(900), np.repeat(np.arange(100), 9))
     )
     assert np.ptp(together) == pytest.approx(3 * np.ptp(alone), rel=0.25)
@@ -87,26 +95,25 @@ def test_groups_are_resampled_as_a_whole():
 def test_several_labels_are_read_back(tmp_path):
     labels = np.array([[1, 1], [0, 0], [0, 1]])
     p = np.array([[0.9, 0.8], [0.2, 0.1], [0.3, 0.7]])
-    write_predictions(tmp_path / "p.csv", list("xyz"), labels, NAMES, p, 0 * p, multi_label=True)
-    found = read_answered(tmp_path / "p.csv")
+    write_predictions(tmp_path / "p.csv", list("xyz"), outputs(p, labels), SEVERAL)
+    found = read_predictions(tmp_path / "p.csv")
+    assert found.task == SEVERAL
     np.testing.assert_array_equal(found.label, labels)
     np.testing.assert_allclose(found.probabilities, p)
-    both = compare((p, p), found.label, NAMES, np.arange(3), 10)
+    both = compare((p, p), found.label, SEVERAL, np.arange(3), 10)
     assert both["mcnemar"] is None
     assert set(both["metrics"]) == {"f1_macro", "auroc_macro", "nll", "brier", "ece"}
 
 
-def test_several_labels_are_called_by_the_thresholds_of_their_evaluation(tmp_path):
+def test_several_labels_are_predicted_by_the_thresholds_of_their_evaluation(tmp_path):
     rng = np.random.default_rng(0)
     labels, p = rng.integers(0, 2, (40, 2)), rng.random((40, 2))
     ids, sets = [str(i) for i in range(40)], {}
     for name, thresholds in (("one", (0.2, 0.7)), ("two", ())):
         folder = tmp_path / name
         folder.mkdir()
-        write_predictions(
-            folder / "predictions.csv", ids, labels, NAMES, p, 0 * p, multi_label=True
-        )
-        sets[name] = metrics.compute(p, labels, NAMES, bootstrap=0, thresholds=thresholds)
+        write_predictions(folder / "predictions.csv", ids, outputs(p, labels), SEVERAL)
+        sets[name] = metrics.compute(p, labels, SEVERAL, bootstrap=0, thresholds=thresholds)
         (folder / "metrics.json").write_text(json.dumps(sets[name]))
     assert sets["one"]["per_class"]["a"]["threshold"] == 0.2
     row = compare_workdirs(tmp_path / "one", tmp_path / "two", bootstrap=20)["metrics"]["f1_macro"]
@@ -118,7 +125,7 @@ def test_several_labels_are_called_by_the_thresholds_of_their_evaluation(tmp_pat
 
 @pytest.fixture
 def other(tmp_path, trained):
-    """A copy of the trained run's evaluation, to be spoilt."""
+    """A copy of the trained run's evaluation, to be damaged."""
     (tmp_path / "other").mkdir()
     shutil.copy(trained / "split.csv", tmp_path / "other")
     shutil.copytree(trained / "eval", tmp_path / "other/eval")
@@ -131,8 +138,7 @@ def test_two_runs_are_compared_whatever_the_order_of_their_images(trained, other
     path.write_text("\n".join([header, *reversed(rows)]) + "\n")
     out = tmp_path / "out.json"
     assert cli.main(["compare", str(trained), str(other), f"--out={out}"]) == 0
-    said = capsys.readouterr().out
-    assert "McNemar p = 1" in said
+    assert "McNemar p = 1" in capsys.readouterr().out
     found = json.loads(out.read_text())
     scores = json.loads((trained / "eval/test/metrics.json").read_text())
     for name in ("accuracy", "auroc_macro", "nll", "ece"):
@@ -179,4 +185,4 @@ def test_a_run_that_is_not_evaluated_is_named(trained, tmp_path, capsys):
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith(f"error: {tmp_path}/eval/test/predictions.csv: cannot be read")
     assert line.endswith("evaluate that run first")
-    assert len(read_answered(trained / "eval/test/predictions.csv").ids) == tiny.TEST
+    assert len(read_predictions(trained / "eval/test/predictions.csv").ids) == tiny.TEST

@@ -6,10 +6,11 @@ import json
 import numpy as np
 import pytest
 
-from diffmic_jax import api as experiment
+from diffmic_jax import api
 from diffmic_jax.errors import InputError
 from diffmic_jax.evaluation import evaluate
-from diffmic_jax.evaluation.evaluate import Answers
+from diffmic_jax.inference.predictions import Outputs
+from diffmic_jax.method.task import Task
 from tests import tiny
 
 
@@ -44,15 +45,18 @@ def test_a_split_that_is_not_there_is_named(tmp_path, trained, tiny_data):
     assert not (tmp_path / "out").exists()
 
 
-def answers(probabilities: np.ndarray, label: np.ndarray) -> Answers:
-    return Answers(
+TWO = Task(class_names=("a", "b"))
+
+
+def outputs(probabilities: np.ndarray, label: np.ndarray) -> Outputs:
+    return Outputs(
         probabilities, np.zeros_like(probabilities), probabilities, label, probabilities[:, None]
     )
 
 
 def test_the_table_shows_a_metric_that_is_undefined_as_a_dash():
-    one_class = answers(np.array([[0.7, 0.3], [0.6, 0.4]]), np.array([0, 0]))
-    table = evaluate.table(evaluate.score(one_class, ("a", "b")))
+    one_class = outputs(np.array([[0.7, 0.3], [0.6, 0.4]]), np.array([0, 0]))
+    table = evaluate.table(evaluate.score(one_class, TWO))
     header, diffusion, guidance = table.splitlines()
     assert header.split()[:2] == ["accuracy", "f1_macro"]
     assert diffusion.split() == ["diffusion", "1.0000", "1.0000", "1.0000", "-", "0.4338", "0.3500"]
@@ -61,5 +65,5 @@ def test_the_table_shows_a_metric_that_is_undefined_as_a_dash():
 
 def test_the_guidance_is_scored_apart():
     right, wrong = np.array([[0.9, 0.1]]), np.array([[0.2, 0.8]])
-    scores = evaluate.score(Answers(wrong, wrong, right, np.array([0]), wrong[:, None]), ("a", "b"))
+    scores = evaluate.score(Outputs(wrong, wrong, right, np.array([0]), wrong[:, None]), TWO)
     assert (scores["accuracy"], scores["guidance"]["accuracy"]) == (0.0, 1.0)

@@ -10,9 +10,14 @@ from scipy.special import softmax
 from sklearn import metrics as sk
 
 from diffmic_jax.errors import InputError
-from diffmic_jax.evaluation.metrics import NLL_FLOOR, SCALARS, SPECIFICITIES, compute, resampled
+from diffmic_jax.evaluation import metrics
+from diffmic_jax.evaluation.metrics import SPECIFICITIES, bootstrap_scalars, compute
+from diffmic_jax.inference.calibration import NLL_PROBABILITY_FLOOR
+from diffmic_jax.method.task import SCALARS, Task
 
-FIVE = ["a", "b", "c", "d", "e"]
+FIVE = Task(class_names=("a", "b", "c", "d", "e"))
+TWO = Task(class_names=("x", "y"))
+THREE = Task(class_names=("x", "y", "z"))
 
 
 @pytest.fixture
@@ -58,8 +63,10 @@ def test_agrees_with_scikit_learn(split):
     for name, value in expected.items():
         assert found[name] == pytest.approx(value, abs=1e-12), name
     assert found["confusion"] == sk.confusion_matrix(labels, predicted).tolist()
-    report = sk.classification_report(labels, predicted, target_names=FIVE, output_dict=True)
-    for name, auroc in zip(FIVE, aurocs, strict=True):
+    report = sk.classification_report(
+        labels, predicted, target_names=FIVE.class_names, output_dict=True
+    )
+    for name, auroc in zip(FIVE.class_names, aurocs, strict=True):
         row = found["per_class"][name]
         assert row["auroc"] == pytest.approx(auroc, abs=1e-12)
         assert row["f1"] == pytest.approx(report[name]["f1-score"], abs=1e-12)
@@ -76,7 +83,7 @@ def test_nll_agrees_with_scikit_learn_in_float32(split):
 
 def test_values_worked_out_by_hand():
     probabilities = np.array([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6], [0.2, 0.5, 0.3], [1.0, 0.0, 0.0]])
-    found = compute(probabilities, np.array([0, 2, 0, 1]), ["x", "y", "z"], bootstrap=0)
+    found = compute(probabilities, np.array([0, 2, 0, 1]), THREE, bootstrap=0)
     assert found["n"] == 4
     assert found["accuracy"] == 0.5
     assert found["confusion"] == [[1, 1, 0], [1, 0, 0], [0, 0, 1]]
@@ -84,7 +91,7 @@ def test_values_worked_out_by_hand():
     assert found["balanced_accuracy"] == pytest.approx((0.5 + 0 + 1) / 3)
     # x: positives .7 .2, negatives .1 1 -> 2 of 4; y: 0 of 3; z: 3 of 3.
     assert found["auroc_macro"] == pytest.approx((0.5 + 0 + 1) / 3)
-    nll = -np.log([0.7, 0.6, 0.2, NLL_FLOOR]).mean()
+    nll = -np.log([0.7, 0.6, 0.2, NLL_PROBABILITY_FLOOR]).mean()
     assert found["nll"] == pytest.approx(nll)
     assert found["brier"] == pytest.approx((0.14 + 0.26 + 0.98 + 2.0) / 4)
     # Four bins with one image each: 1-.7, 1-.6, .5-0 and 1-0.
@@ -95,7 +102,7 @@ def test_values_worked_out_by_hand():
 
 def test_ece_pools_the_images_of_a_bin():
     probabilities = np.array([[0.90, 0.10], [0.88, 0.12]])
-    found = compute(probabilities, np.array([0, 1]), ["x", "y"], bootstrap=0)
+    found = compute(probabilities, np.array([0, 1]), TWO, bootstrap=0)
     assert found["ece"] == pytest.approx(0.89 - 0.5)
 
 
@@ -108,7 +115,7 @@ def test_kappa_counts_absent_classes():
 
 
 def test_undefined_is_none():
-    found = compute(np.eye(3)[[2, 2]], np.array([2, 2]), ["x", "y", "z"], bootstrap=20)
+    found = compute(np.eye(3)[[2, 2]], np.array([2, 2]), THREE, bootstrap=20)
     assert found["kappa_quadratic"] is None
     assert found["auroc_macro"] is None
     assert found["ci95"]["auroc_macro"] is None
@@ -129,7 +136,8 @@ def test_multi_label():
     labels = (rng.random((60, 3)) < 0.3).astype(int)
     labels[:, 2] = 0
     probabilities = np.clip(0.6 * labels + rng.random((60, 3)) * 0.5, 0, 1)
-    found = compute(probabilities, labels, ["x", "y", "z"], bootstrap=50)
+    task = Task(class_names=("x", "y", "z"), multi_label=True)
+    found = compute(probabilities, labels, task, bootstrap=50)
     two = slice(0, 2)
     expected = sk.roc_auc_score(labels[:, two], probabilities[:, two], average="macro")
     assert found["auroc_macro"] == pytest.approx(expected)
@@ -138,7 +146,9 @@ def test_multi_label():
         sk.f1_score(labels[:, two], predicted, average="macro")
     )
     of_outcome = np.where(labels == 1, probabilities, 1 - probabilities)
-    assert found["nll"] == pytest.approx(-np.log(np.maximum(of_outcome, NLL_FLOOR)).mean())
+    assert found["nll"] == pytest.approx(
+        -np.log(np.maximum(of_outcome, NLL_PROBABILITY_FLOOR)).mean()
+    )
     assert found["brier"] == pytest.approx(np.square(probabilities - labels).mean())
     assert 0 < found["ece"] < 1
     for name in ("accuracy", "balanced_accuracy", "kappa_quadratic"):
@@ -150,9 +160,10 @@ def test_multi_label():
 
 
 def test_multi_label_ece_by_hand():
-    """Bins (.2, .266] and (.733, .8]: gaps of .25 - 0 and .75 - .5, half the answers each."""
+    """Bins (.2, .266] and (.733, .8]: gaps of .25 - 0 and .75 - .5, half the questions each."""
+    task = Task(class_names=("x", "y"), multi_label=True)
     found = compute(
-        np.array([[0.25, 0.75], [0.25, 0.75]]), np.array([[0, 1], [0, 0]]), ["x", "y"], bootstrap=0
+        np.array([[0.25, 0.75], [0.25, 0.75]]), np.array([[0, 1], [0, 0]]), task, bootstrap=0
     )
     assert found["ece"] == pytest.approx(0.25)
 
@@ -184,10 +195,12 @@ def test_groups_are_resampled_as_a_whole(split):
     assert found["ci95"]["accuracy"] == once["ci95"]["accuracy"]
 
 
-def test_same_seed_same_bytes(split):
-    first, again, other = (
-        json.dumps(compute(split[0], split[1], FIVE, bootstrap=50, seed=seed)) for seed in (1, 1, 2)
-    )
+def test_same_seed_same_bytes(split, monkeypatch):
+    found = []
+    for seed in (1, 1, 2):
+        monkeypatch.setattr(metrics, "SEED", seed)
+        found.append(json.dumps(compute(split[0], split[1], FIVE, bootstrap=50)))
+    first, again, other = found
     assert first == again != other
 
 
@@ -201,18 +214,18 @@ def test_same_seed_same_bytes(split):
 )
 def test_bad_input_is_named(probabilities, labels, message):
     with pytest.raises(InputError, match=message):
-        compute(probabilities, labels, ["x", "y"])
+        compute(probabilities, labels, TWO)
 
 
 def test_shapes_must_agree():
     with pytest.raises(ValueError, match="do not belong"):
-        compute(np.full((2, 2), 0.5), np.array([0, 1]), ["x", "y", "z"])
+        compute(np.full((2, 2), 0.5), np.array([0, 1]), THREE)
 
 
 def test_sensitivities_at_operating_points_are_those_of_the_roc_curve(split):
     probabilities, labels = split
     found = compute(probabilities, labels, FIVE, bootstrap=0)
-    for c, name in enumerate(FIVE):
+    for c, name in enumerate(FIVE.class_names):
         fpr, tpr, _ = sk.roc_curve(labels == c, probabilities[:, c], drop_intermediate=False)
         for level in SPECIFICITIES:
             expected = tpr[1 - fpr >= level - 1e-12].max()
@@ -223,7 +236,7 @@ def test_sensitivities_at_operating_points_are_those_of_the_roc_curve(split):
 
 def test_intervals_of_the_classes_surround_their_values(split):
     found = compute(split[0], split[1], FIVE, bootstrap=300)
-    for name in FIVE:
+    for name in FIVE.class_names:
         values = found["per_class"][name] | found["operating_points"][name]
         for metric, (low, high) in found["ci95_per_class"][name].items():
             assert low <= values[metric] <= high, (name, metric)
@@ -233,8 +246,9 @@ def test_intervals_of_the_classes_surround_their_values(split):
 
 def test_equal_seeds_resample_two_classifiers_alike(split):
     probabilities, labels = split
-    one = resampled(probabilities, labels, np.arange(len(labels)), 50)
-    same = resampled(probabilities**2, labels, np.arange(len(labels)), 50)
+    alike = {"groups": np.arange(len(labels)), "bootstrap": 50}
+    one = bootstrap_scalars(probabilities, labels, FIVE, **alike)
+    same = bootstrap_scalars(probabilities**2, labels, FIVE, **alike)
     # Squaring changes no prediction, but every probability.
     np.testing.assert_array_equal(one["accuracy"], same["accuracy"])
     assert (one["brier"] != same["brier"]).all()

@@ -15,7 +15,7 @@ def test_the_curve_by_hand():
 
 
 def test_referring_the_uncertain_helps_where_they_are_the_errors():
-    # 80 sure and right, 20 unsure and wrong every other time.
+    # 80 certain and correct, 20 uncertain and wrong every other time.
     probabilities = np.repeat([[0.95, 0.05], [0.55, 0.45]], [80, 20], axis=0)
     labels = np.r_[np.zeros(80, int), np.arange(20) % 2]
     found = referral(probabilities, labels, groups=np.arange(100), bootstrap=200)
@@ -24,7 +24,7 @@ def test_referring_the_uncertain_helps_where_they_are_the_errors():
     assert found["gain"] == pytest.approx(0.1)
     low, high = found["gain_ci95"]
     assert 0 < low < 0.1 < high < 0.2
-    # An error is less certain than 80 of the 90 right answers and as certain as 10 of them.
+    # An error is less certain than 80 of the 90 correct predictions and as certain as 10 of them.
     assert found["error_auroc"] == pytest.approx((80 + 5) / 90)
 
 

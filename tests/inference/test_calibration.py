@@ -1,54 +1,114 @@
+"""Temperature, prediction sets, thresholds and the file that keeps them."""
+
 from __future__ import annotations
 
 import dataclasses
-import shutil
 
+import numpy as np
 import pytest
 
-from diffmic_jax.api import open_run
+from diffmic_jax.config import Sampling
 from diffmic_jax.errors import InputError
 from diffmic_jax.inference import calibration
-from diffmic_jax.inference.load import load_classifier
-from tests import tiny
+from diffmic_jax.inference.calibration import Calibration, Calibrations
+from diffmic_jax.inference.predictions import Outputs
+from diffmic_jax.method.task import Task
+from tests.synthetic import classifier
+
+FOUR = Task(class_names=("a", "b", "c", "d"))
+DDIM = Sampling(sampler="ddim", clip=(0.0, 1.0))
 
 
-def test_a_run_ends_with_a_calibration_of_its_validation_part(trained):
-    classifier = load_classifier(trained)
-    found = calibration.read(trained, classifier.step, classifier.config.sampling)
-    assert len(found.diffusion.scores) == len(found.guidance.scores) == tiny.VALIDATION
-    assert found.diffusion.temperature > 0
-    assert found.diffusion != found.guidance
+@pytest.mark.parametrize("sharpness", [0.3, 1.0, 3.0])
+def test_calibration_undoes_what_was_done_to_the_logits(sharpness):
+    probabilities, labels = classifier(4000, sharpness, 0)
+    calibrated, _ = classifier(4000, 1.0, 0)
+    tempered = calibration.tempered(calibration.fit_one(probabilities, labels, FOUR), probabilities)
+    assert np.abs(tempered - calibrated).mean() < 0.01
+    assert sharpness == 1 or np.abs(probabilities - calibrated).mean() > 0.09
 
 
-def test_a_calibration_fits_one_checkpoint_and_one_sampling(trained):
-    classifier = load_classifier(trained)
-    sampling = classifier.config.sampling
-    known = calibration.read(trained, classifier.step, sampling)
-    assert calibration.read(trained, classifier.step + 1, sampling) == calibration.Calibrations()
-    sampling.num_samples = 7
-    other = calibration.read(trained, classifier.step, sampling)
-    # The guidance draws nothing.
-    assert other == calibration.Calibrations(None, known.guidance)
+def test_the_uniform_distribution_is_mixed_in_before_the_temperature():
+    fitted = Calibration(temperature=0.5, uniform=0.25, multi_label=False)
+    mixed = np.array([(1 + 0.125) / 1.25, 0.125 / 1.25])
+    tempered = calibration.tempered(fitted, np.array([[1.0, 0.0]]))
+    np.testing.assert_allclose(tempered, [mixed**2 / (mixed**2).sum()])
 
 
-def test_what_is_written_is_read_back(trained, tmp_path):
-    config = load_classifier(trained).config
-    scores = calibration.Calibration(0.5, 0.1, (0.1, 0.2), False)
-    both = calibration.Calibrations(scores, dataclasses.replace(scores, uniform=0.0))
-    calibration.write(tmp_path, both, 3, config.sampling)
-    assert calibration.read(tmp_path, 3, config.sampling) == both
+def test_both_classifiers_are_calibrated_by_their_own_probabilities():
+    (sharp, labels), (soft, _) = classifier(500, 3.0, 0), classifier(500, 0.3, 0)
+    found = calibration.fit(Outputs(sharp, 0 * sharp, soft, labels, sharp[:, None]), FOUR)
+    assert found.diffusion == calibration.fit_one(sharp, labels, FOUR)
+    assert found.guidance == calibration.fit_one(soft, labels, FOUR)
+    assert found.diffusion.temperature > 1 > found.guidance.temperature
+
+
+def test_the_threshold_by_hand():
+    fitted = Calibration(
+        temperature=1.0, uniform=0.0, scores=(0.1, 0.2, 0.3, 0.4), multi_label=False
+    )
+    # ceil(5 * .6) = 3; ceil(5 * .8) = 4; five images would be needed for more.
+    assert [calibration.threshold(fitted, c) for c in (0.6, 0.8, 0.81)] == [0.3, 0.4, np.inf]
+    probabilities = np.array([[0.75, 0.25], [0.6, 0.4], [0.9, 0.1]])
+    np.testing.assert_array_equal(
+        calibration.prediction_sets(fitted, probabilities, 0.6),
+        [[True, False], [False, False], [True, False]],
+    )
+    assert calibration.prediction_sets(fitted, probabilities, 0.99).all()
+
+
+def test_a_calibration_is_applied_or_there_is_none():
+    p = np.array([[0.75, 0.25], [0.6, 0.4]])
+    fitted = Calibration(temperature=2.0, uniform=0.1, scores=(0.3, 0.4), multi_label=False)
+    found = calibration.apply(fitted, p, 0.5)
+    np.testing.assert_array_equal(found.probabilities, calibration.tempered(fitted, p))
+    np.testing.assert_array_equal(found.sets, calibration.prediction_sets(fitted, p, 0.5))
+    several = dataclasses.replace(fitted, scores=(), multi_label=True)
+    assert calibration.apply(several, p).sets is None
+    assert calibration.apply(None, p) is None
+
+
+@pytest.mark.parametrize(
+    ("p", "y", "expected"),
+    [
+        ([0.1, 0.2, 0.3, 0.9], [0, 0, 1, 1], 0.25),
+        ([0.4, 0.3, 0.2, 0.1], [0, 1, 0, 0], 0.25),
+        ([0.1, 0.2], [1, 1], 0.1),
+        ([0.7, 0.8], [0, 0], 0.5),
+    ],
+)
+def test_a_label_is_predicted_from_where_f1_is_best(p, y, expected):
+    assert calibration.best_threshold(np.array(p), np.array(y)) == pytest.approx(expected)
+
+
+@pytest.fixture
+def both() -> Calibrations:
+    """Calibrations of two classifiers."""
+    one = Calibration(temperature=0.5, uniform=0.1, scores=(0.1, 0.2), multi_label=False)
+    return Calibrations(one, dataclasses.replace(one, uniform=0.0))
+
+
+def test_a_calibration_fits_one_checkpoint_and_one_sampling(tmp_path, both):
+    assert calibration.read(tmp_path, 3, DDIM) == Calibrations()
+    calibration.write(tmp_path, both, 3, DDIM)
+    assert calibration.read(tmp_path, 3, DDIM) == both
+    assert calibration.read(tmp_path, 4, DDIM) == Calibrations()
+    other = calibration.read(tmp_path, 3, dataclasses.replace(DDIM, num_samples=7))
+    # The guidance prediction is not sampled.
+    assert other == Calibrations(None, both.guidance)
+
+
+def test_thresholds_are_read_back(tmp_path):
+    one = Calibration(temperature=1.0, uniform=0.0, multi_label=True, thresholds=(0.2, 0.7))
+    both = Calibrations(one, dataclasses.replace(one, thresholds=(0.5, 0.1)))
+    calibration.write(tmp_path, both, 3, DDIM)
+    found = calibration.read(tmp_path, 3, DDIM)
+    assert found.thresholds == ((0.2, 0.7), (0.5, 0.1))
+    assert Calibrations(one).thresholds == ((0.2, 0.7), ())
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"step": 3}'])
-def test_a_damaged_calibration_is_named(trained, tmp_path, text):
+def test_a_damaged_calibration_is_named(tmp_path, text):
     (tmp_path / "calibration.json").write_text(text)
     with pytest.raises(InputError, match="calibration.json: is no calibration"):
-        calibration.read(tmp_path, 3, load_classifier(trained).config.sampling)
-
-
-def test_calibrating_again_gives_the_same_bytes(trained, tmp_path):
-    copy = shutil.copytree(trained, tmp_path / "run")
-    before = (copy / "calibration.json").read_bytes()
-    (copy / "calibration.json").unlink()
-    open_run(copy).calibrate()
-    assert (copy / "calibration.json").read_bytes() == before
+        calibration.read(tmp_path, 3, DDIM)

@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from diffmic_jax.cli import commands as cli
+from diffmic_jax.cli import main as cli
 from diffmic_jax.evaluation.metrics import INTERVALS
 from diffmic_jax.report.sections import TITLES
 from tests import tiny

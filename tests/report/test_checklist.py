@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from diffmic_jax.cli import commands as cli
+from diffmic_jax.cli import main as cli
 from diffmic_jax.report import checklist
 from diffmic_jax.report.checklist_items import CLAIM, TRIPOD_AI
 from diffmic_jax.training.checkpoint import Checkpoints

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from diffmic_jax.cli import commands as cli
+from diffmic_jax.cli import main as cli
 from diffmic_jax.inference import load as predict
 from tests import tiny
 

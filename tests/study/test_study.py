@@ -5,14 +5,15 @@ import dataclasses
 import json
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from diffmic_jax import api as experiment
-from diffmic_jax.cli import commands as cli
+from diffmic_jax import api
+from diffmic_jax.cli import main as cli
 from diffmic_jax.errors import InputError, Interrupted
 from diffmic_jax.inference import exported
 from diffmic_jax.study import runs as study_runs
@@ -93,6 +94,70 @@ def test_every_number_is_that_of_a_metrics_json(finished):
     draws = json.loads((finished / "runs/v1-0/config.json").read_text())["sampling"]["num_samples"]
     assert draws != 3
     assert rows["draws-0"]["nll"] != rows["v1-0"]["nll"]
+
+
+def test_the_table_of_a_study_has_every_scalar_of_every_run(finished):
+    for name, row in read_csv(finished).items():
+        if row["status"] != "done":
+            assert row["accuracy"] == ""
+            continue
+        scores = json.loads((finished / row["metrics"]).read_text())
+        scores = scores["guidance"] if name == "guidance-0" else scores
+        wanted = {path: value for path, value in leaves(scores) if value is not None}
+        some = {"n", "ci95.nll.low", "per_class.red.f1", "operating_points.red.sensitivity_at_0.90"}
+        assert some < {*wanted}
+        assert ("guidance.ci95.accuracy.high" in wanted) == (name != "guidance-0")
+        numbers = {path: float(row[path]) for path in wanted}
+        assert numbers == wanted  # to the last digit
+        facts = {"row", "seed", "split", "status", "seconds", "metrics"}
+        assert {path for path, cell in row.items() if cell} == {*wanted, *facts}
+
+
+def leaves(scores: dict[str, object], above: str = "") -> Iterator[tuple[str, object]]:
+    """Name and value of what is no confusion matrix and no interval of a class."""
+    for name, value in scores.items():
+        if isinstance(value, dict) and name != "ci95_per_class":
+            yield from leaves(value, f"{above}{name}.")
+        elif isinstance(value, list) and name != "confusion":
+            low, high = value
+            yield from ((f"{above}{name}.low", low), (f"{above}{name}.high", high))
+        elif not isinstance(value, (dict, list)):
+            yield above + name, value
+
+
+def test_what_is_undefined_in_every_run_has_no_column(tmp_path):
+    scores = {"confusion": [[1]], "b": {"x": None, "y": 0.1}, "a": 1 / 3, "ci95": {"a": [0.1, 0.2]}}
+    flat = study_tables.scalars(scores | {"guidance": {"a": 2}, "z": None})
+    assert flat == {
+        **{"a": 1 / 3, "z": None, "b.x": None, "b.y": 0.1},
+        **{"ci95.a.low": 0.1, "ci95.a.high": 0.2, "guidance.a": 2},
+    }
+    assert [*flat][:2] == ["a", "z"]  # numbers of the whole first, the guidance last
+    assert [*flat][-1] == "guidance.a"
+    (tmp_path / "metrics.json").write_text(json.dumps(scores))
+    found = [
+        Outcome("v1", seed, status, tmp_path, tmp_path)
+        for seed, status in enumerate(("done", "waiting"))
+    ]
+    study_tables.write_results(Study("Holes", (Row("v1", "c.py"),)), tmp_path, found)
+    rows = read_csv(tmp_path)
+    assert rows["v1-0"]["a"] == "0.3333333333333333"
+    assert rows["v1-1"]["a"] == ""
+    assert "b.y" in rows["v1-0"]
+    assert "b.x" not in rows["v1-0"]
+
+
+def test_differences_have_a_table_of_their_own(finished):
+    with (finished / "comparisons.csv").open(newline="") as file:
+        rows = {(row["row"], row["metric"]): row for row in csv.DictReader(file)}
+    assert {row for row, _ in rows} == {"v1", "C1", "guidance", "draws"}
+    ours, first = (read_csv(finished)[f"{name}-0"] for name in ("guidance", "basic"))
+    found = rows["guidance", "nll"]
+    assert (found["minus"], found["seeds"]) == ("basic", "0")
+    gap = float(ours["nll"]) - float(first["nll"])  # of predictions with six digits
+    assert float(found["difference"]) == pytest.approx(gap, abs=1e-4)
+    assert float(found["ci95.low"]) <= float(found["difference"]) <= float(found["ci95.high"])
+    assert 0 <= float(found["p"]) <= 1
 
 
 @pytest.mark.parametrize("name", ["basic", "C1"])
@@ -396,11 +461,18 @@ def test_leaked_images_are_what_the_clean_part_leaves(tmp_path):
     write_scores(run / "test", [[16, 4], [2, 8]])
     write_scores(run / "test_clean", [[10, 4], [2, 4]])
     values, _ = study_runs._measured(run / "test", run / "test_clean", guidance=False)
-    found = [Outcome("v1", 0, "done", run / "test", run, values=values)]
+    found = [Outcome("v1", 0, "done", run / "test", run, values=values, clean=run / "test_clean")]
     wanted = Study("Leaks", (Row("v1", "c.py"),), compared=False)
     text = study_tables.write_tables(wanted, tmp_path, found)
     # Six leaked images of one class and four of the other; clean recalls are 10/14 and 4/6.
     assert "| v1 | 1.000 | 0.700 | 0.695 | +0.305 |" in text
+    with (tmp_path / "study.csv").open(newline="") as file:
+        lines = [*csv.DictReader(file)]
+    assert [(line["split"], line["accuracy"]) for line in lines] == [
+        ("test", "0.8"),
+        ("test_clean", "0.7"),
+    ]
+    assert [line["accuracy_leaked"] for line in lines] == ["1.0", ""]
 
 
 def test_classes_that_the_clean_part_lacks_cannot_be_matched(tmp_path):
@@ -425,7 +497,7 @@ def test_a_single_seed_is_compared_by_group(finished, tmp_path):
         Outcome(row.name, 0, "done", finished / f"runs/{row.name}-0/eval/test", tmp_path, 0, scores)
         for row in wanted.rows
     ]
-    [_, v1] = study_tables._against_first(wanted, found)
+    [_, v1] = study_tables._against_first(wanted, study_tables._gaps(wanted, found))
     gap, low, high = re.fullmatch(r"(\S+) \((\S+) to (\S+)\)", v1[1]).groups()
     assert gap == low == high
 
@@ -440,7 +512,7 @@ def test_rows_with_other_test_images_are_not_compared(finished, tmp_path, caplog
         Outcome(name, 0, "done", folder, finished, values=scores)
         for name, folder in (("a", finished / "runs/basic-0/eval/test"), ("b", tmp_path / "other"))
     ]
-    gaps = study_tables._against_first(wanted, found)
+    gaps = study_tables._against_first(wanted, study_tables._gaps(wanted, found))
     assert gaps == gaps[:1]
     assert "b is not compared: " in caplog.text
 

@@ -1,0 +1,155 @@
+"""Validation, calibration and evaluation of a run on its data set."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+from jax.sharding import Mesh
+
+from diffmic_jax.config import Config
+from diffmic_jax.data import loader
+from diffmic_jax.data.cache import Examples
+from diffmic_jax.data.dataset import Dataset
+from diffmic_jax.data.sources import CLEAN
+from diffmic_jax.errors import InputError
+from diffmic_jax.evaluation.evaluate import score, table
+from diffmic_jax.evaluation.results import Evaluation, add_calibrated, write
+from diffmic_jax.inference import calibration
+from diffmic_jax.inference.calibration import COVERAGE
+from diffmic_jax.inference.load import Model
+from diffmic_jax.inference.predict import make_predictor, predict_batches
+from diffmic_jax.inference.predictions import Outputs
+from diffmic_jax.method.state import TrainState
+from diffmic_jax.training import parallel
+from diffmic_jax.training.loop import Validate
+from diffmic_jax.training.run import TrainingRun, check_classes, check_split
+from diffmic_jax.training.state import Purpose
+
+log = logging.getLogger("diffmic_jax")
+
+
+def validator(run: TrainingRun) -> Validate:
+    """A function from a training state to its defined scalar metrics on the validation part."""
+    prepare = make_predictor(run.method, run.mesh)
+    examples, batching = run.dataset.examples["validation"], _batching(run.config, run.mesh)
+
+    def validate(state: TrainState) -> dict[str, float]:
+        batches = loader.eval_batches(examples, batching)
+        predictor = prepare(state.variables(average=run.config.train.ema))
+        outputs = predict_batches(predictor, batches, run.key(Purpose.SAMPLING))
+        scores = score(outputs, run.dataset.task)
+        return {name: value for name, value in scores.items() if isinstance(value, float)}
+
+    return validate
+
+
+def predict_part(model: Model, examples: Examples, title: str = "") -> Outputs:
+    """The model's outputs for a part of a data set, in order."""
+    batches = loader.eval_batches(examples, _batching(model.config, model.mesh))
+    return predict_batches(model.predictor, batches, model.sampling_key, title)
+
+
+def _batching(config: Config, mesh: Mesh) -> loader.Batching:
+    """Whole batches in every process, which the devices share."""
+    return loader.Batching(
+        batch_size=parallel.padded_batch_size(mesh, config.eval.batch_size),
+        num_workers=config.data.num_workers,
+    )
+
+
+def calibrate(model: Model, dataset: Dataset) -> None:
+    """Fit temperature and prediction sets on the validation part, if there is one.
+
+    Raises:
+      InputError: the run had other classes or another split.
+    """
+    _check_same_data(model, dataset)
+    examples = dataset.examples["validation"]
+    if not len(examples):
+        return
+    found = calibration.fit(predict_part(model, examples, "calibrate"), model.task)
+    if parallel.is_main_process():
+        calibration.write(model.workdir, found, model.step, model.config.sampling)
+
+
+def evaluate(
+    model: Model,
+    dataset: Dataset,
+    split: str = "test",
+    *,
+    folder: Path | None = None,
+    coverage: float = COVERAGE,
+) -> Evaluation:
+    """Evaluate a model on a part of the data, and write and print the results.
+
+    Where the test part leaks, its clean part is evaluated with it, from the same outputs.
+
+    Args:
+      model: of a run on this data set.
+      dataset: where the part is.
+      split: a part of the data.
+      folder: where the results go, those for the clean part into `test_clean` in it; default
+        `eval/<split>` in the workdir.
+      coverage: of the conformal prediction sets.
+
+    Raises:
+      InputError: there is no such part, or the run had other classes or another split.
+    """
+    examples = dataset.examples
+    if not len(examples.get(split, ())):
+        known = ", ".join(name for name, part in examples.items() if len(part))
+        raise InputError(f"the data has no {split} split; it has {known}")
+    _check_same_data(model, dataset)
+    whole = examples["test" if split == CLEAN else split]
+    outputs = predict_part(model, whole, title=split)
+    parts = [CLEAN, split] if split == "test" and CLEAN in examples else [split]
+    for part in parts:
+        found = _measure(model, examples[part], *_inside(examples[part], whole, outputs), coverage)
+        place = folder or model.workdir / "eval" / part
+        place = place / CLEAN if folder and part != split else place
+        write(place, found)
+        _show(model, found, part, place)
+    return found
+
+
+def _check_same_data(model: Model, dataset: Dataset) -> None:
+    check_classes(model.workdir, model.meta, dataset)
+    check_split(model.workdir, dataset)
+
+
+def _inside(part: Examples, whole: Examples, outputs: Outputs) -> tuple[list[str], Outputs]:
+    """The names of a part's images, and their outputs out of those of a larger part."""
+    ids = [record.id for record in part.records]
+    wanted = set(ids)
+    inside = np.array([record.id in wanted for record in whole.records])
+    return ids, Outputs(*(column[inside] for column in outputs))
+
+
+def _measure(
+    model: Model, part: Examples, ids: list[str], outputs: Outputs, coverage: float
+) -> Evaluation:
+    fitted = model.calibrations
+    scores = score(
+        outputs,
+        model.task,
+        groups=np.array([record.group or record.id for record in part.records]),
+        bootstrap=model.config.eval.bootstrap,
+        thresholds=fitted.thresholds,
+    )
+    return Evaluation(
+        task=model.task,
+        ids=ids,
+        outputs=outputs,
+        metrics=add_calibrated(scores, outputs, model.task, fitted, coverage),
+        calibrations=fitted,
+        coverage=coverage,
+    )
+
+
+def _show(model: Model, found: Evaluation, part: str, folder: Path) -> None:
+    if parallel.is_main_process():
+        diffuses = model.method.denoiser is not None
+        print(f"\n{part}, checkpoint of step {model.step}\n{table(found.metrics, diffuses)}")
+        print(f"written to {folder}")

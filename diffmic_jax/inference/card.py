@@ -1,0 +1,150 @@
+"""The model card: what a trained classifier is, was made of and measured, in a page of Markdown."""
+
+from __future__ import annotations
+
+import csv
+import importlib.metadata
+import json
+import platform
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from diffmic_jax.config import Config
+from diffmic_jax.data.files import write_text
+from diffmic_jax.inference.load import Model
+from diffmic_jax.training.workdir import config_sha256, skipped_images
+
+FILE = "MODEL_CARD.md"
+PACKAGES = ("diffmic_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+HEADLINE = ("accuracy", "f1_macro", "balanced_accuracy", "auroc_macro", "nll", "ece")
+LIMITS = """\
+**Intended use.** Research on diffusion classifiers and on medical image data sets: to compare
+methods, to study errors and uncertainty.
+
+**Not a medical device.** It has not been tested, cleared or approved for any clinical use. Do not
+use it to diagnose, to triage or to choose a treatment.
+
+**Limits.** The numbers hold for images of the same source as the data above: other scanners,
+hospitals, populations or diseases can change them, and it was not tested whether they do. It
+answers with one of its classes for any image at all, also for one that shows none of them. Its
+probabilities are no calibrated risks unless `ece` above says so. Where the split could not be made
+by patient, test images may resemble training images, and the numbers flatter it."""
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes the results."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # run from a source tree that is not installed
+    return found
+
+
+def write_card(model: Model) -> None:
+    """Write `MODEL_CARD.md` into a workdir, with the metrics that are there by now."""
+    write_text(model.workdir / FILE, model_card(model))
+
+
+def model_card(model: Model) -> str:
+    """The card of a run, with what its workdir has of split, skipped images and metrics."""
+    workdir, meta = model.workdir, {**model.meta, "config": model.config.to_dict()}
+    config = meta["config"]
+    title = f"# Model card: {config['recipe']} on {config['data']['name']}\n"
+    parts = (
+        title,
+        "## Model\n",
+        _list(_model(meta)),
+        "## Data\n",
+        _list(_data(workdir, meta)),
+        "## Results\n",
+        _results(workdir),
+        "## Use and limits\n",
+        LIMITS + "\n",
+        "## Versions\n",
+        _list(versions()),
+    )
+    return "\n".join(parts)
+
+
+def _list(facts: Mapping[str, Any]) -> str:
+    return "".join(f"- {name}: {value}\n" for name, value in facts.items())
+
+
+def _model(meta: Mapping[str, Any]) -> dict[str, Any]:
+    config = meta["config"]
+    guidance, denoiser, sampling = (config[name] for name in ("guidance", "denoiser", "sampling"))
+    draws, steps = sampling["num_samples"], sampling["num_steps"]
+    return {
+        "method": "DiffMIC: a guidance network and a diffusion model over the label",
+        "recipe": config["recipe"],
+        "classes": ", ".join(meta["class_names"]),
+        "labels": "any number per image" if meta["multi_label"] else "one per image",
+        "input": f"{config['data']['image_size']} px squares, RGB",
+        "guidance": f"{guidance['backbone']}, {guidance['num_regions']} regions"
+        if guidance.get("network", "dcg") == "dcg"  # which earlier runs do not tell
+        else f"{guidance['backbone']}, a plain classifier",
+        "denoiser": f"{denoiser['encoder']}, {denoiser['feature_dim']} features"
+        if denoiser["encoder"]
+        else "none: the guidance is the classifier",
+        "started from": origins(meta.get("origins", {})),
+        "answer": f"mean of {draws} draws, {steps} {sampling['sampler']} steps each"
+        if steps
+        else "that of the guidance",
+        "configuration": f"SHA-256 {config_sha256(Config.from_dict(config))}",
+    }
+
+
+def origins(found: Mapping[str, str]) -> str:
+    """What each network started from, as a checkpoint tells it, in a phrase."""
+    return "; ".join(f"{name}: {origin}" for name, origin in found.items()) or "not recorded"
+
+
+def _data(workdir: Path, meta: Mapping[str, Any]) -> dict[str, Any]:
+    data = meta["config"]["data"]
+    counts = _split_counts(workdir)
+    return {
+        "data set": data["name"],
+        "split": f"{data['protocol']}, seed {data['split_seed']}",
+        "images": ", ".join(f"{n:,} {part}" for part, n in counts.items()) or "not recorded",
+        "left out as unreadable": len(skipped_images(workdir)),
+    }
+
+
+def _split_counts(workdir: Path) -> dict[str, int]:
+    path = workdir / "split.csv"
+    if not path.exists():
+        return {}
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        return dict(Counter(row["split"] for row in csv.DictReader(file)))
+
+
+def _results(workdir: Path) -> str:
+    paths = sorted(workdir.glob("eval/*/metrics.json"))
+    if not paths:
+        return "None yet.\n"
+    rows: list[Sequence[str]] = [("part", "answer", "images", *HEADLINE)]
+    for path in paths:
+        scores = json.loads(path.read_text())
+        for answer, values in (("diffusion", scores), ("guidance alone", scores["guidance"])):
+            cells = (cell(values, name) for name in HEADLINE)
+            rows.append((path.parent.name, answer, str(scores["n"]), *cells))
+    return table(rows) + "\n95% intervals by bootstrap over images, or groups where there are.\n"
+
+
+def cell(values: Mapping[str, Any], name: str) -> str:
+    """A metric to three digits, with its 95% interval from `ci95` if there is one; or a dash."""
+    if values[name] is None:
+        return "-"
+    low_high = values["ci95"].get(name)
+    return f"{values[name]:.3f}" + (f" ({low_high[0]:.3f}-{low_high[1]:.3f})" if low_high else "")
+
+
+def table(rows: Iterable[Sequence[str]]) -> str:
+    """Rows of cells, the first one the header, as a Markdown table."""
+    first, *rest = ("| " + " | ".join(row) + " |\n" for row in rows)
+    rule = "|" + "---|" * (first.count("|") - 1) + "\n"
+    return first + rule + "".join(rest)

@@ -1,0 +1,224 @@
+"""Images that belong to no data set, from files or arrays, to a model's outputs."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffmic_jax.data import loader
+from diffmic_jax.data.cache import cached
+from diffmic_jax.data.images import Decoded, list_images
+from diffmic_jax.data.layouts import Record, read_file
+from diffmic_jax.data.sources import Source
+from diffmic_jax.data.transforms import prepare
+from diffmic_jax.errors import InputError
+from diffmic_jax.inference import calibration
+from diffmic_jax.inference.calibration import COVERAGE
+from diffmic_jax.inference.exported import Exported
+from diffmic_jax.inference.load import Model
+from diffmic_jax.inference.predict import predict_batches
+from diffmic_jax.inference.predictions import Outputs, write_predictions, write_uncertainty
+from diffmic_jax.method.task import SEPARATOR, Task
+from diffmic_jax.training import parallel
+
+Image = Path | np.ndarray
+"""A file, or uint8 [H, W, 3] or gray [H, W]."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Classified:
+    """Outputs for named images."""
+
+    ids: list[str]
+    outputs: Outputs
+    skipped: dict[str, str]
+    """Name of each image that was left out, and why."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Predictions:
+    """What a classifier answers for n images."""
+
+    ids: list[str]
+    """[n] the images' names."""
+    labels: list[str]
+    """[n] the predicted class, or several as 'a|b'."""
+    class_names: tuple[str, ...]
+    """The C classes, the columns of what follows."""
+    probabilities: np.ndarray
+    """[n, C], as in predictions.csv."""
+    std: np.ndarray
+    """[n, C] standard deviation of the samples."""
+    sets: list[tuple[str, ...]] | None
+    """[n] the classes of each prediction set; None without a calibration or with several labels."""
+    in_distribution: np.ndarray | None = None
+    """[n] bool; None: the run has no out-of-distribution detector."""
+
+    def to_pandas(self) -> Any:
+        """A `pandas.DataFrame` with a row per image.
+
+        Raises:
+          InputError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise InputError("to_pandas needs pandas; pip install pandas") from error
+        table = pandas.DataFrame({"id": self.ids, "prediction": self.labels})
+        for i, name in enumerate(self.class_names):
+            table[f"prob_{name}"] = self.probabilities[:, i]
+            table[f"std_{name}"] = self.std[:, i]
+        if self.sets is not None:
+            table["set"] = [SEPARATOR.join(each) for each in self.sets]
+        return table
+
+
+def predictions(model: Model, found: Classified, coverage: float = COVERAGE) -> Predictions:
+    """What is public of a model's outputs; `coverage` is that of the prediction sets."""
+    task, outputs, fitted = model.task, found.outputs, model.calibrations
+    calibrated = calibration.apply(fitted.diffusion, outputs.probabilities, coverage)
+    predicted = task.predicted(outputs.probabilities, fitted.thresholds[0])
+    sets = None
+    if calibrated is not None and calibrated.sets is not None:
+        sets = [
+            tuple(name for name, member in zip(task.class_names, row, strict=True) if member)
+            for row in calibrated.sets
+        ]
+    return Predictions(
+        ids=found.ids,
+        labels=[task.name(label) for label in predicted],
+        class_names=task.class_names,
+        probabilities=outputs.probabilities,
+        std=outputs.std,
+        sets=sets,
+    )
+
+
+def classify(model: Model, images: Mapping[str, Image], on_bad_image: str = "error") -> Classified:
+    """Classify images, in order; an image's place among them seeds its samples.
+
+    Args:
+      model: the classifier.
+      images: by name.
+      on_bad_image: 'error' stops at an image that cannot be decoded, 'skip' leaves it out.
+
+    Raises:
+      InputError: there is no image, or one cannot be used.
+    """
+    if not images:
+        raise InputError("predict: there are no images; name some")
+    places = {name: str(image) for name, image in images.items() if isinstance(image, Path)}
+    records = tuple(Record(name, 0, places.get(name, name)) for name in images)
+    from_file = partial(read_file, max_pixels=model.config.data.max_pixels)
+
+    def read(record: Record) -> Decoded:
+        image = images[record.id]
+        return from_file(record) if isinstance(image, Path) else _checked(record.id, image)
+
+    parts: dict[str, tuple[Record, ...]] = {"train": (), "validation": (), "test": records}
+    source = Source(name="images", task=model.task, splits=parts, read=read)
+    size = model.config.data.image_size
+    with tempfile.TemporaryDirectory() as folder:
+        # All are decoded before the first is classified, so a bad one is reported at once.
+        found = cached(source, size, Path(folder), on_bad_image=on_bad_image)
+        examples = found.examples["test"]
+        rows = parallel.bucket(model.mesh, len(examples), model.config.eval.batch_size)
+        batches = loader.eval_batches(examples, loader.Batching(batch_size=rows))
+        outputs = predict_batches(model.predictor, batches, model.sampling_key, "predict")
+    ids = [record.id for record in examples.records]
+    return Classified(ids=ids, outputs=outputs, skipped=found.skipped)
+
+
+def _checked(name: str, image: np.ndarray) -> Decoded:
+    """An image that is an array.
+
+    Raises:
+      InputError: it is not uint8 [H, W, 3] or [H, W].
+    """
+    image = np.asarray(image)
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)):
+        raise InputError(
+            f"{name}: is {image.dtype}{list(image.shape)}; give uint8 [height, width, 3], or "
+            "[height, width] for gray"
+        )
+    rgb = np.repeat(image[..., None], 3, axis=-1) if image.ndim == 2 else image
+    return Decoded(rgb, "L" if image.ndim == 2 else "RGB")
+
+
+def classify_exported(program: Exported, images: Mapping[str, Image]) -> Predictions:
+    """Classify images with an exported program, in order.
+
+    Raises:
+      InputError: there is no image, or one cannot be used.
+    """
+    if not images:
+        raise InputError("predict: there are no images; name some")
+    task = Task.of_checkpoint(program.facts)
+    decoded = [
+        read_file(Record(name, 0, str(image))) if isinstance(image, Path) else _checked(name, image)
+        for name, image in images.items()
+    ]
+    pixels = np.stack([prepare(each.pixels, program.image_size) for each in decoded])
+    rows = program.batch_size or len(pixels)
+    index = np.arange(-(-len(pixels) // rows) * rows)
+    # The last batch is filled up with copies of the first image.
+    source = np.where(index < len(pixels), index, 0)
+    parts = [program(pixels[source[i : i + rows]], index[i : i + rows]) for i in index[::rows]]
+    found = {key: np.concatenate([part[key] for part in parts])[: len(pixels)] for key in parts[0]}
+    return Predictions(
+        ids=[*images],
+        labels=[task.name(label) for label in task.predicted(found["probabilities"])],
+        class_names=task.class_names,
+        probabilities=found["probabilities"],
+        std=found["spread"],
+        sets=None,
+    )
+
+
+def classify_folder(
+    model: Model,
+    folder: Path,
+    out: Path,
+    *,
+    on_bad_image: str = "error",
+    uncertainty: Path | None = None,
+    coverage: float | None = None,
+) -> Classified:
+    """Classify every image under a folder into a CSV.
+
+    Args:
+      model: the classifier.
+      folder: of images, sub-folders included.
+      out: the CSV.
+      on_bad_image: as in `classify`.
+      uncertainty: a second CSV, of calibrated probabilities, samples and prediction sets; None for
+        none.
+      coverage: of the prediction sets in it; None: the usual one, if the run is calibrated.
+
+    Raises:
+      InputError: for a folder without images, an unreadable image, or a coverage that the run has
+        no calibration for. Nothing is written then.
+    """
+    fitted = model.calibrations
+    if coverage is not None and fitted.diffusion is None:
+        raise InputError(
+            f"coverage: {model.workdir} is not calibrated for this sampling; leave the sampling "
+            "as it was trained with, or train with a validation part"
+        )
+    paths = {path.relative_to(folder).as_posix(): path for path in list_images(folder)}
+    found = classify(model, paths, on_bad_image)
+    if uncertainty:
+        share = COVERAGE if coverage is None else coverage
+        calibrated = calibration.apply(fitted.diffusion, found.outputs.probabilities, share)
+        write_uncertainty(uncertainty, found.ids, found.outputs, model.task, calibrated)
+    thresholds = fitted.thresholds[0]
+    write_predictions(
+        out, found.ids, found.outputs, model.task, thresholds=thresholds, labelled=False
+    )
+    return found

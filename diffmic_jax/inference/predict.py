@@ -1,0 +1,67 @@
+"""Prediction for many images: every image once, whatever the batch size and the devices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from tqdm import tqdm
+
+from diffmic_jax.inference.predictions import Outputs
+from diffmic_jax.method.build import Method
+from diffmic_jax.method.predict_step import fold, predict_step
+from diffmic_jax.nn.folded import Folded
+from diffmic_jax.training import parallel
+from diffmic_jax.types import Array, Batch, Variables
+
+Predictor = Callable[[Batch, Array], Outputs]
+"""From a batch on the host and the random key of the samples to the outputs for its real rows."""
+
+
+def make_predictor(method: Method, mesh: Mesh) -> Callable[[Variables], Predictor]:
+    """The compiled prediction step, which returns only what an evaluation needs.
+
+    Returns:
+      A function that prepares parameters and statistics, once for all batches.
+    """
+
+    def step(ready: tuple[Variables, Folded | None], batch: Batch, key: Array) -> tuple[Array, ...]:
+        variables, denoiser = ready
+        found = predict_step(method, variables, batch, key, denoiser)
+        guidance = method.task.link.activate(found.guidance.fused)
+        samples = jax.vmap(lambda y0_hat: method.sampling.readout(y0_hat[None]), 0, 1)(found.y0_hat)
+        return found.probabilities, found.spread, guidance, samples
+
+    compiled, prepare = parallel.jit_predict(mesh, step), jax.jit(partial(fold, method))
+
+    def predictor(variables: Variables) -> Predictor:
+        ready = variables, prepare(variables)
+
+        def predict(batch: Batch, key: Array) -> Outputs:
+            real = np.asarray(batch.mask) > 0
+            *parts, samples = compiled(ready, parallel.from_all_rows(mesh, batch), key)
+            return Outputs(*(np.asarray(part)[real] for part in (*parts, batch.label, samples)))
+
+        return predict
+
+    return predictor
+
+
+def predict_batches(
+    predictor: Predictor, batches: Iterable[Batch], key: Array, title: str = ""
+) -> Outputs:
+    """Run a predictor over padded batches and join the outputs for the real rows, in order.
+
+    Args:
+      predictor: what `make_predictor` returns, given the variables.
+      batches: on the host.
+      key: random key of the samples.
+      title: of a progress bar; empty: none.
+    """
+    show = None if title and parallel.is_main_process() else True
+    bar = tqdm(batches, desc=title, unit="batch", leave=False, disable=show)
+    parts = [predictor(batch, key) for batch in bar]
+    return Outputs(*(np.concatenate(column) for column in zip(*parts, strict=True)))

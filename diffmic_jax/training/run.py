@@ -1,0 +1,245 @@
+"""A training run: a method over a data set in a workdir, begun or gone on with."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import time
+from collections.abc import Callable, Generator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from diffmic_jax.config import Config
+from diffmic_jax.data import loader, sources, transforms
+from diffmic_jax.data.dataset import Dataset
+from diffmic_jax.data.files import write_json, write_table, write_text
+from diffmic_jax.errors import InputError
+from diffmic_jax.method.build import Method, Phase, build
+from diffmic_jax.method.state import TrainState
+from diffmic_jax.method.train_step import train_step
+from diffmic_jax.training import parallel
+from diffmic_jax.training.checkpoint import Checkpoints
+from diffmic_jax.training.guards import StopRequest, Watchdog
+from diffmic_jax.training.log import TrainingLog
+from diffmic_jax.training.loop import Guards, Loop, Metrics
+from diffmic_jax.training.panels import Panel
+from diffmic_jax.training.pretrained import with_pretrained
+from diffmic_jax.training.state import Purpose, abstract_state, fresh_state, run_key
+from diffmic_jax.training.workdir import check_same_run, config_sha256, skipped_images
+from diffmic_jax.types import Array, Batch, Variables
+
+log = logging.getLogger("diffmic_jax")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingRun:
+    """A method over a data set in a workdir; nothing is written before `train`."""
+
+    config: Config
+    workdir: Path
+    dataset: Dataset
+    method: Method
+    mesh: Mesh
+    guidance: Variables | None = None
+    """Of another run, which the guidance starts with."""
+    began: float = dataclasses.field(default_factory=time.monotonic)
+    """When the time of `train.max_minutes` began."""
+
+    @classmethod
+    def open(
+        cls,
+        config: Config,
+        workdir: Path,
+        dataset: Dataset,
+        mesh: Mesh,
+        guidance: Variables | None = None,
+    ) -> TrainingRun:
+        """The run of a configuration on a data set.
+
+        Raises:
+          InputError: the configuration does not go with the data or the devices, or the workdir's
+            run had another split.
+        """
+        check_split(workdir, dataset)
+        parallel.check_batch_size(mesh, config.train.batch_size, "train.batch_size")
+        steps = loader.steps_per_epoch(dataset.examples["train"], config.train.batch_size)
+        method = build(config, dataset.task, steps_per_epoch=steps, counts=dataset.counts)
+        return cls(
+            config=config,
+            workdir=workdir,
+            dataset=dataset,
+            method=method,
+            mesh=mesh,
+            guidance=guidance,
+        )
+
+    def key(self, purpose: Purpose) -> Array:
+        """The run's random key of one purpose."""
+        return run_key(self.config.seed, purpose)
+
+    def meta(self) -> dict[str, Any]:
+        """What a checkpoint records beside the state."""
+        config = {"config": self.config.to_dict(), "config_sha256": config_sha256(self.config)}
+        return config | self.dataset.task.for_checkpoint()
+
+    def train(self, validate: Callable[[TrainState], Metrics]) -> None:
+        """Train to the end, from the latest checkpoint if there is one.
+
+        Args:
+          validate: metrics of a state on the validation part; not called where that is empty.
+
+        Raises:
+          InputError: for an image that cannot be read, weights that cannot be had, or a workdir of
+            another run.
+          NonFiniteLossError, StorageError, Interrupted: as `Loop.run` does.
+        """
+        with Checkpoints(self.workdir, self.config.checkpoint.metric) as checkpoints:
+            state, meta = self._start(checkpoints)
+            self._write_facts()
+            start = int(state.step)
+            log.info("training from step %d to %d", start, self.method.num_steps)
+            with self._log(state) as training_log:
+                training_log.networks(state.params, start)
+                loop = self._loop(checkpoints, meta, training_log)
+                panel = Panel.of(self.method, self.dataset.examples["validation"], training_log)
+                loop.run(state, self._batches(start), panel.before(validate) if panel else None)
+
+    def initial_state(self) -> tuple[TrainState, dict[str, str]]:
+        """Fresh parameters, on the mesh, with the pretrained trunks that are asked for.
+
+        Returns:
+          The state, and where each network's trunks come from.
+
+        Raises:
+          InputError: if these cannot be had or do not fit.
+        """
+        state = fresh_state(self.method, self.key(Purpose.INIT), self.mesh)
+        return with_pretrained(state, self.method, self.config, self.guidance)
+
+    def _start(self, checkpoints: Checkpoints) -> tuple[TrainState, dict[str, Any]]:
+        """The state to go on from, and what its checkpoints record."""
+        meta = self.meta()
+        state = checkpoints.resume(partial(self._restored, checkpoints))
+        if state is None:
+            state, meta["origins"] = self.initial_state()
+        else:
+            meta["origins"] = checkpoints.meta(int(state.step)).get("origins", {})
+        return state, meta
+
+    def _restored(self, checkpoints: Checkpoints, step: int) -> TrainState:
+        """The state of a checkpoint, on the mesh: only a run of the same configuration goes on."""
+        theirs = checkpoints.meta(step)
+        if theirs["config_sha256"] != config_sha256(self.config):
+            check_same_run(str(checkpoints.folder / str(step)), theirs["config"], self.config)
+        check_classes(self.workdir, theirs, self.dataset)
+        return checkpoints.restore(step, abstract_state(self.method, self.mesh))
+
+    def _write_facts(self) -> None:
+        """The configuration, the split, and the images that are left out."""
+        if not parallel.is_main_process():
+            return
+        write_json(self.workdir / "config.json", self.config.to_dict())
+        write_text(self.workdir / "split.csv", sources.write_split(self.dataset.source))
+        if self.dataset.skipped:
+            skipped = self.dataset.skipped.items()
+            write_table(self.workdir / "skipped.csv", ("image", "reason"), skipped)
+
+    def _batches(self, start: int) -> Generator[Batch, None, None]:
+        """The batches from step `start` on, augmented on the devices."""
+        data = self.config.data
+        batching = loader.Batching(
+            batch_size=self.config.train.batch_size,
+            shard_index=jax.process_index(),
+            shard_count=jax.process_count(),
+            num_workers=data.num_workers,
+        )
+        batches = loader.train_batches(
+            self.dataset.examples["train"],
+            batching,
+            seed=self.config.seed,
+            num_steps=self.method.num_steps,
+            start_step=start,
+        )
+        augment = partial(transforms.augment, flip=data.flip, rotation=data.rotation)
+        return parallel.augmented(self.mesh, batches, augment, self.key(Purpose.AUGMENT), start)
+
+    def _log(self, state: TrainState) -> TrainingLog:
+        """The run's log, going on from a state."""
+        size = self.config.train.batch_size
+        image = (size, *(self.config.data.image_size,) * 2, 3)
+        rows = np.zeros(size, np.int32)
+        label = self.dataset.examples["train"].label[:size]
+        batch = Batch(np.zeros(image, np.uint8), label, rows)
+        # The columns are the same in every phase.
+        both = Phase(name="both", steps=1, guidance=True, denoiser=self.method.denoiser is not None)
+        step = partial(train_step, self.method.in_phase(both))
+        _, scalars = jax.eval_shape(step, state, batch, self.key(Purpose.TRAIN))
+        return TrainingLog(
+            self.workdir if parallel.is_main_process() else None,
+            sorted(scalars),
+            batch_size=size,
+            every_steps=self.config.train.log_every,
+            num_steps=self.method.num_steps,
+            start_step=int(state.step),
+        )
+
+    def _loop(
+        self, checkpoints: Checkpoints, meta: Mapping[str, Any], training_log: TrainingLog
+    ) -> Loop:
+        train = self.config.train
+        limit = 60 * train.max_minutes or math.inf
+        every = self.config.checkpoint.every_steps
+        guards = Guards(
+            stop=StopRequest(self.began + limit),
+            watchdog=Watchdog(train.hang_minutes),
+            skip=train.on_nan == "skip",
+        )
+        return Loop(
+            method=self.method,
+            mesh=self.mesh,
+            key=self.key(Purpose.TRAIN),
+            checkpoints=checkpoints,
+            meta=meta,
+            log=training_log,
+            save_every=every or self.method.steps_per_epoch,
+            patience=train.patience,
+            guards=guards,
+        )
+
+
+def check_split(workdir: Path, dataset: Dataset) -> None:
+    """Refuse a workdir whose run had another split: its test images may be trained on by now.
+
+    Raises:
+      InputError: naming the workdir's record of the split.
+    """
+    path = workdir / "split.csv"
+    if not path.exists():
+        return
+    split = path.read_text(encoding="utf-8", errors="surrogateescape")
+    skipped = [*dataset.skipped]
+    if split != sources.write_split(dataset.source) or skipped_images(workdir) != skipped:
+        raise InputError(
+            f"{path}: the data or its split has changed since this run began; restore it, "
+            "or choose another --workdir"
+        )
+
+
+def check_classes(workdir: Path, meta: Mapping[str, Any], dataset: Dataset) -> None:
+    """Refuse a checkpoint of other classes than the data has.
+
+    Raises:
+      InputError: naming both.
+    """
+    names = tuple(meta["class_names"])
+    if names != dataset.task.class_names:
+        raise InputError(
+            f"{workdir} was trained on the classes {','.join(names)}, not "
+            f"{','.join(dataset.task.class_names)}; choose another --workdir or data.root"
+        )

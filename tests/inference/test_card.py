@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import json
+import shutil
+
+from diffmic_jax.cli import main as cli
+from diffmic_jax.inference import card
+from tests import tiny
+
+
+def test_a_finished_run_has_a_card_with_its_numbers(trained):
+    text = (trained / "MODEL_CARD.md").read_text()
+    scores = json.loads((trained / "eval/test/metrics.json").read_text())
+    low, high = scores["guidance"]["ci95"]["accuracy"]
+    assert f"{scores['guidance']['accuracy']:.3f} ({low:.3f}-{high:.3f})" in text
+    assert f"- classes: {', '.join(tiny.CLASSES)}\n" in text
+    assert f"- images: {tiny.TRAIN} train, {tiny.VALIDATION} validation, {tiny.TEST} test\n" in text
+    assert "- started from: guidance: random; denoiser: random\n" in text
+    assert "Not a medical device" in text
+    assert "- jax: " in text
+
+
+def test_a_part_evaluated_later_joins_the_card(trained, tmp_path):
+    workdir = shutil.copytree(trained, tmp_path / "run")
+    assert cli.main(["evaluate", f"--workdir={workdir}", "--split=validation"]) == 0
+    text = (workdir / "MODEL_CARD.md").read_text()
+    assert f"| validation | diffusion | {tiny.VALIDATION} |" in text
+
+
+def test_undefined_metrics_are_dashes():
+    assert card.cell({"accuracy": None, "ci95": {}}, "accuracy") == "-"
