@@ -26,8 +26,9 @@ uvicorn = pytest.importorskip("uvicorn")
 pytest.importorskip("starlette")
 pytest.importorskip("python_multipart")
 
-from diffmic_jax.serve.app import make_app  # noqa: E402
 from diffmic_jax.serve.model import Model  # noqa: E402
+
+from diffmic_jax.serve.app import make_app  # noqa: E402
 
 LIMIT = 300_000
 """Bytes of a request."""

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from diffmic_jax.study.study import Row, Study
 from PIL import Image
 
-from diffmic_jax import api
 from diffmic_jax.cli import main as cli
 from diffmic_jax.errors import InputError, Interrupted
 from diffmic_jax.inference import exported
@@ -20,7 +20,6 @@ from diffmic_jax.study import runs as study_runs
 from diffmic_jax.study import study
 from diffmic_jax.study import tables as study_tables
 from diffmic_jax.study.runs import Outcome, Runs
-from diffmic_jax.study.study import Row, Study
 from tests import tiny
 
 STUDY = """
