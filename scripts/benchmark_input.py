@@ -19,6 +19,7 @@ from diffmic_jax.data import loader, transforms
 from diffmic_jax.data.cache import Examples, cached
 from diffmic_jax.data.layouts import Record, read_file
 from diffmic_jax.data.sources import Source
+from diffmic_jax.method.task import Task
 from diffmic_jax.training import parallel
 from diffmic_jax.types import Batch
 
@@ -35,7 +36,8 @@ def write_jpegs(folder: Path, count: int, height: int, width: int) -> Source:
         Image.fromarray(np.clip(smooth + fine, 0, 255).astype(np.uint8)).save(path, quality=90)
         records.append(Record(path.name, i % 2, str(path)))
     parts = {"train": tuple(records), "validation": (), "test": ()}
-    return Source("benchmark", ("a", "b"), parts, read_file)
+    task = Task(class_names=("a", "b"))
+    return Source(name="benchmark", task=task, splits=parts, read=read_file)
 
 
 @contextlib.contextmanager
@@ -57,9 +59,8 @@ def batches(
 ) -> Generator[Batch, None, None]:
     """Training batches without end; one worker is this process, more are processes of their own."""
     processes = workers if workers > 1 else 0
-    return loader.train_batches(
-        examples, batch_size=args.batch, seed=0, num_steps=10**9, num_workers=processes
-    )
+    batching = loader.Batching(batch_size=args.batch, num_workers=processes)
+    return loader.train_batches(examples, batching, seed=0, num_steps=10**9)
 
 
 def time_batches(stream: Generator[Batch, None, None], steps: int) -> float:

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffmic_jax.interop import names
+from diffmic_jax.interop.names import denoiser_map, guidance_map
+from diffmic_jax.nn import names, trunks
 from diffmic_jax.nn.dcg import DCG
 from diffmic_jax.nn.denoiser import Denoiser
-from diffmic_jax.nn.resnet import resnet
 from diffmic_jax.types import Array, Prior, Variables
 from tests import golden_weights
 
@@ -33,17 +33,21 @@ class StoredTokens(nn.Module):
 
 def denoiser() -> Denoiser:
     return Denoiser(
-        CLASSES,
-        StoredTokens(),
-        WIDTH,
-        local_encoder=resnet("resnet18"),
+        num_classes=CLASSES,
+        encoder=StoredTokens(),
+        feature_dim=WIDTH,
+        local_encoder=trunks.build("resnet18"),
         num_regions=REGIONS,
     )
 
 
 def guidance() -> DCG:
     return DCG(
-        CLASSES, resnet("resnet18"), resnet("resnet18"), num_regions=REGIONS, crop_channels="first"
+        num_classes=CLASSES,
+        global_trunk=trunks.build("resnet18"),
+        local_trunk=trunks.build("resnet18"),
+        num_regions=REGIONS,
+        crop_channels="first",
     )
 
 
@@ -56,11 +60,11 @@ def denoiser_variables() -> Variables:
         jax.random.key(0),
     )
     state = golden_weights.state_dict("shapes_v2_denoiser_c4_d64")
-    return names.to_variables(state, shapes, names.denoiser_map(denoiser()), "golden")
+    return names.to_variables(state, shapes, denoiser_map(denoiser()), what="golden")
 
 
 def guidance_variables() -> Variables:
     init = partial(guidance().init, train=False)
     shapes = jax.eval_shape(init, jax.random.key(0), jnp.zeros((4, 224, 224, 3)))
     state = golden_weights.state_dict("shapes_v2_dcg_c4_resnet18")
-    return names.to_variables(state, shapes, names.guidance_map(guidance()), "golden")
+    return names.to_variables(state, shapes, guidance_map(guidance()), what="golden")

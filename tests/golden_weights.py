@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from diffmic_jax.nn import trunks
 from diffmic_jax.nn.dcg import DCG
 from diffmic_jax.nn.denoiser import Denoiser
-from diffmic_jax.nn.resnet import resnet
 from diffmic_jax.types import Guidance, Variables
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -153,14 +153,25 @@ def lookup(variables: Variables, name: str, ndim: int) -> np.ndarray:
 
 def golden_denoiser(dtype: Any = np.float32, momentum: float = 0.9) -> Denoiser:
     """The denoiser of the golden vectors."""
-    trunk = resnet("resnet18", momentum=momentum, dtype=dtype)
-    return Denoiser(5, trunk, 128, encoder_momentum=momentum, dtype=dtype)
+    return Denoiser(
+        num_classes=5,
+        encoder=trunks.build("resnet18", momentum=momentum, dtype=dtype),
+        feature_dim=128,
+        encoder_momentum=momentum,
+        dtype=dtype,
+    )
 
 
 def golden_dcg(dtype: Any = np.float32) -> DCG:
     """The guidance network of the golden vectors."""
-    trunk = resnet("resnet50", dtype=dtype)
-    return DCG(5, trunk, trunk.clone(), crop_channels="first", dtype=dtype)
+    trunk = trunks.build("resnet50", dtype=dtype)
+    return DCG(
+        num_classes=5,
+        global_trunk=trunk,
+        local_trunk=trunk.clone(),
+        crop_channels="first",
+        dtype=dtype,
+    )
 
 
 def denoiser_variables(dtype: Any = np.float32) -> Variables:

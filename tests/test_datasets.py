@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from configs import aptos2019, chestxray14, ham10000, medmnist, pmg2000
-from diffmic_jax import api as experiment
-from diffmic_jax.cli import commands as cli
+from diffmic_jax import api
+from diffmic_jax.cli import main as cli
 from diffmic_jax.data.catalog import FINDINGS
 from tests import tiny
 from tests.data import native
@@ -27,7 +27,7 @@ ONE_EPOCH = {"guidance__warmup_epochs": 0, "train__epochs": 1}
 
 def run(config: Any, workdir: Path) -> dict[str, Any]:
     """The test metrics of a run."""
-    experiment.run(config, workdir, "train")
+    api.train(config, workdir)
     return json.loads((workdir / "eval/test/metrics.json").read_text())
 
 
@@ -91,7 +91,7 @@ def test_accuracy_cannot_choose_a_multi_label_checkpoint(tmp_path, capsys):
     config = tiny.shrunk(medmnist.get_config("chestmnist"), tmp_path, checkpoint__metric="accuracy")
     config.checkpoint.metric = "accuracy"
     with pytest.raises(Exception, match="config.checkpoint.metric='accuracy' is unknown; choose"):
-        experiment.run(config, tmp_path / "run", "train")
+        api.train(config, tmp_path / "run")
 
 
 def test_medmnist(tmp_path):

@@ -8,25 +8,42 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 from PIL import Image
 
-from configs import default
-from diffmic_jax.api import Experiment
-from diffmic_jax.nn import vit
-from diffmic_jax.nn.resnet import STAGE_SIZES
+from diffmic_jax import recipes
+from diffmic_jax.config import Config
+from diffmic_jax.data.dataset import open_dataset
+from diffmic_jax.evaluation.run import validator
+from diffmic_jax.method.state import TrainState
+from diffmic_jax.training import parallel
 from diffmic_jax.training.checkpoint import Checkpoints
-from diffmic_jax.training.state import TrainState
+from diffmic_jax.training.run import TrainingRun
+from diffmic_jax.training.state import abstract_state
+from tests import tiny_trunks  # noqa: F401  (registers `tiny` and `tiny_vit`)
 
-# Two blocks compile in a quarter of the time of ResNet18.
-STAGE_SIZES.setdefault("tiny", (1, 1))
-vit.SIZES.setdefault("tiny_vit", (2, 16, 2))
 CLASSES = ("blue", "green", "red")
 TRAIN, TEST, VALIDATION = 24, 9, 6
 STEPS_PER_EPOCH = TRAIN // 8
 WARMUP, TOTAL = STEPS_PER_EPOCH, 3 * STEPS_PER_EPOCH
 """Steps of one guidance epoch, and of it with two joint ones."""
 
+TINY = {
+    "data.image_size": 32,
+    "model.width": 8,
+    "model.stem": "small",
+    "guidance.backbone": "tiny",
+    "guidance.num_regions": 2,
+    "guidance.region_size": 16,
+    "guidance.warmup_epochs": 1,
+    "denoiser.feature_dim": 16,
+    "denoiser.pretrained": "",
+    "train.batch_size": 8,
+    "train.epochs": 2,
+    "train.log_every": 2,
+    "eval.batch_size": 4,
+    "eval.bootstrap": 20,
+}
+DIFFUSING = {"denoiser.encoder": "tiny", "sampling.num_steps": 3, "sampling.num_samples": 2}
 TWENTY_STEPS = {
     "guidance__warmup_epochs": 0,
     "train__max_steps": 20,
@@ -57,74 +74,40 @@ def write_data(root: Path) -> Path:
     return root
 
 
-def make_config(root: Path, recipe: str = "v1", **changes: object) -> ConfigDict:
+def make_config(root: Path, recipe: str = "v1", **changes: object) -> Config:
     """The configuration of a tiny run on `write_data`; `changes` as below."""
-    return shrunk(default.get_config(recipe), root, **changes)
+    return shrunk(recipes.get(recipe), root, **changes)
 
 
-def shrunk(c: ConfigDict, root: Path, **changes: object) -> ConfigDict:
+def shrunk(config: Config, root: Path, **changes: object) -> Config:
     """Any configuration with tiny networks; `changes` have two underscores for the dot."""
-    c.data.root = str(root)
-    c.data.image_size = 32
-    c.guidance.update(
-        backbone="tiny",
-        width=8,
-        stem="small",
-        num_regions=2,
-        region_size=16,
-        warmup_epochs=1,
-    )
-    c.denoiser.update(width=8, stem="small", feature_dim=16, pretrained="")
-    if c.recipe not in ("classifier", "gmic"):  # which have none
-        c.denoiser.encoder = "tiny"
-        c.sampling.update(num_steps=3, num_samples=2)
-    if c.recipe == "v2":
-        c.denoiser.local_encoder = "tiny"
-    c.train.update(batch_size=8, epochs=2, log_every=2)
-    c.eval.update(batch_size=4, bootstrap=20)
-    for field, value in changes.items():
-        group, _, name = field.rpartition("__")
-        (c[group] if group else c)[name] = value
-    return c
+    tiny = TINY | {"data.root": str(root)}
+    if config.denoiser.encoder:
+        tiny |= DIFFUSING
+    if config.denoiser.local_encoder:
+        tiny["denoiser.local_encoder"] = "tiny"
+    return config.changed(tiny | {name.replace("__", "."): x for name, x in changes.items()})
 
 
-def efficientsam_state(depth: int = 2, width: int = 16) -> dict[str, np.ndarray]:
-    """A checkpoint of EfficientSAM by its names there, as far as the tests look at it."""
-    shapes = {
-        "patch_embed.proj.weight": (width, 3, 16, 16),
-        "patch_embed.proj.bias": (width,),
-        "pos_embed": (1, 197, width),
-        "neck.0.weight": (8, width, 1, 1),
-    }
-    for block in (f"blocks.{i}" for i in range(depth)):
-        for norm in ("norm1", "norm2"):
-            shapes |= {f"{block}.{norm}.{leaf}": (width,) for leaf in ("weight", "bias")}
-        for layer, inner, outer in (
-            ("attn.qkv", 1, 3),
-            ("attn.proj", 1, 1),
-            ("mlp.fc1", 1, 4),
-            ("mlp.fc2", 4, 1),
-        ):
-            shapes[f"{block}.{layer}.weight"] = (outer * width, inner * width)
-            shapes[f"{block}.{layer}.bias"] = (outer * width,)
-    rng = np.random.default_rng(0)
-    state = {
-        f"image_encoder.{name}": rng.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))
-        for name, shape in shapes.items()
-    }
-    # Tokens begin as small as the positions, so that the epsilon of the norms counts.
-    for leaf in ("weight", "bias"):
-        state[f"image_encoder.patch_embed.proj.{leaf}"] *= 0.02
-    state["mask_decoder.bias"] = np.zeros(3)
-    return {name: value.astype(np.float32) for name, value in state.items()}
+def open_run(config: Config, workdir: Path) -> TrainingRun:
+    """The training run of a configuration, as `api.train` opens it."""
+    mesh = parallel.make_mesh(config.train.model_shards)
+    return TrainingRun.open(config, workdir, open_dataset(config), mesh)
 
 
-def latest_state(config: ConfigDict, workdir: Path) -> TrainState:
+def train(config: Config, workdir: Path) -> None:
+    """Train without evaluating."""
+    run = open_run(config, workdir)
+    run.train(validator(run))
+
+
+def latest_state(config: Config, workdir: Path) -> TrainState:
     """The state of the newest checkpoint."""
+    run = open_run(config, workdir)
     with Checkpoints(workdir, config.checkpoint.metric, read_only=True) as checkpoints:
         step = checkpoints.latest_step
         assert step is not None
-        return Experiment(config, workdir).restored(checkpoints, step)
+        return checkpoints.restore(step, abstract_state(run.method, run.mesh))
 
 
 def assert_same(left: TrainState, right: TrainState) -> None:

@@ -18,6 +18,7 @@ from diffmic_jax.data.images import Decoded
 from diffmic_jax.data.layouts import PARTS, Layout, Parts, Record
 from diffmic_jax.errors import InputError
 from diffmic_jax.extras import requires
+from diffmic_jax.method.task import Task
 
 MEDMNIST_SIZES = (28, 64, 128, 224)
 NPZ_PARTS = ("train", "val", "test")
@@ -41,16 +42,16 @@ def open_npz(path: Path, name: str, class_names: Sequence[str] = ()) -> Layout:
       InputError: an array is missing, damaged or of another shape, or there are more labels than
         `class_names`.
     """
-    labels = _npz_labels(path)
-    multi_label = labels["train"].ndim == 2
+    labels, multi_label = _npz_labels(path)
     largest = max(int(label.max()) for label in labels.values())
     needed = labels["train"].shape[1] if multi_label else 1 + largest
     names = tuple(class_names) or MEDMNIST.get(name) or tuple(map(str, range(needed)))
     if needed > len(names) or (multi_label and needed != len(names)):
         raise InputError(
             f"{path}: has {needed} classes, not {len(names)} ({','.join(names)}); "
-            "name them in data.class_names"
+            "name them in config.data.class_names"
         )
+    task = Task(class_names=names, multi_label=multi_label)
     parts: Parts = {tables.PART_NAMES[part]: [] for part in NPZ_PARTS}
     for part, rows in labels.items():
         for index, row in enumerate(rows.tolist()):
@@ -58,34 +59,60 @@ def open_npz(path: Path, name: str, class_names: Sequence[str] = ()) -> Layout:
             parts[tables.PART_NAMES[part]].append(
                 Record(f"{part}_{index}", label, f"{part}/{index}")
             )
-    return Layout(names, parts, _NpzImages(path), multi_label, (str(path),))
+    return Layout(task, parts, _NpzImages(path), (str(path),))
 
 
-def _npz_labels(path: Path) -> dict[str, np.ndarray]:
-    """[N] class indices or [N, C] zeros and ones of each part, as many as there are images."""
+def _npz_labels(path: Path) -> tuple[dict[str, np.ndarray], bool]:
+    """The labels of each part, as many as there are images.
+
+    Returns:
+      Class indices [N] of each part and False; or, where labels have several columns, zeros and
+      ones [N, C] and True.
+
+    Raises:
+      InputError: an array is missing, damaged or of another shape or type.
+    """
     labels: dict[str, np.ndarray] = {}
     try:
         for part in NPZ_PARTS:
             label, pixels = (_npz_array(path, f"{part}_{what}") for what in ("labels", "images"))
-            flat = pixels.ndim == 3 or pixels.shape[3:] == (3,)
-            if pixels.dtype != np.uint8 or not pixels.size or not flat:
-                raise ValueError(f"{part}_images {pixels.shape} are no 2-D uint8 images")
-            label = label.reshape(-1) if label.shape[1:] == (1,) else label
-            hot = label.ndim == 2
-            if (
-                label.dtype.kind not in "iu"
-                or label.shape[:1] != pixels.shape[:1]
-                or not len(label)
-            ):
-                raise ValueError(f"{part}_labels {label.shape} do not belong to {pixels.shape}")
-            if label.ndim > 2 or label.min() < 0 or (hot and label.max() > 1):
-                raise ValueError(f"{part}_labels hold neither class indices nor zeros and ones")
-            labels[part] = label
-        if len({label.shape[1:] for label in labels.values()}) > 1:
-            raise ValueError("the parts have labels of different widths")
+            labels[part] = label.reshape(-1) if label.shape[1:] == (1,) else label
+            _check_npz(part, labels[part], pixels)
+        return labels, _has_columns(labels)
     except Exception as error:  # a damaged archive raises nearly anything
-        raise InputError(f"{path}: no MedMNIST file ({error}); download it anew") from error
-    return labels
+        raise InputError(f"{path}: not a MedMNIST file ({error}); download it again") from error
+
+
+def _check_npz(part: str, label: np.ndarray, pixels: np.ndarray) -> None:
+    """Refuse arrays that are not images and their labels.
+
+    Raises:
+      ValueError: naming the array.
+    """
+    flat = pixels.ndim == 3 or pixels.shape[3:] == (3,)
+    if pixels.dtype != np.uint8 or not pixels.size or not flat:
+        raise ValueError(f"{part}_images {pixels.shape} are not 2-D uint8 images")
+    kind, count = label.dtype.kind, label.shape[:1]
+    if kind not in "iu" or count != pixels.shape[:1] or not len(label):
+        raise ValueError(f"{part}_labels {label.shape} do not belong to {pixels.shape}")
+    if label.ndim > 2 or label.min() < 0:
+        raise ValueError(f"{part}_labels hold neither class indices nor zeros and ones")
+
+
+def _has_columns(labels: Mapping[str, np.ndarray]) -> bool:
+    """Whether labels have a column for each class: the one place where a shape decides.
+
+    Raises:
+      ValueError: the parts differ, or columns hold more than zeros and ones.
+    """
+    widths = {label.shape[1:] for label in labels.values()}
+    if len(widths) > 1:
+        raise ValueError("the parts have labels of different widths")
+    several = widths != {()}
+    for part, label in labels.items():
+        if several and label.max() > 1:
+            raise ValueError(f"{part}_labels hold neither class indices nor zeros and ones")
+    return several
 
 
 class _NpzImages:
@@ -145,17 +172,18 @@ def open_prepared(folder: Path, max_pixels: int = images.MAX_PIXELS) -> Layout:
     """
     try:
         facts = json.loads((folder / "metadata.json").read_text(encoding="utf-8"))
+        task = Task(class_names=tuple(facts["class_names"]), multi_label=facts["multi_label"])
         parts: Parts = {part: [] for part in PARTS}
         for split, rows in facts["records"].items():
             for index, (name, label, group) in enumerate(rows):
-                label = tuple(label) if facts["multi_label"] else int(label)
+                label = tuple(label) if task.multi_label else int(label)
                 parts[split].append(Record(name, label, f"{split}/{index}", group))
-        names, authors = tuple(facts["class_names"]), dict(facts["authors"])
+        authors = dict(facts["authors"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder}: no prepared data set ({error}); prepare it anew") from error
     read = _PreparedImages(folder, max_pixels)
     files = tuple(str(path) for path in sorted(folder.glob("*.array_record*")))
-    return Layout(names, parts, read, facts["multi_label"], files, authors)
+    return Layout(task, parts, read, files, authors)
 
 
 class _PreparedImages:

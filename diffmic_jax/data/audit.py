@@ -63,8 +63,8 @@ from diffmic_jax.data.duplicates import (
     split_of,
 )
 from diffmic_jax.data.images import Decoded
-from diffmic_jax.data.layouts import PARTS, Record
-from diffmic_jax.data.sources import Source, label_text
+from diffmic_jax.data.layouts import PARTS, Record, label_array
+from diffmic_jax.data.sources import Source
 from diffmic_jax.errors import InputError
 
 _CHUNK = 512  # images in the thread pool at once
@@ -174,21 +174,19 @@ def _composition(source: Source) -> dict[str, Any]:
     return {
         "name": source.name,
         "n": len(source.records),
-        "class_names": list(source.class_names),
-        "multi_label": source.multi_label,
+        "class_names": list(source.task.class_names),
+        "multi_label": source.task.multi_label,
         "n_by_split": {split: len(listed) for split, listed in source.splits.items()},
         "counts": {split: _by_class(source, listed) for split, listed in source.splits.items()},
     }
 
 
 def _by_class(source: Source, records: Sequence[Record]) -> dict[str, int]:
-    labels = [r.label for r in records]
-    if not source.multi_label:
-        found = Counter(labels)
-        return {name: found[index] for index, name in enumerate(source.class_names)}
-    hot = np.array(labels, int).reshape(len(labels), len(source.class_names))
-    counts = dict(zip(source.class_names, hot.sum(axis=0).tolist(), strict=True))
-    return counts | {"none": int((hot.sum(axis=1) == 0).sum())}
+    label = label_array(records, source.task)
+    counts = dict(zip(source.task.class_names, source.task.counts(label), strict=True))
+    if source.task.multi_label:
+        counts["none"] = int((label.sum(axis=1) == 0).sum())
+    return counts
 
 
 def _leaks(source: Source) -> dict[str, Any]:
@@ -241,7 +239,7 @@ def _exact(source: Source, views: _Views) -> list[dict[str, list[str]]]:
         {
             "images": [records[at].id for at in cluster],
             "splits": [split[at] for at in cluster],
-            "labels": [label_text(source, records[at]) for at in cluster],
+            "labels": [source.task.name(records[at].label) for at in cluster],
         }
         for cluster in by_digest.values()
         if len(cluster) > 1

@@ -13,6 +13,7 @@ import os
 import shutil
 import sys
 import tempfile
+import types
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -25,11 +26,13 @@ from filelock import FileLock
 from PIL import Image
 from tqdm import tqdm
 
-from diffmic_jax.data import archives, catalog, images, sources, splits
+from diffmic_jax.data import archives, catalog, images, sources
 from diffmic_jax.data.catalog import DataSet
 from diffmic_jax.data.images import Decoded
 from diffmic_jax.data.layouts import Layout, Parts, Record
+from diffmic_jax.data.lists import known_parts
 from diffmic_jax.errors import InputError
+from diffmic_jax.method.task import Task
 
 VERSION = "1.0.0"
 CHUNK = 512
@@ -56,7 +59,7 @@ class _Builder(  # type: ignore[call-arg]  # TFDS takes the option, but has no t
         return self.known.where
 
     def _info(self) -> tfds.core.DatasetInfo:
-        names = self.layout.class_names if self.layout else self.known.class_names
+        names = self.layout.task.class_names if self.layout else self.known.class_names
         label: Any = tfds.features.ClassLabel(names=names or None)
         if self.known.multi_label:
             label = tfds.features.Tensor(shape=(len(names),), dtype=np.int32)
@@ -81,8 +84,8 @@ class _Builder(  # type: ignore[call-arg]  # TFDS takes the option, but has no t
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
         layout = self.layout or open_native(self.known.name, dl_manager.manual_dir)
         self.info.metadata.update(
-            class_names=layout.class_names,
-            multi_label=layout.multi_label,
+            class_names=layout.task.class_names,
+            multi_label=layout.task.multi_label,
             authors=dict(layout.authors),
             records={
                 part: [[r.id, r.label, r.group] for r in listed]
@@ -91,56 +94,39 @@ class _Builder(  # type: ignore[call-arg]  # TFDS takes the option, but has no t
             },
         )
         return {
-            part: self._generate_examples(listed) for part, listed in layout.parts.items() if listed
+            part: self._generate_examples(listed, layout.task)
+            for part, listed in layout.parts.items()
+            if listed
         }
 
-    def _generate_examples(self, records: Sequence[Record]) -> Iterator[tuple[int, dict]]:
+    def _generate_examples(
+        self, records: Sequence[Record], task: Task
+    ) -> Iterator[tuple[int, dict]]:
         for index, record in enumerate(records):
             label = record.label
             yield (
                 index,
                 {
                     "image": _encoded(Path(record.path)),
-                    "label": np.array(label, np.int32) if isinstance(label, tuple) else label,
+                    "label": np.array(label, np.int32) if task.multi_label else label,
                     "id": record.id,
                     "group": record.group,
                 },
             )
 
 
-class Ham10000(_Builder):
-    """HAM10000, skin lesions."""
-
-    known = catalog.HAM10000
-
-
-class Aptos2019(_Builder):
-    """APTOS2019, retinas."""
-
-    known = catalog.APTOS2019
+def _builder(known: DataSet) -> type[_Builder]:
+    body = {
+        "name": known.name,
+        "known": known,
+        "__doc__": known.description,
+        "__module__": __name__,
+    }
+    return types.new_class(known.name.capitalize(), (_Builder,), exec_body=lambda n: n.update(body))
 
 
-class Chestxray14(_Builder):
-    """ChestX-ray14, multi-label."""
-
-    known = catalog.CHESTXRAY14
-
-
-class Pmg2000(_Builder):
-    """PMG2000 or any images in its layout: placentas."""
-
-    known = catalog.PMG2000
-
-
-class Busi(_Builder):
-    """BUSI, breast ultrasound."""
-
-    known = catalog.BUSI
-
-
-BUILDERS: dict[str, type[_Builder]] = {
-    builder.known.name: builder for builder in (Ham10000, Aptos2019, Chestxray14, Pmg2000, Busi)
-}
+BUILDERS = {name: _builder(known) for name, known in catalog.CATALOG.items()}
+"""The builder of each data set of the catalog, by its name."""
 
 
 class Prepared(NamedTuple):
@@ -164,7 +150,7 @@ def open_native(name: str, manual_dir: str | os.PathLike[str], lists: Path | Non
     Args:
         name: of the catalog.
         manual_dir: its folder.
-        lists: folder of DiffMIC's split lists; default: wherever `splits.authors_table` looks.
+        lists: folder of DiffMIC's split lists; default: wherever `known_parts` looks.
 
     Raises:
         InputError: a file is missing or damaged; names what to download and where to put it.
@@ -177,7 +163,7 @@ def open_native(name: str, manual_dir: str | os.PathLike[str], lists: Path | Non
     if not names:
         return layout
     try:
-        return layout._replace(authors=splits.authors_table(lists or Path(manual_dir), names))
+        return layout._replace(authors=known_parts(lists or Path(manual_dir), names))
     except InputError:
         if lists:
             raise

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from diffmic_jax.data import transforms
 from diffmic_jax.data.images import Decoded
-from diffmic_jax.data.layouts import Record
+from diffmic_jax.data.layouts import Record, label_array
 from diffmic_jax.data.places import user_cache
 from diffmic_jax.data.sources import Source
 from diffmic_jax.errors import InputError
@@ -106,7 +106,7 @@ def cached(
         InputError: a bad image, a folder that cannot be written, or too little room in it.
     """
     if on_bad_image not in ON_BAD_IMAGE:
-        raise InputError(f"data.on_bad_image: {on_bad_image!r} is not one of error, skip")
+        raise InputError(f"config.data.on_bad_image: {on_bad_image!r} is not one of error, skip")
     # In an order of its own: the split does not matter.
     records = sorted(source.records, key=lambda record: (record.id, record.path))
     home = (folder or user_cache()) / f"{source.name}-{image_size}-{_hash(source, records)}"
@@ -121,7 +121,7 @@ def cached(
     except OSError as error:
         reason = error.strerror or error
         raise InputError(
-            f"data.cache_dir: {home} cannot be used ({reason}); name another folder"
+            f"config.data.cache_dir: {home} cannot be used ({reason}); name another folder"
         ) from error
     if store.bad and on_bad_image == "error":
         raise InputError(store.bad[min(store.bad)])
@@ -257,8 +257,8 @@ def _check_room(home: Path, needed: int) -> None:
     free = shutil.disk_usage(home).free
     if needed > free:
         raise InputError(
-            f"data.cache_dir: {home} needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; "
-            "name another folder or choose a smaller data.image_size"
+            f"config.data.cache_dir: {home} needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are "
+            "free; name another folder or choose a smaller config.data.image_size"
         )
 
 
@@ -269,8 +269,7 @@ def _by_part(source: Source, records: Sequence[Record], store: _Store) -> Cached
     examples = {}
     for part, listed in source.splits.items():
         good = [record for record in listed if rows[record.id] not in store.bad]
-        label = np.array([record.label for record in good], np.int32)
         where = np.array([rows[record.id] for record in good], np.int64)
-        examples[part] = Examples(tuple(good), label, pixels, where)
+        examples[part] = Examples(tuple(good), label_array(good, source.task), pixels, where)
     skipped = {records[row].id: reason for row, reason in sorted(store.bad.items())}
     return Cached(examples, skipped)

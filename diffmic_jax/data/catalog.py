@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DataSet:
     """A published set of images, as its distribution lays it out under one folder."""
 
@@ -137,6 +137,7 @@ BUSI = DataSet(
         "the folders benign, malignant and normal there"
     ),
     ignored="*_mask*.png",
+    description="Breast ultrasound images with a benign, a malignant or no finding.",
     homepage="https://scholar.cu.edu.eg/?q=afahmy/pages/dataset",
     citation="""@article{aldhabyani2020busi,
   title={Dataset of breast ultrasound images},

@@ -10,7 +10,7 @@ from PIL import Image
 from scipy import fft
 
 from diffmic_jax.data.layouts import PARTS
-from diffmic_jax.data.sources import Source, label_text
+from diffmic_jax.data.sources import Source
 
 MAX_DISTANCE = 8
 """Bits in which the hashes of near duplicates may differ; as a rule, an even number of them does.
@@ -100,11 +100,11 @@ class NearPairs:
         spectra = [views[at].spectrum for at in rows]
         self._spectra = np.array(spectra, np.float32).reshape(-1, _KEPT, _KEPT)
         self._hash = np.array([views[at].hash for at in rows], np.uint64)
-        self._source = source
+        self._task = source.task
         self._records = [records[at] for at in rows]
         self._digest = _codes([views[at].digest.hex() for at in rows])
         self._group = _codes([record.group for record in self._records])
-        self._label = _codes([label_text(source, record) for record in self._records])
+        self._label = _codes([source.task.name(record.label) for record in self._records])
         self._known = np.array([bool(record.group) for record in self._records], bool)
         self._split = np.array([split[at] for at in rows], str)
         self._max_distance, self._min_correlation = max_distance, min_correlation
@@ -163,7 +163,7 @@ class NearPairs:
             "a": both[0].id,
             "b": both[1].id,
             "splits": [str(self._split[a]), str(self._split[b])],
-            "labels": [label_text(self._source, record) for record in both],
+            "labels": [self._task.name(record.label) for record in both],
             "distance": int(row[0]),
             "correlation": float(row[3]),
             "same_group": both[0].group == both[1].group if known else None,

@@ -23,6 +23,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
+from diffmic_jax.config import Data
 from diffmic_jax.data.dicom import decode_dicom
 from diffmic_jax.data.pixels import (
     MOST_FRAMES,
@@ -45,8 +46,8 @@ EXTENSIONS = frozenset(
     }
 )
 """Of the files that `list_images` takes for images, in lower case."""
-MAX_PIXELS = 100_000_000
-"""Width times height that `decode` accepts unless told otherwise."""
+MAX_PIXELS = Data.max_pixels
+"""Width times height that `decode` accepts by default."""
 
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
 _ACCEPTED = "PNG, JPEG, TIFF, BMP, WebP or DICOM"
@@ -196,7 +197,7 @@ def _content(file: BinaryIO, max_pixels: int) -> bytes:
     if size > 8 * max_pixels + 2**26:  # four channels of 16 bits, and room for metadata
         raise Refused(
             f"{size} bytes are more than an image of {max_pixels} pixels needs",
-            "shrink it or raise data.max_pixels",
+            "shrink it or raise config.data.max_pixels",
         )
     file.seek(0)
     return file.read()

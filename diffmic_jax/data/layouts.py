@@ -18,7 +18,10 @@ import numpy as np
 from diffmic_jax.data import images, tables
 from diffmic_jax.data.catalog import DataSet
 from diffmic_jax.data.images import Decoded
+from diffmic_jax.data.lists import read_lists
+from diffmic_jax.data.options import Options
 from diffmic_jax.errors import InputError
+from diffmic_jax.method.task import Task
 
 PARTS = ("train", "validation", "test")
 Label = int | tuple[int, ...]
@@ -43,14 +46,19 @@ Parts = dict[str, list[Record]]
 class Layout(NamedTuple):
     """What lies on disk."""
 
-    class_names: tuple[str, ...]
+    task: Task
     parts: Parts
     read: Callable[[Record], Decoded]
-    multi_label: bool = False
     files: tuple[str, ...] = ()
     """The files that hold all images, if there is not one for each."""
     authors: Mapping[str, str] = {}
     """DiffMIC's part of each image id, where a prepared data set knows it."""
+
+
+def label_array(records: Sequence[Record], task: Task) -> np.ndarray:
+    """The labels of N records: [N] int32 class indices, or [N, C] zeros and ones."""
+    shape = (len(records), task.num_classes) if task.multi_label else (len(records),)
+    return np.array([record.label for record in records], np.int32).reshape(shape)
 
 
 def look_up(table: Mapping[str, str], records: Sequence[Record], missing: str) -> list[str]:
@@ -91,7 +99,8 @@ def open_phantom(seed: int) -> Layout:
     for index, grade, part in phantom.records(seed):
         parts[part].append(Record(f"phantom_{index:04d}", grade, f"{seed}/{index}"))
     # A picture changes only with the code that draws it.
-    return Layout(phantom.GRADES, parts, _read_phantom, files=(phantom.__file__,))
+    task = Task(class_names=phantom.GRADES)
+    return Layout(task, parts, _read_phantom, files=(phantom.__file__,))
 
 
 def _read_phantom(record: Record) -> Decoded:
@@ -101,70 +110,34 @@ def _read_phantom(record: Record) -> Decoded:
     return Decoded(np.repeat(gray[..., None], 3, axis=-1), "L")
 
 
-class Options(NamedTuple):
-    """What the user says of a layout of single files."""
-
-    root: Path
-    labels: str = ""
-    train_list: str = ""
-    test_list: str = ""
-    class_names: tuple[str, ...] = ()
-    multi_label: bool = False
-    max_pixels: int = images.MAX_PIXELS
-    known: DataSet | None = None
-    """The catalog's entry, if there is one."""
-
-    def table(self, file: str) -> Path:
-        """Where a table or list is: in the root, else relative to the working directory."""
-        inside = self.root / file
-        return Path(file) if not inside.is_file() and Path(file).is_file() else inside
-
-    @property
-    def fix(self) -> str:
-        """What to do about an image that is not there."""
-        return self.known.where if self.known else "add it or remove the row"
-
-    def layout(self, names: Sequence[str], parts: Parts) -> Layout:
-        """A layout with a file for each record."""
-        read = functools.partial(read_file, max_pixels=self.max_pixels)
-        return Layout(tuple(names), parts, read, self.multi_label)
-
-
 def open_files(options: Options) -> Layout:
-    """Pickled lists if they are named, a CSV of labels if there is one, else class folders."""
-    if options.train_list or options.test_list:
+    """Split lists if they are named, a CSV of labels if there is one, else class folders.
+
+    Raises:
+      InputError: naming the field, the file or the row at fault.
+    """
+    if options.data.lists:
         return _open_lists(options)
-    if options.labels:
+    if options.data.labels:
         return _open_table(options)
     return _open_folders(options)
 
 
 def _open_lists(options: Options) -> Layout:
-    """Pickled split lists, whose labels are always indices."""
-    train_list, test_list = options.train_list, options.test_list
-    if not train_list:
-        raise InputError("data.train_list: not set although data.test_list is; set both")
-    rows = tables.read_list(options.table(train_list), "train")
-    rows += tables.read_list(options.table(test_list), "test") if test_list else []
-    rows = [_without_foreign_folders(row, options.root) for row in rows]
+    """Split lists, whose labels are always indices."""
+    rows = read_lists(options)
     names = options.class_names or tables.class_names_of(rows)
     lookup = {str(i): i for i in range(len(names))}
-    return options.layout(names, _find_images(rows, options, lookup, len(names)))
-
-
-def _without_foreign_folders(row: tables.Row, root: Path) -> tables.Row:
-    """A list holds the paths of its author's machine; only their file names mean anything here."""
-    return row if (root / row.image).is_file() else row._replace(image=Path(row.image).name)
+    return _of_rows(options, rows, names, lookup)
 
 
 def _open_table(options: Options) -> Layout:
     """A CSV of labels beside the images, its split perhaps in text files of names."""
-    rows, columns = tables.read_labels(options.table(options.labels), options.multi_label)
+    rows, columns = tables.read_labels(options.table(options.data.labels), options.multi_label)
     if options.known and options.known.official:
         rows = _with_official_parts(rows, options.root, options.known)
     names = options.class_names or columns or tables.class_names_of(rows, options.multi_label)
-    lookup = tables.label_lookup(names)
-    return options.layout(names, _find_images(rows, options, lookup, len(names)))
+    return _of_rows(options, rows, names, tables.label_lookup(names))
 
 
 def _with_official_parts(rows: list[tables.Row], root: Path, known: DataSet) -> list[tables.Row]:
@@ -186,51 +159,72 @@ def _with_official_parts(rows: list[tables.Row], root: Path, known: DataSet) -> 
 
 def _open_folders(options: Options) -> Layout:
     """A folder per class, in the root itself or in each of its parts."""
-    root = options.root
+    root, known = options.root, options.known
     if options.multi_label:
         raise InputError(
-            "data.multi_label: class folders give one label; name a CSV in data.labels"
+            "config.data.multi_label: class folders give one label; name a CSV in "
+            "config.data.labels"
         )
-    children = _folders(root)
-    given = {f: tables.PART_NAMES.get(f.name.casefold(), "") for f in children}
-    if "train" not in given.values():
-        given = {root: "train"}
-    for folder, part in given.items():
-        if not part:
-            known_parts = ", ".join(tables.PART_NAMES)
-            raise InputError(f"{folder}: is none of {known_parts}, as its neighbours; move it away")
-    folders = {folder: part for base, part in given.items() for folder in _folders(base)}
+    bases = _folders_of_parts(root)
+    folders = {folder: part for base, part in bases.items() for folder in _folders(base)}
     names = options.class_names or tuple(sorted({folder.name for folder in folders}))
     if len(names) < 2 or not folders:
-        fix = "give each class a folder of images, or name a CSV in data.labels"
-        fix = options.known.where if options.known else fix
-        raise InputError(f"data.root: fewer than two class folders in {root}; {fix}")
+        fix = "give each class a folder of images, or name a CSV in config.data.labels"
+        fix = known.where if known else fix
+        raise InputError(f"config.data.root: fewer than two class folders in {root}; {fix}")
     lookup = tables.label_lookup(names)
-    ignored = options.known.ignored if options.known else ""
     parts: Parts = {part: [] for part in PARTS}
     for folder, part in folders.items():
         label = tables.find_label(folder.name, lookup, str(folder))
         for path in images.list_images(folder):
-            if not fnmatch(path.name, ignored):
+            if not fnmatch(path.name, known.ignored if known else ""):
                 parts[part].append(Record(path.relative_to(root).as_posix(), label, str(path)))
-    return options.layout(names, parts)
+    return Layout(Task(class_names=names), parts, _reader(options))
+
+
+def _folders_of_parts(root: Path) -> dict[Path, str]:
+    """The folders in which the class folders lie, and their parts: `train` and so on, or the root.
+
+    Raises:
+      InputError: a folder beside `train` is not the folder of a part.
+    """
+    given = {f: tables.PART_NAMES.get(f.name.casefold(), "") for f in _folders(root)}
+    if "train" not in given.values():
+        return {root: "train"}
+    for folder, part in given.items():
+        if not part:
+            names = ", ".join(tables.PART_NAMES)
+            raise InputError(f"{folder}: is none of {names}, as its neighbours; move it away")
+    return given
 
 
 def _folders(root: Path) -> list[Path]:
     return sorted(f for f in root.iterdir() if f.is_dir() and not f.name.startswith("."))
 
 
-def _find_images(
-    rows: Iterable[tables.Row], options: Options, lookup: Mapping[str, int], num_classes: int
-) -> Parts:
-    """Records by part, after checking that each row's image exists and comes only once."""
+def _reader(options: Options) -> Callable[[Record], Decoded]:
+    return functools.partial(read_file, max_pixels=options.data.max_pixels)
+
+
+def _of_rows(
+    options: Options, rows: Iterable[tables.Row], names: Sequence[str], lookup: Mapping[str, int]
+) -> Layout:
+    """The layout that rows describe, after a check that each one's image exists and comes once.
+
+    Args:
+      options: where the images are.
+      rows: image, label and part.
+      names: the classes in label order.
+      lookup: from the text of a label to its class.
+    """
+    task = Task(class_names=tuple(names), multi_label=options.multi_label)
     by_name = _files_by_name(options.root)
     parts: Parts = {part: [] for part in PARTS}
     seen: dict[Path, str] = {}
     for row in rows:
         label: Label = (
-            tables.find_labels(row.label, lookup, row.where, num_classes)
-            if options.multi_label
+            tables.find_labels(row.label, lookup, row.where, task.num_classes)
+            if task.multi_label
             else tables.find_label(row.label, lookup, row.where)
         )
         path = _find_image(row, options, by_name)
@@ -239,7 +233,7 @@ def _find_images(
             raise InputError(f"{row.where}: {row.image!r} is also in {seen[real]}; keep only one")
         seen[real] = row.where
         parts[row.part].append(Record(row.image, label, str(path), row.group))
-    return parts
+    return Layout(task, parts, _reader(options))
 
 
 def _find_image(row: tables.Row, options: Options, by_name: Mapping[str, list[Path]]) -> Path:

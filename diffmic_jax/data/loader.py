@@ -23,16 +23,41 @@ READ_AHEAD = 4
 """Batches."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Batching:
+    """The size of batches, and who reads them.
+
+    Raises:
+        InputError: a batch cannot be shared evenly.
+    """
+
+    batch_size: int
+    """Images in a batch, over all shards."""
+    shard_index: int = 0
+    """Which piece of each batch this process takes: joined in the order of their index, the pieces
+    are the batch."""
+    shard_count: int = 1
+    """Processes that share a batch."""
+    num_workers: int = 0
+    """Processes that read for this one; 0 reads in a thread, which is enough for most devices."""
+
+    def __post_init__(self) -> None:
+        """Check that every shard has as many images."""
+        if self.batch_size % self.shard_count:
+            raise InputError(
+                f"a batch of {self.batch_size} images is not divisible by {self.shard_count} "
+                "processes; choose a multiple as config.train.batch_size"
+            )
+
+    @property
+    def rows(self) -> np.ndarray:
+        """Where this shard's images are in a batch: [batch_size / shard_count] positions."""
+        count = self.batch_size // self.shard_count
+        return self.shard_index * count + np.arange(count)
+
+
 def train_batches(
-    examples: Examples,
-    *,
-    batch_size: int,
-    seed: int,
-    num_steps: int,
-    start_step: int = 0,
-    shard_index: int = 0,
-    shard_count: int = 1,
-    num_workers: int = 0,
+    examples: Examples, batching: Batching, *, seed: int, num_steps: int, start_step: int = 0
 ) -> Generator[Batch, None, None]:
     """The training batches of steps `start_step` to `num_steps` - 1, full, not augmented.
 
@@ -40,45 +65,34 @@ def train_batches(
 
     Args:
         examples: what to read.
-        batch_size: images in a batch, over all shards.
+        batching: the size of a batch, and which piece of it.
         seed: of the order.
         num_steps: of the whole run.
         start_step: the step to begin (or resume) with.
-        shard_index: which piece of each batch this process takes: joined in the order of their
-            index, the pieces are the batch.
-        shard_count: the number of processes that share a batch.
-        num_workers: processes that read; 0 reads in a thread, which is enough for most devices.
 
     Raises:
-        InputError: there are fewer examples than a batch holds, or it cannot be shared evenly.
+        InputError: there are fewer examples than a batch holds.
     """
-    steps_per_epoch(examples, batch_size)
-    rows = _rows_per_shard(batch_size, shard_count)
-    steps = _TrainSteps(examples, batch_size, rows, shard_index * rows, seed, num_steps)
-    return _iterate(grain.MapDataset.source(steps)[start_step:], num_workers)
+    steps_per_epoch(examples, batching.batch_size)
+    steps = _TrainSteps(examples, batching, seed, num_steps)
+    return _iterate(grain.MapDataset.source(steps)[start_step:], batching.num_workers)
 
 
-def eval_batches(
-    examples: Examples,
-    *,
-    batch_size: int,
-    shard_index: int = 0,
-    shard_count: int = 1,
-    num_workers: int = 0,
-) -> Generator[Batch, None, None]:
+def eval_batches(examples: Examples, batching: Batching) -> Generator[Batch, None, None]:
     """One pass over the examples in their own order.
 
-    The last batch is filled up with copies of the first image, of mask 0. Arguments are those of
-    `train_batches`.
+    The last batch is filled up with copies of the first image, of mask 0.
+
+    Args:
+        examples: what to read.
+        batching: the size of a batch, and which piece of it.
 
     Raises:
-        InputError: there are no images, or a batch cannot be shared evenly.
+        InputError: there are no images.
     """
     if not len(examples):
-        raise InputError("data: the part has no images; evaluate another part or cut one")
-    rows = _rows_per_shard(batch_size, shard_count)
-    steps = _EvalSteps(examples, batch_size, rows, shard_index * rows)
-    return _iterate(grain.MapDataset.source(steps), num_workers)
+        raise InputError("config.data: the part has no images; evaluate another part or cut one")
+    return _iterate(grain.MapDataset.source(_EvalSteps(examples, batching)), batching.num_workers)
 
 
 def steps_per_epoch(examples: Examples, batch_size: int) -> int:
@@ -89,8 +103,8 @@ def steps_per_epoch(examples: Examples, batch_size: int) -> int:
     """
     if not 0 < batch_size <= len(examples):
         raise InputError(
-            f"train.batch_size: {batch_size} does not fit the {len(examples)} training images;"
-            f" choose 1 to {len(examples)}"
+            f"config.train.batch_size={batch_size} does not fit the {len(examples)} training "
+            f"images; choose 1 to {len(examples)}"
         )
     return len(examples) // batch_size
 
@@ -100,9 +114,7 @@ class _TrainSteps:
     """A shard's piece of every training batch, by step."""
 
     examples: Examples
-    batch_size: int
-    rows: int
-    first_row: int
+    batching: Batching
     seed: int
     num_steps: int
 
@@ -110,10 +122,10 @@ class _TrainSteps:
         return self.num_steps
 
     def __getitem__(self, step: int) -> Batch:
-        epoch, step = divmod(step, len(self.examples) // self.batch_size)
-        first = step * self.batch_size + self.first_row
-        index = _order(self.seed, epoch, len(self.examples))[first : first + self.rows]
-        return _batch(self.examples, index, np.ones(self.rows, bool))
+        size, rows = self.batching.batch_size, self.batching.rows
+        epoch, step = divmod(step, len(self.examples) // size)
+        index = _order(self.seed, epoch, len(self.examples))[step * size + rows]
+        return _batch(self.examples, index, np.ones(len(rows), bool))
 
 
 @dataclass(frozen=True)
@@ -121,15 +133,13 @@ class _EvalSteps:
     """A shard's piece of every batch of one pass; past the last image the first one, masked."""
 
     examples: Examples
-    batch_size: int
-    rows: int
-    first_row: int
+    batching: Batching
 
     def __len__(self) -> int:
-        return -(-len(self.examples) // self.batch_size)
+        return -(-len(self.examples) // self.batching.batch_size)
 
     def __getitem__(self, step: int) -> Batch:
-        position = step * self.batch_size + self.first_row + np.arange(self.rows)
+        position = step * self.batching.batch_size + self.batching.rows
         real = position < len(self.examples)
         return _batch(self.examples, np.where(real, position, 0), real)
 
@@ -147,15 +157,6 @@ def _batch(examples: Examples, index: np.ndarray, real: np.ndarray) -> Batch:
         real.astype(np.float32),
         index.astype(np.int32),
     )
-
-
-def _rows_per_shard(batch_size: int, shard_count: int) -> int:
-    if batch_size % shard_count:
-        raise InputError(
-            f"train.batch_size: {batch_size} is not divisible by {shard_count} processes; choose a"
-            " multiple"
-        )
-    return batch_size // shard_count
 
 
 def _leave_signals(worker: int, workers: int) -> None:

@@ -40,7 +40,7 @@ def check_size(width: int, height: int, max_pixels: int) -> None:
         raise Refused(
             f"{width} x {height} pixels are above the limit of {max_pixels}, maybe a decompression"
             " bomb",
-            "shrink it or raise data.max_pixels",
+            "shrink it or raise config.data.max_pixels",
         )
 
 

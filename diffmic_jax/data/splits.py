@@ -7,14 +7,14 @@ the generator's state.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from diffmic_jax.data import tables
-from diffmic_jax.data.layouts import PARTS, Parts, Record, look_up
+from diffmic_jax.data.layouts import PARTS, Parts, Record, label_array, look_up
 from diffmic_jax.errors import InputError
+from diffmic_jax.method.task import Task
 
 PROTOCOLS = ("given", "authors", "random", "grouped")
 
@@ -44,46 +44,77 @@ def _apportion(counts: np.ndarray, total: int) -> np.ndarray:
 
 
 def grouped(
-    groups: ArrayLike, labels: ArrayLike, fraction: float, rng: np.random.Generator
+    groups: ArrayLike, table: np.ndarray, fraction: float, rng: np.random.Generator
 ) -> np.ndarray:
     """A random part that no group straddles, its class counts near `fraction` of the whole's.
 
-    `groups` and `labels` describe the same N images; labels are [N] class indices or [N, C]
-    multi-hot. Gives an [N] bool mask. Groups are visited in random order, and one is taken when
-    that brings the class counts closer to their target. Where that leaves the part too small, as
-    with classes of a few large groups, those follow that do the least harm. The mask is empty when
-    every group is more than twice as large as the part.
+    Groups are visited in random order, and one is taken when that brings the class counts closer
+    to their target. Where that leaves the part too small, as with classes of a few large groups,
+    those follow that change the counts least for the worse.
+
+    Args:
+      groups: [N] names, the group of each image.
+      table: [N, C] ones where an image counts for a class, zeros elsewhere.
+      fraction: size of the part, in [0, 1].
+      rng: for the order.
+
+    Returns:
+      [N] bool. Nothing is set when every group is more than twice as large as the part.
     """
     _, group = np.unique(np.asarray(groups, str), return_inverse=True)
-    hot = _one_hot(np.asarray(labels, int))
-    table = np.zeros((group.max(initial=-1) + 1, hot.shape[1]))
-    np.add.at(table, group, hot)
-    missing = fraction * table.sum(axis=0)
-    taken = np.zeros(len(table), bool)
-    for index in rng.permutation(len(table)):
-        row = table[index]
+    counts = np.zeros((group.max(initial=-1) + 1, table.shape[1]))
+    np.add.at(counts, group, table)
+    missing = fraction * counts.sum(axis=0)
+    taken = np.zeros(len(counts), bool)
+    for index in rng.permutation(len(counts)):
+        row = counts[index]
         # |missing - row|^2 < |missing|^2: the counts come closer to their target.
         if row @ row < 2 * (row @ missing):
             taken[index] = True
             missing -= row
-    size = np.bincount(group, minlength=len(table))
+    size = np.bincount(group, minlength=len(counts))
     short = round(fraction * len(group)) - size[taken].sum()
     while (fits := np.flatnonzero(~taken & (size < 2 * short))).size:
-        rows = table[fits]
+        rows = counts[fits]
         best = fits[np.argmin((rows**2).sum(axis=1) - 2 * rows @ missing)]
         taken[best] = True
-        missing, short = missing - table[best], short - size[best]
+        missing, short = missing - counts[best], short - size[best]
     return taken[group]
 
 
-def _one_hot(labels: np.ndarray) -> np.ndarray:
-    """[N, classes] of class indices; multi-hot labels get a column for images without any."""
-    if labels.ndim == 2:
-        return np.concatenate([labels, labels.sum(axis=1, keepdims=True) == 0], axis=1)
-    return np.eye(labels.max(initial=-1) + 1)[labels]
+def class_table(label: np.ndarray, task: Task) -> np.ndarray:
+    """What `grouped` counts: [N, C], with several labels [N, C + 1], the last for none of them."""
+    table = task.multi_hot(label)
+    if not task.multi_label:
+        return table
+    return np.concatenate([table, table.sum(axis=1, keepdims=True) == 0], axis=1)
 
 
-def cut_test(parts: Parts, protocol: str, fraction: float, rng: np.random.Generator) -> Parts:
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """How a part is cut off others."""
+
+    task: Task
+    fraction: float
+    """Of the images, in [0, 1]."""
+    rng: np.random.Generator
+    """It advances with each cut."""
+
+    def apply(self, records: list[Record], whole_groups: bool) -> tuple[list[Record], list[Record]]:
+        """What stays, and what is cut off; a record of unknown group is a group of its own."""
+        label = label_array(records, self.task)
+        if whole_groups or self.task.multi_label:
+            groups = [(whole_groups and r.group) or r.id for r in records]
+            mask = grouped(groups, class_table(label, self.task), self.fraction, self.rng)
+        else:
+            mask = stratified(label, self.fraction, self.rng)
+        sides: tuple[list[Record], list[Record]] = ([], [])
+        for record, off in zip(records, mask, strict=True):
+            sides[int(off)].append(record)
+        return sides
+
+
+def cut_test(parts: Parts, protocol: str, cut: Cut) -> Parts:
     """The test part: the given one, or cut out of training, or cut anew out of all images.
 
     Raises:
@@ -92,21 +123,22 @@ def cut_test(parts: Parts, protocol: str, fraction: float, rng: np.random.Genera
     if protocol in ("given", "authors"):
         if parts["test"]:
             return parts
-        train, test = _cut(parts["train"], fraction, rng, by_group=_has_groups(parts["train"]))
+        train, test = cut.apply(parts["train"], _has_groups(parts["train"]))
         return parts | {"train": train, "test": test}
     pool = [record for part in PARTS for record in parts[part]]
     if protocol == "grouped" and not _has_groups(pool):
-        raise InputError("data.groups: data.protocol=grouped needs the groups; name their CSV")
-    train, test = _cut(pool, fraction, rng, by_group=protocol == "grouped")
+        raise InputError(
+            "config.data.groups: config.data.protocol=grouped needs the groups; name their CSV"
+        )
+    train, test = cut.apply(pool, protocol == "grouped")
     return {"train": train, "validation": [], "test": test}
 
 
-def cut_validation(parts: Parts, fraction: float, rng: np.random.Generator) -> Parts:
+def cut_validation(parts: Parts, cut: Cut) -> Parts:
     """Cut validation off training unless it is given, with groups whole where they are known."""
-    if not fraction or parts["validation"]:
+    if not cut.fraction or parts["validation"]:
         return parts
-    by_group = _has_groups(parts["train"])
-    train, validation = _cut(parts["train"], fraction, rng, by_group=by_group)
+    train, validation = cut.apply(parts["train"], _has_groups(parts["train"]))
     return parts | {"train": train, "validation": validation}
 
 
@@ -124,34 +156,6 @@ def by_table(parts: Parts, table: Mapping[str, str], what: str) -> Parts:
     return found
 
 
-def authors_table(root: Path, lists: tuple[str, str]) -> dict[str, str]:
-    """DiffMIC's part of each image, from its two pickled lists.
-
-    They are looked for in `root`, in the folder around it, and in a folder `diffmic_splits` there.
-    Absolute names are taken as they are.
-
-    Raises:
-      InputError: they are in none of these, or damaged.
-    """
-    folders = (root, root.parent, root.parent / "diffmic_splits")
-    for folder in folders:
-        if all((folder / name).is_file() for name in lists):
-            train, test = (
-                tables.read_list(folder / name, part)
-                for name, part in zip(lists, ("train", "test"), strict=True)
-            )
-            parts: dict[str, str] = {}
-            for row in train + test:
-                name = Path(row.image).stem
-                if parts.setdefault(name, row.part) != row.part:
-                    raise InputError(f"{row.where}: {name!r} is in both lists; get them anew")
-            return parts
-    raise InputError(
-        f"data.protocol=authors needs DiffMIC's split lists {' and '.join(lists)}; put them into "
-        f"{root}, or name them in data.train_list and data.test_list"
-    )
-
-
 def leaked(parts: Mapping[str, list[Record]]) -> list[Record]:
     """The test images whose group (lesion, patient) is also in training or validation."""
     seen = {r.group for part in ("train", "validation") for r in parts[part]} - {""}
@@ -160,20 +164,3 @@ def leaked(parts: Mapping[str, list[Record]]) -> list[Record]:
 
 def _has_groups(records: list[Record]) -> bool:
     return any(record.group for record in records)
-
-
-def _cut(
-    records: list[Record], fraction: float, rng: np.random.Generator, by_group: bool = False
-) -> tuple[list[Record], list[Record]]:
-    """What stays, and what is cut off; a record of unknown group is a group of its own."""
-    labels = [record.label for record in records]
-    if by_group:
-        mask = grouped([r.group or r.id for r in records], labels, fraction, rng)
-    elif records and isinstance(labels[0], tuple):
-        mask = grouped([r.id for r in records], labels, fraction, rng)
-    else:
-        mask = stratified(labels, fraction, rng)
-    sides: tuple[list[Record], list[Record]] = ([], [])
-    for record, off in zip(records, mask, strict=True):
-        sides[int(off)].append(record)
-    return sides

@@ -1,4 +1,4 @@
-"""The files that say which image has which label: CSV tables and pickled split lists.
+"""The files that say which image has which label, group or part: CSV tables and lists of names.
 
 Nothing here looks at images. Rows carry the words that say where they stand, so that whatever turns
 out to be wrong with one later can be told to the user.
@@ -7,18 +7,16 @@ out to be wrong with one later can be told to the user.
 from __future__ import annotations
 
 import csv
-import pickle
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import NamedTuple
 
 from diffmic_jax.errors import InputError
+from diffmic_jax.method.task import SEPARATOR
 
 IMAGE_COLUMNS = ("image", "image_id", "id_code", "image index")
 LABEL_COLUMNS = ("label", "diagnosis", "dx", "finding labels")
 GROUP_COLUMNS = ("group", "lesion_id", "patient_id", "patient id")
-SEPARATOR = "|"
-"""Between the labels of one image."""
 NO_LABEL = ("", "no finding")
 PART_NAMES = {
     "train": "train",
@@ -98,41 +96,6 @@ def read_groups(path: Path) -> dict[str, str]:
     return _mapped(((where, line[image], line[group]) for where, line in lines))
 
 
-def read_list(path: Path, part: str) -> list[Row]:
-    """The entries of a pickled split list, a list of `{'img_root': path, 'label': int}`."""
-    try:
-        with path.open("rb") as file:
-            entries = _SplitListUnpickler(file).load()
-    except FileNotFoundError:
-        raise InputError(
-            f"data.{part}_list: no file {path}; put it there or fix the field"
-        ) from None
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-    except Exception as error:  # a damaged pickle raises nearly anything
-        raise InputError(f"{path}: not a readable pickle; write it anew") from error
-    if not isinstance(entries, list):
-        raise InputError(f"{path}: must hold a list of {{'img_root': path, 'label': int}}")
-    return [_list_row(entry, f"{path} entry {i}", part) for i, entry in enumerate(entries)]
-
-
-class _SplitListUnpickler(pickle.Unpickler):
-    """Builds lists, dictionaries, strings and numbers; refuses all that could run code."""
-
-    def find_class(self, module: str, name: str) -> NoReturn:
-        raise InputError(
-            f"asks for {module}.{name}, but a split list holds only lists and dictionaries;"
-            " do not trust this file, write it anew"
-        )
-
-
-def _list_row(entry: Any, where: str, part: str) -> Row:
-    match entry:
-        case {"img_root": str(image), "label": int(label)}:
-            return Row(where, image, str(label), part)
-    raise InputError(f"{where}: must be {{'img_root': path, 'label': int}}")
-
-
 def read_parts(path: Path) -> dict[str, str]:
     """A CSV's map from image to part (train, validation, test), as a run writes its split."""
     # Written by us, from file names as the system gives them.
@@ -162,7 +125,7 @@ def class_names_of(rows: Sequence[Row], multi_label: bool = False) -> tuple[str,
     if indices != set(range(len(indices))):
         gaps = ",".join(map(str, sorted(indices)))
         raise InputError(
-            f"data.class_names: not set, and labels {gaps} have gaps; name all classes"
+            f"config.data.class_names: not set, and labels {gaps} have gaps; name all classes"
         )
     return tuple(map(str, range(len(indices))))
 
@@ -171,7 +134,9 @@ def label_lookup(class_names: Sequence[str]) -> dict[str, int]:
     """From a cell to its label: class names in any case; also indices, if no name is a number."""
     lookup = {name.casefold(): index for index, name in enumerate(class_names)}
     if len(lookup) < len(class_names):
-        raise InputError(f"data.class_names: {','.join(class_names)} has a name twice; rename one")
+        raise InputError(
+            f"config.data.class_names: {','.join(class_names)} has a name twice; rename one"
+        )
     if not any(map(_is_integer, class_names)):
         lookup |= {str(index): index for index in range(len(class_names))}
     return lookup
@@ -204,7 +169,7 @@ def find_label(cell: str, lookup: Mapping[str, int], where: str) -> int:
         problem = f"label {cell} is out of range 0..{max(lookup.values(), default=-1)}"
     else:
         problem = f"unknown class {cell!r}"
-    raise InputError(f"{where}: {problem}; fix it or data.class_names")
+    raise InputError(f"{where}: {problem}; fix it or config.data.class_names")
 
 
 def _is_integer(cell: str) -> bool:
@@ -216,7 +181,7 @@ def _read_csv(
 ) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
     """A CSV's header, and its rows with where each stands."""
     if not path.is_file():
-        raise InputError(f"data.{field}: no file {path}; put it there or fix the field")
+        raise InputError(f"config.data.{field}: no file {path}; put it there or fix the field")
     try:
         with path.open(newline="", encoding="utf-8-sig", errors=errors) as file:
             return _parse_csv(csv.reader(file, strict=True), path)

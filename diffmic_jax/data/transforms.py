@@ -6,6 +6,8 @@ batches. The networks normalise by themselves (`nn.preprocess`).
 
 from __future__ import annotations
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,8 +38,7 @@ def augment(
     index: Array,
     key: Array,
     *,
-    horizontal_flip: bool = True,
-    vertical_flip: bool = False,
+    flip: Literal["none", "horizontal", "both"] = "horizontal",
     rotation: float = 30.0,
 ) -> Array:
     """Each flip with probability one half, then a rotation uniform in +-`rotation` degrees.
@@ -48,8 +49,7 @@ def augment(
         images: [B, S, S, 3] uint8.
         index: [B] integers, the images' positions in their part.
         key: of the training step.
-        horizontal_flip: mirror half of the images.
-        vertical_flip: turn half of the images upside down.
+        flip: 'horizontal' mirrors half of the images; 'both' also turns half upside down.
         rotation: the largest angle in degrees; 0 for none.
 
     Returns:
@@ -58,11 +58,11 @@ def augment(
     """
 
     def one(image: Array, index: Array) -> Array:
-        # Three draws whatever the options, so that turning one off leaves the others as they were.
+        # Always three numbers, so that turning one option off leaves the others as they were.
         mirrored, flipped, turn = jax.random.uniform(jax.random.fold_in(key, index), (3,))
-        if horizontal_flip:
+        if flip != "none":
             image = jnp.where(mirrored < 0.5, image[:, ::-1], image)
-        if vertical_flip:
+        if flip == "both":
             image = jnp.where(flipped < 0.5, image[::-1], image)
         return rotate(image, jnp.deg2rad(rotation) * (2 * turn - 1)) if rotation else image
 

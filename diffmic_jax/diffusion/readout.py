@@ -22,5 +22,5 @@ def clip(y0_hat: Array, link: Link) -> Array:
     return link.project(y0_hat.mean(axis=0))
 
 
-READOUTS: dict[str, Callable[[Array, Link], Array]] = {"softmax": softmax, "clip": clip}
+READOUTS: dict[str, Callable[..., Array]] = {"softmax": softmax, "clip": clip}
 """(samples [S, B, C], link) -> probabilities [B, C]."""

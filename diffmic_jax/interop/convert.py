@@ -16,11 +16,11 @@ from diffmic_jax.data.files import write_json
 from diffmic_jax.errors import InputError
 from diffmic_jax.inference.card import write_card
 from diffmic_jax.inference.load import load
-from diffmic_jax.interop import names as network_names
+from diffmic_jax.interop.names import denoiser_map, guidance_map
 from diffmic_jax.method.build import Method, build
 from diffmic_jax.method.state import TrainState, of_network
 from diffmic_jax.method.task import Task
-from diffmic_jax.nn import names, state_dict
+from diffmic_jax.nn import names, state_dict, trunks
 from diffmic_jax.nn.dcg import DCG
 from diffmic_jax.nn.state_dict import StateDict
 from diffmic_jax.training import parallel
@@ -71,7 +71,7 @@ def from_diffmic(
             states[network],
             of_network(abstract.variables(), network),
             maps[network],
-            str(files[network]),
+            what=str(files[network]),
         )
         for network in states
     }
@@ -199,8 +199,8 @@ def _maps(method: Method, encoder: str) -> dict[str, names.Map]:
     if not isinstance(method.guidance, DCG) or method.denoiser is None:
         raise InputError(f"the authors' code has no names for the recipe {method.name}")
     return {
-        "guidance": network_names.guidance_map(method.guidance),
-        "denoiser": network_names.denoiser_map(method.denoiser, encoder),
+        "guidance": guidance_map(method.guidance),
+        "denoiser": denoiser_map(method.denoiser, encoder),
     }
 
 
@@ -246,12 +246,17 @@ def _resnet_sizes(denoiser: StateDict) -> dict[str, Any]:
 def _encoder_sizes(config: Config, denoiser: StateDict) -> dict[str, Any]:
     """Of v2."""
     tokens = denoiser[f"{_encoder_prefix(denoiser)}pos_embed"].shape[-1]
-    known = {size[1]: name for name, size in SIZES.items()}
+    known = {_num_features(name): name for name in trunks.names("efficientsam")}
     return {
         "guidance.num_regions": denoiser["cond_weight"].shape[-1] - 1,
         "denoiser.encoder": known.get(tokens, config.denoiser.encoder),
         "denoiser.local_encoder": _backbone(denoiser, "encoder_x_l.f."),
     }
+
+
+def _num_features(encoder: str) -> int:
+    built: Any = trunks.build(encoder)
+    return built.num_features
 
 
 def _backbone(state: StateDict, prefix: str, *, named: bool = False) -> str:

@@ -349,6 +349,7 @@ def _sampling(own: fields.Sampling, schedule: Schedule, task: Task) -> Sampling:
         raise InputError(f"config.sampling.start={own.start!r}: {error}") from error
     sampler, options = samplers.SAMPLERS[own.sampler]
     run = partial(sampler, **{name: getattr(own, name) for name in options})
+    link = task.link
 
     def sample(
         eps_fn: Callable[[Array, Array], Array],
@@ -364,7 +365,7 @@ def _sampling(own: fields.Sampling, schedule: Schedule, task: Task) -> Sampling:
         run=sample,
         timesteps=steps,
         num_samples=own.num_samples,
-        readout=partial(READOUTS[own.readout], link=task.link),
+        readout=lambda samples: READOUTS[own.readout](samples, link),
         unconditional=own.unconditional,
         ensemble_weight=own.ensemble_weight,
     )

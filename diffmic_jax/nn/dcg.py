@@ -7,6 +7,7 @@ them by attention. Linear layers and the class map have no bias.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -106,9 +107,10 @@ class GatedAttention(nn.Module):
     @nn.compact
     def __call__(self, h: Array) -> Array:
         """Weights [B, K] of the regions' features h [B, K, F], summing to 1."""
-        value = nn.tanh(Dense(self.features, False, self.dtype, name="V")(h))
-        gate = nn.sigmoid(Dense(self.features, False, self.dtype, name="U")(h))
-        return nn.softmax(Dense(1, False, self.dtype, name="w")(value * gate)[..., 0])
+        dense = partial(Dense, use_bias=False, dtype=self.dtype)
+        value = nn.tanh(dense(features=self.features, name="V")(h))
+        gate = nn.sigmoid(dense(features=self.features, name="U")(h))
+        return nn.softmax(dense(features=1, name="w")(value * gate)[..., 0])
 
 
 class DCG(nn.Module):
@@ -129,7 +131,8 @@ class DCG(nn.Module):
     def __call__(self, image: Array, train: bool) -> Guidance:
         """Classify [B, H, W, 3]; logits come in at least float32."""
         features = self.global_trunk(image, train)
-        saliency = Dense(self.num_classes, False, self.dtype, name="saliency")(features)
+        dense = partial(Dense, features=self.num_classes, use_bias=False, dtype=self.dtype)
+        saliency = dense(name="saliency")(features)
         saliency = saliency.astype(jnp.promote_types(saliency.dtype, jnp.float32))
         corners = self._corners(jax.lax.stop_gradient(saliency), image.shape[1:3])
         source = image if self.crop_channels == "all" else image[..., :1].repeat(3, axis=-1)
@@ -138,7 +141,16 @@ class DCG(nn.Module):
         global_ = saliency.mean((1, 2))
         fused = (global_ + local) / 2
         pooled = jnp.concatenate([features.mean((1, 2)), z], axis=-1)
-        return Guidance(fused, global_, local, saliency, corners, patches, attention, pooled)
+        return Guidance(
+            fused=fused,
+            global_=global_,
+            local=local,
+            saliency=saliency,
+            corners=corners,
+            patches=patches,
+            attention=attention,
+            features=pooled,
+        )
 
     def _corners(self, saliency: Array, image_size: tuple[int, int]) -> Array:
         """Pixel corners [B, K, 2] of the most salient regions."""
@@ -164,5 +176,6 @@ class DCG(nn.Module):
         h = features.mean((1, 2)).reshape(batch, regions, -1)
         attention = GatedAttention(dtype=self.dtype, name="attention")(h)
         z = jnp.einsum("bk,bkf->bf", attention, h)
-        logits = Dense(self.num_classes, False, self.dtype, name="classifier")(z)
+        dense = partial(Dense, features=self.num_classes, use_bias=False, dtype=self.dtype)
+        logits = dense(name="classifier")(z)
         return logits.astype(jnp.promote_types(logits.dtype, jnp.float32)), attention, z

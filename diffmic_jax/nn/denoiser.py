@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -17,23 +17,29 @@ import jax.numpy as jnp
 from diffmic_jax.nn.layers import BatchNorm, Dense
 from diffmic_jax.types import Array, Prior
 
+GATES: dict[str, nn.initializers.Initializer] = {
+    "uniform": nn.initializers.uniform(1.0),
+    "ones": nn.initializers.ones,
+}
+"""Initialisation of the factors per timestep and feature."""
+
 
 class TimeGate(nn.Module):
     """A learned factor per timestep and feature."""
 
     features: int
-    num_timesteps: int
-    unit: bool = False
-    """Whether every factor starts as 1, or by chance in [0, 1)."""
+    num_train_steps: int
+    """T."""
+    gates: Literal["uniform", "ones"] = "uniform"
+    """How the factors are initialised: uniform in [0, 1), or 1."""
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, t: Array) -> Array:
         """Scale x [B, *L, D] by the row of t, a scalar or [B, *L]."""
         # One row more than there are timesteps, as the published checkpoints have.
-        shape = (self.num_timesteps + 1, self.features)
-        start = nn.initializers.ones if self.unit else nn.initializers.uniform(1.0)
-        table = self.param("embedding", start, shape)
+        shape = (self.num_train_steps + 1, self.features)
+        table = self.param("embedding", GATES[self.gates], shape)
         return x * table[t].astype(self.dtype)
 
 
@@ -45,7 +51,8 @@ class Denoiser(nn.Module):
     """Image trunk: [B, H, W, 3], train -> [B, h, w, F]."""
     feature_dim: int = 6144
     """D."""
-    num_timesteps: int = 1000
+    num_train_steps: int = 1000
+    """T, length of the chain."""
     num_projections: int = 1
     """Input projections: 1 if all streams share theirs, 3 if each has its own."""
     encoder_momentum: float = 0.9
@@ -54,47 +61,43 @@ class Denoiser(nn.Module):
     """Trunk of the regions, [B, p, p, 3], train -> [B, h, w, F]; None leaves them out (v1)."""
     num_regions: int = 0
     """K, with a local encoder."""
-    guidance_features: bool = False
-    """Whether the embedding is also made of the guidance's features."""
     zero_output: bool = False
-    """Whether the last layer starts with zeros: before training, the answer is the prior's."""
-    unit_gates: bool = False
-    """Whether all timesteps start with the same network: no feature is scaled."""
+    """Whether the last layer starts with zeros."""
+    gates: Literal["uniform", "ones"] = "uniform"
+    """How the factors of `TimeGate` start; with ones, all timesteps have the same network."""
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
         """Name the layers; the projections share everything after them."""
-        dense = partial(Dense, self.feature_dim, dtype=self.dtype)
+        dense = partial(Dense, features=self.feature_dim, dtype=self.dtype)
         norm = partial(BatchNorm, dtype=self.dtype)
-        gate = partial(TimeGate, self.feature_dim, self.num_timesteps, self.unit_gates, self.dtype)
+        gate = partial(
+            TimeGate,
+            features=self.feature_dim,
+            num_train_steps=self.num_train_steps,
+            gates=self.gates,
+            dtype=self.dtype,
+        )
         self.embed = dense()
-        self.embed_norm = norm(self.encoder_momentum)
+        self.embed_norm = norm(momentum=self.encoder_momentum)
         if self.local_encoder is not None:
             self.local_embed, self.local_norm = dense(), norm()
             shape = (self.num_regions + 1, self.feature_dim)
             self.mixing = self.param("mixing", nn.initializers.normal(1.0), shape)
         self.projections = [dense() for _ in range(self.num_projections)]
         self.hidden = [dense() for _ in range(2)]
-        self.gates = [gate() for _ in range(3)]
+        # Named so that the parameters are gates_0, ...: `gates` is a field.
+        self.time_gates = [gate(name=f"gates_{i}") for i in range(3)]
         self.norms = [norm() for _ in range(3)]
-        self.output = Dense(self.num_classes, dtype=self.dtype, zero=self.zero_output)
-        if self.guidance_features:
-            self.guidance_norm = norm()
+        self.output = Dense(features=self.num_classes, dtype=self.dtype, zero=self.zero_output)
 
-    def encode(
-        self, image: Array, patches: Array, train: bool, guidance: Array | None = None
-    ) -> Array:
+    def encode(self, image: Array, patches: Array, train: bool) -> Array:
         """Embedding [B, D] of images [B, H, W, 3] and their regions [B, K, p, p, 3].
-
-        With `guidance_features`, those [B, G] of the guidance stand beside the image's own.
 
         With a local encoder (v2's image-feature prior) the embeddings of the image and of the K
         regions are mixed, feature by feature, with learned weights that sum to 1.
         """
         pooled = self.encoder(image, train).mean((1, 2))
-        if self.guidance_features:
-            theirs = self.guidance_norm(guidance, train)
-            pooled = jnp.concatenate([pooled, theirs.astype(pooled.dtype)], axis=-1)
         whole = self.embed_norm(self.embed(pooled), train)
         if self.local_encoder is None:
             return whole
@@ -185,17 +188,11 @@ class Denoiser(nn.Module):
           train: as in `__call__`.
           recorded: as in `BatchNorm`.
         """
-        return self.norms[i](self.gates[i](x, t), train, recorded)
+        return self.norms[i](self.time_gates[i](x, t), train, recorded)
 
-    def initialize(
-        self,
-        image: Array,
-        patches: Array,
-        priors: tuple[Prior, ...],
-        guidance: Array | None = None,
-    ) -> None:
+    def initialize(self, image: Array, patches: Array, priors: tuple[Prior, ...]) -> None:
         """Touch every parameter once, for `init` with this as the method."""
-        features = self.encode(image, patches, False, guidance)
+        features = self.encode(image, patches, False)
         for prior in priors:
             t = jnp.zeros((), jnp.int32)
             self(prior.mean, prior.condition, t, features, False, prior.projection)

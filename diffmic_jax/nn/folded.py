@@ -72,13 +72,13 @@ def fold(net: Denoiser, variables: Variables, timesteps: np.ndarray) -> Folded:
     kernel, bias = layer("output")
     classes = net.num_classes
     return Folded(
-        first[:, :classes],
-        first[:, classes:],
-        tuple(hidden),
-        tuple(scales),
-        tuple(shifts),
-        kernel.T.astype(net.dtype),
-        bias,
+        label=first[:, :classes],
+        condition=first[:, classes:],
+        hidden=tuple(hidden),
+        scale=tuple(scales),
+        shift=tuple(shifts),
+        output=kernel.T.astype(net.dtype),
+        bias=bias,
     )
 
 

@@ -39,7 +39,7 @@ class Dense(nn.Module):
         init = nn.initializers.zeros if self.zero else uniform_fan_in(x.shape[-1])
         return nn.Dense(
             self.features,
-            self.use_bias,
+            use_bias=self.use_bias,
             dtype=self.dtype,
             kernel_init=init,
             bias_init=init,

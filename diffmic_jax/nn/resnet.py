@@ -9,7 +9,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from diffmic_jax.errors import InputError
+from diffmic_jax.nn.entry import TrunkEntry
 from diffmic_jax.nn.layers import BatchNorm, Conv
+from diffmic_jax.nn.names import Map, Modules
 from diffmic_jax.types import Array
 
 
@@ -25,7 +28,7 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
         """[B, H, W, F] -> [B, H / stride, W / stride, width or 4 width]."""
-        norm = partial(BatchNorm, self.momentum, dtype=self.dtype)
+        norm = partial(BatchNorm, momentum=self.momentum, dtype=self.dtype)
         conv = partial(Conv, dtype=self.dtype)
         # (features, size, stride) of each convolution; the stride sits on a 3x3.
         plan = [(self.width, 3, self.stride), (self.width, 3, 1)]
@@ -33,12 +36,13 @@ class Block(nn.Module):
             plan = [(self.width, 1, 1), (self.width, 3, self.stride), (4 * self.width, 1, 1)]
         y = x
         for i, (features, size, stride) in enumerate(plan, 1):
-            y = conv(features, size, stride, name=f"conv{i}")(y)
+            y = conv(features=features, size=size, stride=stride, name=f"conv{i}")(y)
             y = norm(name=f"bn{i}")(y, train)
             if i < len(plan):
                 y = nn.relu(y)
         if x.shape != y.shape:
-            x = conv(y.shape[-1], 1, self.stride, name="downsample_conv")(x)
+            project = conv(features=y.shape[-1], size=1, stride=self.stride, name="downsample_conv")
+            x = project(x)
             x = norm(name="downsample_bn")(x, train)
         return nn.relu(x + y)
 
@@ -67,22 +71,51 @@ class ResNet(nn.Module):
     def __call__(self, image: Array, train: bool) -> Array:
         """[B, H, W, 3] -> [B, ceil(H / stride), ceil(W / stride), num_features]."""
         large = self.stem == "imagenet"
-        x = Conv(self.width, 7 if large else 3, 2 if large else 1, self.dtype, name="conv1")(image)
-        x = nn.relu(BatchNorm(self.momentum, dtype=self.dtype, name="bn1")(x, train))
+        size, stride = (7, 2) if large else (3, 1)
+        conv = Conv(features=self.width, size=size, stride=stride, dtype=self.dtype, name="conv1")
+        norm = BatchNorm(momentum=self.momentum, dtype=self.dtype, name="bn1")
+        x = nn.relu(norm(conv(image), train))
         if large:
             x = max_pool(x)
         kind = nn.remat(Block, static_argnums=2) if self.remat else Block
         for stage, size in enumerate(self.stage_sizes):
             for block in range(size):
                 x = kind(
-                    self.width * 2**stage,
-                    2 if stage and not block else 1,
-                    self.bottleneck,
-                    self.momentum,
-                    self.dtype,
+                    width=self.width * 2**stage,
+                    stride=2 if stage and not block else 1,
+                    bottleneck=self.bottleneck,
+                    momentum=self.momentum,
+                    dtype=self.dtype,
                     name=f"layer{stage + 1}_{block}",
                 )(x, train)
         return x
+
+    def torch_modules(self, *, numbered: bool = False) -> Modules:
+        """Its modules by torchvision's and timm's names.
+
+        Args:
+          numbered: the children sit in a `Sequential`: 0 is conv1, 1 is bn1, 4 to 7 are the layers.
+        """
+        first, norm = ("0", "1") if numbered else ("conv1", "bn1")
+        modules = {"conv1": first, "bn1": norm}
+        for stage, size in enumerate(self.stage_sizes, 1):
+            layer = str(stage + 3) if numbered else f"layer{stage}"
+            for block in range(size):
+                modules |= self._block_modules(f"layer{stage}_{block}", f"{layer}.{block}")
+        return modules
+
+    def _block_modules(self, ours: str, theirs: str) -> Modules:
+        count = 3 if self.bottleneck else 2
+        names = [f"{kind}{i}" for i in range(1, count + 1) for kind in ("conv", "bn")]
+        modules = {f"{ours}/{name}": f"{theirs}.{name}" for name in names}
+        # Only where the shape changes; the others have none, here as there.
+        modules[f"{ours}/downsample_conv"] = f"{theirs}.downsample.0"
+        modules[f"{ours}/downsample_bn"] = f"{theirs}.downsample.1"
+        return modules
+
+    def torch_names(self) -> Map:
+        """A ResNet of torchvision or timm without its head."""
+        return Map(self.torch_modules(), left_out=r"fc\..*")
 
 
 def max_pool(x: Array) -> Array:
@@ -101,24 +134,28 @@ def max_pool(x: Array) -> Array:
     return x
 
 
-STAGE_SIZES = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3)}
+def entry(
+    *, stage_sizes: tuple[int, ...], bottleneck: bool = False, published: str = ""
+) -> TrunkEntry:
+    """A ResNet for the registry."""
+
+    def make(*, stem: str, **options: Any) -> ResNet:
+        if stem not in ("imagenet", "small"):
+            raise InputError(f"stem {stem!r} is unknown; choose imagenet or small")
+        return ResNet(stage_sizes=stage_sizes, bottleneck=bottleneck, stem=stem, **options)
+
+    return TrunkEntry(
+        kind="resnet",
+        make=make,
+        options=("width", "stem", "momentum", "remat"),
+        regions=True,
+        published=published,
+    )
 
 
-def resnet(
-    name: str,
-    width: int = 64,
-    stem: str = "imagenet",
-    momentum: float = 0.9,
-    dtype: Any = jnp.float32,
-    remat: bool = False,
-) -> ResNet:
-    """A trunk by name.
-
-    Raises:
-      ValueError: for a name not in `STAGE_SIZES` or a stem other than `imagenet` and `small`.
-    """
-    if name not in STAGE_SIZES:
-        raise ValueError(f"backbone {name!r} is unknown; choose one of {', '.join(STAGE_SIZES)}")
-    if stem not in ("imagenet", "small"):
-        raise ValueError(f"stem {stem!r} is unknown; choose imagenet or small")
-    return ResNet(STAGE_SIZES[name], name == "resnet50", width, stem, momentum, dtype, remat)
+TRUNKS = {
+    "resnet18": entry(stage_sizes=(2, 2, 2, 2), published="timm/resnet18.tv_in1k"),
+    "resnet34": entry(stage_sizes=(3, 4, 6, 3), published="timm/resnet34.tv_in1k"),
+    "resnet50": entry(stage_sizes=(3, 4, 6, 3), bottleneck=True, published="timm/resnet50.tv_in1k"),
+}
+"""Name -> entry of the registry."""

@@ -1,37 +1,156 @@
-"""Trunks by name: from an image to a grid of features."""
+"""Trunks by name, from an image to a grid of features: the one registry that every part uses.
+
+A new trunk is an entry in the `TRUNKS` of its file; a new file is named in `_TRUNKS` as well.
+"""
 
 from __future__ import annotations
 
-from collections import ChainMap
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
-from diffmic_jax.nn import resnet, vit
+from diffmic_jax.errors import InputError
+from diffmic_jax.nn import resnet, vit, weights
 from diffmic_jax.nn.baselines import pvt, swin
+from diffmic_jax.nn.entry import TrunkEntry
+from diffmic_jax.types import Variables
 
-TRANSFORMERS = ChainMap[str, Any](vit.CLASSIFIERS, swin.SWIN, pvt.PVT_SIZES)
-"""Trunks of classifiers that are no ResNets."""
-BACKBONES = ChainMap[str, Any](resnet.STAGE_SIZES, TRANSFORMERS)
+_TRUNKS: dict[str, TrunkEntry] = {**resnet.TRUNKS, **vit.TRUNKS, **swin.TRUNKS, **pvt.TRUNKS}
 
 
-def trunk(
+def register(name: str, entry: TrunkEntry) -> None:
+    """Add a trunk of one's own.
+
+    Raises:
+      ValueError: the name is taken.
+    """
+    if name in _TRUNKS:
+        raise ValueError(f"there is a trunk {name!r} already")
+    _TRUNKS[name] = entry
+
+
+def names(kind: str = "") -> tuple[str, ...]:
+    """Our names of all trunks, or of those of one kind."""
+    return tuple(name for name, entry in _TRUNKS.items() if kind in ("", entry.kind))
+
+
+def entry(name: str) -> TrunkEntry:
+    """The entry of a trunk, by our name or timm's.
+
+    Args:
+      name: as `resnet50`, `resnet50.tv_in1k`, `timm/resnet50.tv_in1k` or `vit_small_patch16_224`.
+        The tag after the dot stands for weights and is not looked at.
+
+    Raises:
+      InputError: there is no such trunk; the known ones are listed.
+    """
+    plain = name.removeprefix("timm/").partition(".")[0]
+    for own, found in _TRUNKS.items():
+        if plain in (own, *found.aliases):
+            return found
+    raise InputError(f"trunk {name!r} is unknown; choose one of {', '.join(_TRUNKS)}")
+
+
+def has_regions(name: str) -> bool:
+    """Whether the regions of DCG can be found on a trunk's features and classified by it."""
+    return entry(name).regions
+
+
+def check(name: str, image_size: int, field: str) -> None:
+    """Refuse a trunk that does not exist, or that images do not fit.
+
+    Args:
+      name: of the trunk.
+      image_size: side of the images in pixels.
+      field: of the configuration, as `guidance.backbone`, that names the trunk.
+
+    Raises:
+      InputError: one line that names the field and the fix.
+    """
+    try:
+        multiple = entry(name).multiple
+    except InputError as error:
+        raise InputError(f"config.{field}: {error}") from error
+    if image_size % multiple:
+        raise InputError(
+            f"config.{field}={name} does not fit images of {image_size} px; give a multiple of "
+            f"{multiple} px"
+        )
+
+
+def build(
     name: str,
+    *,
     width: int = 64,
     stem: str = "imagenet",
+    momentum: float = 0.9,
     dtype: Any = jnp.float32,
     remat: bool = False,
 ) -> nn.Module:
-    """A module (image [B, H, W, 3], train) -> [B, h, w, F]; width and stem are a ResNet's.
+    """A trunk as a module ([B, H, W, 3], train) -> [B, h, w, F]; options it has not are ignored.
+
+    Args:
+      name: as in `entry`.
+      width: channels of a ResNet's first stage.
+      stem: first layers of a ResNet, `imagenet` or `small`.
+      momentum: of the running statistics of a ResNet.
+      dtype: of the computation.
+      remat: compute each block anew in the backward pass rather than keep what is inside it.
 
     Raises:
-      ValueError: for a name not in `BACKBONES`.
+      InputError: the trunk or the stem is unknown.
     """
-    if name in swin.SWIN:
-        return swin.Swin(*swin.SWIN[name], dtype)
-    if name in pvt.PVT_SIZES:
-        return pvt.PVT(*pvt.PVT_SIZES[name], dtype)
-    if name in vit.CLASSIFIERS:
-        return vit.vit(name, dtype, remat)
-    return resnet.resnet(name, width, stem, dtype=dtype, remat=remat)
+    found = entry(name)
+    options = {"width": width, "stem": stem, "momentum": momentum, "remat": remat}
+    return found.make(dtype=dtype, **{option: options[option] for option in found.options})
+
+
+def published(name: str, *, width: int = 64, stem: str = "imagenet") -> str:
+    """The hub's name of the published weights of a trunk.
+
+    Raises:
+      InputError: there are none for such a trunk.
+    """
+    found = entry(name)
+    changed = (width, stem) != (64, "imagenet") and "width" in found.options
+    if changed or not found.published:
+        raise InputError(f"None are known for {name}, width {width}, stem {stem}")
+    return found.published
+
+
+def create(name: str, pretrained: bool | str | Path = False) -> tuple[nn.Module, Variables]:
+    """A trunk and its variables.
+
+    Args:
+      name: as in `entry`.
+      pretrained: True loads the published weights, from the hub or its cache; a file or the name of
+        a model on the hub loads that; False initialises at random, by key 0.
+
+    Returns:
+      The module, and `{"params": ...}` with `"batch_stats"` where it has any. Then
+      `module.apply(variables, x, train=False)` is a feature map [B, h, w, F] of normalised images
+      x [B, H, W, 3].
+
+    Raises:
+      InputError: the trunk is unknown, or the weights cannot be had or do not fit.
+    """
+    module = build(name)
+    if pretrained is False:
+        init = jax.jit(partial(module.init, train=False))
+        return module, dict(init(jax.random.key(0), jnp.zeros(weights.IMAGE.shape)))
+    source = _tagged(name, published(name)) if pretrained is True else str(pretrained)
+    return module, weights.trunk_variables(module, weights.find(source, "pretrained"))
+
+
+def _tagged(name: str, published: str) -> str:
+    """The published weights, if the name's tag does not ask for others."""
+    if "." in name and name.removeprefix("timm/") != published.removeprefix("timm/"):
+        raise InputError(
+            f"{name}: these are not the weights that our trunk is known to fit, {published}; give "
+            f"pretrained={name!r} if they were trained on images normalised in the same way"
+        )
+    return published

@@ -14,16 +14,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffmic_jax.nn.entry import TrunkEntry
+from diffmic_jax.nn.names import Map, block
 from diffmic_jax.types import Array
 
 PATCH = 16
 """Side of a patch in pixels."""
 GRID = 14
 """Patches along each side of the images (224 px) whose positions the table holds."""
-SIZES = {"efficientsam_ti": (12, 192, 3), "efficientsam_s": (12, 384, 6)}
-"""Blocks, width and heads of each encoder."""
-CLASSIFIERS = {"vit_s16": (12, 384, 6), "vit_b16": (12, 768, 12)}
-"""The same of each classifier."""
 
 small = nn.initializers.truncated_normal(0.02)
 
@@ -38,7 +36,7 @@ class Block(nn.Module):
     def __call__(self, x: Array) -> Array:
         """[B, N, D] -> [B, N, D]."""
         # flax's fast variance, E[x^2] - E[x]^2, loses digits that torch keeps.
-        norm = partial(nn.LayerNorm, 1e-6, dtype=self.dtype, use_fast_variance=False)
+        norm = partial(nn.LayerNorm, epsilon=1e-6, dtype=self.dtype, use_fast_variance=False)
         dense = partial(nn.Dense, dtype=self.dtype, kernel_init=small)
         batch, tokens, width = x.shape
         qkv = dense(3 * width, name="qkv")(norm(name="norm1")(x))
@@ -60,7 +58,7 @@ class ViT(nn.Module):
     remat: bool = False
     """As in `ResNet`."""
     class_token: bool = False
-    """Have a class token and a final norm; the features' mean is what that token came to."""
+    """Have a class token and a final norm; the mean of the features is then that token."""
 
     @nn.compact
     def __call__(self, image: Array, train: bool) -> Array:
@@ -78,9 +76,9 @@ class ViT(nn.Module):
             )
         x = nn.Conv(
             self.num_features,
-            (PATCH, PATCH),
-            (PATCH, PATCH),
-            "VALID",
+            kernel_size=(PATCH, PATCH),
+            strides=(PATCH, PATCH),
+            padding="VALID",
             dtype=self.dtype,
             kernel_init=small,
             name="patch_embed",
@@ -94,14 +92,25 @@ class ViT(nn.Module):
             first = jnp.broadcast_to(first.astype(self.dtype), (grid[0], 1, grid[-1]))
             x = jnp.concatenate([first, x], axis=1)
         kind = nn.remat(Block) if self.remat else Block
-        for block in range(self.depth):
-            x = kind(self.num_heads, self.dtype, name=f"blocks_{block}")(x)
+        for i in range(self.depth):
+            x = kind(num_heads=self.num_heads, dtype=self.dtype, name=f"blocks_{i}")(x)
         if self.class_token:
-            x = nn.LayerNorm(1e-6, dtype=self.dtype, use_fast_variance=False, name="norm")(x)
+            x = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, use_fast_variance=False, name="norm")(
+                x
+            )
             first, x = x[:, :1], x[:, 1:]
-            # Who reads a trunk takes the mean over its positions.
+            # The heads take the mean of a trunk's features over their positions.
             x = x - x.mean(axis=1, keepdims=True) + first
         return x.reshape(grid)
+
+    def torch_names(self) -> Map:
+        """A ViT of timm without its head, or EfficientSAM's image encoder without its neck."""
+        modules = {"": "", "patch_embed": "patch_embed.proj", "norm": "norm"}
+        for i in range(self.depth):
+            modules |= block(f"blocks_{i}", f"blocks.{i}")
+        if self.class_token:
+            return Map(modules, left_out=r"head\..*")
+        return Map(modules, left_out=r"neck\..*", prefix="image_encoder.")
 
 
 def positions(table: Array, height: int, width: int) -> Array:
@@ -129,13 +138,61 @@ def bicubic(size: int, new_size: int) -> np.ndarray:
     return weights
 
 
-def vit(name: str, dtype: Any = jnp.float32, remat: bool = False) -> ViT:
-    """An encoder or a classifier's trunk by name.
+def entry(
+    *,
+    depth: int,
+    num_features: int,
+    num_heads: int,
+    class_token: bool = False,
+    published: str = "",
+    aliases: tuple[str, ...] = (),
+) -> TrunkEntry:
+    """A ViT for the registry."""
+    make = partial(
+        ViT,
+        depth=depth,
+        num_features=num_features,
+        num_heads=num_heads,
+        class_token=class_token,
+    )
+    return TrunkEntry(
+        kind="vit" if class_token else "efficientsam",
+        make=make,
+        options=("remat",),
+        multiple=PATCH,
+        published=published,
+        aliases=aliases,
+    )
 
-    Raises:
-      ValueError: for a name neither in `SIZES` nor in `CLASSIFIERS`.
-    """
-    known = SIZES | CLASSIFIERS
-    if name not in known:
-        raise ValueError(f"encoder {name!r} is unknown; choose one of {', '.join(known)}")
-    return ViT(*known[name], dtype, remat, class_token=name in CLASSIFIERS)
+
+TRUNKS = {
+    "efficientsam_ti": entry(
+        depth=12,
+        num_features=192,
+        num_heads=3,
+        published="yunyangx/EfficientSAM/efficient_sam_vitt.pt",
+    ),
+    "efficientsam_s": entry(
+        depth=12,
+        num_features=384,
+        num_heads=6,
+        published="yunyangx/EfficientSAM/efficient_sam_vits.pt",
+    ),
+    "vit_s16": entry(
+        depth=12,
+        num_features=384,
+        num_heads=6,
+        class_token=True,
+        published="timm/deit_small_patch16_224.fb_in1k",
+        aliases=("deit_small_patch16_224", "vit_small_patch16_224"),
+    ),
+    "vit_b16": entry(
+        depth=12,
+        num_features=768,
+        num_heads=12,
+        class_token=True,
+        published="timm/deit_base_patch16_224.fb_in1k",
+        aliases=("deit_base_patch16_224", "vit_base_patch16_224"),
+    ),
+}
+"""Name -> entry of the registry."""

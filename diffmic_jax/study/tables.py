@@ -22,6 +22,7 @@ from diffmic_jax.errors import InputError
 from diffmic_jax.evaluation.compare import compare_workdirs
 from diffmic_jax.inference.card import table
 from diffmic_jax.report import figures, page
+from diffmic_jax.study.definition import Row, Study
 from diffmic_jax.study.runs import (
     CLEAN_ACCURACY,
     CLEAN_MATCHED,
@@ -30,7 +31,6 @@ from diffmic_jax.study.runs import (
     Outcome,
     read_scores,
 )
-from diffmic_jax.study.definition import Row, Study
 
 log = logging.getLogger("diffmic_jax")
 
@@ -253,7 +253,7 @@ def _against_first(study: Study, gaps: Gaps) -> list[Sequence[str]]:
 
 
 def _leaks(study: Study, found: Sequence[Outcome]) -> list[Sequence[str]]:
-    """Accuracy on leaked and on clean images, these also with the class shares of the leaked ones."""
+    """Accuracy on leaked and on clean images, these also weighted to the leaked ones' classes."""
     names = (LEAKED, CLEAN_ACCURACY, CLEAN_MATCHED)
     rows: list[Sequence[str]] = [
         ("row", "accuracy, leaked", "clean", "clean, classes as in leaked", "leaked minus the last")

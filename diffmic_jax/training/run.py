@@ -66,7 +66,6 @@ class TrainingRun:
           InputError: the configuration does not go with the data or the devices, or the workdir's
             run had another split.
         """
-        check_metric(config, dataset)
         check_split(workdir, dataset)
         parallel.check_batch_size(mesh, config.train.batch_size, "train.batch_size")
         steps = loader.steps_per_epoch(dataset.examples["train"], config.train.batch_size)
@@ -154,15 +153,18 @@ class TrainingRun:
     def _batches(self, start: int) -> Generator[Batch, None, None]:
         """The batches from step `start` on, augmented on the devices."""
         data = self.config.data
-        batches = loader.train_batches(
-            self.dataset.examples["train"],
+        batching = loader.Batching(
             batch_size=self.config.train.batch_size,
-            seed=self.config.seed,
-            start_step=start,
-            num_steps=self.method.num_steps,
-            num_workers=data.num_workers,
             shard_index=jax.process_index(),
             shard_count=jax.process_count(),
+            num_workers=data.num_workers,
+        )
+        batches = loader.train_batches(
+            self.dataset.examples["train"],
+            batching,
+            seed=self.config.seed,
+            num_steps=self.method.num_steps,
+            start_step=start,
         )
         augment = partial(transforms.augment, flip=data.flip, rotation=data.rotation)
         return parallel.augmented(self.mesh, batches, augment, self.key(Purpose.AUGMENT), start)
@@ -208,19 +210,6 @@ class TrainingRun:
             save_every=every or self.method.steps_per_epoch,
             patience=train.patience,
             guards=guards,
-        )
-
-
-def check_metric(config: Config, dataset: Dataset) -> None:
-    """Refuse a metric for choosing the best checkpoint that this data does not have.
-
-    Raises:
-      InputError: naming the metrics that it has.
-    """
-    metric, known = config.checkpoint.metric, dataset.task.metrics
-    if metric not in known:
-        raise InputError(
-            f"config.checkpoint.metric={metric!r} is unknown; choose one of {', '.join(known)}"
         )
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from diffmic_jax.data import archives
-from diffmic_jax.data.sources import open_source
 from diffmic_jax.errors import InputError
 from tests.data import native
+from tests.data.opened import open_source
 
 
 @pytest.mark.parametrize("compress", [True, False])
@@ -23,7 +23,7 @@ def test_medmnist_comes_with_its_own_split(tmp_path, compress, num_classes):
         "validation": 10,
         "test": 14,
     }
-    assert len(source.class_names) == num_classes
+    assert len(source.task.class_names) == num_classes
     read = pickle.loads(pickle.dumps(source.read))
     with np.load(path) as arrays:
         for part, theirs in (("train", "train"), ("validation", "val"), ("test", "test")):
@@ -58,15 +58,15 @@ def test_the_size_follows_the_image_size(tmp_path, wanted, found):
 def test_any_file_of_that_kind_can_be_named(tmp_path):
     native.write_medmnist(tmp_path / "mine.npz", 3)
     source = open_source("mine", tmp_path / "mine.npz")
-    assert source.class_names == ("0", "1", "2")
+    assert source.task.class_names == ("0", "1", "2")
     named = open_source("mine", tmp_path / "mine.npz", class_names=("a", "b", "c"))
-    assert named.class_names == ("a", "b", "c")
+    assert named.task.class_names == ("a", "b", "c")
 
 
 def test_many_labels_are_zeros_and_ones(tmp_path):
     native.write_medmnist(tmp_path / "chestmnist.npz", 14, multi_label=True)
     source = open_source("chestmnist", tmp_path)
-    assert source.multi_label
+    assert source.task.multi_label
     with np.load(tmp_path / "chestmnist.npz") as arrays:
         labels = [record.label for record in source.splits["test"]]
         np.testing.assert_array_equal(labels, arrays["test_labels"])
@@ -104,7 +104,9 @@ def test_a_file_that_is_not_medmnist_is_refused(tmp_path, spoil):
         arrays = dict(file)
     spoil(arrays)
     np.savez(path, **arrays)
-    with pytest.raises(InputError, match=r"dermamnist\.npz: no MedMNIST file .*download it anew"):
+    with pytest.raises(
+        InputError, match=r"dermamnist\.npz: not a MedMNIST file .*download it again"
+    ):
         open_source("dermamnist", tmp_path)
 
 
@@ -114,7 +116,7 @@ def test_a_truncated_or_missing_file_is_refused(tmp_path):
         open_source("dermamnist", tmp_path)
     native.write_medmnist(path, 7)
     path.write_bytes(path.read_bytes()[:2000])
-    with pytest.raises(InputError, match=r"dermamnist\.npz: no MedMNIST file"):
+    with pytest.raises(InputError, match=r"dermamnist\.npz: not a MedMNIST file"):
         open_source("dermamnist", tmp_path)
 
 
@@ -124,7 +126,7 @@ def test_labels_of_a_byte_do_not_wrap_around(tmp_path):
         arrays = dict(file)
     arrays["test_labels"][0] = 255
     np.savez(tmp_path / "x.npz", **arrays)
-    assert len(open_source("x", tmp_path / "x.npz").class_names) == 256
+    assert len(open_source("x", tmp_path / "x.npz").task.class_names) == 256
 
 
 def test_fields_that_would_be_ignored_are_refused(tmp_path):

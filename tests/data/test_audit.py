@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,8 +10,10 @@ from PIL import Image
 
 from diffmic_jax.data import audit, duplicates
 from diffmic_jax.data.images import Decoded
-from diffmic_jax.data.sources import Record, Source, open_source
+from diffmic_jax.data.sources import Record, Source
 from diffmic_jax.errors import InputError
+from diffmic_jax.method.task import Task
+from tests.data.opened import open_source
 
 PARTS = ("train", "validation", "test")
 
@@ -32,7 +35,7 @@ def flat(level: int) -> np.ndarray:
     return np.full((48, 64, 3), level, np.uint8)
 
 
-def make_source(images: list[tuple], **options) -> Source:
+def make_source(images: list[tuple], multi_label: bool = False) -> Source:
     """A source of (split, pixels), (split, pixels, label) or (split, pixels, label, group)."""
     parts: dict[str, list[Record]] = {part: [] for part in PARTS}
     for index, (split, _, *rest) in enumerate(images):
@@ -46,7 +49,8 @@ def make_source(images: list[tuple], **options) -> Source:
         return Decoded(pixels, "L")
 
     frozen = {part: tuple(records) for part, records in parts.items()}
-    return Source("made", ("a", "b", "c"), frozen, read, **options)
+    task = Task(class_names=("a", "b", "c"), multi_label=multi_label)
+    return Source(name="made", task=task, splits=frozen, read=read)
 
 
 def run(images: list[tuple], **options) -> dict:
@@ -311,7 +315,7 @@ def test_the_report_does_not_depend_on_threads(monkeypatch):
 def test_many_classes_are_shortened_in_the_summary():
     source = make_source([(split, picture(i)) for i, split in enumerate(PARTS)])
     names = tuple(f"class{i}" for i in range(50))
-    source = Source("many", names, source.splits, source.read)
+    source = replace(source, name="many", task=Task(class_names=names))
     text = audit.summary(audit.audit(source, progress=False))
     assert "... 31 more" in text
     assert len(text.splitlines()) < 45

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from diffmic_jax.cli import commands as cli
-from diffmic_jax.data import archives, builders, images, sources
+from diffmic_jax.cli import main as cli
+from diffmic_jax.data import archives, builders, images
 from diffmic_jax.data.catalog import HAM10000
 from diffmic_jax.errors import InputError
 from tests.data import native
+from tests.data.opened import open_source
 
 WRITERS = {
     "ham10000": native.write_ham10000,
@@ -28,10 +29,9 @@ def test_a_prepared_data_set_is_the_native_one(tmp_path, name):
     made = builders.prepare(name, tmp_path / "native", tmp_path / "data")
     assert made.folder == tmp_path / "data" / name / "1.0.0"
     ours, theirs = (
-        sources.open_source(name, tmp_path / d, validation_fraction=0.3) for d in ("data", "native")
+        open_source(name, tmp_path / d, validation_fraction=0.3) for d in ("data", "native")
     )
-    assert ours.class_names == theirs.class_names
-    assert ours.multi_label == theirs.multi_label
+    assert ours.task == theirs.task
     for part, records in theirs.splits.items():
         assert [r[:2] + r[3:] for r in ours.splits[part]] == [r[:2] + r[3:] for r in records]
         for mine, other in zip(ours.splits[part][:3], records, strict=False):
@@ -77,7 +77,7 @@ def test_the_authors_split_goes_with_the_data(tmp_path):
         "aptos2019", tmp_path / "native", tmp_path / "data", lists=tmp_path / "lists"
     )
     assert made.has_authors
-    source = sources.open_source("aptos2019", tmp_path / "data", protocol="authors")
+    source = open_source("aptos2019", tmp_path / "data", protocol="authors")
     assert [r.id for r in source.splits["test"]] == codes[30:]
 
 
@@ -186,12 +186,12 @@ def test_a_damaged_prepared_data_set_is_named(tmp_path):
     (shard,) = folder.glob("*.array_record*")
     content = shard.read_bytes()
     shard.write_bytes(content[: len(content) // 2])
-    source = sources.open_source("aptos2019", tmp_path / "data")
+    source = open_source("aptos2019", tmp_path / "data")
     with pytest.raises(InputError, match=f"{folder} image .*: cannot be read .*prepare it anew"):
         source.read(source.splits["train"][0])
     (folder / "metadata.json").write_text("{}")
     with pytest.raises(InputError, match=f"{folder}: no prepared data set"):
-        sources.open_source("aptos2019", tmp_path / "data")
+        open_source("aptos2019", tmp_path / "data")
 
 
 def test_other_kinds_of_files_are_stored_as_png(tmp_path: Path):
@@ -199,9 +199,8 @@ def test_other_kinds_of_files_are_stored_as_png(tmp_path: Path):
         native.picture(tmp_path / "native" / "ab"[i % 2] / f"{i}.bmp", 0, i)
     builders.prepare("pmg2000", tmp_path / "native", tmp_path / "data")
     ours, theirs = (
-        sources.open_source("pmg2000", tmp_path / d, validation_fraction=0)
-        for d in ("data", "native")
+        open_source("pmg2000", tmp_path / d, validation_fraction=0) for d in ("data", "native")
     )
-    assert ours.class_names == ("a", "b")
+    assert ours.task.class_names == ("a", "b")
     for mine, other in zip(ours.records, theirs.records, strict=True):
         np.testing.assert_array_equal(ours.read(mine).pixels, theirs.read(other).pixels)

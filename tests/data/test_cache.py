@@ -15,9 +15,11 @@ from PIL import Image
 from diffmic_jax.data import cache, transforms
 from diffmic_jax.data.cache import Cached, cached
 from diffmic_jax.data.layouts import PARTS, Record
-from diffmic_jax.data.sources import Source, open_source
+from diffmic_jax.data.sources import Source
 from diffmic_jax.errors import InputError
+from diffmic_jax.method.task import Task
 from tests.data import native
+from tests.data.opened import open_source
 
 SIZE = 16
 
@@ -76,7 +78,7 @@ def test_the_cache_holds_every_image_prepared(root, folder, num_threads):
 
 def test_every_image_is_decoded_once_whatever_the_split(root, folder):
     for seed in (0, 1):
-        source, reads = counted(open_source("x", root, seed=seed))
+        source, reads = counted(open_source("x", root, split_seed=seed))
         found = cached(source, SIZE, folder)
         assert sum(reads.values()) == (40 if seed == 0 else 0)
     expected = [transforms.prepare(source.read(r).pixels, SIZE) for r in source.splits["test"]]
@@ -224,7 +226,7 @@ def test_what_is_too_large_for_one_limit_is_not_for_another(root, folder):
 
 def test_two_phantoms_do_not_share_pixels(folder):
     def few(seed: int) -> Source:
-        source = open_source("phantom", seed=seed)
+        source = open_source("phantom", split_seed=seed)
         return replace(source, splits={part: source.splits[part][:2] for part in PARTS})
 
     first, second = (cached(few(seed), SIZE, folder) for seed in (0, 1))
@@ -266,7 +268,12 @@ def test_labels_of_many_classes_have_a_column_each(folder):
     records = tuple(Record(name, hot, name) for name, hot in label.items())
     parts = {"train": records, "validation": (), "test": records[:0]}
     image = np.zeros((4, 4, 3), np.uint8)
-    source = Source("x", ("x", "y", "z"), parts, lambda _: cache.Decoded(image, "RGB"), True)
+    task = Task(class_names=("x", "y", "z"), multi_label=True)
+
+    def read(_: Record) -> cache.Decoded:
+        return cache.Decoded(image, "RGB")
+
+    source = Source(name="x", task=task, splits=parts, read=read)
     found = cached(source, SIZE, folder)
     assert found.examples["train"].label.tolist() == [[1, 0, 1], [0, 0, 0]]
     assert json.loads((next(folder.iterdir()) / "bad.json").read_text()) == {}

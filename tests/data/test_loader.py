@@ -12,6 +12,7 @@ import pytest
 from diffmic_jax.data import loader
 from diffmic_jax.data.cache import CachedPixels, Examples
 from diffmic_jax.data.layouts import Record
+from diffmic_jax.data.loader import Batching
 from diffmic_jax.errors import InputError
 from diffmic_jax.types import Batch
 
@@ -30,13 +31,16 @@ def examples(tmp_path) -> Examples:
     return Examples(records, label, CachedPixels(tmp_path / "images.npy"), rows)
 
 
-def train(examples: Examples, num_steps: int = 12, **options) -> list[Batch]:
-    options = {"batch_size": 4, "seed": 0} | options
-    return list(loader.train_batches(examples, num_steps=num_steps, **options))
+def train(
+    examples: Examples, num_steps: int = 12, *, seed: int = 0, start_step: int = 0, **options
+) -> list[Batch]:
+    batching = Batching(**({"batch_size": 4} | options))
+    order = {"seed": seed, "num_steps": num_steps, "start_step": start_step}
+    return list(loader.train_batches(examples, batching, **order))
 
 
 def evaluate(examples: Examples, **options) -> list[Batch]:
-    return list(loader.eval_batches(examples, **options))
+    return list(loader.eval_batches(examples, Batching(**options)))
 
 
 def assert_same(left: Iterable[Batch], right: Iterable[Batch]) -> None:
@@ -135,21 +139,21 @@ def test_steps_per_epoch(examples):
 
 @pytest.mark.parametrize("batch_size", [0, COUNT + 1])
 def test_a_batch_larger_than_training_is_refused(examples, batch_size):
-    with pytest.raises(InputError, match=r"^train.batch_size: .* 1 to 23$"):
+    with pytest.raises(InputError, match=r"^config\.train\.batch_size=.* 1 to 23$"):
         train(examples, batch_size=batch_size)
 
 
 def test_a_batch_that_shards_cannot_share_is_refused(examples):
-    with pytest.raises(InputError, match=r"^train.batch_size: 4 is not divisible by 3"):
+    with pytest.raises(InputError, match=r"^a batch of 4 images is not divisible by 3"):
         train(examples, shard_count=3)
-    with pytest.raises(InputError, match=r"^train.batch_size: 4 is not divisible by 3"):
+    with pytest.raises(InputError, match=r"^a batch of 4 images is not divisible by 3"):
         evaluate(examples, batch_size=4, shard_count=3)
 
 
 def test_an_empty_part_is_refused(examples):
     empty = replace(examples, records=(), label=examples.label[:0], rows=examples.rows[:0])
     with pytest.raises(InputError, match="the part has no images"):
-        loader.eval_batches(empty, batch_size=4)
+        loader.eval_batches(empty, Batching(batch_size=4))
 
 
 def test_an_abandoned_iterator_does_not_keep_the_interpreter_alive(examples):
@@ -161,7 +165,8 @@ def test_an_abandoned_iterator_does_not_keep_the_interpreter_alive(examples):
 
         pixels = CachedPixels(Path({str(examples.pixels._path)!r}))
         examples = Examples(("a",) * 8, np.zeros(8, np.int32), pixels, np.arange(8))
-        batches = loader.train_batches(examples, batch_size=2, seed=0, num_steps=10**6)
+        batching = loader.Batching(batch_size=2)
+        batches = loader.train_batches(examples, batching, seed=0, num_steps=10**6)
         next(batches)
     """
     command = [sys.executable, "-W", "error", "-c", textwrap.dedent(script)]

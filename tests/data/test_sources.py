@@ -11,9 +11,10 @@ from PIL import Image
 
 from diffmic_jax.data import files as records
 from diffmic_jax.data import sources, splits
-from diffmic_jax.data.sources import Source, open_source
+from diffmic_jax.data.sources import Source
 from diffmic_jax.errors import InputError
 from tests.data import native
+from tests.data.opened import open_source
 
 
 def draw(path: Path, mode: str = "RGB") -> Path:
@@ -51,7 +52,7 @@ def sizes(source: Source) -> list[int]:
 
 def test_a_folder_per_class_is_cut_by_class(tmp_path):
     source = open_source("x", draw_folders(tmp_path, 30))
-    assert source.class_names == ("a", "b")
+    assert source.task.class_names == ("a", "b")
     assert sizes(source) == [43, 5, 12]
     assert Counter(r.label for r in source.splits["test"]) == {0: 6, 1: 6}
     assert all(r.id.startswith("ab"[r.label]) for r in source.splits["train"])
@@ -79,7 +80,7 @@ def test_a_table_with_a_split(tmp_path):
         tmp_path, "image,label,split", [f"{i},c{i % 2},{parts[i % 4]}" for i in range(8)]
     )
     source = open_source("x", root, labels="labels.csv")
-    assert source.class_names == ("c0", "c1")
+    assert source.task.class_names == ("c0", "c1")
     assert [ids(source, part) for part in sources.PARTS] == [
         ["0", "1", "4", "5"],
         ["3", "7"],
@@ -91,7 +92,7 @@ def test_a_table_with_a_split(tmp_path):
 def test_a_one_hot_table_keeps_the_order_of_its_columns(tmp_path):
     root = draw_table(tmp_path, "image,NV,MEL", [f"{i},{i % 2},{1 - i % 2}" for i in range(20)])
     source = open_source("x", root, labels="labels.csv")
-    assert source.class_names == ("NV", "MEL")
+    assert source.task.class_names == ("NV", "MEL")
     assert {(int(r.id) % 2, r.label) for r in source.splits["train"]} == {(0, 1), (1, 0)}
     source = open_source("x", root, labels="labels.csv", class_names=("mel", "nv"))
     assert {(int(r.id) % 2, r.label) for r in source.splits["train"]} == {(0, 0), (1, 1)}
@@ -103,7 +104,7 @@ def test_grades_in_train_images(tmp_path):
     table = "\n".join(["id_code,diagnosis", *(f"{i:03d},{i % 5}" for i in range(10))])
     (tmp_path / "train.csv").write_text(table)
     source = open_source("x", tmp_path, labels="train.csv", validation_fraction=0)
-    assert source.class_names == ("0", "1", "2", "3", "4")
+    assert source.task.class_names == ("0", "1", "2", "3", "4")
     assert sizes(source) == [8, 0, 2]
     assert all(r.label == int(r.id) % 5 for r in source.splits["train"])
 
@@ -120,16 +121,32 @@ def listed(tmp_path) -> Path:
 
 
 def test_split_lists(listed):
-    source = open_source(
-        "x", listed, train_list="train.pkl", test_list="test.pkl", validation_fraction=0.25
-    )
-    assert source.class_names == ("0", "1")
+    source = open_source("x", listed, lists="train.pkl,test.pkl", validation_fraction=0.25)
+    assert source.task.class_names == ("0", "1")
     assert sizes(source) == [6, 2, 4]
     assert ids(source, "test") == ["8.png", "9.png", "10.png", "11.png"]
     assert [r.label for r in source.splits["test"]] == [0, 1, 0, 1]
     # Labels of a list are indices even where the names are numbers.
-    named = open_source("x", listed, train_list="train.pkl", class_names=("1", "2"))
+    named = open_source("x", listed, lists="train.pkl", class_names=("1", "2"))
     assert {(int(r.id[:-4]) % 2, r.label) for r in named.splits["train"]} == {(0, 0), (1, 1)}
+
+
+def test_a_folder_stands_for_the_known_lists_in_it(tmp_path):
+    native.write_aptos2019(tmp_path / "data", count=10)
+    codes = [path.stem for path in sorted((tmp_path / "data/train_images").iterdir())]
+    (tmp_path / "lists").mkdir()
+    for name, part in (("train", codes[:6]), ("test", codes[6:])):
+        entries = [{"img_root": f"his/{code}.png", "label": 1} for code in part]
+        (tmp_path / "lists" / f"aptos_{name}.pkl").write_bytes(pickle.dumps(entries))
+    lists = str(tmp_path / "lists")
+    for protocol in ("given", "authors"):
+        source = open_source("aptos2019", tmp_path / "data", lists=lists, protocol=protocol)
+        assert sorted(Path(i).stem for i in ids(source, "test")) == codes[6:]
+        # By the authors' protocol the lists give the parts, and the table gives the labels.
+        assert ({r.label for r in source.records} == {1}) == (protocol == "given")
+    one = str(tmp_path / "lists/aptos_train.pkl")
+    with pytest.raises(InputError, match=r"^config\.data\.lists=.* is one list, but .*needs both"):
+        open_source("aptos2019", tmp_path / "data", lists=one, protocol="authors")
 
 
 def test_split_lists_may_name_paths_under_the_root(tmp_path):
@@ -138,14 +155,14 @@ def test_split_lists_may_name_paths_under_the_root(tmp_path):
         {"img_root": f"{c}/{i}.png", "label": "ab".index(c)} for c in "ab" for i in range(10)
     ]
     (tmp_path / "train.pkl").write_bytes(pickle.dumps(entries))
-    source = open_source("x", tmp_path, train_list="train.pkl")
+    source = open_source("x", tmp_path, lists="train.pkl")
     assert all(r.id.startswith("ab"[r.label]) for r in source.splits["train"])
     assert sizes(source) == [14, 2, 4]
 
 
 def test_the_phantom_needs_no_files():
     source = open_source("phantom", validation_fraction=0.1)
-    assert len(source.class_names) == 4
+    assert len(source.task.class_names) == 4
     assert sum(sizes(source)) == 2098
     image, mode = source.read(source.splits["train"][0])
     assert mode == "L"
@@ -179,7 +196,9 @@ def test_validation_shares_no_group_with_training(tmp_path):
 def test_a_new_cut_replaces_the_given_split(tmp_path, protocol):
     root = grouped_table(tmp_path)
     first, again, other = (
-        open_source("x", root, labels="labels.csv", protocol=protocol, seed=seed, test_fraction=0.3)
+        open_source(
+            "x", root, labels="labels.csv", protocol=protocol, split_seed=seed, test_fraction=0.3
+        )
         for seed in (1, 1, 2)
     )
     assert first.splits == again.splits
@@ -221,8 +240,7 @@ def test_the_authors_protocol_takes_the_lists_and_tells_the_clean_part(leaky):
         leaky,
         labels="labels.csv",
         protocol="authors",
-        train_list="train.pkl",
-        test_list="test.pkl",
+        lists="train.pkl,test.pkl",
         validation_fraction=0.2,
     )
     assert set(ids(source, "test")) == {str(i) for i in [*range(0, 30, 3), *range(51, 60)]}
@@ -252,9 +270,9 @@ def test_the_authors_lists_are_found_beside_the_data(tmp_path):
 
 @pytest.mark.parametrize("protocol", ["given", "grouped"])
 def test_a_split_can_be_written_and_given_back(leaky, protocol):
-    source = open_source("x", leaky, labels="labels.csv", protocol=protocol, seed=3)
+    source = open_source("x", leaky, labels="labels.csv", protocol=protocol, split_seed=3)
     (leaky / "split.csv").write_text(sources.write_split(source))
-    again = open_source("x", leaky, labels="labels.csv", split="split.csv", seed=4)
+    again = open_source("x", leaky, labels="labels.csv", split="split.csv", split_seed=4)
     for part in sources.PARTS:
         assert set(again.splits[part]) == set(source.splits[part])
     lines = (leaky / "split.csv").read_text().splitlines()
@@ -270,15 +288,15 @@ def test_a_split_can_be_written_and_given_back(leaky, protocol):
 def test_chestxray14_has_many_labels_and_an_official_split_by_patient(tmp_path):
     native.write_chestxray14(tmp_path)
     source = open_source("chestxray14", tmp_path, validation_fraction=0.25)
-    assert source.multi_label
-    assert source.class_names[:2] == ("Atelectasis", "Cardiomegaly")
-    assert len(source.class_names) == 14
+    assert source.task.multi_label
+    assert source.task.class_names[:2] == ("Atelectasis", "Cardiomegaly")
+    assert len(source.task.class_names) == 14
     train, validation, test = groups_of(source)
     assert not (train & validation or train & test or validation & test)
     assert set(ids(source, "test")) == set((tmp_path / "test_list.txt").read_text().split())
     by_id = {record.id: record.label for record in source.records}
     for name, findings in native.findings(tmp_path).items():
-        hot = [int(finding in findings) for finding in source.class_names]
+        hot = [int(finding in findings) for finding in source.task.class_names]
         assert by_id[name] == tuple(hot)
 
 
@@ -314,8 +332,8 @@ def test_pmg2000_comes_as_folders_or_lists(tmp_path):
     native.write_pmg2000(tmp_path / "folders", as_lists=False)
     lists, folders = (open_source("pmg2000", tmp_path / kind) for kind in ("lists", "folders"))
     assert len(lists.records) == len(folders.records) == 24
-    assert lists.class_names == ("0", "1", "2", "3")
-    assert folders.class_names == ("grade0", "grade1", "grade2", "grade3")
+    assert lists.task.class_names == ("0", "1", "2", "3")
+    assert folders.task.class_names == ("grade0", "grade1", "grade2", "grade3")
     assert len(lists.splits["test"]) == 8
 
 
@@ -327,16 +345,23 @@ def test_pmg2000_comes_as_folders_or_lists(tmp_path):
     [
         (
             {"protocol": "rnadom"},
-            r"data\.protocol: 'rnadom' is not one of given, authors, random, grouped",
+            r"config\.data\.protocol='rnadom' is unknown; choose one of given, authors, random",
         ),
-        ({"validation_fraction": 1.0}, r"data\.validation_fraction: 1\.0 is not in"),
-        ({"test_fraction": 0.0}, r"data\.test_fraction: 0\.0 is not in"),
-        ({"seed": -1}, r"seed: -1 is not in"),
-        ({"test_list": "test.pkl"}, r"data\.train_list: not set"),
-        ({"protocol": "grouped"}, r"data\.groups: data\.protocol=grouped needs"),
+        ({"validation_fraction": 1.0}, r"config\.data\.validation_fraction=1\.0 leaves nothing to"),
+        ({"validation_fraction": 1.1}, r"config\.data\.validation_fraction=1\.1 is out of range"),
+        ({"test_fraction": 0.0}, r"config\.data\.test_fraction=0\.0 leaves a part empty"),
+        ({"split_seed": -1}, r"config\.data\.split_seed=-1 is out of range"),
+        ({"lists": ",test.pkl"}, r"config\.data\.lists=',test\.pkl' must be TRAIN,TEST"),
+        ({"lists": "a,b,c"}, r"config\.data\.lists='a,b,c' must be TRAIN,TEST"),
+        ({"lists": "a"}, r"config\.data\.lists='a' is a folder, but no lists are known for x; "),
+        ({"lists": "no.pkl"}, r"config\.data\.lists: no file .*/no\.pkl; put it there or"),
+        ({"protocol": "grouped"}, r"config\.data\.groups: config\.data\.protocol=grouped needs"),
         ({"class_names": ("a", "c")}, r".*/b: unknown class 'b'"),
-        ({"groups": "no.csv"}, r"data\.groups: no file .*no\.csv"),
-        ({"validation_fraction": 0.001}, r"data\.root: no image is left for the validation part"),
+        ({"groups": "no.csv"}, r"config\.data\.groups: no file .*no\.csv"),
+        (
+            {"validation_fraction": 0.001},
+            r"config\.data\.root: no image is left for the validation part",
+        ),
     ],
 )
 def test_bad_options_are_refused_in_one_line(tmp_path, options, message):
@@ -357,7 +382,7 @@ def test_bad_options_are_refused_in_one_line(tmp_path, options, message):
 def test_a_missing_root_says_what_to_put_there(root, name, what):
     with pytest.raises(InputError) as caught:
         open_source(name, root)
-    assert str(caught.value).startswith(f"data.root={root!r} is not there; {what}")
+    assert str(caught.value).startswith(f"config.data.root={root!r} is not there; {what}")
     assert str(caught.value).endswith("--config.data.name=phantom")
 
 
@@ -393,10 +418,10 @@ def test_a_bad_row_is_refused_with_its_number(tmp_path, row, message):
 def test_lists_that_share_an_image_or_name_a_missing_one_are_refused(listed):
     (listed / "test.pkl").write_bytes((listed / "train.pkl").read_bytes())
     with pytest.raises(InputError, match=r"test\.pkl entry 0: '0\.png' is also in .*train\.pkl"):
-        open_source("x", listed, train_list="train.pkl", test_list="test.pkl")
+        open_source("x", listed, lists="train.pkl,test.pkl")
     (listed / "images" / "5.png").unlink()
     with pytest.raises(InputError, match=r"train\.pkl entry 5: no image '5\.png'"):
-        open_source("x", listed, train_list="train.pkl")
+        open_source("x", listed, lists="train.pkl")
 
 
 def test_an_image_without_a_group_is_refused(tmp_path):
@@ -413,7 +438,7 @@ def test_folders_of_parts_go_by_many_names(tmp_path, train, validation, test):
     for part, count in ((train, 10), (validation, 2), (test, 3)):
         draw_folders(tmp_path / part, count)
     source = open_source("x", tmp_path)
-    assert source.class_names == ("a", "b")
+    assert source.task.class_names == ("a", "b")
     assert sizes(source) == [20, 4, 6]
 
 
@@ -434,7 +459,7 @@ def test_no_finding_is_no_class(tmp_path):
     rows = [f"{i},{int(i % 3 == 0)},{int(i % 3 == 1)},{int(i % 3 == 2)}" for i in range(30)]
     root = draw_table(tmp_path, "image,No Finding,Mass,Edema", rows)
     source = open_source("x", root, labels="labels.csv", multi_label=True)
-    assert source.class_names == ("Mass", "Edema")
+    assert source.task.class_names == ("Mass", "Edema")
     labels = {int(r.id) % 3: r.label for r in source.records}
     assert labels == {0: (0, 0), 1: (1, 0), 2: (0, 1)}
 
@@ -487,7 +512,7 @@ def test_a_table_outside_of_the_root_is_found(tmp_path, monkeypatch):
     source = open_source("x", draw_folders(tmp_path / "data"))
     (tmp_path / "split.csv").write_text(sources.write_split(source))
     monkeypatch.chdir(tmp_path)
-    assert open_source("x", "data", split="split.csv", seed=1).class_names == ("a", "b")
+    assert open_source("x", "data", split="split.csv", split_seed=1).task.class_names == ("a", "b")
 
 
 def test_validation_is_cut_where_a_split_has_none(tmp_path):
@@ -500,7 +525,7 @@ def test_validation_is_cut_where_a_split_has_none(tmp_path):
 
 @pytest.mark.parametrize("name", ["", "/x", "a/b", "x" * 300])
 def test_a_name_that_is_none_is_refused(tmp_path, name):
-    with pytest.raises(InputError, match=r"^data\.name: "):
+    with pytest.raises(InputError, match=r"^config\.data\.name="):
         open_source(name, draw_folders(tmp_path))
 
 
@@ -521,7 +546,7 @@ def test_file_names_that_are_no_utf8_are_carried_through(tmp_path):
     (tmp_path / "data/a/0.png").rename(odd)
     source = open_source("x", tmp_path / "data")
     records.write_text(tmp_path / "split.csv", sources.write_split(source))
-    again = open_source("x", tmp_path / "data", split=str(tmp_path / "split.csv"), seed=1)
+    again = open_source("x", tmp_path / "data", split=str(tmp_path / "split.csv"), split_seed=1)
     assert {p: set(r) for p, r in again.splits.items()} == {
         p: set(r) for p, r in source.splits.items()
     }
@@ -540,8 +565,7 @@ def test_ham10000_by_the_authors_protocol(shared):
     named = open_source(
         "ham10000",
         root,
-        train_list=str(lists / "isic2018_train.pkl"),
-        test_list=str(lists / "isic2018_test.pkl"),
+        lists=str(lists),
     )
     for each in (source, named):  # the two take their labels from different files
         assert counts(each, "train", "validation") == {
@@ -564,7 +588,7 @@ def test_ham10000_grouped_leaks_no_lesion(shared, seed):
         shared / "data" / "ham10000",
         protocol="grouped",
         test_fraction=0.3,
-        seed=seed,
+        split_seed=seed,
     )
     train, validation, test = groups_of(source)
     assert not (train & validation or train & test or validation & test)
@@ -588,5 +612,5 @@ def test_busi_with_its_split(shared):
     source = open_source(
         "busi", shared / "data" / "busi", labels="split.csv", validation_fraction=0
     )
-    assert source.class_names == ("benign", "malignant", "normal")
+    assert source.task.class_names == ("benign", "malignant", "normal")
     assert sizes(source) == [546, 0, 234]

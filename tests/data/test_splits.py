@@ -38,7 +38,7 @@ def test_grouped_keeps_groups_whole_and_proportions_near(fraction):
     rng = np.random.default_rng(0)
     group = np.sort(rng.integers(0, 600, 1500))
     label = (group % 10 >= 7).astype(int)
-    mask = splits.grouped([f"g{g}" for g in group], label, fraction, rng)
+    mask = splits.grouped([f"g{g}" for g in group], np.eye(2)[label], fraction, rng)
     assert not set(group[mask]) & set(group[~mask])
     np.testing.assert_allclose(np.bincount(label[mask]), fraction * np.bincount(label), atol=2)
 
@@ -47,20 +47,20 @@ def test_grouped_picks_by_seed():
     groups = [str(i // 3) for i in range(90)]
 
     def cut(seed: int) -> list[bool]:
-        return splits.grouped(groups, [0] * 90, 0.3, np.random.default_rng(seed)).tolist()
+        return splits.grouped(groups, np.ones((90, 1)), 0.3, np.random.default_rng(seed)).tolist()
 
     assert cut(1) == cut(1)
     assert cut(1) != cut(2)
 
 
 def test_grouped_never_takes_a_group_far_larger_than_the_part():
-    assert not splits.grouped(["a"] * 50, [0] * 50, 0.1, np.random.default_rng(0)).any()
+    assert not splits.grouped(["a"] * 50, np.ones((50, 1)), 0.1, np.random.default_rng(0)).any()
 
 
 def test_grouped_cuts_enough_where_no_group_fits_its_class():
     labels = np.repeat(np.arange(20), 6)
     groups = np.arange(120) // 2
-    mask = splits.grouped(groups, labels, 0.1, np.random.default_rng(0))
+    mask = splits.grouped(groups, np.eye(20)[labels], 0.1, np.random.default_rng(0))
     assert mask.sum() == 12
     assert np.bincount(labels[mask]).max() == 2  # at most one group of a class
 
@@ -68,4 +68,4 @@ def test_grouped_cuts_enough_where_no_group_fits_its_class():
 def test_nothing_to_cut():
     rng = np.random.default_rng(0)
     assert splits.stratified([], 0.1, rng).shape == (0,)
-    assert splits.grouped([], [], 0.1, rng).shape == (0,)
+    assert splits.grouped([], np.ones((0, 2)), 0.1, rng).shape == (0,)

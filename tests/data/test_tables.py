@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from diffmic_jax.data import tables
+from diffmic_jax.data import lists, tables
 from diffmic_jax.errors import InputError
 
 
@@ -76,7 +76,7 @@ def test_a_csv_that_is_no_text_or_not_there_is_refused(tmp_path):
     (tmp_path / "t.csv").write_bytes(b"image,label\n\xff\xfe,0\n")
     with pytest.raises(InputError, match="not a readable CSV"):
         tables.read_labels(tmp_path / "t.csv")
-    with pytest.raises(InputError, match=r"^data\.labels: no file .*missing\.csv"):
+    with pytest.raises(InputError, match=r"^config\.data\.labels: no file .*missing\.csv"):
         tables.read_labels(tmp_path / "missing.csv")
 
 
@@ -88,7 +88,7 @@ def test_groups(table):
 
 def test_a_split_list(pickled):
     path = pickled([{"img_root": "./x/a.png", "label": 2}])
-    assert tables.read_list(path, "test") == [
+    assert lists.read_list(path, "test") == [
         tables.Row(f"{path} entry 0", "./x/a.png", "2", "test", "")
     ]
 
@@ -105,7 +105,7 @@ def test_a_split_list(pickled):
 )
 def test_a_bad_split_list_is_refused_with_its_name(pickled, value, message):
     with pytest.raises(InputError, match=rf"list\.pkl.*{message}"):
-        tables.read_list(pickled(value), "train")
+        lists.read_list(pickled(value), "train")
 
 
 def test_a_pickle_never_runs_code(tmp_path):
@@ -116,7 +116,7 @@ def test_a_pickle_never_runs_code(tmp_path):
     path = tmp_path / "attack.pkl"
     path.write_bytes(pickle.dumps([Attack()]))
     with pytest.raises(InputError, match=r"attack\.pkl: asks for"):
-        tables.read_list(path, "train")
+        lists.read_list(path, "train")
     assert not (tmp_path / "touched").exists()
 
 
@@ -124,9 +124,9 @@ def test_a_pickle_never_runs_code(tmp_path):
 def test_a_damaged_pickle_is_refused(tmp_path, damage):
     (tmp_path / "list.pkl").write_bytes(damage)
     with pytest.raises(InputError, match=r"list\.pkl: not a readable pickle"):
-        tables.read_list(tmp_path / "list.pkl", "train")
-    with pytest.raises(InputError, match=r"^data\.train_list: no file"):
-        tables.read_list(tmp_path / "missing.pkl", "train")
+        lists.read_list(tmp_path / "list.pkl", "train")
+    with pytest.raises(InputError, match=r"^config\.data\.lists: no file"):
+        lists.read_list(tmp_path / "missing.pkl", "train")
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_classes_without_given_names(labels, names):
 
 def test_integer_labels_with_gaps_need_names():
     rows = [tables.Row("", "", label) for label in ("0", "1000000")]
-    with pytest.raises(InputError, match=r"^data\.class_names: .* 0,1000000 have gaps"):
+    with pytest.raises(InputError, match=r"^config\.data\.class_names: .* 0,1000000 have gaps"):
         tables.class_names_of(rows)
 
 
@@ -164,5 +164,7 @@ def test_labels_are_names_or_indices():
     ],
 )
 def test_a_label_that_is_no_class_is_refused(cell, message):
-    with pytest.raises(InputError, match=f"^t.csv row 5: {message}; fix it or data.class_names$"):
+    with pytest.raises(
+        InputError, match=f"^t.csv row 5: {message}; fix it or config.data.class_names$"
+    ):
         tables.find_label(cell, tables.label_lookup(("a", "b")), "t.csv row 5")

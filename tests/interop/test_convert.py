@@ -5,20 +5,20 @@ import json
 import pickle
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from diffmic_jax.settings import load_config, resolve
 
-from diffmic_jax.cli import commands as cli
+from diffmic_jax.cli import main as cli
 from diffmic_jax.errors import InputError
 from diffmic_jax.inference.load import Classifier, load_classifier
-from diffmic_jax.interop import convert, names
+from diffmic_jax.interop import convert
 from diffmic_jax.method.build import Recipe, make_recipe
-from diffmic_jax.nn import state_dict
-from diffmic_jax.nn.resnet import resnet
-from diffmic_jax.settings import load_config, resolve
+from diffmic_jax.nn import names, state_dict, trunks
 from diffmic_jax.training.state import init_variables, of_network
 from tests import golden_weights, tiny
 from tests.helpers import channels_last, check
@@ -211,21 +211,21 @@ def test_a_converted_denoiser_walks_the_golden_loop(golden, golden_run):
 
 @pytest.mark.parametrize("depth", [18, 34, 50])
 def test_the_depth_of_a_trunk_is_read_from_its_tensors(depth):
-    trunk = resnet(f"resnet{depth}", width=8)
-    modules = names.resnet_modules(trunk, "", "")
+    trunk: Any = trunks.build(f"resnet{depth}", width=8)
+    modules = trunk.torch_names().modules
     found = dict.fromkeys((f"{name}.weight" for name in modules.values()), np.zeros(1))
     assert convert._backbone(found, "", named=True) == f"resnet{depth}"
 
 
 @pytest.mark.parametrize("source", ["torchvision", "timm"])
 def test_a_classifier_of_photographs_becomes_a_start(tmp_path, source):
-    trunk = resnet("resnet18", width=8)
+    trunk: Any = trunks.build("resnet18", width=8)
     shapes = jax.eval_shape(
         partial(trunk.init, train=False), jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32)
     )
     rng = np.random.default_rng(0)
     values = jax.tree.map(lambda s: rng.uniform(0.1, 0.4, s.shape).astype(np.float32), dict(shapes))
-    state = names.to_state_dict(values, names.backbone_map(trunk), {})
+    state = names.to_state_dict(values, trunk.torch_names(), {})
     weights, workdir = tmp_path / "weights.safetensors", tmp_path / "run"
     state_dict.write(weights, state)
     small = "c.denoiser.update(width=8, feature_dim=16)"

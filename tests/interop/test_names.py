@@ -1,19 +1,17 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 
 import jax
 import numpy as np
 import pytest
 
 from diffmic_jax.errors import InputError
-from diffmic_jax.interop import names
+from diffmic_jax.interop.names import denoiser_map, guidance_map
+from diffmic_jax.nn import names, trunks
 from diffmic_jax.nn.denoiser import Denoiser
-from diffmic_jax.nn.resnet import resnet
-from diffmic_jax.nn.vit import vit
 from diffmic_jax.types import Prior, Variables
-from tests import golden_weights, tiny
+from tests import golden_weights
 
 
 def golden_state(shapes: str) -> dict[str, np.ndarray]:
@@ -37,21 +35,21 @@ def shapes_of(variables: Variables) -> Variables:
 def network(request) -> tuple[dict[str, np.ndarray], Variables, names.Map]:
     """State dict, the same as ours by another map, and the map to be tested."""
     if "denoiser" in request.param:
-        names_ = names.denoiser_map(golden_weights.golden_denoiser())
+        names_ = denoiser_map(golden_weights.golden_denoiser())
     else:
-        names_ = names.guidance_map(golden_weights.golden_dcg())
+        names_ = guidance_map(golden_weights.golden_dcg())
     return golden_state(request.param), golden_weights.load_variables(request.param), names_
 
 
 def test_every_entry_of_the_reference_has_its_place(network):
     state, expected, names_ = network
-    ours = names.to_variables(state, shapes_of(expected), names_, "file")
+    ours = names.to_variables(state, shapes_of(expected), names_, what="file")
     jax.tree.map(np.testing.assert_array_equal, ours, expected)
 
 
 def test_there_and_back_is_bitwise_the_same(network):
     state, expected, names_ = network
-    ours = names.to_variables(state, shapes_of(expected), names_, "file")
+    ours = names.to_variables(state, shapes_of(expected), names_, what="file")
     back = names.to_state_dict(ours, names_, names.left_over(state, names_))
     assert back.keys() == state.keys()
     for name, value in state.items():
@@ -67,35 +65,16 @@ def test_all_that_does_not_fit_is_listed_at_once(network):
     state["head.weight"] = np.zeros(3, np.float32)
     state[misshapen] = state[misshapen][:, :2]
     with pytest.raises(InputError) as caught:
-        names.to_variables(state, shapes_of(expected), names_, "w.pth")
+        names.to_variables(state, shapes_of(expected), names_, what="w.pth")
     assert str(caught.value) == (
         f"w.pth: does not fit the network: missing {missing}; unexpected head.weight; "
         f"shape {misshapen} is (64, 2, 7, 7), not (64, 3, 7, 7)"
     )
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50"])
-def test_a_backbone_has_the_names_of_torchvision(name):
-    trunk = resnet(name, width=8)
-    init = partial(trunk.init, train=False)
-    shapes = jax.eval_shape(init, jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))
-    found = names.to_state_dict(
-        jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes), names.backbone_map(trunk), {}
-    )
-    convolutions = {"resnet18": 20, "resnet34": 36, "resnet50": 53}[name]
-    # A convolution has one entry, the normalisation after it five.
-    assert len(found) == 6 * convolutions
-    assert found["conv1.weight"].shape == (8, 3, 7, 7)
-    assert "layer4.0.downsample.0.weight" in found
-    assert ("layer1.0.downsample.0.weight" in found) == (name == "resnet50")
-    assert ("layer4.2.conv2.weight" in found) == (name != "resnet18")
-    found |= {"fc.weight": np.zeros((1000, 64)), "fc.bias": np.zeros(1000)}
-    back = names.to_variables(found, shapes, names.backbone_map(trunk), "file")
-    assert jax.tree.structure(back) == jax.tree.structure(dict(shapes))
-
-
 def test_the_denoiser_of_dual_conditioning_has_no_names():
-    denoiser = Denoiser(5, resnet("resnet18", width=8), 16, num_projections=3)
+    encoder = trunks.build("resnet18", width=8)
+    denoiser = Denoiser(num_classes=5, encoder=encoder, feature_dim=16, num_projections=3)
     prior = [Prior(np.zeros((1, 5)), np.zeros((1, m)), i) for i, m in enumerate((10, 5, 5))]
     image = np.zeros((1, 32, 32, 3), np.float32)
     shapes = jax.eval_shape(
@@ -103,32 +82,4 @@ def test_the_denoiser_of_dual_conditioning_has_no_names():
         jax.random.key(0),
     )
     with pytest.raises(InputError, match="projections_1/linear has no name"):
-        names.to_variables({}, shapes, names.denoiser_map(denoiser), "file")
-
-
-def test_the_encoder_of_efficientsam_and_back():
-    state = {
-        name.removeprefix("image_encoder."): value
-        for name, value in tiny.efficientsam_state().items()
-        if name.startswith("image_encoder.")
-    }
-    trunk = vit("tiny_vit")
-    init = partial(trunk.init, train=False)
-    shapes = jax.eval_shape(init, jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))
-    ours = names.to_variables(state, shapes, names.vit_map(trunk), "file")
-    params = ours["params"]
-    for found, expected in (
-        (params["pos_embed"], state["pos_embed"]),
-        (
-            params["patch_embed"]["kernel"],
-            state["patch_embed.proj.weight"].transpose(2, 3, 1, 0),
-        ),
-        (params["blocks_1"]["qkv"]["kernel"], state["blocks.1.attn.qkv.weight"].T),
-        (params["blocks_0"]["norm2"]["scale"], state["blocks.0.norm2.weight"]),
-    ):
-        np.testing.assert_array_equal(found, expected)
-    back = names.to_state_dict(ours, names.vit_map(trunk), {})
-    assert back.keys() == state.keys() - {"neck.0.weight"}
-    for name, value in back.items():
-        assert value.dtype == state[name].dtype, name
-        np.testing.assert_array_equal(value, state[name], strict=True)
+        names.to_variables({}, shapes, denoiser_map(denoiser), what="file")

@@ -9,13 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from diffmic_jax.settings import resolve
 
 from configs.default import get_config
-from diffmic_jax.interop import names
+from diffmic_jax.interop.names import denoiser_map
 from diffmic_jax.method import train_step as steps
 from diffmic_jax.method.build import make_recipe
 from diffmic_jax.method.optimizers import learning_rate, make_optimizers
-from diffmic_jax.settings import resolve
+from diffmic_jax.nn import names
 from diffmic_jax.types import Batch, Guidance
 from tests import golden_v2
 from tests.helpers import channels_last, check
@@ -51,7 +52,7 @@ def step(golden):
     loss, grads = gradient(variables["params"])
     optimizer = make_optimizers(recipe)["denoiser"]
     updates, _ = optimizer.update(grads, optimizer.init(variables["params"]))
-    names_ = names.denoiser_map(recipe.denoiser)
+    names_ = denoiser_map(recipe.denoiser)
     by_name = (names.to_state_dict({"params": tree}, names_, {}) for tree in (grads, updates))
     return loss, optax.tree.norm(grads), *by_name
 

@@ -91,8 +91,8 @@ def test_golden_corners_in_pixels(golden, side, name):
     saliency = np.zeros((3, 7, 7, 1), np.float32)
     for i, (row, col) in enumerate(g["convert_cells"]):
         saliency[i, row, col] = 1
-    unused = ResNet(())
-    net = DCG(1, unused, unused, num_regions=1, region_size=8)
+    unused = ResNet(stage_sizes=())
+    net = DCG(num_classes=1, global_trunk=unused, local_trunk=unused, num_regions=1, region_size=8)
     ours = net._corners(saliency, (side, side))
     check(f"corners of {side} px", ours[:, 0], g[name], 0)
 
@@ -130,8 +130,10 @@ def test_crops_of_the_first_channel_are_gray(guidance):
 @pytest.fixture(scope="module")
 def small():
     """A narrow network for 32 px and its weights."""
-    trunk = ResNet((1, 1), width=8, stem="small")
-    net = DCG(3, trunk, trunk.clone(), num_regions=4, region_size=8)
+    trunk = ResNet(stage_sizes=(1, 1), width=8, stem="small")
+    net = DCG(
+        num_classes=3, global_trunk=trunk, local_trunk=trunk.clone(), num_regions=4, region_size=8
+    )
     image = jnp.zeros((1, 32, 32, 3))
     shapes = jax.eval_shape(lambda key: net.init(key, image, False), jax.random.key(0))
     return net, arbitrary_variables(shapes)

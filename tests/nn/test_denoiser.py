@@ -112,7 +112,8 @@ def test_golden_reverse_loop(golden, variables, features, num_steps):
 
 
 def small(**options) -> Denoiser:
-    return Denoiser(5, ResNet((1, 1), width=8, stem="small"), 16, 10, **options)
+    trunk = ResNet(stage_sizes=(1, 1), width=8, stem="small")
+    return Denoiser(num_classes=5, encoder=trunk, feature_dim=16, num_train_steps=10, **options)
 
 
 def some_variables(net: Denoiser, *priors: Prior):
@@ -181,15 +182,14 @@ def test_input_order_is_label_then_condition():
     assert np.abs(run(y, condition) - run(y, 5 * condition)).max() > 1e-4
 
 
-@pytest.mark.parametrize("unit", [True, False])
-def test_gates_start_as_ones_or_by_chance(unit):
-    trunk = ResNet((1, 1), width=8, stem="small")
-    net = Denoiser(3, trunk, feature_dim=16, num_timesteps=10, unit_gates=unit)
-    prior = Prior(jnp.zeros((2, 3)), jnp.zeros((2, 3)), 0)
+@pytest.mark.parametrize("gates", ["ones", "uniform"])
+def test_gates_start_as_ones_or_at_random(gates):
+    net = small(gates=gates)
+    prior = Prior(jnp.zeros((2, 5)), jnp.zeros((2, 5)), 0)
     image = jnp.zeros((2, 16, 16, 3))
     shapes = image, jnp.zeros((2, 0, 16, 16, 3)), (prior,)
     made = jax.jit(lambda key: net.init(key, *shapes, method="initialize"))(jax.random.key(0))
     factors = np.asarray(made["params"]["gates_0"]["embedding"])
     assert (factors.min() >= 0) and (factors.max() <= 1)
-    assert (factors == 1).all() == unit
-    assert factors.std() == pytest.approx(0 if unit else 12**-0.5, abs=0.05)
+    assert (factors == 1).all() == (gates == "ones")
+    assert factors.std() == pytest.approx(0 if gates == "ones" else 12**-0.5, abs=0.05)

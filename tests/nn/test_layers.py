@@ -45,7 +45,7 @@ def test_conv_at_stride_2_looks_at_torchs_pixels():
     # 'SAME' would pad an even image on one side only, and see pixel (1, 1) first.
     image = jnp.zeros((1, 4, 4, 1)).at[0, 0, 0, 0].set(1.0)
     kernel = jnp.arange(9.0).reshape(3, 3, 1, 1)
-    ours: Any = Conv(1, 3, 2).apply({"params": {"kernel": kernel}}, image)
+    ours: Any = Conv(features=1, size=3, stride=2).apply({"params": {"kernel": kernel}}, image)
     np.testing.assert_array_equal(ours[0, :, :, 0], [[4, 0], [0, 0]])
 
 
@@ -98,12 +98,14 @@ def test_batch_norm_keeps_wide_statistics_in_bfloat16():
 
 
 def test_dense_starts_as_torchs_linear():
-    params = Dense(1000).init(jax.random.key(0), jnp.zeros((1, 16)))["params"]["linear"]
+    params = Dense(features=1000).init(jax.random.key(0), jnp.zeros((1, 16)))["params"]["linear"]
     for leaf in (params["kernel"], params["bias"]):
         assert np.abs(leaf).max() <= 0.25
         assert np.std(leaf) == pytest.approx(0.25 / np.sqrt(3), rel=0.05)
 
 
 def test_conv_starts_he_normal_over_its_outputs():
-    kernel = Conv(64, 3).init(jax.random.key(0), jnp.zeros((1, 8, 8, 32)))["params"]["kernel"]
+    kernel = Conv(features=64, size=3).init(jax.random.key(0), jnp.zeros((1, 8, 8, 32)))["params"][
+        "kernel"
+    ]
     assert np.std(kernel) == pytest.approx(np.sqrt(2 / (9 * 64)), rel=0.05)

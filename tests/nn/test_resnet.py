@@ -11,7 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffmic_jax.nn.resnet import ResNet, max_pool, resnet
+from diffmic_jax.errors import InputError
+from diffmic_jax.nn import trunks
+from diffmic_jax.nn.resnet import ResNet, max_pool
 
 
 @pytest.mark.parametrize(
@@ -19,7 +21,7 @@ from diffmic_jax.nn.resnet import ResNet, max_pool, resnet
     [("resnet18", 11_176_512), ("resnet34", 21_284_672), ("resnet50", 23_508_032)],
 )
 def test_parameters_of_torchvisions_trunks(name, parameters):
-    trunk = resnet(name)
+    trunk = trunks.build(name)
     image = jnp.zeros((1, 64, 64, 3))
     variables = jax.eval_shape(lambda key: trunk.init(key, image, False), jax.random.key(0))
     assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == parameters
@@ -35,7 +37,7 @@ def test_parameters_of_torchvisions_trunks(name, parameters):
     ],
 )
 def test_shapes(name, stem, side, grid):
-    trunk = resnet(name, 8, stem)
+    trunk: Any = trunks.build(name, width=8, stem=stem)
     image = jnp.zeros((2, side, side, 3))
     ours = jax.eval_shape(
         lambda key: trunk.init_with_output(key, image, False)[0], jax.random.key(0)
@@ -56,13 +58,13 @@ def test_max_pool(side):
 
 @pytest.mark.parametrize(("name", "stem"), [("resnet19", "imagenet"), ("resnet18", "tiny")])
 def test_unknown_names(name, stem):
-    with pytest.raises(ValueError, match="is unknown; choose"):
-        resnet(name, stem=stem)
+    with pytest.raises(InputError, match="is unknown; choose"):
+        trunks.build(name, stem=stem)
 
 
 def test_blocks_computed_twice_change_nothing():
     image = jnp.asarray(np.random.default_rng(0).standard_normal((2, 16, 16, 3)), jnp.float32)
-    plain = ResNet((1, 1), width=4, stem="small")
+    plain = ResNet(stage_sizes=(1, 1), width=4, stem="small")
     variables = plain.init(jax.random.key(0), image, False)
 
     def gradient(trunk: ResNet) -> Any:

@@ -60,8 +60,14 @@ def test_golden_denoiser(golden, image):
     check("v2 denoiser", eps_hat, channels_last(g["eval_out"]), 1e-5)
 
 
+def tiny_trunk() -> ResNet:
+    return ResNet(stage_sizes=(1,), width=8, stem="small")
+
+
 def small(**options: Any) -> Denoiser:
-    return Denoiser(5, ResNet((1,), width=8, stem="small"), 16, 10, **options)
+    return Denoiser(
+        num_classes=5, encoder=tiny_trunk(), feature_dim=16, num_train_steps=10, **options
+    )
 
 
 @pytest.mark.parametrize("train", [False, True])
@@ -90,10 +96,7 @@ def test_one_cell_and_one_feature_are_v1(train):
 def test_the_features_of_image_and_regions_are_mixed():
     rng = np.random.default_rng(0)
     image, patches = (jnp.asarray(rng.standard_normal(s)) for s in ((3, 8, 8, 3), (3, 2, 8, 8, 3)))
-    net, y = (
-        small(local_encoder=ResNet((1,), width=8, stem="small"), num_regions=2),
-        jnp.zeros((3, 5)),
-    )
+    net, y = small(local_encoder=tiny_trunk(), num_regions=2), jnp.zeros((3, 5))
     shapes = jax.eval_shape(
         lambda key: net.init(key, image, patches, (Prior(y, y, 0),), method="initialize"),
         jax.random.key(0),

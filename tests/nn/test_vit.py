@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffmic_jax.interop import names
-from diffmic_jax.nn.vit import ViT, bicubic, vit
+from diffmic_jax.errors import InputError
+from diffmic_jax.nn import names, trunks
+from diffmic_jax.nn.vit import ViT, bicubic
 from diffmic_jax.types import Array
-from tests import tiny
+from tests import tiny_trunks
 from tests.helpers import check
 
 NATIVE, OTHER = (224, 224), (96, 272)
@@ -34,7 +35,7 @@ columns 0, 7 and the last, their first four features."""
 
 
 def encoder_state() -> dict[str, np.ndarray]:
-    state = tiny.efficientsam_state()
+    state = tiny_trunks.efficientsam_state()
     begin = "image_encoder."
     return {name.removeprefix(begin): x for name, x in state.items() if name.startswith(begin)}
 
@@ -46,10 +47,10 @@ def image_of(height: int, width: int) -> np.ndarray:
 
 def tokens_of(image: np.ndarray, dtype: Any = jnp.float32) -> Array:
     """What the tiny encoder makes of an image."""
-    trunk = vit("tiny_vit", dtype)
+    trunk: Any = trunks.build("tiny_vit", dtype=dtype)
     init = partial(trunk.init, train=False)
     shapes: Any = jax.eval_shape(init, jax.random.key(0), image)
-    variables = names.to_variables(encoder_state(), shapes, names.vit_map(trunk), "file")
+    variables = names.to_variables(encoder_state(), shapes, trunk.torch_names(), what="file")
     return jax.jit(partial(trunk.apply, train=True))(variables, image)
 
 
@@ -87,7 +88,7 @@ def torchs_tokens(image: np.ndarray, heads: int = 2, depth: int = 2) -> np.ndarr
     [("efficientsam_ti", 192, 5_523_840), ("efficientsam_s", 384, 21_664_512)],
 )
 def test_the_sizes_of_the_published_encoders(name, features, parameters):
-    trunk = vit(name, jnp.bfloat16)
+    trunk: Any = trunks.build(name, dtype=jnp.bfloat16)
     image = jnp.zeros((2, 112, 160, 3))
     tokens, variables = jax.eval_shape(
         lambda key: trunk.init_with_output(key, image, False), jax.random.key(0)
@@ -142,15 +143,13 @@ def test_an_image_of_incomplete_patches_is_refused():
 
 
 def test_unknown_names():
-    with pytest.raises(
-        ValueError, match="'efficientsam' is unknown; choose one of efficientsam_ti"
-    ):
-        vit("efficientsam")
+    with pytest.raises(InputError, match="'efficientsam' is unknown; .* efficientsam_ti"):
+        trunks.build("efficientsam")
 
 
 def test_the_mean_of_a_classifiers_features_is_its_class_token():
     """And every pixel of the image is seen by it."""
-    net = ViT(1, 8, 2, class_token=True)
+    net = ViT(depth=1, num_features=8, num_heads=2, class_token=True)
     image = np.random.default_rng(0).standard_normal((1, 32, 48, 3)).astype(np.float32)
     variables = net.init(jax.random.key(0), image, False)
     features, kept = net.apply(

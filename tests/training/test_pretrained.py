@@ -14,25 +14,20 @@ import pytest
 from diffmic_jax.api import Experiment
 from diffmic_jax.errors import InputError
 from diffmic_jax.inference.load import load_classifier
-from diffmic_jax.interop import names
-from diffmic_jax.nn import state_dict
-from diffmic_jax.nn.baselines.pvt import PVT
-from diffmic_jax.nn.baselines.swin import Swin
-from diffmic_jax.nn.resnet import resnet
-from diffmic_jax.nn.vit import ViT, vit
+from diffmic_jax.nn import names, state_dict, trunks, weights
 from diffmic_jax.training import pretrained as backbones
 from diffmic_jax.training.state import TrainState, of_network
-from tests import tiny
+from tests import tiny, tiny_trunks
 
 
 def write_weights(path: Path, seed: int = 0) -> dict[str, np.ndarray]:
     """A classifier on the tiny trunk, by timm's names."""
-    trunk = resnet("tiny", 8, "small")
+    trunk: Any = trunks.build("tiny", width=8, stem="small")
     init = partial(trunk.init, train=False)
     shapes = jax.eval_shape(init, jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))
     rng = np.random.default_rng(seed)
     values = jax.tree.map(lambda s: rng.uniform(0.1, 1, s.shape).astype(np.float32), dict(shapes))
-    state = names.to_state_dict(values, names.backbone_map(trunk), {})
+    state = names.to_state_dict(values, trunk.torch_names(), {})
     state |= {"fc.weight": np.zeros((10, 16), np.float32), "fc.bias": np.zeros(10, np.float32)}
     state_dict.write(path, state)
     return state
@@ -92,7 +87,7 @@ def unreachable() -> None:
 def test_weights_that_nobody_asked_for_by_name_may_be_absent(
     tiny_data, monkeypatch, caplog, backbone, width, reason
 ):
-    monkeypatch.setattr(backbones, "_check_reachable", unreachable)
+    monkeypatch.setattr(weights, "_check_reachable", unreachable)
     monkeypatch.setitem(sys.modules, "huggingface_hub", hub(None))
     config = tiny.make_config(tiny_data, guidance__stem="imagenet")
     config.guidance.update(backbone=backbone, width=width, pretrained="auto")
@@ -111,56 +106,9 @@ def test_imagenet_weights_are_taken_where_they_are(tiny_data, tmp_path, monkeypa
     assert backbones._weights("guidance", config) == (tmp_path / "r50", "timm/resnet50.tv_in1k")
 
 
-@pytest.mark.parametrize(
-    ("name", "trunk", "side"),
-    [
-        ("vit", ViT(2, 8, 2, class_token=True), 224),
-        ("swin", Swin((2, 2), (1, 2), 8), 56),
-        ("pvt", PVT((1, 1), (8, 16), (1, 2), (2, 2)), 64),
-    ],
-)
-def test_a_transformer_answers_with_timms_weights_as_timm_does(golden, tmp_path, name, trunk, side):
-    # timm 1.0.31: random weights, features before the head of standard normal images.
-    g = golden("timm")
-    state = {key.removeprefix(f"{name}/"): x for key, x in g.items() if key.startswith(f"{name}/")}
-    state_dict.write(tmp_path / "w.safetensors", state)
-    variables = backbones.trunk_variables(trunk, tmp_path / "w.safetensors")
-    image = np.random.default_rng(0).normal(size=(2, side, side, 3)).astype(np.float32)
-    features = jax.jit(partial(trunk.apply, train=False))(variables, image).mean((1, 2))
-    np.testing.assert_allclose(features, g[f"{name}_features"], atol=5e-6)
-
-
-def test_weights_of_another_network_are_refused_by_name(tmp_path):
-    state = write_weights(tmp_path / "w.safetensors")
-    state["conv1.weight"] = np.zeros((8, 3, 7, 7), np.float32)
-    del state["layer2.0.bn2.weight"]
-    state["layer3.0.conv1.weight"] = np.zeros(1, np.float32)
-    state_dict.write(tmp_path / "w.safetensors", state)
-    with pytest.raises(InputError) as caught:
-        backbones.trunk_variables(resnet("tiny", 8, "small"), tmp_path / "w.safetensors")
-    assert str(caught.value) == (
-        f"{tmp_path}/w.safetensors: does not fit the network: missing layer2.0.bn2.weight; "
-        "unexpected layer3.0.conv1.weight; shape conv1.weight is (8, 3, 7, 7), not (8, 3, 3, 3)"
-    )
-
-
-@pytest.mark.parametrize("name", ["sam.safetensors", "sam.pt"])
-def test_an_encoder_starts_from_efficientsam(tmp_path, name):
-    state, path = tiny.efficientsam_state(), tmp_path / name
-    if path.suffix == ".pt":  # as it is published
-        torch = pytest.importorskip("torch")
-        torch.save({"model": {name: torch.from_numpy(x) for name, x in state.items()}}, path)
-    else:
-        state_dict.write(path, state)
-    found = backbones.trunk_variables(vit("tiny_vit"), path)["params"]
-    np.testing.assert_array_equal(found["pos_embed"], state["image_encoder.pos_embed"])
-    bias = found["blocks_1"]["fc2"]["bias"]
-    np.testing.assert_array_equal(bias, state["image_encoder.blocks.1.mlp.fc2.bias"])
-
-
 def test_a_network_without_statistics_takes_weights_too(tmp_path, tiny_data):
-    path, encoder = tmp_path / "sam.safetensors", vit("tiny_vit")
-    state_dict.write(path, tiny.efficientsam_state())
+    path, encoder = tmp_path / "sam.safetensors", trunks.build("tiny_vit")
+    state_dict.write(path, tiny_trunks.efficientsam_state())
     config = tiny.make_config(tiny_data, guidance__pretrained="", denoiser__pretrained=str(path))
     image = np.zeros((1, 32, 32, 3), np.float32)
     shapes = jax.eval_shape(partial(encoder.init, train=False), jax.random.key(0), image)
@@ -173,28 +121,6 @@ def test_a_network_without_statistics_takes_weights_too(tmp_path, tiny_data):
     table = found.params["denoiser"]["encoder"]["pos_embed"]
     np.testing.assert_array_equal(table, state_dict.read(path)["image_encoder.pos_embed"])
     assert found.batch_stats == {"denoiser": {}}
-
-
-def test_another_encoder_is_refused_by_name(tmp_path):
-    state = tiny.efficientsam_state(depth=3)
-    path = tmp_path / "sam.safetensors"
-    del state["image_encoder.pos_embed"]
-    qkv = "image_encoder.blocks.0.attn.qkv.weight"
-    state[qkv] = state[qkv][:32]
-    state_dict.write(path, state)
-    with pytest.raises(InputError) as caught:
-        backbones.trunk_variables(vit("tiny_vit"), path)
-    message = str(caught.value)
-    assert message.startswith(
-        f"{path}: does not fit the network: missing pos_embed; unexpected blocks.2.attn.proj.bias, "
-    )
-    assert message.endswith(" 7 more; shape blocks.0.attn.qkv.weight is (32, 16), not (48, 16)")
-
-
-def test_a_file_without_an_encoder_is_refused(tmp_path):
-    write_weights(tmp_path / "w.safetensors")
-    with pytest.raises(InputError, match="no tensors whose names begin with 'image_encoder.'"):
-        backbones.trunk_variables(vit("tiny_vit"), tmp_path / "w.safetensors")
 
 
 def test_the_guidance_of_another_run_is_taken_over(trained, tiny_data):
@@ -215,34 +141,3 @@ def hub(download, cached: str | None = None) -> SimpleNamespace:
     return SimpleNamespace(
         hf_hub_download=download, try_to_load_from_cache=lambda repository, file: cached
     )
-
-
-def test_a_model_of_the_hub_is_fetched(tmp_path, monkeypatch):
-    asked = []
-
-    def download(repository: str, file: str) -> str:
-        asked.append((repository, file))
-        return str(tmp_path / "w.safetensors")
-
-    monkeypatch.setitem(sys.modules, "huggingface_hub", hub(download))
-    monkeypatch.setattr(backbones, "_check_reachable", lambda: None)
-    assert backbones._find("timm/resnet50.tv_in1k", "field") == tmp_path / "w.safetensors"
-    backbones._find(backbones.PUBLISHED["efficientsam_s"], "field")
-    assert asked == [
-        ("timm/resnet50.tv_in1k", "model.safetensors"),
-        ("yunyangx/EfficientSAM", "efficient_sam_vits.pt"),
-    ]
-
-
-def test_without_the_hub_it_is_said_where_to_put_what(monkeypatch):
-    source = "timm/resnet50.tv_in1k"
-    monkeypatch.setattr(backbones, "_check_reachable", unreachable)
-    for module, reason in ((hub(None), r"no route to host"), (None, "huggingface_hub")):
-        monkeypatch.setitem(sys.modules, "huggingface_hub", module)
-        message = (
-            rf"^field='{source}': no file.*{reason}.*https://huggingface.co/{source} and name that"
-        )
-        with pytest.raises(InputError, match=message):
-            backbones._find(source, "field")
-    with pytest.raises(InputError, match=r"field='weights.pth': no such file; name one"):
-        backbones._find("weights.pth", "field")

@@ -12,7 +12,7 @@ from diffmic_jax.nn.layers import Dense
 from diffmic_jax.types import Array, Guidance
 
 
-class Classifier(nn.Module):
+class PlainClassifier(nn.Module):
     """A trunk, the mean over its positions, and a linear layer."""
 
     num_classes: int
@@ -42,11 +42,21 @@ class Classifier(nn.Module):
             vectors = vectors / jnp.linalg.norm(vectors, axis=0)
             saliency = scale * features @ vectors
         else:
-            saliency = Dense(self.num_classes, True, self.dtype, name="classifier")(features)
+            head = Dense(features=self.num_classes, dtype=self.dtype, name="classifier")
+            saliency = head(features)
         saliency = saliency.astype(jnp.promote_types(saliency.dtype, jnp.float32))
         logits = saliency.mean((1, 2))
         batch, size = image.shape[0], self.region_size
         corners = jnp.zeros((batch, 0, 2), jnp.int32)
         patches = jnp.zeros((batch, 0, size, size, 3), image.dtype)
         attention = jnp.zeros((batch, 0), logits.dtype)
-        return Guidance(logits, logits, logits, saliency, corners, patches, attention, pooled)
+        return Guidance(
+            fused=logits,
+            global_=logits,
+            local=logits,
+            saliency=saliency,
+            corners=corners,
+            patches=patches,
+            attention=attention,
+            features=pooled,
+        )

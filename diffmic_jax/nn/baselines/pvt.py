@@ -9,6 +9,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from diffmic_jax.nn.entry import TrunkEntry
+from diffmic_jax.nn.names import MLP, Map, block
 from diffmic_jax.nn.vit import small
 from diffmic_jax.types import Array
 
@@ -27,12 +29,19 @@ class Block(nn.Module):
         norm = partial(nn.LayerNorm, dtype=self.dtype, use_fast_variance=False)
         dense = partial(nn.Dense, dtype=self.dtype, kernel_init=small)
         features = x.shape[-1]
-        y = norm(1e-6, name="norm1")(x)
+        y = norm(epsilon=1e-6, name="norm1")(x)
         source = y
         if self.reduction > 1:
             step = (self.reduction,) * 2
-            source = nn.Conv(features, step, step, "VALID", dtype=self.dtype, name="reduce")(y)
-            source = norm(1e-5, name="reduce_norm")(source)
+            reduce = nn.Conv(
+                features,
+                kernel_size=step,
+                strides=step,
+                padding="VALID",
+                dtype=self.dtype,
+                name="reduce",
+            )
+            source = norm(epsilon=1e-5, name="reduce_norm")(reduce(y))
 
         def heads(z: Array) -> Array:
             return z.reshape(len(z), -1, self.num_heads, features // self.num_heads)
@@ -41,7 +50,7 @@ class Block(nn.Module):
         query = dense(features, name="q")(y)
         seen = jax.nn.dot_product_attention(heads(query), heads(keys), heads(values))
         x = x + dense(features, name="proj")(seen.reshape(x.shape))
-        y = dense(self.mlp_ratio * features, name="fc1")(norm(1e-6, name="norm2")(x))
+        y = dense(self.mlp_ratio * features, name="fc1")(norm(epsilon=1e-6, name="norm2")(x))
         # Its zero padding is what tells tokens where they are.
         depthwise = partial(
             nn.Conv,
@@ -90,13 +99,50 @@ class PVT(nn.Module):
             side, step = (3, 2) if stage else (7, 4)
             embed = partial(nn.Conv, padding=side // 2, dtype=self.dtype)
             x = embed(width, (side, side), (step, step), name=f"embed{stage}")(x)
-            x = norm(1e-5, name=f"embed{stage}_norm")(x)
-            for block in range(depth):
-                name = f"stage{stage}_{block}"
-                x = Block(heads, 8 >> stage, ratio, self.dtype, name=name)(x)
-            x = norm(1e-6, name=f"norm{stage}")(x)
+            x = norm(epsilon=1e-5, name=f"embed{stage}_norm")(x)
+            kind = partial(
+                Block, num_heads=heads, reduction=8 >> stage, mlp_ratio=ratio, dtype=self.dtype
+            )
+            for i in range(depth):
+                x = kind(name=f"stage{stage}_{i}")(x)
+            x = norm(epsilon=1e-6, name=f"norm{stage}")(x)
         return x
 
+    def torch_names(self) -> Map:
+        """A pyramid vision transformer v2 of timm."""
+        modules = {"embed0": "patch_embed.proj", "embed0_norm": "patch_embed.norm"}
+        for stage, depth in enumerate(self.depths):
+            if stage:
+                modules[f"embed{stage}"] = f"stages.{stage}.downsample.proj"
+                modules[f"embed{stage}_norm"] = f"stages.{stage}.downsample.norm"
+            modules[f"norm{stage}"] = f"stages.{stage}.norm"
+            for i in range(depth):
+                modules |= block(f"stage{stage}_{i}", f"stages.{stage}.blocks.{i}", LAYERS)
+        return Map(modules, left_out=r"head\..*")
 
-PVT_SIZES = {"pvt_v2_b2": ((3, 4, 6, 3), (64, 128, 320, 512), (1, 2, 5, 8), (8, 8, 4, 4))}
-"""Depths, widths, heads and MLP ratios of each size."""
+
+LAYERS = {
+    "norm1": "norm1",
+    "q": "attn.q",
+    "kv": "attn.kv",
+    "reduce": "attn.sr",
+    "reduce_norm": "attn.norm",
+    "proj": "attn.proj",
+    "depthwise": "mlp.dwconv",
+} | MLP
+"""Layers of a block: ours -> timm's."""
+TRUNKS = {
+    "pvt_v2_b2": TrunkEntry(
+        kind="pvt",
+        make=partial(
+            PVT,
+            depths=(3, 4, 6, 3),
+            widths=(64, 128, 320, 512),
+            num_heads=(1, 2, 5, 8),
+            mlp_ratios=(8, 8, 4, 4),
+        ),
+        multiple=32,
+        published="timm/pvt_v2_b2.in1k",
+    )
+}
+"""Name -> entry of the registry."""

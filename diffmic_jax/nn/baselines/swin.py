@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffmic_jax.nn.entry import TrunkEntry
+from diffmic_jax.nn.names import Map, block
 from diffmic_jax.nn.vit import small
 from diffmic_jax.types import Array
 
@@ -69,7 +71,7 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """[B, H, W, F] -> [B, H, W, F]."""
-        norm = partial(nn.LayerNorm, 1e-5, dtype=self.dtype, use_fast_variance=False)
+        norm = partial(nn.LayerNorm, epsilon=1e-5, dtype=self.dtype, use_fast_variance=False)
         dense = partial(nn.Dense, dtype=self.dtype, kernel_init=small)
         _, height, width, features = x.shape
         side = window_side(height, width)
@@ -112,10 +114,16 @@ class Swin(nn.Module):
     def __call__(self, image: Array, train: bool) -> Array:
         """[B, H, W, 3] -> [B, H / 32, W / 32, 8 width]; sides are multiples of 32."""
         del train
-        norm = partial(nn.LayerNorm, 1e-5, dtype=self.dtype, use_fast_variance=False)
-        patch = (PATCH, PATCH)
-        x = nn.Conv(self.width, patch, patch, "VALID", dtype=self.dtype, name="patches")(image)
-        x = norm(name="patches_norm")(x)
+        norm = partial(nn.LayerNorm, epsilon=1e-5, dtype=self.dtype, use_fast_variance=False)
+        embed = nn.Conv(
+            self.width,
+            kernel_size=(PATCH, PATCH),
+            strides=(PATCH, PATCH),
+            padding="VALID",
+            dtype=self.dtype,
+            name="patches",
+        )
+        x = norm(name="patches_norm")(embed(image))
         for stage, (depth, heads) in enumerate(zip(self.depths, self.num_heads, strict=True)):
             if stage:
                 # Four neighbours become one token of twice the features.
@@ -123,11 +131,34 @@ class Swin(nn.Module):
                 x = norm(name=f"merge{stage}_norm")(jnp.concatenate(corners, axis=-1))
                 merge = partial(nn.Dense, use_bias=False, dtype=self.dtype, kernel_init=small)
                 x = merge(x.shape[-1] // 2, name=f"merge{stage}")(x)
-            for block in range(depth):
-                name = f"stage{stage}_{block}"
-                x = Block(heads, block % 2 == 1, self.dtype, name=name)(x)
+            for i in range(depth):
+                name = f"stage{stage}_{i}"
+                x = Block(num_heads=heads, shifted=i % 2 == 1, dtype=self.dtype, name=name)(x)
         return norm(name="norm")(x)
 
+    def torch_names(self) -> Map:
+        """A Swin transformer of timm; tables that follow from the sizes are left out."""
+        modules = {
+            "patches": "patch_embed.proj",
+            "patches_norm": "patch_embed.norm",
+            "norm": "norm",
+        }
+        for stage, depth in enumerate(self.depths):
+            modules[f"merge{stage}_norm"] = f"layers.{stage}.downsample.norm"
+            modules[f"merge{stage}"] = f"layers.{stage}.downsample.reduction"
+            for i in range(depth):
+                ours, theirs = f"stage{stage}_{i}", f"layers.{stage}.blocks.{i}"
+                modules |= block(ours, theirs) | {ours: f"{theirs}.attn"}
+        return Map(modules, left_out=r"head\..*|.*\.(attn_mask|relative_position_index)")
 
-SWIN = {"swin_t": ((2, 2, 6, 2), (3, 6, 12, 24), 96)}
-"""Depths, heads and width of each size."""
+
+TRUNKS = {
+    "swin_t": TrunkEntry(
+        kind="swin",
+        make=partial(Swin, depths=(2, 2, 6, 2), num_heads=(3, 6, 12, 24), width=96),
+        multiple=32,
+        published="timm/swin_tiny_patch4_window7_224.ms_in1k",
+        aliases=("swin_tiny_patch4_window7_224",),
+    )
+}
+"""Name -> entry of the registry."""

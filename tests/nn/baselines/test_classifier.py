@@ -8,9 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffmic_jax.nn.baselines.classifier import Classifier
-from diffmic_jax.nn.resnet import resnet
-from diffmic_jax.nn.trunks import trunk
+from diffmic_jax.nn import trunks
+from diffmic_jax.nn.baselines.classifier import PlainClassifier
 
 
 @pytest.mark.parametrize(
@@ -26,14 +25,15 @@ from diffmic_jax.nn.trunks import trunk
     ],
 )
 def test_parameters_are_as_many_as_published_for_imagenet(backbone, count):
-    net = Classifier(1000, trunk(backbone))
+    net = PlainClassifier(num_classes=1000, global_trunk=trunks.build(backbone))
     image = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
     shapes = jax.eval_shape(partial(net.init, train=False), jax.random.key(0), image)
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes["params"])) == count
 
 
 def test_the_class_map_explains_the_logits():
-    net = Classifier(3, resnet("resnet18", 8, "small"), region_size=16)
+    trunk = trunks.build("resnet18", width=8, stem="small")
+    net = PlainClassifier(num_classes=3, global_trunk=trunk, region_size=16)
     image = np.random.default_rng(0).standard_normal((2, 32, 32, 3)).astype(np.float32)
     variables = net.init(jax.random.key(0), image, False)
     found = net.apply(variables, image, False)
@@ -57,7 +57,7 @@ class Pixels(nn.Module):
 
 
 def test_cosines_are_those_of_the_pooled_features_and_have_a_gradient_at_0():
-    net = Classifier(2, Pixels(), cosine_scale=30.0)
+    net = PlainClassifier(num_classes=2, global_trunk=Pixels(), cosine_scale=30.0)
     image = np.random.default_rng(0).standard_normal((1, 4, 4, 3)).astype(np.float32)
     variables = net.init(jax.random.key(0), image, True)
     vectors = variables["params"]["class_vectors"]

@@ -36,7 +36,7 @@ def test_relative_positions_are_those_of_the_largest_window():
 
 def seen_from(shifted: bool) -> np.ndarray:
     """Which tokens of an 8x8 grid of windows of 4 change the token at (1, 1)."""
-    block = swin.Block(2, shifted)
+    block = swin.Block(num_heads=2, shifted=shifted)
     x = np.random.default_rng(0).standard_normal((1, 8, 8, 8)).astype(np.float32)
     variables = jax.jit(block.init)(jax.random.key(0), x)
     gradient = jax.jit(jax.grad(lambda x: block.apply(variables, x)[0, 1, 1].sum()))(x)
@@ -55,7 +55,7 @@ def test_a_window_sees_itself_and_a_shifted_one_not_across_the_border(monkeypatc
 
 
 def test_a_token_of_pvt_sees_the_whole_image():
-    net = PVT((1, 1), (8, 16), (1, 2), (2, 2))
+    net = PVT(depths=(1, 1), widths=(8, 16), num_heads=(1, 2), mlp_ratios=(2, 2))
     x = np.random.default_rng(0).standard_normal((1, 32, 32, 3)).astype(np.float32)
     variables = jax.jit(partial(net.init, train=False))(jax.random.key(0), x)
     assert net.apply(variables, x, False).shape == (1, 4, 4, 16)

@@ -1,0 +1,99 @@
+"""A data set ready for batches: its images decoded, its parts checked against the configuration."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from diffmic_jax.config import Config
+from diffmic_jax.data.cache import Examples, cached
+from diffmic_jax.data.sources import Source, open_source
+from diffmic_jax.errors import InputError
+from diffmic_jax.method.task import Task
+
+log = logging.getLogger("diffmic_jax")
+
+_SHOWN = 10  # reasons for skipped images
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """Labelled images of one size in disjoint parts."""
+
+    source: Source
+    """All images, also those that cannot be read."""
+    examples: Mapping[str, Examples]
+    """The images that can be read, by part; the parts are those of the source."""
+    skipped: Mapping[str, str]
+    """Why each of the other images cannot be read, by its id."""
+    image_size: int
+    """S, side of an image in pixels."""
+
+    @property
+    def task(self) -> Task:
+        """The kind of its labels."""
+        return self.source.task
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Training images of each class, [C]."""
+        return self.task.counts(self.examples["train"].label)
+
+
+def open_dataset(config: Config) -> Dataset:
+    """Open and decode the data set of a configuration, and warn about skipped images.
+
+    Images come from the cache where they are in it.
+
+    Raises:
+      InputError: the data are not there or not as described; a part has no image; an image cannot
+        be read, unless those are skipped; the cache cannot be written; or
+        `checkpoint.metric` is not defined for such labels.
+    """
+    data = config.data
+    source = open_source(data)
+    _check_metric(config.checkpoint.metric, source.task)  # first: decoding may take long
+    folder = Path(data.cache_dir) if data.cache_dir else None
+    decoded = cached(source, data.image_size, folder, on_bad_image=data.on_bad_image)
+    dataset = Dataset(
+        source=source,
+        examples=decoded.examples,
+        skipped=decoded.skipped,
+        image_size=data.image_size,
+    )
+    _warn_of_skipped(dataset)
+    _check_parts(dataset)
+    return dataset
+
+
+def _check_metric(metric: str, task: Task) -> None:
+    if metric not in task.metrics:
+        raise InputError(
+            f"config.checkpoint.metric={metric!r} is unknown; choose one of "
+            f"{', '.join(task.metrics)}"
+        )
+
+
+def _warn_of_skipped(dataset: Dataset) -> None:
+    for reason in list(dataset.skipped.values())[:_SHOWN]:
+        log.warning("skipped %s", reason)
+    if dataset.skipped:
+        log.warning("%d images skipped, all listed in skipped.csv", len(dataset.skipped))
+
+
+def _check_parts(dataset: Dataset) -> None:
+    """Refuse data of which a part is gone with its bad images, and warn where a class is."""
+    task = dataset.task
+    for part, records in dataset.source.splits.items():
+        examples = dataset.examples[part]
+        if records and not len(examples):
+            raise InputError(
+                f"config.data.root: no image of the {part} part can be read; replace some of them"
+            )
+        before, after = (
+            {task.name(record.label) for record in each} for each in (records, examples.records)
+        )
+        if part == "train" and before - after and not task.multi_label:
+            log.warning("no training image of %s can be read", ", ".join(sorted(before - after)))

@@ -1,0 +1,78 @@
+"""Published weights of trunks: files, the hub that has them, and what they hold."""
+
+from __future__ import annotations
+
+import re
+import socket
+import urllib.parse
+import urllib.request
+from functools import partial
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from diffmic_jax.errors import InputError
+from diffmic_jax.nn import names, state_dict
+from diffmic_jax.types import Variables
+
+IMAGE = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+"""An image that fits every trunk; its size changes no parameter."""
+
+
+def trunk_variables(trunk: nn.Module, path: Path) -> Variables:
+    """A trunk's variables from a file of published weights.
+
+    They are those of a classifier of timm (a ResNet: or of torchvision) without its head, or of
+    EfficientSAM's image encoder without its neck.
+
+    Raises:
+      InputError: lists what does not fit.
+      TypeError: no published weights are known of such a trunk.
+    """
+    if not isinstance(trunk, names.Named):
+        raise TypeError(f"no weights are known of a {type(trunk).__name__}")
+    shapes = jax.eval_shape(partial(trunk.init, train=False), jax.random.key(0), IMAGE)
+    map_ = trunk.torch_names()
+    state = state_dict.read(path, map_.prefix)
+    return names.to_variables(state, shapes, map_, what=str(path))
+
+
+def find(source: str, field: str) -> Path:
+    """The file, fetched from the hub if it is no file here."""
+    if Path(source).is_file():
+        return Path(source)
+    found = re.fullmatch(r"([\w-]+/[\w.-]+)(?:/([\w.-]+))?", source)
+    if not found:
+        raise InputError(
+            f"{field}={source!r}: no such file; name one, or timm/resnet50.tv_in1k for a ResNet, "
+            "yunyangx/EfficientSAM/efficient_sam_vits.pt for a ViT"
+        )
+    repository, file = found[1], found[2] or "model.safetensors"
+    advice = (
+        f"download {file} from https://huggingface.co/{repository} and name that file, or "
+        "leave the field empty to start from random weights"
+    )
+    try:
+        from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+        cached = try_to_load_from_cache(repository, file)
+        if isinstance(cached, str):
+            return Path(cached)
+        _check_reachable()
+        return Path(hf_hub_download(repository, file))
+    except Exception as error:  # the hub's client and what it stands on raise many kinds
+        reason = " ".join(str(error).split())[:150]
+        raise InputError(
+            f"{field}={source!r}: no file here, and cannot be fetched ({reason}); {advice}"
+        ) from error
+
+
+def _check_reachable() -> None:
+    """Fail at once where there is no network; the hub's client would try for half a minute."""
+    from huggingface_hub.constants import ENDPOINT
+
+    url = urllib.parse.urlsplit(ENDPOINT)
+    if not urllib.request.getproxies():
+        socket.create_connection((url.hostname or "", url.port or 443), timeout=5).close()

@@ -1,0 +1,152 @@
+"""The registry of trunks: names, options, sizes that fit, and modules with variables."""
+
+from __future__ import annotations
+
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffmic_jax.errors import InputError
+from diffmic_jax.nn import names, resnet, state_dict, trunks
+from tests import tiny_trunks
+
+OURS = tuple(name for name in trunks.names() if name not in tiny_trunks.NAMES)
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_every_trunk_makes_features_of_an_image_that_fits(name):
+    trunk: Any = trunks.build(name, width=8, dtype=jnp.bfloat16, remat=True)
+    side = max(2 * trunks.entry(name).multiple, 32)
+    trunks.check(name, side, "guidance.backbone")
+    image = jax.ShapeDtypeStruct((2, side, side, 3), jnp.float32)
+    found, _ = jax.eval_shape(
+        lambda image: trunk.init_with_output(jax.random.key(0), image, train=False), image
+    )
+    batch, height, width, features = found.shape
+    assert (batch, height == width, found.dtype) == (2, True, jnp.bfloat16)
+    assert 1 <= height < side
+    assert features >= 64
+    assert isinstance(trunk, names.Named)
+
+
+@pytest.mark.parametrize(
+    ("name", "ours"),
+    [
+        ("resnet50", "resnet50"),
+        ("resnet50.tv_in1k", "resnet50"),
+        ("timm/resnet50.tv_in1k", "resnet50"),
+        ("vit_small_patch16_224", "vit_s16"),
+        ("deit_small_patch16_224.fb_in1k", "vit_s16"),
+        ("timm/vit_base_patch16_224", "vit_b16"),
+        ("swin_tiny_patch4_window7_224", "swin_t"),
+        ("pvt_v2_b2.in1k", "pvt_v2_b2"),
+    ],
+)
+def test_a_trunk_has_its_name_in_timm_too(name, ours):
+    assert trunks.entry(name) is trunks.entry(ours)
+
+
+def test_published_weights_are_those_of_the_same_name_in_timm():
+    for name in OURS:
+        published = trunks.published(name)
+        if published.startswith("timm/"):
+            assert trunks.entry(published) is trunks.entry(name)
+
+
+def test_an_unknown_name_lists_the_known_ones():
+    with pytest.raises(InputError, match="trunk 'resnet19' is unknown; choose .* resnet50"):
+        trunks.build("resnet19")
+    with pytest.raises(InputError, match="config.denoiser.encoder: trunk 'unet' is unknown"):
+        trunks.check("unet", 32, "denoiser.encoder")
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "multiple"),
+    [("efficientsam_s", 100, 16), ("vit_s16", 100, 16), ("swin_t", 112, 32), ("pvt_v2_b2", 16, 32)],
+)
+def test_images_that_do_not_fit_are_refused(name, size, multiple):
+    message = f"config.denoiser.encoder={name} does not fit images of {size} px; .* {multiple} px"
+    with pytest.raises(InputError, match=message):
+        trunks.check(name, size, "denoiser.encoder")
+    trunks.check("resnet18", size, "denoiser.encoder")
+
+
+def test_only_resnets_have_regions():
+    for name in OURS:
+        assert trunks.has_regions(name) == (name in trunks.names("resnet"))
+
+
+def test_a_name_is_registered_once():
+    with pytest.raises(ValueError, match="there is a trunk 'resnet18' already"):
+        trunks.register("resnet18", resnet.entry(stage_sizes=(1,)))
+
+
+def test_options_that_a_trunk_does_not_have_are_ignored():
+    assert trunks.build("tiny_vit", width=8, stem="small") == trunks.build("tiny_vit")
+    narrow: Any = trunks.build("tiny", width=8, stem="small", momentum=0.5, remat=True)
+    assert (narrow.width, narrow.stem, narrow.momentum, narrow.remat) == (8, "small", 0.5, True)
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny_vit"])
+def test_a_trunk_is_created_with_random_variables(name):
+    module, variables = trunks.create(name)
+    x = np.random.default_rng(0).standard_normal((2, 32, 48, 3)).astype(np.float32)
+    features = module.apply(variables, x, train=False)
+    assert features.shape == {"tiny": (2, 4, 6, 128), "tiny_vit": (2, 2, 3, 16)}[name]
+    assert ("batch_stats" in variables) == (name == "tiny")
+    again = trunks.create(name)[1]
+    jax.tree.map(np.testing.assert_array_equal, again, variables)
+    assert np.std(features) > 0
+
+
+def weights_of(name: str) -> dict[str, np.ndarray]:
+    """A state dict for a trunk, from other values than those of `create`."""
+    module, variables = trunks.create(name)
+    assert isinstance(module, names.Named)
+    named = names.to_state_dict(variables, module.torch_names(), {})
+    return {key: value + np.ones_like(value) for key, value in named.items()}
+
+
+def test_a_trunk_is_created_with_the_weights_of_a_file(tmp_path):
+    path = tmp_path / "w.safetensors"
+    state_dict.write(path, weights_of("tiny"))
+    for given in (path, str(path)):
+        _, variables = trunks.create("tiny", pretrained=given)
+        kernel = state_dict.read(path)["conv1.weight"].transpose(2, 3, 1, 0)
+        np.testing.assert_array_equal(variables["params"]["conv1"]["kernel"], kernel)
+    with pytest.raises(InputError, match="pretrained='nowhere.pth': no such file"):
+        trunks.create("tiny", pretrained="nowhere.pth")
+
+
+def test_a_trunk_is_created_with_its_published_weights(tmp_path, monkeypatch):
+    path, asked = tmp_path / "model.safetensors", []
+    tiny = resnet.entry(stage_sizes=(1, 1), published="timm/tiny2.one")
+    monkeypatch.setitem(trunks._TRUNKS, "tiny2", tiny)
+    state_dict.write(path, weights_of("tiny2"))
+
+    def cache(repository: str, file: str) -> str:
+        asked.append((repository, file))
+        return str(path)
+
+    hub = SimpleNamespace(try_to_load_from_cache=cache, hf_hub_download=None)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+    for name in ("tiny2", "timm/tiny2.one", "tiny2.one"):
+        trunks.create(name, pretrained=True)
+    assert asked == [("timm/tiny2.one", "model.safetensors")] * 3
+    with pytest.raises(InputError, match="tiny2.two: .* not the weights .* give pretrained='tiny2"):
+        trunks.create("tiny2.two", pretrained=True)
+    with pytest.raises(InputError, match="None are known for tiny"):
+        trunks.create("tiny", pretrained=True)
+
+
+def test_published_weights_are_of_a_resnet_of_the_usual_width():
+    assert trunks.published("resnet50") == "timm/resnet50.tv_in1k"
+    for options in ({"width": 32}, {"stem": "small"}):
+        with pytest.raises(InputError, match="None are known for resnet50, width "):
+            trunks.published("resnet50", **options)
+    assert trunks.published("vit_s16", width=32, stem="small") == trunks.published("vit_s16")
