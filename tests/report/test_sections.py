@@ -39,7 +39,7 @@ def test_several_labels_per_image_have_their_curves_and_no_confusion(multi_label
     assert "a&lt;b&gt;" in text and "<b>" not in text
     assert "Not calibrated" in sections.reliability(multi_label)
     assert "Only for images with one label" in sections.referral(multi_label)
-    assert "has no log" in sections.training(multi_label)
+    assert "has no training log" in sections.training(multi_label)
 
 
 def test_mistakes_and_cases_of_several_labels(multi_label):

@@ -17,11 +17,11 @@ from diffmic_jax import api
 from diffmic_jax.cli import main as cli
 from diffmic_jax.errors import InputError, Interrupted
 from diffmic_jax.inference import exported
-from diffmic_jax.study import runs as study_runs
 from diffmic_jax.study import definition
+from diffmic_jax.study import runs as study_runs
 from diffmic_jax.study import tables as study_tables
-from diffmic_jax.study.runs import Outcome, Runs
 from diffmic_jax.study.definition import Row, Study
+from diffmic_jax.study.runs import Outcome, Runs
 from tests import tiny
 
 STUDY = """
