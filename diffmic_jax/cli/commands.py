@@ -157,8 +157,8 @@ def convert(args: argparse.Namespace) -> None:
 
 def study(args: argparse.Namespace) -> None:
     """Train and evaluate every run of a study, and write its tables."""
-    from diffmic_jax.study.runs import run_study
     from diffmic_jax.study.definition import load_study, parse_change
+    from diffmic_jax.study.runs import run_study
 
     with extras.requires("report", "study"):
         from diffmic_jax.study.tables import write_tables

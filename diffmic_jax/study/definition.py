@@ -33,7 +33,7 @@ class Row:
     changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Field -> value; in a string, `{NAME}` is the workdir of that row's run of the same seed."""
     of: str = ""
-    """Instead of a configuration: nothing is trained, the runs of that row are read or evaluated."""
+    """Instead of a configuration: the runs of that row are used, and nothing is trained."""
     guidance: bool = False
     """The results of the guidance prediction in the runs `of` that row."""
     sampling: Mapping[str, Any] = dataclasses.field(default_factory=dict)

@@ -253,7 +253,7 @@ def _against_first(study: Study, gaps: Gaps) -> list[Sequence[str]]:
 
 
 def _leaks(study: Study, found: Sequence[Outcome]) -> list[Sequence[str]]:
-    """Accuracy on leaked and on clean images, these also with the class shares of the leaked ones."""
+    """Accuracy on leaked and on clean images, these also weighted to the leaked ones' classes."""
     names = (LEAKED, CLEAN_ACCURACY, CLEAN_MATCHED)
     rows: list[Sequence[str]] = [
         ("row", "accuracy, leaked", "clean", "clean, classes as in leaked", "leaked minus the last")
