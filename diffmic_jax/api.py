@@ -29,12 +29,11 @@ from diffmic_jax.fields import flatten
 from diffmic_jax.inference import exported
 from diffmic_jax.inference.calibration import COVERAGE
 from diffmic_jax.inference.card import write_card
-from diffmic_jax.inference.classify import classify
+from diffmic_jax.inference.classify import Predictions, classify, classify_exported, predictions
 from diffmic_jax.inference.export import export_model
 from diffmic_jax.inference.exported import Exported
 from diffmic_jax.inference.load import Model
 from diffmic_jax.inference.load import load as load_model
-from diffmic_jax.inference.predictions import Predictions
 from diffmic_jax.method.build import check_networks
 from diffmic_jax.training import parallel
 from diffmic_jax.training.run import TrainingRun
@@ -84,8 +83,7 @@ class Classifier:
           InputError: an image cannot be used; the message names it.
         """
         found = classify(self._model, _named(images))
-        fitted = self._model.calibrations.diffusion
-        return Predictions.of(found.ids, found.outputs, self._model.task, fitted, coverage)
+        return predictions(self._model, found, coverage)
 
     def evaluate(
         self,
@@ -163,6 +161,27 @@ class Classifier:
         return open_dataset(config.changed({"data.root": str(root)}) if root else config)
 
 
+class ExportedClassifier:
+    """A classifier in a file that `export` wrote: it predicts, and has no data set."""
+
+    def __init__(self, program: Exported) -> None:
+        """Use `load`."""
+        self._program = program
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes in label order."""
+        return self._program.class_names
+
+    def predict(self, images: Images | str | Path | np.ndarray) -> Predictions:
+        """Classify images, as `Classifier.predict` does; there are no prediction sets.
+
+        Raises:
+          InputError: an image cannot be used; the message names it.
+        """
+        return classify_exported(self._program, _named(images))
+
+
 def fit(
     data: str | Path | None = None,
     *,
@@ -189,10 +208,10 @@ def fit(
     chosen = chosen.changed(_data_fields(data) | dict(changes or {}))
     place = Path(workdir) if workdir else configfile.default_workdir(spec)
     train(chosen, place)
-    return load(place)
+    return Classifier(load_model(place))
 
 
-def load(path: str | Path) -> Classifier | Exported:
+def load(path: str | Path) -> Classifier | ExportedClassifier:
     """A trained classifier.
 
     Args:
@@ -201,7 +220,9 @@ def load(path: str | Path) -> Classifier | Exported:
     Raises:
       InputError: there is neither a checkpoint nor an exported classifier.
     """
-    return exported.load(path) if Path(path).is_file() else Classifier(load_model(path))
+    if Path(path).is_file():
+        return ExportedClassifier(exported.load(path))
+    return Classifier(load_model(path))
 
 
 def train(config: Config, workdir: Path) -> Evaluation:

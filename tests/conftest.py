@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from absl import flags
 
-from diffmic_jax import api as experiment
+from diffmic_jax import api
 from tests import tiny
 
 TESTS = Path(__file__).parent
@@ -80,5 +80,5 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path) -> Path:
     """Workdir of a run on `tiny_data`, trained and evaluated; not to be changed."""
     workdir = tmp_path_factory.mktemp("trained") / "run"
-    experiment.run(tiny.make_config(tiny_data), workdir, "train")
+    api.train(tiny.make_config(tiny_data), workdir)
     return workdir

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from diffmic_jax import api as experiment
-from diffmic_jax.cli import commands as cli
+from diffmic_jax import api
+from diffmic_jax.cli import main as cli
 from diffmic_jax.cli import process as command
 from diffmic_jax.data import sources
 from diffmic_jax.errors import InputError
@@ -89,14 +89,14 @@ def test_evaluating_again_gives_the_same_bytes(trained, tiny_data):
     before = [file.read_bytes() for file in files]
     for file in files:
         file.unlink()
-    experiment.run(tiny.make_config(tiny_data), trained, "evaluate")
+    api.evaluate(tiny.make_config(tiny_data), trained)
     assert [file.read_bytes() for file in files] == before
 
 
 def test_averaged_parameters_are_kept_beside_and_used(tmp_path, tiny_data, trained):
     changes = {"train__ema": True, "train__dtype": "bfloat16", "train__max_steps": 3}
     config = tiny.make_config(tiny_data, "v1_public", **changes, guidance__warmup_epochs=0)
-    experiment.run(config, tmp_path, "train")
+    api.train(config, tmp_path)
     state = tiny.latest_state(config, tmp_path)
     assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
     classifier = load_classifier(tmp_path)
@@ -113,7 +113,7 @@ def test_averaged_parameters_are_kept_beside_and_used(tmp_path, tiny_data, train
 def test_our_own_recipe_runs_whole(tmp_path, tiny_data):
     changes = {"denoiser__pretrained": "guidance", "sampling__num_steps": 1}
     config = tiny.make_config(tiny_data, "diffmic_plus", **changes)
-    experiment.run(config, tmp_path, "train")
+    api.train(config, tmp_path)
     with open(tmp_path / "eval/test/predictions.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == tiny.TEST
@@ -174,12 +174,12 @@ def test_a_run_of_a_version_with_fewer_fields_goes_on(tmp_path, tiny_data, monke
     first = tiny.make_config(tiny_data, train__max_steps=3)
     with monkeypatch.context() as earlier:
         earlier.setattr(experiment, "as_json", without_later)
-        experiment.run(first, tmp_path, "train")
+        api.train(first, tmp_path)
     with pytest.raises(InputError, match="gates='uniform', not 'ones'"):
-        experiment.run(tiny.make_config(tiny_data, denoiser__gates="ones"), tmp_path, "train")
+        api.train(tiny.make_config(tiny_data, denoiser__gates="ones"), tmp_path)
     experiment.check_workdir(tmp_path, experiment.resolve(first))
     assert tiny.latest_state(first, tmp_path).step == 3
-    experiment.run(tiny.make_config(tiny_data, train__max_steps=6), tmp_path, "train")
+    api.train(tiny.make_config(tiny_data, train__max_steps=6), tmp_path)
     assert tiny.latest_state(first, tmp_path).step == 6
     assert json.loads((tmp_path / "config.json").read_text())["denoiser"]["gates"] == "uniform"
 
@@ -285,7 +285,7 @@ def test_bad_images_are_left_out_and_listed_if_that_is_asked(tmp_path):
     config = tiny.make_config(data, train__max_steps=1, data__on_bad_image="skip")
     truncated_image(data, config)
     tiny.write_truncated_jpeg(data / "test/red/photo.jpg")
-    experiment.run(config, tmp_path / "run", "train")
+    api.train(config, tmp_path / "run")
     with (tmp_path / "run/skipped.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["image"] for row in rows] == ["test/red/photo.jpg", "train/red/photo.jpg"]
@@ -308,7 +308,7 @@ def test_a_run_does_not_go_on_when_images_come_back(tmp_path, capsys):
     data = tiny.write_data(tmp_path / "data")
     config = tiny.make_config(data, train__max_steps=1, data__on_bad_image="skip")
     truncated_image(data, config)
-    experiment.run(config, tmp_path / "run", "train")
+    api.train(config, tmp_path / "run")
     shutil.copy(data / "train/red/red_00.png", data / "train/red/photo.jpg")
     line = refused(config, tmp_path / "run", capsys)
     assert "split.csv: the data or its split has changed" in line

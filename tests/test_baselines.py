@@ -10,7 +10,7 @@ import json
 import pytest
 
 from configs import quickstart
-from diffmic_jax import api as experiment
+from diffmic_jax import api
 from studies.table1_ham_aptos import LOSSES
 
 # From random weights a transformer learns slowly; at 32 px its epochs are short.
@@ -35,7 +35,7 @@ def test_a_baseline_is_above_chance(tmp_path, name):
     config.update_from_flattened_dict(
         {"guidance.warmup_epochs": 0, "train.epochs": 5, "eval.bootstrap": 0, **changes}
     )
-    experiment.run(config, tmp_path / "run", "train")
+    api.train(config, tmp_path / "run")
     scores = json.loads((tmp_path / "run/eval/test/metrics.json").read_text())
     # Chance is 0.25, with a standard deviation of 0.021 for 420 images.
     assert scores["accuracy"] > 0.35

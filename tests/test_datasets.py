@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from configs import aptos2019, chestxray14, ham10000, medmnist, pmg2000
-from diffmic_jax import api as experiment
-from diffmic_jax.cli import commands as cli
+from diffmic_jax import api
+from diffmic_jax.cli import main as cli
 from diffmic_jax.data.catalog import FINDINGS
 from tests import tiny
 from tests.data import native
@@ -27,7 +27,7 @@ ONE_EPOCH = {"guidance__warmup_epochs": 0, "train__epochs": 1}
 
 def run(config: Any, workdir: Path) -> dict[str, Any]:
     """The test metrics of a run."""
-    experiment.run(config, workdir, "train")
+    api.train(config, workdir)
     return json.loads((workdir / "eval/test/metrics.json").read_text())
 
 
@@ -91,7 +91,7 @@ def test_accuracy_cannot_choose_a_multi_label_checkpoint(tmp_path, capsys):
     config = tiny.shrunk(medmnist.get_config("chestmnist"), tmp_path, checkpoint__metric="accuracy")
     config.checkpoint.metric = "accuracy"
     with pytest.raises(Exception, match="config.checkpoint.metric='accuracy' is unknown; choose"):
-        experiment.run(config, tmp_path / "run", "train")
+        api.train(config, tmp_path / "run")
 
 
 def test_medmnist(tmp_path):
@@ -102,7 +102,7 @@ def test_medmnist(tmp_path):
     assert list(scores["per_class"]) == sorted(("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc"))
 
 
-def test_ham10000_tells_the_clean_part_of_the_authors_split(tmp_path, capsys):
+def test_ham10000_has_a_clean_part_of_the_authors_split(tmp_path, capsys):
     native.write_ham10000(tmp_path / "native")
     # Lesions have two images, seven numbers apart; the lists put one of seven pairs on each side.
     for part, numbers in (("train", range(21)), ("test", range(21, 42))):

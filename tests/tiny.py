@@ -8,13 +8,17 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 from PIL import Image
 
-from configs import default
-from diffmic_jax.api import Experiment
+from diffmic_jax import recipes
+from diffmic_jax.config import Config
+from diffmic_jax.data.dataset import open_dataset
+from diffmic_jax.evaluation.run import validator
+from diffmic_jax.method.state import TrainState
+from diffmic_jax.training import parallel
 from diffmic_jax.training.checkpoint import Checkpoints
-from diffmic_jax.training.state import TrainState
+from diffmic_jax.training.run import TrainingRun
+from diffmic_jax.training.state import abstract_state
 from tests import tiny_trunks  # noqa: F401  (registers `tiny` and `tiny_vit`)
 
 CLASSES = ("blue", "green", "red")
@@ -23,6 +27,23 @@ STEPS_PER_EPOCH = TRAIN // 8
 WARMUP, TOTAL = STEPS_PER_EPOCH, 3 * STEPS_PER_EPOCH
 """Steps of one guidance epoch, and of it with two joint ones."""
 
+TINY = {
+    "data.image_size": 32,
+    "model.width": 8,
+    "model.stem": "small",
+    "guidance.backbone": "tiny",
+    "guidance.num_regions": 2,
+    "guidance.region_size": 16,
+    "guidance.warmup_epochs": 1,
+    "denoiser.feature_dim": 16,
+    "denoiser.pretrained": "",
+    "train.batch_size": 8,
+    "train.epochs": 2,
+    "train.log_every": 2,
+    "eval.batch_size": 4,
+    "eval.bootstrap": 20,
+}
+DIFFUSING = {"denoiser.encoder": "tiny", "sampling.num_steps": 3, "sampling.num_samples": 2}
 TWENTY_STEPS = {
     "guidance__warmup_epochs": 0,
     "train__max_steps": 20,
@@ -53,43 +74,40 @@ def write_data(root: Path) -> Path:
     return root
 
 
-def make_config(root: Path, recipe: str = "v1", **changes: object) -> ConfigDict:
+def make_config(root: Path, recipe: str = "v1", **changes: object) -> Config:
     """The configuration of a tiny run on `write_data`; `changes` as below."""
-    return shrunk(default.get_config(recipe), root, **changes)
+    return shrunk(recipes.get(recipe), root, **changes)
 
 
-def shrunk(c: ConfigDict, root: Path, **changes: object) -> ConfigDict:
+def shrunk(config: Config, root: Path, **changes: object) -> Config:
     """Any configuration with tiny networks; `changes` have two underscores for the dot."""
-    c.data.root = str(root)
-    c.data.image_size = 32
-    c.guidance.update(
-        backbone="tiny",
-        width=8,
-        stem="small",
-        num_regions=2,
-        region_size=16,
-        warmup_epochs=1,
-    )
-    c.denoiser.update(width=8, stem="small", feature_dim=16, pretrained="")
-    if c.recipe not in ("classifier", "gmic"):  # which have none
-        c.denoiser.encoder = "tiny"
-        c.sampling.update(num_steps=3, num_samples=2)
-    if c.recipe == "v2":
-        c.denoiser.local_encoder = "tiny"
-    c.train.update(batch_size=8, epochs=2, log_every=2)
-    c.eval.update(batch_size=4, bootstrap=20)
-    for field, value in changes.items():
-        group, _, name = field.rpartition("__")
-        (c[group] if group else c)[name] = value
-    return c
+    tiny = TINY | {"data.root": str(root)}
+    if config.denoiser.encoder:
+        tiny |= DIFFUSING
+    if config.denoiser.local_encoder:
+        tiny["denoiser.local_encoder"] = "tiny"
+    return config.changed(tiny | {name.replace("__", "."): x for name, x in changes.items()})
 
 
-def latest_state(config: ConfigDict, workdir: Path) -> TrainState:
+def open_run(config: Config, workdir: Path) -> TrainingRun:
+    """The training run of a configuration, as `api.train` opens it."""
+    mesh = parallel.make_mesh(config.train.model_shards)
+    return TrainingRun.open(config, workdir, open_dataset(config), mesh)
+
+
+def train(config: Config, workdir: Path) -> None:
+    """Train without evaluating."""
+    run = open_run(config, workdir)
+    run.train(validator(run))
+
+
+def latest_state(config: Config, workdir: Path) -> TrainState:
     """The state of the newest checkpoint."""
+    run = open_run(config, workdir)
     with Checkpoints(workdir, config.checkpoint.metric, read_only=True) as checkpoints:
         step = checkpoints.latest_step
         assert step is not None
-        return Experiment(config, workdir).restored(checkpoints, step)
+        return checkpoints.restore(step, abstract_state(run.method, run.mesh))
 
 
 def assert_same(left: TrainState, right: TrainState) -> None:

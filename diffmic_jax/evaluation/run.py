@@ -6,7 +6,9 @@ import logging
 from pathlib import Path
 
 import numpy as np
+from jax.sharding import Mesh
 
+from diffmic_jax.config import Config
 from diffmic_jax.data import loader
 from diffmic_jax.data.cache import Examples
 from diffmic_jax.data.dataset import Dataset
@@ -31,13 +33,10 @@ log = logging.getLogger("diffmic_jax")
 def validator(run: TrainingRun) -> Validate:
     """A function from a training state to its defined scalar metrics on the validation part."""
     prepare = make_predictor(run.method, run.mesh)
-    examples, eval_ = run.dataset.examples["validation"], run.config.eval
-    rows = parallel.padded_batch_size(run.mesh, eval_.batch_size)
+    examples, batching = run.dataset.examples["validation"], _batching(run.config, run.mesh)
 
     def validate(state: TrainState) -> dict[str, float]:
-        batches = loader.eval_batches(
-            examples, batch_size=rows, num_workers=run.config.data.num_workers
-        )
+        batches = loader.eval_batches(examples, batching)
         predictor = prepare(state.variables(average=run.config.train.ema))
         outputs = predict_batches(predictor, batches, run.key(Purpose.SAMPLING))
         scores = score(outputs, run.dataset.task)
@@ -48,10 +47,16 @@ def validator(run: TrainingRun) -> Validate:
 
 def predict_part(model: Model, examples: Examples, title: str = "") -> Outputs:
     """The model's outputs for a part of a data set, in order."""
-    rows = parallel.padded_batch_size(model.mesh, model.config.eval.batch_size)
-    workers = model.config.data.num_workers
-    batches = loader.eval_batches(examples, batch_size=rows, num_workers=workers)
+    batches = loader.eval_batches(examples, _batching(model.config, model.mesh))
     return predict_batches(model.predictor, batches, model.sampling_key, title)
+
+
+def _batching(config: Config, mesh: Mesh) -> loader.Batching:
+    """Whole batches in every process, which the devices share."""
+    return loader.Batching(
+        batch_size=parallel.padded_batch_size(mesh, config.eval.batch_size),
+        num_workers=config.data.num_workers,
+    )
 
 
 def calibrate(model: Model, dataset: Dataset) -> None:

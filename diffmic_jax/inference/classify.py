@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,12 +16,15 @@ from diffmic_jax.data.cache import cached
 from diffmic_jax.data.images import Decoded, list_images
 from diffmic_jax.data.layouts import Record, read_file
 from diffmic_jax.data.sources import Source
+from diffmic_jax.data.transforms import prepare
 from diffmic_jax.errors import InputError
 from diffmic_jax.inference import calibration
 from diffmic_jax.inference.calibration import COVERAGE
+from diffmic_jax.inference.exported import Exported
 from diffmic_jax.inference.load import Model
 from diffmic_jax.inference.predict import predict_batches
 from diffmic_jax.inference.predictions import Outputs, write_predictions, write_uncertainty
+from diffmic_jax.method.task import SEPARATOR, Task
 from diffmic_jax.training import parallel
 
 Image = Path | np.ndarray
@@ -35,6 +39,65 @@ class Classified:
     outputs: Outputs
     skipped: dict[str, str]
     """Name of each image that was left out, and why."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Predictions:
+    """What a classifier answers for n images."""
+
+    ids: list[str]
+    """[n] the images' names."""
+    labels: list[str]
+    """[n] the predicted class, or several as 'a|b'."""
+    class_names: tuple[str, ...]
+    """The C classes, the columns of what follows."""
+    probabilities: np.ndarray
+    """[n, C], as in predictions.csv."""
+    std: np.ndarray
+    """[n, C] standard deviation of the samples."""
+    sets: list[tuple[str, ...]] | None
+    """[n] the classes of each prediction set; None without a calibration or with several labels."""
+    in_distribution: np.ndarray | None = None
+    """[n] bool; None: the run has no out-of-distribution detector."""
+
+    def to_pandas(self) -> Any:
+        """A `pandas.DataFrame` with a row per image.
+
+        Raises:
+          InputError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise InputError("to_pandas needs pandas; pip install pandas") from error
+        table = pandas.DataFrame({"id": self.ids, "prediction": self.labels})
+        for i, name in enumerate(self.class_names):
+            table[f"prob_{name}"] = self.probabilities[:, i]
+            table[f"std_{name}"] = self.std[:, i]
+        if self.sets is not None:
+            table["set"] = [SEPARATOR.join(each) for each in self.sets]
+        return table
+
+
+def predictions(model: Model, found: Classified, coverage: float = COVERAGE) -> Predictions:
+    """What is public of a model's outputs; `coverage` is that of the prediction sets."""
+    task, outputs, fitted = model.task, found.outputs, model.calibrations
+    calibrated = calibration.apply(fitted.diffusion, outputs.probabilities, coverage)
+    predicted = task.predicted(outputs.probabilities, fitted.thresholds[0])
+    sets = None
+    if calibrated is not None and calibrated.sets is not None:
+        sets = [
+            tuple(name for name, member in zip(task.class_names, row, strict=True) if member)
+            for row in calibrated.sets
+        ]
+    return Predictions(
+        ids=found.ids,
+        labels=[task.name(label) for label in predicted],
+        class_names=task.class_names,
+        probabilities=outputs.probabilities,
+        std=outputs.std,
+        sets=sets,
+    )
 
 
 def classify(model: Model, images: Mapping[str, Image], on_bad_image: str = "error") -> Classified:
@@ -58,15 +121,15 @@ def classify(model: Model, images: Mapping[str, Image], on_bad_image: str = "err
         image = images[record.id]
         return from_file(record) if isinstance(image, Path) else _checked(record.id, image)
 
-    parts = {"train": (), "validation": (), "test": records}
-    source = Source("images", model.task, parts, read)
+    parts: dict[str, tuple[Record, ...]] = {"train": (), "validation": (), "test": records}
+    source = Source(name="images", task=model.task, splits=parts, read=read)
     size = model.config.data.image_size
     with tempfile.TemporaryDirectory() as folder:
         # All are decoded before the first is classified, so a bad one is reported at once.
         found = cached(source, size, Path(folder), on_bad_image=on_bad_image)
         examples = found.examples["test"]
         rows = parallel.bucket(model.mesh, len(examples), model.config.eval.batch_size)
-        batches = loader.eval_batches(examples, batch_size=rows)
+        batches = loader.eval_batches(examples, loader.Batching(batch_size=rows))
         outputs = predict_batches(model.predictor, batches, model.sampling_key, "predict")
     ids = [record.id for record in examples.records]
     return Classified(ids=ids, outputs=outputs, skipped=found.skipped)
@@ -84,7 +147,38 @@ def _checked(name: str, image: np.ndarray) -> Decoded:
             f"{name}: is {image.dtype}{list(image.shape)}; give uint8 [height, width, 3], or "
             "[height, width] for gray"
         )
-    return Decoded(image)
+    rgb = np.repeat(image[..., None], 3, axis=-1) if image.ndim == 2 else image
+    return Decoded(rgb, "L" if image.ndim == 2 else "RGB")
+
+
+def classify_exported(program: Exported, images: Mapping[str, Image]) -> Predictions:
+    """Classify images with an exported program, in order.
+
+    Raises:
+      InputError: there is no image, or one cannot be used.
+    """
+    if not images:
+        raise InputError("predict: there are no images; name some")
+    task = Task.of_checkpoint(program.facts)
+    decoded = [
+        read_file(Record(name, 0, str(image))) if isinstance(image, Path) else _checked(name, image)
+        for name, image in images.items()
+    ]
+    pixels = np.stack([prepare(each.pixels, program.image_size) for each in decoded])
+    rows = program.batch_size or len(pixels)
+    index = np.arange(-(-len(pixels) // rows) * rows)
+    # The last batch is filled up with copies of the first image.
+    source = np.where(index < len(pixels), index, 0)
+    parts = [program(pixels[source[i : i + rows]], index[i : i + rows]) for i in index[::rows]]
+    found = {key: np.concatenate([part[key] for part in parts])[: len(pixels)] for key in parts[0]}
+    return Predictions(
+        ids=[*images],
+        labels=[task.name(label) for label in task.predicted(found["probabilities"])],
+        class_names=task.class_names,
+        probabilities=found["probabilities"],
+        std=found["spread"],
+        sets=None,
+    )
 
 
 def classify_folder(

@@ -16,7 +16,7 @@ from diffmic_jax.data.files import write_json
 from diffmic_jax.errors import InputError
 from diffmic_jax.inference.card import write_card
 from diffmic_jax.inference.load import load
-from diffmic_jax.interop import names as network_names
+from diffmic_jax.interop.names import denoiser_map, guidance_map
 from diffmic_jax.method.build import Method, build
 from diffmic_jax.method.state import TrainState, of_network
 from diffmic_jax.method.task import Task
@@ -199,8 +199,8 @@ def _maps(method: Method, encoder: str) -> dict[str, names.Map]:
     if not isinstance(method.guidance, DCG) or method.denoiser is None:
         raise InputError(f"the authors' code has no names for the recipe {method.name}")
     return {
-        "guidance": network_names.guidance_map(method.guidance),
-        "denoiser": network_names.denoiser_map(method.denoiser, encoder),
+        "guidance": guidance_map(method.guidance),
+        "denoiser": denoiser_map(method.denoiser, encoder),
     }
 
 

@@ -287,9 +287,7 @@ def _objective(config: Config, task: Task, counts: Counts) -> Objective:
         guidance_loss=partial(loss, link=link, counts=counts),
         image_weight=partial(IMAGE_WEIGHTS[train.loss_weight], link=link),
         label_loss=partial(label_loss, link=link, counts=counts, balance=train.label_balance),
-        noise_weight=train.noise_weight,
-        mmd_weight=train.mmd_weight,
-        label_weight=train.label_weight,
+        weights=train,
         conditioning_dropout=config.denoiser.conditioning_dropout,
     )
 
@@ -349,6 +347,7 @@ def _sampling(own: fields.Sampling, schedule: Schedule, task: Task) -> Sampling:
         raise InputError(f"config.sampling.start={own.start!r}: {error}") from error
     sampler, options = samplers.SAMPLERS[own.sampler]
     run = partial(sampler, **{name: getattr(own, name) for name in options})
+    link = task.link
 
     def sample(
         eps_fn: Callable[[Array, Array], Array],
@@ -364,7 +363,7 @@ def _sampling(own: fields.Sampling, schedule: Schedule, task: Task) -> Sampling:
         run=sample,
         timesteps=steps,
         num_samples=own.num_samples,
-        readout=partial(READOUTS[own.readout], link=task.link),
+        readout=lambda samples: READOUTS[own.readout](samples, link),
         unconditional=own.unconditional,
         ensemble_weight=own.ensemble_weight,
     )

@@ -153,15 +153,18 @@ class TrainingRun:
     def _batches(self, start: int) -> Generator[Batch, None, None]:
         """The batches from step `start` on, augmented on the devices."""
         data = self.config.data
-        batches = loader.train_batches(
-            self.dataset.examples["train"],
+        batching = loader.Batching(
             batch_size=self.config.train.batch_size,
-            seed=self.config.seed,
-            start_step=start,
-            num_steps=self.method.num_steps,
-            num_workers=data.num_workers,
             shard_index=jax.process_index(),
             shard_count=jax.process_count(),
+            num_workers=data.num_workers,
+        )
+        batches = loader.train_batches(
+            self.dataset.examples["train"],
+            batching,
+            seed=self.config.seed,
+            num_steps=self.method.num_steps,
+            start_step=start,
         )
         augment = partial(transforms.augment, flip=data.flip, rotation=data.rotation)
         return parallel.augmented(self.mesh, batches, augment, self.key(Purpose.AUGMENT), start)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from diffmic_jax.cli import commands as cli
+from diffmic_jax.cli import main as cli
 from tests import tiny
 
 

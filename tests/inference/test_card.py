@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 
-from diffmic_jax.cli import commands as cli
+from diffmic_jax.cli import main as cli
 from diffmic_jax.inference import card
 from tests import tiny
 

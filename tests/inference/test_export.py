@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffmic_jax.cli import commands as cli
+from diffmic_jax.cli import main as cli
 from diffmic_jax.data.transforms import prepare
 from diffmic_jax.errors import InputError
 from diffmic_jax.inference import exported

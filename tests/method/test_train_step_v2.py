@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from diffmic_jax.settings import resolve
 
 from configs.default import get_config
 from diffmic_jax.interop.names import denoiser_map
@@ -16,7 +17,6 @@ from diffmic_jax.method import train_step as steps
 from diffmic_jax.method.build import make_recipe
 from diffmic_jax.method.optimizers import learning_rate, make_optimizers
 from diffmic_jax.nn import names
-from diffmic_jax.settings import resolve
 from diffmic_jax.types import Batch, Guidance
 from tests import golden_v2
 from tests.helpers import channels_last, check

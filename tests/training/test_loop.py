@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from diffmic_jax import api as experiment
+from diffmic_jax import api
 from diffmic_jax.cli import process as command
 from diffmic_jax.errors import Interrupted, NonFiniteLossError
 from diffmic_jax.training import parallel
@@ -56,10 +56,10 @@ def test_a_run_that_was_stopped_ends_like_one_that_was_not(
         with monkeypatch.context() as patch:
             before_step(patch, step, press_ctrl_c)
             with pytest.raises(Interrupted, match=f"stopped after step {step} of {tiny.TOTAL}"):
-                experiment.run(config, workdir, "train")
+                api.train(config, workdir)
         assert steps_kept(workdir)["latest"] == step
         assert max(logged_steps(workdir), default=0) <= step
-    experiment.run(config, workdir, "train")
+    api.train(config, workdir)
     tiny.assert_same(tiny.latest_state(config, workdir), tiny.latest_state(config, trained))
     assert logged_steps(workdir) == logged_steps(trained) == [2, 4, 6, 8, 9]
     scores = Path("eval/test/metrics.json")
@@ -68,7 +68,7 @@ def test_a_run_that_was_stopped_ends_like_one_that_was_not(
 
 def test_a_finished_run_stays_as_it_is(tiny_data, trained):
     before = (trained / "metrics.csv").read_bytes()
-    experiment.run(tiny.make_config(tiny_data), trained, "train")
+    api.train(tiny.make_config(tiny_data), trained)
     assert (trained / "metrics.csv").read_bytes() == before
     assert steps_kept(trained)["latest"] == tiny.TOTAL
 
@@ -93,7 +93,7 @@ def test_the_best_on_validation_is_evaluated_and_the_latest_resumed(
 
     monkeypatch.setattr(experiment.Experiment, "validate", validate)
     config = tiny.make_config(tiny_data, "classifier")
-    experiment.run(config, tmp_path, "train")
+    api.train(config, tmp_path)
     assert steps_kept(tmp_path) == {"best": 6, "latest": 9}
     assert "test, checkpoint of step 6" in capsys.readouterr().out
     assert int(tiny.latest_state(config, tmp_path).step) == 9
@@ -117,7 +117,7 @@ def test_without_a_validation_part_the_last_step_is_evaluated(tmp_path, capsys):
     for part, count in {"train": 8, "test": 3}.items():
         tiny.write_images(tmp_path / "data" / part, count)
     config = tiny.make_config(tmp_path / "data", "classifier", data__validation_fraction=0.0)
-    experiment.run(config, tmp_path / "run", "train")
+    api.train(config, tmp_path / "run")
     assert "test, checkpoint of step 9" in capsys.readouterr().out
 
 
@@ -128,7 +128,7 @@ def poison(batch: Batch) -> Batch:
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, tiny_data, monkeypatch, capsys):
     before_step(monkeypatch, 5, poison)
     config = tiny.make_config(tiny_data, "classifier", checkpoint__every_steps=2)
-    status = command.run_command(lambda: experiment.run(config, tmp_path, "train"))
+    status = command.run_command(lambda: api.train(config, tmp_path))
     *_, last = capsys.readouterr().err.strip().splitlines()
     assert status == 1
     assert last.startswith("error: ")
@@ -142,7 +142,7 @@ def test_a_step_that_breaks_the_parameters_is_not_saved(tmp_path, tiny_data):
     config = tiny.make_config(tiny_data, checkpoint__every_steps=1, train__learning_rate=1e38)
     # The first joint step still has rate 0.
     with pytest.raises(NonFiniteLossError, match="not finite at step 5"):
-        experiment.run(config, tmp_path, "train")
+        api.train(config, tmp_path)
     assert steps_kept(tmp_path)["latest"] == 4
 
 
@@ -168,10 +168,10 @@ def test_the_denoiser_begins_with_the_trunk_that_the_guidance_has_come_to(tmp_pa
         "train__learning_rate": 0.0,
     }
     first = tiny.make_config(tiny_data, train__max_steps=tiny.WARMUP, **changes)
-    experiment.run(first, tmp_path, "train")
+    api.train(first, tmp_path)
     before = tiny.latest_state(first, tmp_path).params
     whole = tiny.make_config(tiny_data, train__max_steps=tiny.WARMUP + 1, **changes)
-    experiment.run(whole, tmp_path, "train")
+    api.train(whole, tmp_path)
     after = tiny.latest_state(whole, tmp_path)
     for tree in (after.params, before):
         pairs = zip(

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from diffmic_jax import api as experiment
+from diffmic_jax import api
 from diffmic_jax.errors import InputError
 from diffmic_jax.training import parallel
 from diffmic_jax.types import Batch
@@ -28,7 +28,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 from diffmic_jax.cli import process as command
-from diffmic_jax import api as experiment
+from diffmic_jax import api
 from diffmic_jax.training.checksum import checksums
 from diffmic_jax.training.parallel import make_mesh, replicated, state_shardings
 from tests import tiny
@@ -39,7 +39,7 @@ data, folder = Path(sys.argv[1]), Path(sys.argv[2])
 
 def run(name, status, recipe="v1", **changes):
     config = tiny.make_config(data, recipe, **tiny.TWENTY_STEPS | changes)
-    assert command.run_command(lambda: experiment.run(config, folder / name, "train")) == status
+    assert command.run_command(lambda: api.train(config, folder / name)) == status
 
 
 run("data", 0)
@@ -60,7 +60,7 @@ assert checksums(pieces) == checksums(wide)
 def one_device(tmp_path_factory, tiny_data) -> Path:
     """Workdir of twenty steps on one device."""
     workdir = tmp_path_factory.mktemp("one") / "run"
-    experiment.run(tiny.make_config(tiny_data, **tiny.TWENTY_STEPS), workdir, "train")
+    api.train(tiny.make_config(tiny_data, **tiny.TWENTY_STEPS), workdir)
     return workdir
 
 
@@ -127,7 +127,7 @@ def test_eight_devices_equal_one(tiny_data, one_device, eight_devices, name):
 def test_eight_devices_equal_one_for_maps_of_labels(tmp_path, tiny_data, eight_devices):
     folder, _ = eight_devices
     config = tiny.make_config(tiny_data, "v2", **tiny.TWENTY_STEPS)
-    experiment.run(config, tmp_path / "run", "train")
+    api.train(config, tmp_path / "run")
     assert_same_run(tiny_data, folder / "v2", tmp_path / "run", "v2")
 
 
