@@ -102,7 +102,7 @@ def test_medmnist(tmp_path):
     assert list(scores["per_class"]) == sorted(("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc"))
 
 
-def test_ham10000_tells_the_clean_part_of_the_authors_split(tmp_path, capsys):
+def test_ham10000_has_a_clean_part_of_the_authors_split(tmp_path, capsys):
     native.write_ham10000(tmp_path / "native")
     # Lesions have two images, seven numbers apart; the lists put one of seven pairs on each side.
     for part, numbers in (("train", range(21)), ("test", range(21, 42))):
