@@ -1,17 +1,17 @@
-"""What the split does to a result: HAM10000 by lesion, at random, and by the authors' lists.
+"""How much a result depends on the split: HAM10000 by lesion, at random, by the authors' lists.
 
-    python -m diffmic_jax study studies/protocols.py:ham10000 --workdir=runs/protocols-small \
+    diffmic study studies/protocols.py:ham10000 --workdir=runs/protocols-small \
         --set=data.root=DIR
-    python -m diffmic_jax study studies/protocols.py:full --workdir=runs/protocols \
+    diffmic study studies/protocols.py:full --workdir=runs/protocols \
         --set=data.root=DIR
-    python -m diffmic_jax study studies/protocols.py:smoke --workdir=runs/protocols-smoke
+    diffmic study studies/protocols.py:smoke --workdir=runs/protocols-smoke
 
 At random and in the authors' lists, a third of the test images show a lesion of the training part;
-these are told apart. The rows have different test images, so their differences are
-no paired comparison. The phantom (`smoke`) has no groups: there it only shows that it runs.
+these are evaluated separately. The rows have different test images, so their differences
+are no paired comparison. The phantom (`smoke`) has no groups: there it is only a test.
 """
 
-from diffmic_jax.study.study import Row, Study
+from diffmic_jax.study.definition import Row, Study
 from studies import settings
 
 PROTOCOLS = {"smoke": ("given", "random"), "": ("grouped", "random", "authors")}

@@ -1,19 +1,19 @@
 """Every recipe on one data set, at the same budget, and the guidance alone.
 
-    python -m diffmic_jax study studies/recipes.py:smoke --workdir=runs/recipes-smoke
-    python -m diffmic_jax study studies/recipes.py:busi --workdir=runs/recipes-busi \
+    diffmic study studies/recipes.py:smoke --workdir=runs/recipes-smoke
+    diffmic study studies/recipes.py:busi --workdir=runs/recipes-busi \
         --set=data.root=DIR --set=data.labels=split.csv
-    python -m diffmic_jax study studies/recipes.py:ham10000 --workdir=runs/recipes-ham10000 \
+    diffmic study studies/recipes.py:ham10000 --workdir=runs/recipes-ham10000 \
         --set=data.root=DIR
-    python -m diffmic_jax study studies/recipes.py:full --workdir=runs/recipes --set=data.root=DIR
+    diffmic study studies/recipes.py:full --workdir=runs/recipes --set=data.root=DIR
 
-`v2` stands on the guidance that the run of `v1` ended with, so that both start from the same
-guidance predictions. `samples` are the checkpoints of `v1` with the mean of eight samples. With the
+`v2` starts with the guidance of the `v1` run, so that both have the same guidance predictions.
+`samples` are the checkpoints of `v1` with the mean of eight samples. With the
 authors' split (`ham10000`), test images whose lesion is in training are evaluated separately too.
 `full` is HAM10000, lesions kept together, with the published sizes.
 """
 
-from diffmic_jax.study.study import Row, Study
+from diffmic_jax.study.definition import Row, Study
 from studies import settings
 from studies.table2 import C1, C2
 
@@ -25,7 +25,7 @@ V2 = {
     "denoiser.pretrained": "",
 }
 SAME_GUIDANCE = {"guidance.backbone": "resnet50"}
-"""As `v1` has it, where nothing else is said."""
+"""The trunk of `v1`, which `v2` of the `full` variant has to share."""
 
 
 def get_study(variant: str = "full") -> Study:

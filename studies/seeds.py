@@ -1,15 +1,15 @@
-"""How much of a result is the seed: v1 and its guidance, ten trainings.
+"""How much a result varies with the seed: v1 and its guidance, ten trainings.
 
-    python -m diffmic_jax study studies/seeds.py:smoke --workdir=runs/seeds-smoke
-    python -m diffmic_jax study studies/seeds.py:busi --workdir=runs/seeds-busi \
+    diffmic study studies/seeds.py:smoke --workdir=runs/seeds-smoke
+    diffmic study studies/seeds.py:busi --workdir=runs/seeds-busi \
         --set=data.root=DIR --set=data.labels=split.csv
-    python -m diffmic_jax study studies/seeds.py:full --workdir=runs/seeds --set=data.root=DIR
+    diffmic study studies/seeds.py:full --workdir=runs/seeds --set=data.root=DIR
 
 `full` is HAM10000 with the published sizes. The split stays the same; `--set=data.split_seed=1`
 gives another one.
 """
 
-from diffmic_jax.study.study import Row, Study
+from diffmic_jax.study.definition import Row, Study
 from studies import settings
 
 

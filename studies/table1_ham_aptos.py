@@ -1,11 +1,11 @@
 """Table 1 (b) of the paper: losses for skewed classes, and DiffMIC.
 
-    python -m diffmic_jax study studies/table1_ham_aptos.py:smoke --workdir=runs/table1b-smoke
-    python -m diffmic_jax study studies/table1_ham_aptos.py:ham10000 --workdir=runs/table1b-small \
+    diffmic study studies/table1_ham_aptos.py:smoke --workdir=runs/table1b-smoke
+    diffmic study studies/table1_ham_aptos.py:ham10000 --workdir=runs/table1b-small \
         --set=data.root=DIR
-    python -m diffmic_jax study studies/table1_ham_aptos.py:full --workdir=runs/table1b-ham \
+    diffmic study studies/table1_ham_aptos.py:full --workdir=runs/table1b-ham \
         --set=data.root=DIR --set=data.protocol=authors
-    python -m diffmic_jax study studies/table1_ham_aptos.py:aptos --workdir=runs/table1b-aptos \
+    diffmic study studies/table1_ham_aptos.py:aptos --workdir=runs/table1b-aptos \
         --set=data.root=DIR --set=data.protocol=authors
 
 A ResNet18 (`full` and `aptos`: a ResNet50, with the published sizes) is trained with each loss. The
@@ -14,7 +14,7 @@ paper has .857 / .734 (accuracy / macro-F1) for LDAM, .818 / .660 for OHEM, .887
 .813 / .631, .837 / .674 and .858 / .716 on APTOS2019.
 """
 
-from diffmic_jax.study.study import Row, Study
+from diffmic_jax.study.definition import Row, Study
 from studies import settings
 
 LOSSES = {

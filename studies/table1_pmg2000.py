@@ -1,7 +1,7 @@
 """Table 1 (a) of the paper: classifiers without diffusion, and DiffMIC, on placental grades.
 
-    python -m diffmic_jax study studies/table1_pmg2000.py:smoke --workdir=runs/table1a-smoke
-    python -m diffmic_jax study studies/table1_pmg2000.py:full --workdir=runs/table1a \
+    diffmic study studies/table1_pmg2000.py:smoke --workdir=runs/table1a-smoke
+    diffmic study studies/table1_pmg2000.py:full --workdir=runs/table1a \
         --set=data.root=DIR
 
 `full` has the published sizes; the paper has .879 (ResNet), .886 (ViT), .893 (Swin), .907 (PVT),
@@ -11,7 +11,7 @@ same rows on other images, small; `smoke` has one seed, 32 px, a ViT-S and three
 transformers are slow on a CPU.
 """
 
-from diffmic_jax.study.study import Row, Study
+from diffmic_jax.study.definition import Row, Study
 from studies import settings
 
 SMOKE = {"data.image_size": 32, "guidance.warmup_epochs": 1, "train.epochs": 2}

@@ -1,22 +1,22 @@
 """What each part of DiffMIC adds: the ablation of the paper's Table 2.
 
-    python -m diffmic_jax study studies/table2.py:smoke --workdir=runs/table2-smoke
-    python -m diffmic_jax study studies/table2.py:busi --workdir=runs/table2-busi \
+    diffmic study studies/table2.py:smoke --workdir=runs/table2-smoke
+    diffmic study studies/table2.py:busi --workdir=runs/table2-busi \
         --set=data.root=DIR --set=data.labels=split.csv
-    python -m diffmic_jax study studies/table2.py:full --workdir=runs/table2 --set=data.root=DIR
+    diffmic study studies/table2.py:full --workdir=runs/table2 --set=data.root=DIR
 
 `basic` is a ResNet18, `C1` diffusion without guidance, `C2` guidance without MMD. `full` is the
 paper's setting (PMG2000, 224 px, 1,000 epochs), where it has .879, .906, .920 and .931 accuracy.
-`smoke` is the embedded phantom with small networks and few epochs: it shows that everything runs,
-in half an hour on two CPU cores, and nothing of the method.
+`smoke` is the embedded phantom with small networks and few epochs, half an hour on two CPU cores:
+it tests that everything runs, and its numbers have no other meaning.
 """
 
-from diffmic_jax.study.study import Row, Study
+from diffmic_jax.study.definition import Row, Study
 from studies import settings
 
 C1 = {
     "denoiser.conditioning": "none",
-    "guidance.network": "classifier",  # which nobody asks: the smallest one
+    "guidance.network": "classifier",  # not used: the smallest one
     "guidance.backbone": "resnet18",
     "guidance.warmup_epochs": 0,
     "guidance.frozen": True,

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NoReturn
 
+from diffmic_jax.config import fields
 from diffmic_jax.data.catalog import CATALOG
 from diffmic_jax.data.images import MAX_PIXELS
-from diffmic_jax.data.splits import PROTOCOLS
 from diffmic_jax.errors import InputError
 
 
@@ -50,11 +50,16 @@ def _seeds(text: str) -> tuple[int, ...]:
     return tuple(map(int, parts))
 
 
+def _choices(name: str) -> tuple[str, ...]:
+    """The allowed values of a field of the configuration."""
+    return next(spec.choices for spec in fields() if spec.name == name)
+
+
 def _add_on_bad_image(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--on_bad_image",
         default="error",
-        choices=("error", "skip"),
+        choices=_choices("data.on_bad_image"),
         help="stop at an image that cannot be read, or leave it out and list it",
     )
 
@@ -70,8 +75,8 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     """Flags of the sampling; the default is the run's own configuration."""
     parser.add_argument("--num_samples", type=_positive, help="samples per image, averaged")
     parser.add_argument("--num_steps", type=_positive, help="reverse steps")
-    parser.add_argument("--sampler", choices=("ancestral", "ddim"))
-    parser.add_argument("--start", choices=("full", "truncated", "leading"))
+    parser.add_argument("--sampler", choices=_choices("sampling.sampler"))
+    parser.add_argument("--start", choices=_choices("sampling.start"))
     parser.add_argument(
         "--rederive_eps",
         action=argparse.BooleanOptionalAction,
@@ -174,7 +179,7 @@ def _add_audit(commands: argparse._SubParsersAction) -> None:
         "--data_dir", default="", help="what prepare wrote, or the images themselves"
     )
     command.add_argument("--out", type=Path, help="JSON to write")
-    command.add_argument("--protocol", default="given", choices=PROTOCOLS)
+    command.add_argument("--protocol", default="given", choices=_choices("data.protocol"))
     command.add_argument("--labels", default="", help="CSV of labels")
     command.add_argument("--groups", default="", help="CSV of groups")
     command.add_argument("--split", default="", help="CSV of image and part")

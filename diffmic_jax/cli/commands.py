@@ -21,7 +21,7 @@ SAMPLING = ("num_samples", "num_steps", "sampler", "start", "rederive_eps")
 def fit(args: argparse.Namespace) -> None:
     """Train on a data set, evaluate, and write the report."""
     from diffmic_jax import api
-    from diffmic_jax.study.study import parse_change
+    from diffmic_jax.study.definition import parse_change
 
     changes = dict(map(parse_change, args.set))
     classifier = api.fit(args.data, config=args.config, workdir=args.out, changes=changes)
@@ -157,8 +157,8 @@ def convert(args: argparse.Namespace) -> None:
 
 def study(args: argparse.Namespace) -> None:
     """Train and evaluate every run of a study, and write its tables."""
+    from diffmic_jax.study.definition import load_study, parse_change
     from diffmic_jax.study.runs import run_study
-    from diffmic_jax.study.study import load_study, parse_change
 
     with extras.requires("report", "study"):
         from diffmic_jax.study.tables import write_tables

@@ -1,1 +1,1 @@
-"""Images in: sources, splits, transforms, the loader and the embedded phantom."""
+"""Data sets: sources, splits, decoding, the cache, batches, augmentation, the embedded phantom."""

@@ -116,7 +116,7 @@ def _has_columns(labels: Mapping[str, np.ndarray]) -> bool:
 
 
 class _NpzImages:
-    """Reads the images of an NPZ; what the file holds uncompressed stays on disk."""
+    """Reads the images of an NPZ; arrays that are stored uncompressed stay on disk."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -132,7 +132,7 @@ class _NpzImages:
         return Decoded(np.asarray(image), "RGB")
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_arrays": {}}  # a worker process reads for itself
+        return self.__dict__ | {"_arrays": {}}  # a worker process reads them itself
 
 
 def _npz_array(path: Path, name: str) -> np.ndarray:
@@ -147,7 +147,7 @@ def _npz_array(path: Path, name: str) -> np.ndarray:
             shape, fortran, dtype = read_header(file)
             header = file.tell()
     with path.open("rb") as raw:
-        # The member's own header has a name and extra fields of lengths of its own.
+        # The lengths of the name and of the extra field in the member's own header.
         raw.seek(member.header_offset + 26)
         lengths = np.frombuffer(raw.read(4), "<u2")
     offset = member.header_offset + 30 + int(lengths.sum()) + header
@@ -155,7 +155,7 @@ def _npz_array(path: Path, name: str) -> np.ndarray:
 
 
 def find_prepared(root: Path, name: str) -> Path | None:
-    """The newest prepared version of a data set in the folder given to `prepare`, if any."""
+    """The newest version of a data set that `prepare` wrote below `root`, if there is one."""
     found = [
         path.parent
         for path in root.glob(f"{name}/*/dataset_info.json")
@@ -168,7 +168,7 @@ def open_prepared(folder: Path, max_pixels: int = images.MAX_PIXELS) -> Layout:
     """A data set that `prepare` wrote: TFDS metadata, images in ArrayRecord files.
 
     Raises:
-      InputError: the metadata is damaged or another program's.
+      InputError: the metadata are damaged or of another program.
     """
     try:
         facts = json.loads((folder / "metadata.json").read_text(encoding="utf-8"))
@@ -180,7 +180,9 @@ def open_prepared(folder: Path, max_pixels: int = images.MAX_PIXELS) -> Layout:
                 parts[split].append(Record(name, label, f"{split}/{index}", group))
         authors = dict(facts["authors"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{folder}: no prepared data set ({error}); prepare it anew") from error
+        raise InputError(
+            f"{folder}: not a prepared data set ({error}); prepare it again"
+        ) from error
     read = _PreparedImages(folder, max_pixels)
     files = tuple(str(path) for path in sorted(folder.glob("*.array_record*")))
     return Layout(task, parts, read, files, authors)
@@ -201,9 +203,9 @@ class _PreparedImages:
         except InputError:
             raise
         except Exception as error:  # a damaged file raises nearly anything
-            raise InputError(f"{name}: cannot be read ({error}); prepare it anew") from error
+            raise InputError(f"{name}: cannot be read ({error}); prepare it again") from error
         if row["id"].decode() != record.id:
-            raise InputError(f"{name}: its record holds {row['id']!r}; prepare the data set anew")
+            raise InputError(f"{name}: its record holds {row['id']!r}; prepare the data set again")
         return images.decode(io.BytesIO(row["image"]), name, self._max_pixels)
 
     def _open(self) -> Mapping[str, Sequence[Any]]:
@@ -216,4 +218,4 @@ class _PreparedImages:
         return self._splits
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_splits": {}}  # a worker process opens for itself
+        return self.__dict__ | {"_splits": {}}  # a worker process opens them itself

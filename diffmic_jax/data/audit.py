@@ -1,8 +1,8 @@
-"""What is in a data set, and what of it is in more than one split.
+"""What is in a data set, and which of its images are in more than one split.
 
-Test images that also lie in training, or that show a lesion or patient of training, make a result
-look better than it is. Groups tell of the second kind where they are known. For the rest every
-image is decoded once and compared with all others:
+Test images that are also in training, or that show a lesion or patient of training, make a result
+look better than it is. Known groups show the second kind. For the first kind every image is decoded
+once and compared with all others:
 
 - images with the same pixels, by a digest of them;
 - images with nearly the same pixels: copies in another size, compression, brightness or tint, and
@@ -12,7 +12,7 @@ image is decoded once and compared with all others:
 
 The keys of a report:
 
-name, class_names, multi_label: the source's.
+name, class_names, multi_label: those of the source.
 n, n_by_split, counts: images in all, by split, and by split and class; with several labels
     an image counts for each, and for 'none' if it has none.
 groups_known: whether any image has a group. If not, the next three are 0.
@@ -44,7 +44,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -54,13 +54,15 @@ import numpy as np
 from tqdm import tqdm
 
 from diffmic_jax.data import splits
+from diffmic_jax.data.cache import ON_BAD_IMAGE
 from diffmic_jax.data.duplicates import (
     MAX_DISTANCE,
     MIN_CORRELATION,
+    ExactClusters,
     NearPairs,
     View,
+    Views,
     fingerprint,
-    split_of,
 )
 from diffmic_jax.data.images import Decoded
 from diffmic_jax.data.layouts import PARTS, Record, label_array
@@ -68,10 +70,6 @@ from diffmic_jax.data.sources import Source
 from diffmic_jax.errors import InputError
 
 _CHUNK = 512  # images in the thread pool at once
-
-
-_Views = Mapping[int, View]
-"""By position in `Source.records`; images that cannot be read are absent."""
 
 
 def audit(
@@ -83,7 +81,7 @@ def audit(
     num_threads: int = 0,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Look at every image of a source.
+    """Decode every image of a source and report what is found.
 
     Args:
         source: what to read.
@@ -101,16 +99,16 @@ def audit(
         InputError: an argument is out of range; or an image is bad, unless they are skipped.
     """
     _check(on_bad_image, max_distance, min_correlation)
-    views, bad = _look_at_all(source, on_bad_image == "skip", num_threads, progress)
-    exact = _exact(source, views)
+    views, bad = _views(source, on_bad_image == "skip", num_threads, progress)
+    clusters = ExactClusters(source, views)
     pairs = NearPairs(source, views, max_distance, min_correlation)
     pairs.search()
     return (
         _composition(source)
         | _leaks(source)
-        | _exact_report(exact)
+        | clusters.report()
         | pairs.report()
-        | {"duplicated_test_images": len(_duplicated(exact) | pairs.test_ids())}
+        | {"duplicated_test_images": len(clusters.test_ids() | pairs.test_ids())}
         | {"max_distance": max_distance, "min_correlation": min_correlation}
         | {"unreadable": bad}
         | _shapes(source, views)
@@ -118,32 +116,33 @@ def audit(
 
 
 def _check(on_bad_image: str, max_distance: int, min_correlation: float) -> None:
-    if on_bad_image not in ("error", "skip"):
-        raise InputError(f"on_bad_image: {on_bad_image!r} is not one of error, skip")
+    if on_bad_image not in ON_BAD_IMAGE:
+        choices = ", ".join(ON_BAD_IMAGE)
+        raise InputError(f"on_bad_image: {on_bad_image!r} is unknown; choose one of {choices}")
     if not 0 <= max_distance <= 64:
         raise InputError(f"max_distance: {max_distance} is not in 0..64")
     if not -1 <= min_correlation <= 1:
         raise InputError(f"min_correlation: {min_correlation} is not in [-1, 1]")
 
 
-# Looking at images.
+# Decoding.
 
 
-def _look_at_all(
+def _views(
     source: Source, skip: bool, num_threads: int, progress: bool
-) -> tuple[_Views, list[dict[str, str]]]:
+) -> tuple[Views, list[dict[str, str]]]:
     """A view of every image that can be read; `id` and `reason` of the others."""
     records = source.records
     views: dict[int, View] = {}
     bad: list[dict[str, str]] = []
-    look = partial(_look, source.read)
+    read = partial(_view, source.read)
     hidden = None if progress else True
     bar = tqdm(total=len(records), unit="image", desc="audit", leave=False, disable=hidden)
     with ThreadPoolExecutor(num_threads or os.cpu_count()) as pool, bar:
-        # In chunks, so that no more than one of them goes on when the first bad image is met.
+        # In chunks, so that decoding stops soon after the first bad image.
         for start in range(0, len(records), _CHUNK):
             chunk = records[start : start + _CHUNK]
-            for position, view in enumerate(pool.map(look, chunk), start):
+            for position, view in enumerate(pool.map(read, chunk), start):
                 bar.update()
                 if not isinstance(view, InputError):
                     views[position] = view
@@ -154,7 +153,7 @@ def _look_at_all(
     return views, bad
 
 
-def _look(read: Callable[[Record], Decoded], record: Record) -> View | InputError:
+def _view(read: Callable[[Record], Decoded], record: Record) -> View | InputError:
     try:
         pixels, mode = read(record)
     except InputError as error:
@@ -203,7 +202,7 @@ def _leaks(source: Source) -> dict[str, Any]:
     }
 
 
-def _shapes(source: Source, views: _Views) -> dict[str, Any]:
+def _shapes(source: Source, views: Views) -> dict[str, Any]:
     records = source.records
     size = np.array([(v.width, v.height) for v in views.values()], float).reshape(-1, 2)
     return {
@@ -224,57 +223,6 @@ def _range(values: np.ndarray) -> dict[str, float] | None:
         return None
     found = {"min": values.min(), "median": np.median(values), "max": values.max()}
     return {name: round(float(value), 4) for name, value in found.items()}
-
-
-# Exact duplicates.
-
-
-def _exact(source: Source, views: _Views) -> list[dict[str, list[str]]]:
-    """Clusters of images with the same pixels, the worst first."""
-    records, split = source.records, split_of(source)
-    by_digest: dict[bytes, list[int]] = defaultdict(list)
-    for at, view in views.items():
-        by_digest[view.digest].append(at)
-    clusters = [
-        {
-            "images": [records[at].id for at in cluster],
-            "splits": [split[at] for at in cluster],
-            "labels": [source.task.name(records[at].label) for at in cluster],
-        }
-        for cluster in by_digest.values()
-        if len(cluster) > 1
-    ]
-    return sorted(clusters, key=_severity)
-
-
-def _severity(cluster: dict[str, list[str]]) -> tuple[bool, bool, list[str]]:
-    return not _straddles(cluster), not _disagrees(cluster), cluster["images"]
-
-
-def _straddles(cluster: dict[str, list[str]]) -> bool:
-    return len(set(cluster["splits"])) > 1
-
-
-def _disagrees(cluster: dict[str, list[str]]) -> bool:
-    return len(set(cluster["labels"])) > 1
-
-
-def _exact_report(clusters: list[dict[str, list[str]]]) -> dict[str, Any]:
-    return {
-        "exact_duplicates": clusters,
-        "exact_duplicates_across_splits": sum(map(_straddles, clusters)),
-        "conflicting_labels": sum(map(_disagrees, clusters)),
-    }
-
-
-def _duplicated(clusters: list[dict[str, list[str]]]) -> set[str]:
-    """Ids of test images with a copy in another split."""
-    return {
-        image
-        for cluster in filter(_straddles, clusters)
-        for image, split in zip(cluster["images"], cluster["splits"], strict=True)
-        if split == "test"
-    }
 
 
 # The summary.

@@ -1,7 +1,7 @@
 """TFDS builders of the data sets known by name, and `prepare`, which runs one.
 
-A prepared data set is one folder of ArrayRecord files with the images as they were, encoded, beside
-metadata that lists every image with its label, group and part. It is written without TensorFlow
+A prepared data set is one folder of ArrayRecord files, with the encoded images as they were, and
+metadata that list every image with its label, group and part. It is written without TensorFlow
 and can be read with `tfds.builder_from_directory(...).as_data_source(...)`.
 """
 
@@ -36,8 +36,8 @@ from diffmic_jax.method.task import Task
 
 VERSION = "1.0.0"
 CHUNK = 512
-"""Images between two notes of progress."""
-_CHECKED = 2**40  # pixels: no limit for what has passed one
+"""Images whose check is recorded at once."""
+_CHECKED = 2**40  # pixels: images that have been checked have no limit
 
 
 class _Builder(  # type: ignore[call-arg]  # TFDS takes the option, but has no type for it
@@ -49,7 +49,7 @@ class _Builder(  # type: ignore[call-arg]  # TFDS takes the option, but has no t
     known: DataSet
 
     def __init__(self, *, layout: Layout | None = None, **kwargs: Any) -> None:
-        """`layout` is what to write; without it, `manual_dir` is opened."""
+        """Without a `layout` to write, `manual_dir` is opened."""
         self.layout = layout
         super().__init__(**kwargs)
 
@@ -130,18 +130,18 @@ BUILDERS = {name: _builder(known) for name, known in catalog.CATALOG.items()}
 
 
 class Prepared(NamedTuple):
-    """What `prepare` made, or found made."""
+    """A prepared data set, written now or before."""
 
     folder: Path
     counts: dict[str, int]
     """Images by part."""
     skipped: dict[str, str]
-    """What was wrong with each image that was left out, by its id."""
+    """Why each image that was left out cannot be read, by its id."""
     known: DataSet
     has_authors: bool
-    """Whether DiffMIC's split is in it."""
+    """Whether it has DiffMIC's split."""
     fresh: bool
-    """Whether it was made now, not found made."""
+    """Whether it was written now, not before."""
 
 
 def open_native(name: str, manual_dir: str | os.PathLike[str], lists: Path | None = None) -> Layout:
@@ -181,8 +181,8 @@ def prepare(
 ) -> Prepared:
     """Check every image of a data set and write it as ArrayRecord files.
 
-    The folder is there whole or not at all. What was checked before an interruption is not checked
-    again.
+    The folder is complete or absent. Images that were checked before an interruption are not
+    checked again.
 
     Args:
         name: of `BUILDERS`.
@@ -193,13 +193,15 @@ def prepare(
         max_pixels: the largest image that is accepted.
 
     Raises:
-        InputError: anything is missing or damaged, or `data_dir` cannot be written.
+        InputError: a file is missing or damaged, or `data_dir` cannot be written.
     """
     if name not in BUILDERS:
-        raise InputError(f"prepare: {name!r} is not one of {', '.join(BUILDERS)}")
+        raise InputError(f"prepare: {name!r} is unknown; choose one of {', '.join(BUILDERS)}")
     home = Path(data_dir) / name
     if home.resolve() == Path(manual_dir).resolve():
-        raise InputError(f"--data_dir={data_dir}: would write into the images; choose another")
+        raise InputError(
+            f"--data_dir={data_dir}: would write into the images; choose another folder"
+        )
     skipped: dict[str, str] = {}
     folder = archives.find_prepared(Path(data_dir), name)
     fresh = folder is None
@@ -211,13 +213,15 @@ def prepare(
                 skipped = _check_images(layout, home, on_bad_image, max_pixels)
                 layout = _without(layout, skipped)
                 if not any(layout.parts.values()):
-                    raise InputError(f"{manual_dir}: no image of it can be read")
+                    raise InputError(f"{manual_dir}: no image can be read; replace some of them")
                 folder = _write(name, layout, Path(manual_dir), Path(data_dir))
         except OSError as error:
-            raise InputError(f"{home}: cannot be written ({error}); choose another") from error
+            raise InputError(
+                f"{home}: cannot be written ({error}); choose another folder"
+            ) from error
     layout = archives.open_prepared(folder)
     if lists and not layout.authors:
-        raise InputError(f"{folder}: prepared without --lists; delete it to prepare it anew")
+        raise InputError(f"{folder}: prepared without --lists; delete it to prepare it again")
     counts = {part: len(listed) for part, listed in layout.parts.items() if listed}
     known = catalog.CATALOG[name]
     return Prepared(folder, counts, skipped, known, bool(layout.authors), fresh)
@@ -240,18 +244,18 @@ def _write(name: str, layout: Layout, manual_dir: Path, data_dir: Path) -> Path:
 
 
 def _check_images(layout: Layout, home: Path, on_bad_image: str, max_pixels: int) -> dict[str, str]:
-    """Decode every image once; gives what was wrong with each bad one, by id."""
-    notes = home / "checked.txt"
-    checked = set(notes.read_text().split("\n")) if notes.is_file() else set()
+    """Decode every image once; returns why each bad one cannot be read, by id."""
+    done = home / "checked.txt"
+    checked = set(done.read_text().split("\n")) if done.is_file() else set()
     records = [record for listed in layout.parts.values() for record in listed]
     due = [record for record in records if _state(record) not in checked]
     bad: dict[str, str] = {}
-    look = partial(_problem, max_pixels=max_pixels)
+    check = partial(_problem, max_pixels=max_pixels)
     bar = tqdm(due, desc="check", unit="image", leave=False, disable=None)
-    with ThreadPoolExecutor() as pool, notes.open("a") as file, bar:
+    with ThreadPoolExecutor() as pool, done.open("a") as file, bar:
         for start in range(0, len(due), CHUNK):
             chunk = due[start : start + CHUNK]
-            for record, problem in zip(chunk, pool.map(look, chunk), strict=True):
+            for record, problem in zip(chunk, pool.map(check, chunk), strict=True):
                 if problem and on_bad_image == "error":
                     raise InputError(problem)
                 if problem:

@@ -1,10 +1,10 @@
 """Every image of a source decoded and resized once, in one file that batches are read from.
 
 The file is a memory-mapped [N, S, S, 3] uint8 array, in a folder named after the records and the
-image size; another split, seed or recipe uses the same one. Beside it stands, for every row, the
-state (size and time) of the file that it was decoded from, written after the pixels. So whatever is
-missing, because an earlier run was cut off or a file has changed since, is what the next run
-decodes. Runs that need the same cache take turns.
+image size; another split, seed or recipe uses the same one. A second file holds, for every row, the
+state (size and times) of the file that it was decoded from, and is written after the pixels. So a
+run decodes the rows that are missing, because an earlier run was interrupted, and those whose file
+has changed since. Runs that need the same cache wait for each other.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import shutil
+import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ import numpy as np
 from filelock import FileLock
 from tqdm import tqdm
 
+from diffmic_jax.config import Data
 from diffmic_jax.data import transforms
 from diffmic_jax.data.images import Decoded
 from diffmic_jax.data.layouts import Record, label_array
@@ -31,10 +33,10 @@ from diffmic_jax.data.sources import Source
 from diffmic_jax.errors import InputError
 
 VERSION = 1
-"""Of the pixels: to be raised when decoding or resizing changes."""
+"""Of the pixels: raise it when decoding or resizing changes."""
 CHUNK = 512
-"""Images between two notes of progress."""
-ON_BAD_IMAGE = ("error", "skip")
+"""Images whose state is recorded at once."""
+ON_BAD_IMAGE: tuple[str, ...] = typing.get_args(typing.get_type_hints(Data)["on_bad_image"])
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class Cached:
     examples: dict[str, Examples]
     """By part; without the bad images."""
     skipped: dict[str, str]
-    """What was wrong with each image that is left out, by its id."""
+    """Why each image that is left out cannot be read, by its id."""
 
 
 class CachedPixels:
@@ -92,22 +94,25 @@ def cached(
     num_threads: int = 0,
     progress: bool = True,
 ) -> Cached:
-    """Decode what is not decoded yet of a source.
+    """Decode the images of a source that the cache does not have yet.
 
     Args:
         source: what to read.
-        image_size: S, pixels a side.
-        folder: where caches live; default `user_cache()`.
+        image_size: S, side in pixels.
+        folder: of all caches; default `user_cache()`.
         on_bad_image: 'error' stops at an image that cannot be decoded, 'skip' leaves it out.
         num_threads: that decode; 0: one for each core.
         progress: show a bar on standard error, if that is a terminal.
 
     Raises:
-        InputError: a bad image, a folder that cannot be written, or too little room in it.
+        InputError: an image is bad, or the folder cannot be written or is too small.
     """
     if on_bad_image not in ON_BAD_IMAGE:
-        raise InputError(f"config.data.on_bad_image: {on_bad_image!r} is not one of error, skip")
-    # In an order of its own: the split does not matter.
+        raise InputError(
+            f"config.data.on_bad_image={on_bad_image!r} is unknown; choose one of "
+            f"{', '.join(ON_BAD_IMAGE)}"
+        )
+    # In an order that does not depend on the split.
     records = sorted(source.records, key=lambda record: (record.id, record.path))
     home = (folder or user_cache()) / f"{source.name}-{image_size}-{_hash(source, records)}"
     try:
@@ -138,9 +143,9 @@ def _decode(
 ) -> Iterator[bool]:
     """Bring the store up to date, a chunk at a time."""
     states = _states(source, records)
-    # What was bad gets another chance: a limit or a library may have changed.
+    # Bad images are tried again: a limit or a library may have changed.
     due = sorted({*np.flatnonzero(store.states != states).tolist(), *store.bad})
-    read = partial(_prepared, source.read, size=size)
+    read = partial(_decoded, source.read, size=size)
     hidden = None if progress else True
     bar = tqdm(total=len(due), unit="image", desc="decode", leave=False, disable=hidden)
     with ThreadPoolExecutor(num_threads or os.cpu_count()) as pool, bar:
@@ -152,7 +157,7 @@ def _decode(
 
 
 class _Store:
-    """A cache on disk: pixels, the state of the file behind each row, what the bad rows said."""
+    """A cache on disk: pixels, the state of each row's file, and the errors of bad rows."""
 
     def __init__(self, home: Path, count: int, size: int) -> None:
         self.path, self._states, self._bad = (
@@ -162,8 +167,8 @@ class _Store:
         try:
             self._load(shape)
         except (OSError, ValueError, EOFError):  # new, or damaged
-            _check_room(home, count * size * size * 3)
-            self.path.unlink(missing_ok=True)  # whoever reads the old one keeps it
+            _check_space(home, count * size * size * 3)
+            self.path.unlink(missing_ok=True)  # a process that reads the old one keeps it
             np.lib.format.open_memmap(self.path, "w+", np.uint8, shape)
             _reserve(self.path)
             self._write({}, np.zeros(count, np.uint64))
@@ -192,7 +197,7 @@ class _Store:
         self._write(self.bad, self.states)
 
     def _write(self, bad: dict[int, str], states: np.ndarray) -> None:
-        """The states last: they say that the rest is there."""
+        """The states last: they show that the rest is complete."""
         for path, save in (
             (self._bad, lambda file: file.write(json.dumps(bad).encode())),
             (self._states, lambda file: np.save(file, states)),
@@ -204,13 +209,13 @@ class _Store:
 
 
 def _reserve(path: Path) -> None:
-    """Take a file's room now: writing to a memory map on a full disk kills the process."""
+    """Reserve a file's space: writing to a memory map on a full disk kills the process."""
     if hasattr(os, "posix_fallocate"):
         with path.open("r+b") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
-def _prepared(
+def _decoded(
     read: Callable[[Record], Decoded], record: Record, size: int
 ) -> np.ndarray | InputError:
     try:
@@ -220,14 +225,14 @@ def _prepared(
 
 
 def _hash(source: Source, records: Sequence[Record]) -> str:
-    """Of what and where the images are; what is in their files is left to the states."""
-    facts = [str(VERSION), str(source.max_pixels), *map(_place, source.files)]
+    """Of the names and places of the images; the states cover what is in their files."""
+    facts = [str(VERSION), str(source.max_pixels), *map(_absolute, source.files)]
     for record in records:
-        facts.append(f"{record.id}\0{record.path if source.files else _place(record.path)}")
+        facts.append(f"{record.id}\0{record.path if source.files else _absolute(record.path)}")
     return hashlib.sha256("\n".join(facts).encode(errors="surrogateescape")).hexdigest()[:16]
 
 
-def _place(path: str) -> str:
+def _absolute(path: str) -> str:
     # Two projects may have the same relative paths.
     return os.path.abspath(path)
 
@@ -244,8 +249,8 @@ def _file_state(path: str) -> str:
     try:
         stat = os.stat(path)
     except OSError:
-        return "absent"  # decoding will say so
-    # The change time tells of a replacement that kept size and date.
+        return "absent"  # decoding reports it
+    # The change time shows a replacement of the same size and date.
     return f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}"
 
 
@@ -253,7 +258,7 @@ def _number(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") | 1
 
 
-def _check_room(home: Path, needed: int) -> None:
+def _check_space(home: Path, needed: int) -> None:
     free = shutil.disk_usage(home).free
     if needed > free:
         raise InputError(

@@ -1,6 +1,7 @@
-"""The data sets known by name: how each is distributed, and what its authors say of it.
+"""The data sets known by name: how each is distributed, and how its authors describe it.
 
-Nothing here reads a file. A layout that is not listed, such as a folder per class, needs no entry.
+A data set is added here, by a `DataSet` in `CATALOG`: opening, `prepare` and `audit` need no more.
+Images in a folder per class need no entry. Nothing here reads a file.
 """
 
 from __future__ import annotations
@@ -18,18 +19,18 @@ class DataSet:
     count: int
     """Images in the complete set."""
     where: str
-    """Which archives to get, from where, and what has to lie in the folder."""
+    """Which archives to download from where, and what the folder has to contain."""
     labels: tuple[str, ...] = ()
-    """Accepted CSVs of labels, the first one found is read; none: a folder per class, or lists."""
+    """CSVs of labels, of which the first found is read; none: a folder per class, or lists."""
     groups: str = ""
     """CSV of groups, unless the table of labels has them."""
     official: tuple[str, str] | None = None
-    """Text files of image names: the training and the test part that come with the set."""
+    """Text files of image names: the training and the test part of the set itself."""
     lists: tuple[str, str] | None = None
     """DiffMIC's pickled split lists."""
     multi_label: bool = False
     ignored: str = ""
-    """Pattern of file names that are no photographs, such as masks."""
+    """Pattern of the names of files that are not images of the set, such as masks."""
     description: str = ""
     homepage: str = ""
     citation: str = ""

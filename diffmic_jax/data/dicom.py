@@ -1,6 +1,6 @@
 """DICOM files, read with pydicom, which is an optional dependency.
 
-Attributes are called by their keywords in the standard.
+Attributes are named by their keywords in the standard.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ _FRAME_HEADERS = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC} | {0xF7}
 
 
 def decode_dicom(data: bytes, max_pixels: int) -> Decoded:
-    """The pixels of a DICOM file as they are meant to be seen, as `images.decode` says.
+    """The pixels of a DICOM file as it is to be displayed, see `images.decode`.
 
     Raises:
-        Refused: what is in the file cannot be used; damage can raise anything else.
+        Refused: the image cannot be used; damage can raise any other exception.
     """
     dataset = _parse(data)
     photometric = str(dataset.get("PhotometricInterpretation", ""))
@@ -55,11 +55,11 @@ def decode_dicom(data: bytes, max_pixels: int) -> Decoded:
     return Decoded(pixels, photometric)
 
 
-class _Rationed(io.BytesIO):
-    """Content that can only be read so often, and only so many times over.
+class _LimitedReads(io.BytesIO):
+    """Content with a limited number of reads and of bytes read.
 
-    Crafted elements of undefined length make pydicom look for each one's end up to the end of the
-    file, and tiny ones keep it busy for minutes.
+    Crafted elements of undefined length make pydicom search for the end of each up to the end of
+    the file, and tiny ones take it minutes.
     """
 
     def __init__(self, data: bytes):
@@ -71,7 +71,7 @@ class _Rationed(io.BytesIO):
         """As any file does.
 
         Raises:
-            Refused: too often.
+            Refused: a limit is reached.
         """
         content = super().read(size)
         self._reads_left -= 1
@@ -91,9 +91,9 @@ def _parse(data: bytes) -> Any:
         raise Refused("it is DICOM, for which pydicom is missing", fix) from error
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # it logs each warning as well
     if uid.DeflatedExplicitVRLittleEndian.encode() in data:
-        # It would be inflated as a whole on reading, whatever it inflates to.
+        # Reading would inflate it as a whole, without a limit to its size.
         raise Refused("it is deflated DICOM", "save it with another transfer syntax")
-    dataset = pydicom.dcmread(_Rationed(data), force=data[128:132] != b"DICM")
+    dataset = pydicom.dcmread(_LimitedReads(data), force=data[128:132] != b"DICM")
     if not any(f"{kind}PixelData" in dataset for kind in ("", "Float", "DoubleFloat")):
         raise Refused("not a DICOM image, or damaged")
     if not dataset.file_meta.get("TransferSyntaxUID"):  # no header, hence never compressed
@@ -104,7 +104,7 @@ def _parse(data: bytes) -> Any:
 
 
 def _stored_pixels(dataset: Any) -> tuple[np.ndarray, dict[str, Any]]:
-    """Pixels before any display table, [H, W] or [H, W, 3], colours as RGB; and what they are."""
+    """Pixels before any display table, [H, W] or as RGB [H, W, 3], and their properties."""
     from pydicom.pixels import get_decoder
 
     syntax = dataset.file_meta.TransferSyntaxUID
@@ -122,7 +122,7 @@ def _stored_pixels(dataset: Any) -> tuple[np.ndarray, dict[str, Any]]:
 
 
 def _check_compressed(dataset: Any) -> None:
-    """Refuse compressed pixels that are of another size than the data set says, or far too many."""
+    """Refuse compressed pixels of another size than the data set states, or far too many bytes."""
     from pydicom import encaps, uid
 
     for keyword in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths"):
@@ -138,7 +138,7 @@ def _check_compressed(dataset: Any) -> None:
     if syntax == uid.RLELossless:
         return  # has no header of its own
     if _compressed_size(frame) != (width, height):
-        raise Refused(f"its compressed data are not of {width} x {height} pixels, as it says")
+        raise Refused(f"its compressed data are not of {width} x {height} pixels")
     check_scans(frame)
 
 
@@ -169,7 +169,7 @@ def _colour_by_palette(dataset: Any, stored: np.ndarray) -> np.ndarray:
 
 
 def _display(dataset: Any, stored: np.ndarray, inverted: bool) -> np.ndarray:
-    """Gray pixels as they are meant to be seen, [H, W] uint8."""
+    """Gray pixels as they are to be displayed, [H, W] uint8."""
     values = _modality(dataset, stored)
     low, high = _range(values)
     holder = _first_item(dataset, "VOILUTSequence")
@@ -194,7 +194,7 @@ def _modality(dataset: Any, stored: np.ndarray) -> np.ndarray:
         raise Refused("its RescaleSlope is 0")
     if (slope, intercept) == (1, 0):
         return stored
-    with np.errstate(over="ignore", invalid="ignore"):  # `_display` looks
+    with np.errstate(over="ignore", invalid="ignore"):  # `_display` checks
         return stored * slope + intercept
 
 
@@ -236,7 +236,7 @@ class _Table(NamedTuple):
 
     entries: np.ndarray
     first: int
-    """The value that the first entry is for; beyond both ends, the last entry there holds."""
+    """The value of the first entry; values beyond an end have the entry at that end."""
     top: int
     """The largest value that an entry could have."""
 
@@ -257,7 +257,7 @@ def _first_item(dataset: Any, keyword: str) -> Any:
     """The first data set of a sequence; None if there is none."""
     if getattr(dataset.get_item(keyword), "length", 0) > _LONGEST_SEQUENCE:
         raise Refused(f"its {keyword} is too long")
-    items = dataset.get(keyword)  # parsed only now, and out of reach of `_Rationed`
+    items = dataset.get(keyword)  # parsed only now, without the limits of `_LimitedReads`
     return items[0] if items else None
 
 

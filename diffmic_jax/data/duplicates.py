@@ -1,7 +1,11 @@
-"""Images that are nearly the same: a hash proposes pairs, a correlation confirms them."""
+"""Images that are the same, by a digest of their pixels, or nearly the same.
+
+For the latter a hash proposes pairs, and a correlation confirms them.
+"""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -35,16 +39,23 @@ _WEIGHT = np.sqrt(np.hypot(*np.indices((_KEPT, _KEPT))))
 
 
 class View(NamedTuple):
-    """What is remembered of an image."""
+    """What is kept of an image."""
 
     width: int
     height: int
     mode: str
+    """How it was stored, see `Decoded`."""
     constant: bool
+    """Of a single colour."""
     digest: bytes
+    """Equal where size and pixels are."""
     hash: int
     spectrum: np.ndarray
     """[16, 16] float32, see `fingerprint`."""
+
+
+Views = Mapping[int, View]
+"""By position in `Source.records`; images that cannot be read are absent."""
 
 
 def fingerprint(pixels: np.ndarray) -> tuple[int, np.ndarray]:
@@ -85,6 +96,58 @@ def split_of(source: Source) -> list[str]:
     return [part for part in PARTS for _ in source.splits[part]]
 
 
+class ExactClusters:
+    """Clusters of images with the same pixels.
+
+    Those that straddle splits come first, then those whose labels disagree.
+    """
+
+    def __init__(self, source: Source, views: Views) -> None:
+        records, split = source.records, split_of(source)
+        by_digest: dict[bytes, list[int]] = defaultdict(list)
+        for at, view in views.items():
+            by_digest[view.digest].append(at)
+        clusters = [
+            {
+                "images": [records[at].id for at in cluster],
+                "splits": [split[at] for at in cluster],
+                "labels": [source.task.name(records[at].label) for at in cluster],
+            }
+            for cluster in by_digest.values()
+            if len(cluster) > 1
+        ]
+        self._clusters = sorted(clusters, key=_severity)
+
+    def report(self) -> dict[str, Any]:
+        """Its keys of the audit's report."""
+        return {
+            "exact_duplicates": self._clusters,
+            "exact_duplicates_across_splits": sum(map(_straddles, self._clusters)),
+            "conflicting_labels": sum(map(_disagrees, self._clusters)),
+        }
+
+    def test_ids(self) -> set[str]:
+        """Ids of test images with a copy in another split."""
+        return {
+            image
+            for cluster in filter(_straddles, self._clusters)
+            for image, split in zip(cluster["images"], cluster["splits"], strict=True)
+            if split == "test"
+        }
+
+
+def _severity(cluster: dict[str, list[str]]) -> tuple[bool, bool, list[str]]:
+    return not _straddles(cluster), not _disagrees(cluster), cluster["images"]
+
+
+def _straddles(cluster: dict[str, list[str]]) -> bool:
+    return len(set(cluster["splits"])) > 1
+
+
+def _disagrees(cluster: dict[str, list[str]]) -> bool:
+    return len(set(cluster["labels"])) > 1
+
+
 class NearPairs:
     """The search for near duplicates, in memory that does not grow with what is found.
 
@@ -92,7 +155,7 @@ class NearPairs:
     """
 
     def __init__(
-        self, source: Source, views: Mapping[int, View], max_distance: int, min_correlation: float
+        self, source: Source, views: Views, max_distance: int, min_correlation: float
     ) -> None:
         # Images without structure have nothing that could be alike.
         rows = [at for at, view in views.items() if view.spectrum.any()]

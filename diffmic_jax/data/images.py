@@ -1,9 +1,8 @@
-"""Image files: which there are, and their pixels as eight-bit RGB.
+"""Image files: finding them, and their pixels as eight-bit RGB.
 
-Every file that can be read ends up as [H, W, 3] uint8, and every other one as an `InputError`. What
-is in a file decides how it is read, not what it is called. Files may be damaged or hostile: a size
-that a header claims is checked before memory is spent on it, and nothing that a decoder raises gets
-out as it is.
+A file becomes [H, W, 3] uint8 or an `InputError`. Its content decides how it is read, not its name.
+Files may be damaged or hostile: the size in a header is checked before memory is allocated for it,
+and no exception of a decoder is passed on as it is.
 """
 
 from __future__ import annotations
@@ -42,10 +41,10 @@ EXTENSIONS = frozenset(
     {
         *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".tif", ".tiff", ".webp"),
         *(".dcm", ".dicom"),
-        ".gif",  # refused when it is decoded, not left out without a word
+        ".gif",  # refused when it is decoded, not left out silently
     }
 )
-"""Of the files that `list_images` takes for images, in lower case."""
+"""Of the files that `list_images` lists, in lower case."""
 MAX_PIXELS = Data.max_pixels
 """Width times height that `decode` accepts by default."""
 
@@ -68,7 +67,7 @@ def decode(file: Path | BinaryIO, name: str = "", max_pixels: int = MAX_PIXELS) 
 
     A file with 'DICM' at byte 128, or with the extension of DICOM, is read as DICOM: with its
     modality and display tables or windows, or from its darkest to its brightest pixel if it has
-    none. Any other file is told by its content. Alpha is dropped.
+    none. The format of any other file is recognised by its content. Alpha is dropped.
 
     Sixteen-bit pictures become eight-bit ones by a fixed scale: from 0..4095 if no value exceeds
     that, else from 0..65535. Many devices store 12 bits in 16; scaled from 16 bits, their images
@@ -77,7 +76,7 @@ def decode(file: Path | BinaryIO, name: str = "", max_pixels: int = MAX_PIXELS) 
 
     Args:
         file: a regular file, or an open one that can seek; it is read from its start.
-        name: what messages call it; by default, what `str` makes of `file`.
+        name: in messages; default `str(file)`.
         max_pixels: the largest accepted width times height. Memory and time are bounded by it and
             by the size of the file.
 
@@ -112,7 +111,7 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
 
 
 def images_under(root: Path) -> list[Path]:
-    """`list_images`, of which there may be none. Links to folders are followed, each once."""
+    """As `list_images`; there may be none. Links to folders are followed, each once."""
     found, seen = [], set()
     for folder, children, names in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
@@ -120,13 +119,13 @@ def images_under(root: Path) -> list[Path]:
             children.clear()
             continue
         seen.add(real)
-        children.sort()  # which of two links is followed is no accident
+        children.sort()  # the first of two links is followed, on every system
         found += [path for path in (Path(folder, name) for name in names) if is_image(path, root)]
     return sorted(found)
 
 
 def is_image(path: Path, root: Path) -> bool:
-    """Whether it is a file with the extension of an image, and nothing hidden below `root`."""
+    """Whether it is a file with the extension of an image and not hidden below `root`."""
     hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
     return path.suffix.lower() in EXTENSIONS and not hidden and path.is_file()
 
@@ -140,10 +139,10 @@ def _message(name: str, error: Exception) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """What an exception says, on one line of bearable length."""
+    """The text of an exception, on one line of at most 200 characters."""
     text = _one_line(" ".join((getattr(error, "strerror", None) or str(error)).split()))
     if not isinstance(error, (Refused, OSError, SyntaxError, ValueError)):
-        text = f"damaged, {type(error).__name__} {text}".rstrip()  # '5' of a KeyError says nothing
+        text = f"damaged, {type(error).__name__} {text}".rstrip()  # a KeyError is just '5'
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 
@@ -162,14 +161,14 @@ _SILENT_FILTER = ("ignore", None, Warning, re.compile(_SILENT), 0)
 
 
 def _silence_decoders() -> None:
-    """Have warnings from inside the decoders ignored, by all threads and from now on.
+    """Ignore warnings from inside the decoders, in all threads and from now on.
 
-    They tell of damage that is beside the point, such as a broken EXIF block, or that an exception
+    They report damage that does not matter, such as a broken EXIF block, or that an exception
     reports as well; where warnings are errors, they would stop readable images.
     `warnings.catch_warnings` cannot do this: it swaps the filters of the whole process, and two
-    threads that enter and leave it in turn leave the wrong ones behind.
+    threads that enter and leave it in turn would restore the wrong ones.
     """
-    if warnings.filters[:1] != [_SILENT_FILTER]:  # somebody else's came before it, or replaced it
+    if warnings.filters[:1] != [_SILENT_FILTER]:  # another filter precedes or replaced it
         warnings.filterwarnings("ignore", module=_SILENT)
 
 
@@ -179,8 +178,8 @@ def _silence_decoders() -> None:
 def _read(file: Path | BinaryIO, max_pixels: int) -> bytes:
     """The whole content.
 
-    Decoders only see bytes in memory: no name to judge by, no file to map that another process
-    may cut short, and no read of a length that only a header claims.
+    Decoders get bytes in memory: no name to judge by, no file to map that another process may
+    truncate, and no read of a length that only a header states.
     """
     if not isinstance(file, (str, os.PathLike)):
         return _content(file, max_pixels)
@@ -209,7 +208,7 @@ def _content(file: BinaryIO, max_pixels: int) -> bytes:
 def _decode_picture(data: bytes, max_pixels: int) -> Decoded:
     image = _open(data)
     mode = image.mode
-    _check_promises(image, data, max_pixels)
+    _check_header(image, data, max_pixels)
     check_frames(_count_frames(image))
     image.load()
     orientation = _orientation(image)
@@ -222,10 +221,10 @@ def _open(data: bytes) -> Image.Image:
         raise Refused("it is a GIF", f"convert it to {_ACCEPTED}")
     try:
         if data.startswith(b"\xff\xd8\xff"):
-            # Phones append further pictures (MPO); this opens the first, whatever the index says.
+            # Phones append further pictures (MPO); this opens the first and ignores their index.
             return JpegImageFile(io.BytesIO(data))
         return Image.open(io.BytesIO(data), formats=_FORMATS)
-    except (UnidentifiedImageError, SyntaxError) as error:  # whose texts tell nothing
+    except (UnidentifiedImageError, SyntaxError) as error:  # their texts do not help
         raise Refused(f"not a {_ACCEPTED} image, or damaged") from error
 
 
@@ -233,7 +232,7 @@ def _count_frames(image: Image.Image) -> int:
     """Frames of an animation or pages of a TIFF, `MOST_FRAMES` at most."""
     if image.format != "TIFF":
         return getattr(image, "n_frames", 1)
-    # Its own count would take time quadratic in the pages, and a page may be six bytes.
+    # Pillow's count takes time quadratic in the pages, and a page may be six bytes.
     for count in range(1, MOST_FRAMES):
         try:
             image.seek(count)
@@ -242,8 +241,8 @@ def _count_frames(image: Image.Image) -> int:
     return MOST_FRAMES
 
 
-def _check_promises(image: Image.Image, data: bytes, max_pixels: int) -> None:
-    """Refuse headers that promise what the file cannot hold, before memory is set aside for it."""
+def _check_header(image: Image.Image, data: bytes, max_pixels: int) -> None:
+    """Refuse sizes in the header that the file cannot hold, before memory is allocated."""
     sizes = [image.size]
     if image.format == "TIFF":
         tags = image.tag_v2  # type: ignore[attr-defined]
@@ -266,7 +265,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Undo an EXIF orientation; unknown ones mean nothing."""
+    """Undo an EXIF orientation; unknown ones are ignored."""
     turns: dict[int, Callable[[np.ndarray], np.ndarray]] = {
         2: np.fliplr,
         3: lambda image: np.rot90(image, 2),

@@ -1,7 +1,7 @@
-"""The layouts in which images lie on disk; each becomes a `Layout`, records without a split.
+"""The layouts of images on disk; each becomes a `Layout`: records in the parts that are given.
 
-Opening a layout reads its tables and checks that every image is there. Pixels are decoded later,
-one image at a time, by the layout's `read`, which worker processes can be sent.
+Opening a layout reads its tables and checks that every image exists. Pixels are decoded later, one
+image at a time, by the layout's `read`, which can be pickled for worker processes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from diffmic_jax.data import images, tables
+from diffmic_jax.data import images, phantom, tables
 from diffmic_jax.data.catalog import DataSet
 from diffmic_jax.data.images import Decoded
 from diffmic_jax.data.lists import read_lists
@@ -34,7 +34,7 @@ class Record(NamedTuple):
     id: str
     label: Label
     path: str
-    """A file, or what the layout's `read` knows the image by."""
+    """A file, or another name that the layout's `read` understands."""
     group: str = ""
     """The lesion or patient it shows; '' if unknown."""
 
@@ -44,7 +44,7 @@ Parts = dict[str, list[Record]]
 
 
 class Layout(NamedTuple):
-    """What lies on disk."""
+    """Images as they are on disk."""
 
     task: Task
     parts: Parts
@@ -52,7 +52,7 @@ class Layout(NamedTuple):
     files: tuple[str, ...] = ()
     """The files that hold all images, if there is not one for each."""
     authors: Mapping[str, str] = {}
-    """DiffMIC's part of each image id, where a prepared data set knows it."""
+    """DiffMIC's part of each image id, if a prepared data set has it."""
 
 
 def label_array(records: Sequence[Record], task: Task) -> np.ndarray:
@@ -61,12 +61,21 @@ def label_array(records: Sequence[Record], task: Task) -> np.ndarray:
     return np.array([record.label for record in records], np.int32).reshape(shape)
 
 
+def unlabelled(name: str, path: str, task: Task) -> Record:
+    """An image whose label is unknown; it gets one without meaning, of the task's form."""
+    return Record(name, (0,) * task.num_classes if task.multi_label else 0, path)
+
+
 def look_up(table: Mapping[str, str], records: Sequence[Record], missing: str) -> list[str]:
-    """What a table says of each record, which it may list by id, file name or file stem.
+    """The value that a table has for each record, listed by id, file name or file stem.
+
+    Args:
+      table: name of an image to value.
+      records: the images.
+      missing: message of the error, with {} in place of the image.
 
     Raises:
-      InputError: a record is not in the table, or its name there is another's too. `missing` is the
-        message, in which {} stands for the image.
+      InputError: a record is not in the table, or another record has the same name there.
     """
     names = [_names(record) for record in records]
     owners = Counter(name for each in names for name in set(each))
@@ -80,7 +89,7 @@ def look_up(table: Mapping[str, str], records: Sequence[Record], missing: str) -
 
 
 def _names(record: Record) -> list[str]:
-    """What a table may call a record, the best name first."""
+    """The names that a record may have in a table, the best first."""
     paths = [Path(path) for path in (record.path, record.id)]
     stems = [path.stem for path in paths if path.suffix.lower() in images.EXTENSIONS]
     return [record.id, *(path.name for path in paths), *stems]
@@ -93,19 +102,15 @@ def read_file(record: Record, max_pixels: int = images.MAX_PIXELS) -> Decoded:
 
 def open_phantom(seed: int) -> Layout:
     """The embedded phantom, which needs no files."""
-    from diffmic_jax.data import phantom
-
     parts: Parts = {part: [] for part in PARTS}
     for index, grade, part in phantom.records(seed):
         parts[part].append(Record(f"phantom_{index:04d}", grade, f"{seed}/{index}"))
-    # A picture changes only with the code that draws it.
+    # Its images change only with its code.
     task = Task(class_names=phantom.GRADES)
     return Layout(task, parts, _read_phantom, files=(phantom.__file__,))
 
 
 def _read_phantom(record: Record) -> Decoded:
-    from diffmic_jax.data import phantom
-
     gray = phantom.generate(*map(int, record.path.split("/")))
     return Decoded(np.repeat(gray[..., None], 3, axis=-1), "L")
 
@@ -132,7 +137,7 @@ def _open_lists(options: Options) -> Layout:
 
 
 def _open_table(options: Options) -> Layout:
-    """A CSV of labels beside the images, its split perhaps in text files of names."""
+    """A CSV of labels; the split may be in text files of names."""
     rows, columns = tables.read_labels(options.table(options.data.labels), options.multi_label)
     if options.known and options.known.official:
         rows = _with_official_parts(rows, options.root, options.known)
@@ -141,19 +146,19 @@ def _open_table(options: Options) -> Layout:
 
 
 def _with_official_parts(rows: list[tables.Row], root: Path, known: DataSet) -> list[tables.Row]:
-    """The rows with the parts of the data set's own lists."""
+    """The rows with the parts that the lists of the data set itself give."""
     parts: dict[str, str] = {}
     for file, part in zip(known.official or (), ("train", "test"), strict=True):
         if not (root / file).is_file():
-            raise InputError(f"{root / file}: not there; {known.where}")
+            raise InputError(f"{root / file}: no such file; {known.where}")
         listed = tables.read_names(root / file, part)
         if both := parts.keys() & listed.keys():
-            raise InputError(f"{root / file}: {min(both)!r} is in both lists; get them anew")
+            raise InputError(f"{root / file}: {min(both)!r} is in both lists; download them again")
         parts |= listed
     for row in rows:
         if row.image not in parts:
             lists = " or ".join(known.official or ())
-            raise InputError(f"{row.where}: {row.image!r} is not in {lists}; get them anew")
+            raise InputError(f"{row.where}: {row.image!r} is not in {lists}; download them again")
     return [row._replace(part=parts[row.image]) for row in rows]
 
 
@@ -194,7 +199,9 @@ def _folders_of_parts(root: Path) -> dict[Path, str]:
     for folder, part in given.items():
         if not part:
             names = ", ".join(tables.PART_NAMES)
-            raise InputError(f"{folder}: is none of {names}, as its neighbours; move it away")
+            raise InputError(
+                f"{folder}: is not one of {names}, as the folders beside it are; move it away"
+            )
     return given
 
 
@@ -209,7 +216,7 @@ def _reader(options: Options) -> Callable[[Record], Decoded]:
 def _of_rows(
     options: Options, rows: Iterable[tables.Row], names: Sequence[str], lookup: Mapping[str, int]
 ) -> Layout:
-    """The layout that rows describe, after a check that each one's image exists and comes once.
+    """The layout that rows describe, after a check that each image exists and is listed once.
 
     Args:
       options: where the images are.

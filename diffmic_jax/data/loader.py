@@ -1,7 +1,7 @@
 """Batches in a reproducible order, read ahead in the background.
 
-The only state is the step: batch k of training is a pure function of the examples, the seed and k,
-whatever the number of threads, worker processes or shards.
+The only state is the step: batch k of training is a pure function of the examples, the seed and k.
+The numbers of threads, worker processes and shards do not change it.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def train_batches(
 ) -> Generator[Batch, None, None]:
     """The training batches of steps `start_step` to `num_steps` - 1, full, not augmented.
 
-    Every epoch has its own order, and leaves out the images of its last, uneven batch.
+    Every epoch has its own order, and leaves out the last images if they do not fill a batch.
 
     Args:
         examples: what to read.
@@ -81,7 +81,7 @@ def train_batches(
 def eval_batches(examples: Examples, batching: Batching) -> Generator[Batch, None, None]:
     """One pass over the examples in their own order.
 
-    The last batch is filled up with copies of the first image, of mask 0.
+    The last batch is padded with copies of the first image, whose mask is 0.
 
     Args:
         examples: what to read.
@@ -130,7 +130,7 @@ class _TrainSteps:
 
 @dataclass(frozen=True)
 class _EvalSteps:
-    """A shard's piece of every batch of one pass; past the last image the first one, masked."""
+    """A shard's piece of every batch of one pass; after the last image the first one, masked."""
 
     examples: Examples
     batching: Batching
@@ -160,7 +160,7 @@ def _batch(examples: Examples, index: np.ndarray, real: np.ndarray) -> Batch:
 
 
 def _leave_signals(worker: int, workers: int) -> None:
-    """Let a signal to the whole group be the main process's: it still needs the current batch."""
+    """Leave signals to the main process, which still needs the current batch."""
     del worker, workers
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.SIG_IGN)
@@ -171,14 +171,14 @@ def _iterate(steps: grain.MapDataset, num_workers: int) -> Generator[Batch, None
     options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=READ_AHEAD)
     batches = steps.to_iter_dataset(options)
     if num_workers:
-        if not flags.FLAGS.is_parsed():  # Grain's workers ask for their own, and would crash
+        if not flags.FLAGS.is_parsed():  # Grain's workers read flags, and would crash
             flags.FLAGS.mark_as_parsed()
         workers = grain.MultiprocessingOptions(num_workers=num_workers)
         batches = batches.mp_prefetch(workers, _leave_signals)
     iterator = iter(batches)
     try:
         for batch in iterator:
-            # Arrays from a worker live in shared memory, which goes when the iterator is closed.
+            # Arrays of a worker are in shared memory, which is freed when the iterator is closed.
             yield Batch(*map(np.array, batch)) if num_workers else batch
     finally:
         iterator.close()

@@ -1,4 +1,4 @@
-"""What a configuration and the catalog together tell about a data set, before a label is read."""
+"""What is known of a data set before a file is read: the configuration and the catalog."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class Options:
     @property
     def class_names(self) -> tuple[str, ...]:
         """In label order; empty where the labels decide."""
-        # The flag --config.data.class_names=a,b arrives as the one name 'a,b'.
+        # The flag --config.data.class_names=a,b gives one name, 'a,b'.
         names = tuple(name for each in self.data.class_names for name in each.split(","))
         return names or (self.known.class_names if self.known else ())
 
     @property
     def multi_label(self) -> bool:
-        """Any number of classes applies to an image. An NPZ does not ask: its labels show it."""
+        """Any number of classes applies to an image; the labels of an NPZ decide by themselves."""
         return self.data.multi_label or bool(self.known and self.known.multi_label)
 
     @property

@@ -1,13 +1,13 @@
-"""The placental phantom: B-mode-like images in four grades, made from nothing but a seed.
+"""The placental phantom: B-mode-like images in four grades, generated from a seed.
 
-A stand-in for placental ultrasound collections that are not public. The grades follow Grannum,
+It replaces placental ultrasound collections that are not public. The grades follow Grannum,
 Berkowitz and Hobbins (1979): the chorionic plate is smooth (grade 0), undulates (1), is indented
 without the indentations reaching the basal layer, which shows echogenic dots (2), or is cut down
 to the basal plate into cotyledons, with calcifications that cast shadows (3). How the picture is
 taken (probe, gain, depth, side of the uterus, speckle) does not depend on the grade, and an
-automatic gain keeps the overall brightness from giving it away.
+automatic gain keeps the overall brightness from revealing it.
 
-An image is drawn in the coordinates of the beam, `s` across the fan in [-1, 1] and `z` along the
+An image is made in the coordinates of the beam, `s` across the fan in [-1, 1] and `z` along the
 beam in [0, 1], where attenuation and shadows are plain products along one axis; scan conversion
 then bends the frame into a fan.
 """
@@ -36,7 +36,7 @@ _ASPECT = 0.5
 
 
 class Signs(NamedTuple):
-    """What a grade looks like: everything is drawn uniformly between two bounds, both included."""
+    """What a grade looks like: uniform random numbers between two bounds, both included."""
 
     notches: Count
     """Number of full indentations of the chorionic plate."""
@@ -150,7 +150,7 @@ def draw_placenta(rng: Generator, grade: int) -> Placenta:
 
 
 def _draw_notches(rng: Generator, signs: Signs) -> np.ndarray:
-    """Full indentations and shallow undulations at places that do not crowd each other."""
+    """Full indentations and shallow undulations at places apart from each other."""
     places = np.linspace(-0.75, 0.75, 7) + rng.uniform(-0.08, 0.08, 7)
     depth = rng.uniform(0, signs.ripple, 7)
     full = rng.choice(np.arange(7), rng.integers(*signs.notches, endpoint=True), replace=False)
@@ -172,7 +172,7 @@ def _draw_foci(rng: Generator, signs: Signs) -> np.ndarray:
 
 
 def draw_scanner(rng: Generator) -> Scanner:
-    """A probe and its settings, whatever the grade."""
+    """A probe and its settings, which do not depend on the grade."""
     return Scanner(
         half_angle=np.deg2rad(rng.uniform(27, 36)),
         probe_radius=rng.uniform(0.15, 0.28),
@@ -208,7 +208,7 @@ def beam_frame(placenta: Placenta, scanner: Scanner, rng: Generator) -> np.ndarr
     if placenta.anterior:
         amplitude, stopping = amplitude[::-1], stopping[::-1]
     amplitude = _add_wall(amplitude, rng)
-    # Every sample gets what all the samples above it let through.
+    # Every sample is attenuated by all the samples above it.
     passed = np.exp(-np.cumsum(stopping, axis=0) - scanner.attenuation * _Z)
     # Many scatterers in a resolution cell add up to a complex normal: a Rayleigh envelope.
     scatter = rng.standard_normal((2, _SAMPLES, _LINES), dtype=np.float32)
@@ -225,7 +225,7 @@ def _tissue(placenta: Placenta, rng: Generator) -> np.ndarray:
     place, level, radius, darkness = placenta.lakes.T
     lakes = _bells(place, level_depth(placenta, place, level), radius, darkness)
     # From the opposite wall of the uterus through fluid to the placenta, the hypoechoic
-    # myometrium and what lies behind it.
+    # myometrium and the tissue behind it.
     amplitude = _fill(np.full_like(texture, 0.2), 0.01, _Z - rng.uniform(0.03, 0.16))
     amplitude = _fill(amplitude, 0.30 * np.exp(-lakes), _Z - plate)
     amplitude = _fill(amplitude, 0.14, _Z - basal)

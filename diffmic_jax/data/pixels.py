@@ -1,4 +1,4 @@
-"""What decoders of images share: limits to what a file may claim, and values to bytes."""
+"""What decoders of images share: limits to the sizes in a header, and scaling to bytes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Decoded(NamedTuple):
 
 
 class Refused(Exception):
-    """Why a file is not taken, and what can be done about it."""
+    """A file cannot be used; it has the reason, and what to do about it."""
 
     def __init__(self, reason: str, fix: str = "replace or remove it"):
         super().__init__(reason)
@@ -33,34 +33,34 @@ class Refused(Exception):
 
 
 def check_size(width: int, height: int, max_pixels: int) -> None:
-    """Refuse an empty image, or one of too many pixels."""
+    """Refuse an image without pixels or with too many."""
     if width < 1 or height < 1:
         raise Refused(f"its size is {width} x {height}")
     if width * height > max_pixels:
         raise Refused(
-            f"{width} x {height} pixels are above the limit of {max_pixels}, maybe a decompression"
-            " bomb",
+            f"{width} x {height} pixels are above the limit of {max_pixels}, perhaps a"
+            " decompression bomb",
             "shrink it or raise config.data.max_pixels",
         )
 
 
 def check_ratio(width: int, height: int, data: bytes) -> None:
-    """Refuse a size that no compression of limited strength gets into that many bytes."""
+    """Refuse a size that no compression with a limit gets into that many bytes."""
     if width * height > 2**20 + _MOST_PIXELS_PER_BYTE * len(data):
         raise Refused(f"truncated, {len(data)} bytes cannot hold {width} x {height} pixels")
 
 
 def check_frames(count: int) -> None:
-    """Refuse animations and stacks: nobody says which frame is meant."""
+    """Refuse animations and stacks, since any frame might be meant."""
     if count > 1:
         many = f"at least {count}" if count == MOST_FRAMES else str(count)
-        raise Refused(f"it holds {many} frames", "save the one that counts as an image of its own")
+        raise Refused(f"it holds {many} frames", "save the one to use as an image of its own")
 
 
 def check_scans(data: bytes) -> None:
     """Refuse a JPEG of many scans, each of which costs a pass over the image but only few bytes."""
     scans = data.count(b"\xff\xda")
-    if scans > _MOST_SCANS + len(data) // 2**15:  # phones append films, where it occurs by chance
+    if scans > _MOST_SCANS + len(data) // 2**15:  # phones append films, which contain it by chance
         raise Refused(f"a JPEG of {scans} scans")
 
 
@@ -74,8 +74,8 @@ def scale(values: np.ndarray, low: float, high: float) -> np.ndarray:
 
     Args:
         values: finite, of any shape and type.
-        low: what becomes black.
-        high: what becomes white; may be the smaller one.
+        low: the value of black.
+        high: the value of white; may be the smaller one.
     """
     if not np.isfinite([low, high, high - low]).all():
         raise Refused(f"its range of values, {low:g} to {high:g}, is too wide")
@@ -89,7 +89,7 @@ def scale(values: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def blockwise(function: Callable, values: np.ndarray, dtype: Any) -> np.ndarray:
-    """An element-wise function of the values as float64, which are large to have all at once."""
+    """An element-wise function of the values as float64, a block at a time to save memory."""
     flat = values.reshape(-1)
     results = np.empty(flat.size, dtype)
     for start in range(0, flat.size, _BLOCK):

@@ -1,4 +1,4 @@
-"""Where files go that belong to the user rather than to a run."""
+"""Folders for files that belong to the user and not to a run."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from pathlib import Path
 
 
 def user_cache() -> Path:
-    """`diffmic_jax` in the user's cache folder. What lies there can be deleted at any time."""
+    """`diffmic_jax` in the user's cache folder; its content can be deleted at any time."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "diffmic_jax"

@@ -1,13 +1,13 @@
 """Where images and labels come from: every supported layout becomes one `Source`.
 
 Opening a source reads its tables, checks that each image is there and settles the split; pixels
-are decoded later. What lies under `data.root` decides the layout:
+are decoded later. The name and the content of `data.root` decide the layout:
 
 - the name 'phantom': the embedded phantom, which needs no files;
 - a MedMNIST `.npz`, or a folder with one, by the name of the data set;
 - the folder that `prepare` wrote;
 - `data.lists`: pickled split lists;
-- `data.labels`, or the table that a known data set comes with: a CSV of images and labels;
+- `data.labels`, or the table of a known data set: a CSV of images and labels;
 - otherwise a folder per class, in the root or in each of its folders `train`, `test`, `val`.
 """
 
@@ -100,7 +100,7 @@ def open_native(name: str, root: Path) -> Layout:
 
 
 def write_split(source: Source) -> str:
-    """The text of a CSV with the part of every image, which `split` takes back."""
+    """The text of a CSV with the part of every image, as `data.split` takes it."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["image", "label", "group", "split"])
@@ -111,7 +111,7 @@ def write_split(source: Source) -> str:
 
 
 def _check_fields(data: Data) -> None:
-    """Refuse values that no data set can be opened with."""
+    """Refuse values that cannot work with any data set."""
     for spec in specs(Data, "data."):
         spec.check(getattr(data, spec.name.removeprefix("data.")))
     if data.validation_fraction == 1:
@@ -137,7 +137,7 @@ def _check_root(data: Data) -> None:
     if not (data.root and (root.is_dir() or root.suffix == ".npz" and root.is_file())):
         raise InputError(
             f"config.data.root={data.root!r} is not there; {_where(data.name)}. "
-            "To run on the embedded stand-in instead: --config.data.name=phantom"
+            "To run on the embedded phantom instead: --config.data.name=phantom"
         )
 
 
@@ -152,14 +152,14 @@ def _open(options: Options) -> Layout:
     """The images under the root, in whichever layout they are, with their groups."""
     name, root = options.data.name, options.root
     if name in MEDMNIST or root.suffix == ".npz":
-        _refuse(options, "an NPZ brings", "labels", "lists")
+        _refuse(options, "an NPZ has", "labels", "lists")
         npz = archives.find_npz(root, name, options.data.image_size)
         if not npz:
             raise InputError(f"config.data.root: no {name}*.npz in {root}; {_where(name)}")
         layout = archives.open_npz(npz, name, options.class_names)
     elif prepared := archives.find_prepared(root, name):
         lists = () if options.data.protocol == "authors" else ("lists",)
-        _refuse(options, f"{prepared} brings", "labels", *lists)
+        _refuse(options, f"{prepared} has", "labels", *lists)
         layout = archives.open_prepared(prepared, options.data.max_pixels)
     else:
         layout = layouts.open_files(_labelled(options).completed())
@@ -167,7 +167,7 @@ def _open(options: Options) -> Layout:
 
 
 def _labelled(options: Options) -> Options:
-    """Without the lists where they only give the parts, and labels come from elsewhere."""
+    """Without the lists where they only give the parts, and a table or folders the labels."""
     if options.data.protocol != "authors":
         return options
     return Options(replace(options.data, lists=""))

@@ -1,7 +1,7 @@
 """Cutting a set of images into training, validation and test.
 
-By class, or by class with groups kept whole. All cuts are pure functions of their arguments and
-the generator's state.
+By class, or by class with groups kept whole. A cut is a pure function of its arguments and the
+state of the random generator.
 """
 
 from __future__ import annotations
@@ -16,14 +16,17 @@ from diffmic_jax.data.layouts import PARTS, Parts, Record, label_array, look_up
 from diffmic_jax.errors import InputError
 from diffmic_jax.method.task import Task
 
-PROTOCOLS = ("given", "authors", "random", "grouped")
-
 
 def stratified(labels: ArrayLike, fraction: float, rng: np.random.Generator) -> np.ndarray:
     """A random part with the class proportions of the whole.
 
-    `labels` holds N class indices. Gives an [N] bool mask with rint(fraction N) images set, fewer
-    only where that would take the last image of a class, which always stays behind.
+    Args:
+      labels: [N] class indices.
+      fraction: size of the part, in [0, 1].
+      rng: for the choice within a class.
+
+    Returns:
+      [N] bool with rint(fraction N) images set, or fewer: the last image of a class is never taken.
     """
     label = np.asarray(labels, int)
     mask = np.zeros(label.shape, bool)
@@ -92,7 +95,7 @@ def class_table(label: np.ndarray, task: Task) -> np.ndarray:
 
 @dataclass(frozen=True, kw_only=True)
 class Cut:
-    """How a part is cut off others."""
+    """How a part is cut off."""
 
     task: Task
     fraction: float
@@ -101,7 +104,10 @@ class Cut:
     """It advances with each cut."""
 
     def apply(self, records: list[Record], whole_groups: bool) -> tuple[list[Record], list[Record]]:
-        """What stays, and what is cut off; a record of unknown group is a group of its own."""
+        """The records that stay and those that are cut off.
+
+        A record of unknown group is a group of its own.
+        """
         label = label_array(records, self.task)
         if whole_groups or self.task.multi_label:
             groups = [(whole_groups and r.group) or r.id for r in records]
@@ -115,7 +121,7 @@ class Cut:
 
 
 def cut_test(parts: Parts, protocol: str, cut: Cut) -> Parts:
-    """The test part: the given one, or cut out of training, or cut anew out of all images.
+    """The test part: the given one, or a new one cut from training or from all images.
 
     Raises:
       InputError: the protocol is 'grouped' and no groups are known.
@@ -135,7 +141,7 @@ def cut_test(parts: Parts, protocol: str, cut: Cut) -> Parts:
 
 
 def cut_validation(parts: Parts, cut: Cut) -> Parts:
-    """Cut validation off training unless it is given, with groups whole where they are known."""
+    """Cut validation from training unless it is given, with groups whole where they are known."""
     if not cut.fraction or parts["validation"]:
         return parts
     train, validation = cut.apply(parts["train"], _has_groups(parts["train"]))
@@ -143,10 +149,15 @@ def cut_validation(parts: Parts, cut: Cut) -> Parts:
 
 
 def by_table(parts: Parts, table: Mapping[str, str], what: str) -> Parts:
-    """The same records in the parts that a table gives them by image.
+    """The same records in the parts that a table gives them.
+
+    Args:
+      parts: the records.
+      table: name of an image to part.
+      what: names the table in an error.
 
     Raises:
-      InputError: a record is not in the table; `what` names it.
+      InputError: a record is not in the table.
     """
     found: Parts = {part: [] for part in PARTS}
     records = [record for listed in parts.values() for record in listed]

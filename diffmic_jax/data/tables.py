@@ -1,7 +1,6 @@
-"""The files that say which image has which label, group or part: CSV tables and lists of names.
+"""Tables of images with their labels, groups or parts: CSV files and lists of names.
 
-Nothing here looks at images. Rows carry the words that say where they stand, so that whatever turns
-out to be wrong with one later can be told to the user.
+Nothing here reads an image. A row has its file and line number, for errors that are found later.
 """
 
 from __future__ import annotations
@@ -30,10 +29,10 @@ PART_NAMES = {
 
 
 class Row(NamedTuple):
-    """What a table or list says of one image."""
+    """One image in a table or list."""
 
     where: str
-    """File and row, for messages."""
+    """File and row number, for messages."""
     image: str
     label: str
     """A class name or an index; several of them, or none, in a multi-label table."""
@@ -52,7 +51,7 @@ def read_labels(path: Path, multi_label: bool = False) -> tuple[list[Row], tuple
     image, label = _column(header, IMAGE_COLUMNS), _column(header, LABEL_COLUMNS)
     part, group = _column(header, ("split",)), _column(header, GROUP_COLUMNS)
     classes = () if label else tuple(c for c in header if c not in (image, part, group))
-    if multi_label:  # 'No Finding' says that no class applies
+    if multi_label:  # 'No Finding' means that no class applies
         classes = tuple(c for c in classes if c.casefold() not in NO_LABEL)
     if not image or not (label or len(classes) > 1):
         needed = f"a label column ({', '.join(LABEL_COLUMNS)}) or one 0/1 column per class"
@@ -83,7 +82,9 @@ def _mapped(pairs: Iterable[tuple[str, str, str]]) -> dict[str, str]:
     found: dict[str, str] = {}
     for where, image, value in pairs:
         if found.setdefault(image, value) != value:
-            raise InputError(f"{where}: {image!r} is {found[image]!r} further up; keep only one")
+            raise InputError(
+                f"{where}: {image!r} is {found[image]!r} in an earlier row; keep only one"
+            )
     return found
 
 
@@ -98,7 +99,7 @@ def read_groups(path: Path) -> dict[str, str]:
 
 def read_parts(path: Path) -> dict[str, str]:
     """A CSV's map from image to part (train, validation, test), as a run writes its split."""
-    # Written by us, from file names as the system gives them.
+    # A run writes it, with file names as the system gives them.
     header, lines = _read_csv(path, "split", "surrogateescape")
     image, part = _column(header, IMAGE_COLUMNS), _column(header, ("split",))
     if not image or not part:
@@ -112,12 +113,14 @@ def read_names(path: Path, part: str) -> dict[str, str]:
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a readable list of images ({error}); get it anew") from error
+        raise InputError(
+            f"{path}: not a readable list of images ({error}); download it again"
+        ) from error
     return {line.strip(): part for line in lines if line.strip()}
 
 
 def class_names_of(rows: Sequence[Row], multi_label: bool = False) -> tuple[str, ...]:
-    """The classes when nobody names them: 0, 1, ... for integer labels, else the sorted names."""
+    """The classes where no names are given: 0, 1, ... for integer labels, else sorted names."""
     labels = {label for row in rows for label in _labels(row.label, multi_label)}
     if not all(map(_is_integer, labels)):
         return tuple(sorted(labels))
@@ -145,7 +148,7 @@ def label_lookup(class_names: Sequence[str]) -> dict[str, int]:
 def find_labels(
     cell: str, lookup: Mapping[str, int], where: str, num_classes: int
 ) -> tuple[int, ...]:
-    """The multi-hot labels [C] that a cell like 'Mass|Nodule' stands for; errors as below."""
+    """The multi-hot label [C] of a cell like 'Mass|Nodule'; errors as `find_label`."""
     found = {find_label(name, lookup, where) for name in _labels(cell, multi_label=True)}
     return tuple(int(index in found) for index in range(num_classes))
 
@@ -158,10 +161,10 @@ def _labels(cell: str, multi_label: bool) -> list[str]:
 
 
 def find_label(cell: str, lookup: Mapping[str, int], where: str) -> int:
-    """The label a cell stands for.
+    """The class index of a cell.
 
     Raises:
-        InputError: it is no class and no index of one; `where` is named.
+        InputError: it is neither a class nor an index of one; `where` is named.
     """
     if cell.casefold() in lookup:
         return lookup[cell.casefold()]
@@ -179,7 +182,7 @@ def _is_integer(cell: str) -> bool:
 def _read_csv(
     path: Path, field: str, errors: str = "strict"
 ) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
-    """A CSV's header, and its rows with where each stands."""
+    """The header of a CSV, and its rows, each with its file and row number."""
     if not path.is_file():
         raise InputError(f"config.data.{field}: no file {path}; put it there or fix the field")
     try:
@@ -193,9 +196,9 @@ def _parse_csv(
     reader: Iterator[list[str]], path: Path
 ) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
     header = [cell.strip() for cell in next(reader, [])]
-    twice = {name for name in header if name and _count(header, name) > 1}
-    if twice:
-        raise InputError(f"{path}: has column {min(twice)} twice; rename one")
+    repeated = {name for name in header if name and _count(header, name) > 1}
+    if repeated:
+        raise InputError(f"{path}: has column {min(repeated)} twice; rename one")
     lines = []
     for number, cells in enumerate(reader, start=2):
         where = f"{path} row {number}"
@@ -222,7 +225,7 @@ def _column(header: Iterable[str], accepted: Sequence[str]) -> str:
 
 def _unknown_columns(path: Path, header: Sequence[str], needed: str) -> InputError:
     return InputError(
-        f"{path}: columns {','.join(header)} are not understood; it needs an image column"
+        f"{path}: columns {','.join(header)} are unknown; it needs an image column"
         f" ({', '.join(IMAGE_COLUMNS)}) and {needed}"
     )
 

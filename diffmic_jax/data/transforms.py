@@ -1,7 +1,7 @@
-"""From a decoded image to what the networks see.
+"""From a decoded image to the input of the networks.
 
 `prepare` runs on the host, once per image; `augment`, the random part, on the device, on whole
-batches. The networks normalise by themselves (`nn.preprocess`).
+batches. The networks normalise their input (`nn.preprocess`).
 """
 
 from __future__ import annotations
@@ -19,8 +19,12 @@ from diffmic_jax.types import Array
 def prepare(image: np.ndarray, size: int) -> np.ndarray:
     """Centre square crop, then an antialiased bilinear resize.
 
-    `image` is [H, W, 3] uint8, or [H, W] gray, which is repeated. Gives [size, size, 3] uint8; an
-    image that already has that shape comes back as it is.
+    Args:
+        image: [H, W, 3] uint8, or [H, W] gray.
+        size: side in pixels.
+
+    Returns:
+        [size, size, 3] uint8; an image of that shape is unchanged.
     """
     if image.ndim == 2:
         image = np.repeat(image[..., None], 3, axis=-1)
@@ -43,7 +47,7 @@ def augment(
 ) -> Array:
     """Each flip with probability one half, then a rotation uniform in +-`rotation` degrees.
 
-    What becomes of an image depends on the key and its index alone, not on its row or the batch.
+    The result depends on the key and the index of the image alone, not on its row or the batch.
 
     Args:
         images: [B, S, S, 3] uint8.
@@ -53,8 +57,8 @@ def augment(
         rotation: the largest angle in degrees; 0 for none.
 
     Returns:
-        [B, S, S, 3] uint8. The rotation is bilinear about the centre; what it turns into view is
-        black.
+        [B, S, S, 3] uint8. The rotation is bilinear about the centre; pixels from outside of the
+        image are black.
     """
 
     def one(image: Array, index: Array) -> Array:

@@ -1,4 +1,4 @@
-"""The model card: what a trained classifier is, was made of and measured, in a page of Markdown."""
+"""The model card: a classifier, its training data and its results, in a page of Markdown."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from diffmic_jax.config import Config
 from diffmic_jax.data.files import write_text
 from diffmic_jax.inference.load import Model
 from diffmic_jax.training.workdir import config_sha256, skipped_images
@@ -26,15 +25,15 @@ methods, to study errors and uncertainty.
 **Not a medical device.** It has not been tested, cleared or approved for any clinical use. Do not
 use it to diagnose, to triage or to choose a treatment.
 
-**Limits.** The numbers hold for images of the same source as the data above: other scanners,
-hospitals, populations or diseases can change them, and it was not tested whether they do. It
-answers with one of its classes for any image at all, also for one that shows none of them. Its
-probabilities are no calibrated risks unless `ece` above says so. Where the split could not be made
-by patient, test images may resemble training images, and the numbers flatter it."""
+**Limits.** The results hold for images from the same source as the data above: other scanners,
+hospitals, populations or diseases can change them, and it was not tested whether they do. Every
+image is assigned to one of the classes, also an image that shows none of them. The probabilities
+are calibrated risks only as far as `ece` above shows. Where the split was not made by patient, test
+images may resemble training images, and the results may be too good."""
 
 
 def versions() -> dict[str, str]:
-    """Versions of what computes the results."""
+    """Versions of Python and of the packages that compute the results."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -45,23 +44,25 @@ def versions() -> dict[str, str]:
 
 
 def write_card(model: Model) -> None:
-    """Write `MODEL_CARD.md` into a workdir, with the metrics that are there by now."""
+    """Write `MODEL_CARD.md` into a model's workdir, with the metrics that are there by now.
+
+    Raises:
+      InputError: the file cannot be written.
+    """
     write_text(model.workdir / FILE, model_card(model))
 
 
 def model_card(model: Model) -> str:
-    """The card of a run, with what its workdir has of split, skipped images and metrics."""
-    workdir, meta = model.workdir, {**model.meta, "config": model.config.to_dict()}
-    config = meta["config"]
-    title = f"# Model card: {config['recipe']} on {config['data']['name']}\n"
+    """The card of a run, with the split, skipped images and metrics that its workdir has."""
+    config = model.config
     parts = (
-        title,
+        f"# Model card: {config.recipe} on {config.data.name}\n",
         "## Model\n",
-        _list(_model(meta)),
+        _list(_model(model)),
         "## Data\n",
-        _list(_data(workdir, meta)),
+        _list(_data(model)),
         "## Results\n",
-        _results(workdir),
+        _results(model),
         "## Use and limits\n",
         LIMITS + "\n",
         "## Versions\n",
@@ -74,43 +75,42 @@ def _list(facts: Mapping[str, Any]) -> str:
     return "".join(f"- {name}: {value}\n" for name, value in facts.items())
 
 
-def _model(meta: Mapping[str, Any]) -> dict[str, Any]:
-    config = meta["config"]
-    guidance, denoiser, sampling = (config[name] for name in ("guidance", "denoiser", "sampling"))
-    draws, steps = sampling["num_samples"], sampling["num_steps"]
+def _model(model: Model) -> dict[str, Any]:
+    config, task = model.config, model.task
+    guidance, denoiser, sampling = config.guidance, config.denoiser, config.sampling
+    regions = f"{guidance.num_regions} regions"
     return {
         "method": "DiffMIC: a guidance network and a diffusion model over the label",
-        "recipe": config["recipe"],
-        "classes": ", ".join(meta["class_names"]),
-        "labels": "any number per image" if meta["multi_label"] else "one per image",
-        "input": f"{config['data']['image_size']} px squares, RGB",
-        "guidance": f"{guidance['backbone']}, {guidance['num_regions']} regions"
-        if guidance.get("network", "dcg") == "dcg"  # which earlier runs do not tell
-        else f"{guidance['backbone']}, a plain classifier",
-        "denoiser": f"{denoiser['encoder']}, {denoiser['feature_dim']} features"
-        if denoiser["encoder"]
+        "recipe": config.recipe,
+        "classes": ", ".join(task.class_names),
+        "labels": "any number per image" if task.multi_label else "one per image",
+        "input": f"{config.data.image_size} px squares, RGB",
+        "guidance": f"{guidance.backbone}, "
+        + (regions if guidance.network == "dcg" else "a plain classifier"),
+        "denoiser": f"{denoiser.encoder}, {denoiser.feature_dim} features"
+        if denoiser.encoder
         else "none: the guidance is the classifier",
-        "started from": origins(meta.get("origins", {})),
-        "answer": f"mean of {draws} draws, {steps} {sampling['sampler']} steps each"
-        if steps
+        "started from": origins(model.meta.get("origins", {})),
+        "prediction": f"mean of {sampling.num_samples} samples, {sampling.num_steps} "
+        f"{sampling.sampler} steps each"
+        if denoiser.encoder
         else "that of the guidance",
-        "configuration": f"SHA-256 {config_sha256(Config.from_dict(config))}",
+        "configuration": f"SHA-256 {config_sha256(config)}",
     }
 
 
 def origins(found: Mapping[str, str]) -> str:
-    """What each network started from, as a checkpoint tells it, in a phrase."""
+    """The weights that each network started from, as a checkpoint records them, in a phrase."""
     return "; ".join(f"{name}: {origin}" for name, origin in found.items()) or "not recorded"
 
 
-def _data(workdir: Path, meta: Mapping[str, Any]) -> dict[str, Any]:
-    data = meta["config"]["data"]
-    counts = _split_counts(workdir)
+def _data(model: Model) -> dict[str, Any]:
+    data, counts = model.config.data, _split_counts(model.workdir)
     return {
-        "data set": data["name"],
-        "split": f"{data['protocol']}, seed {data['split_seed']}",
+        "data set": data.name,
+        "split": f"{data.protocol}, seed {data.split_seed}",
         "images": ", ".join(f"{n:,} {part}" for part, n in counts.items()) or "not recorded",
-        "left out as unreadable": len(skipped_images(workdir)),
+        "left out as unreadable": len(skipped_images(model.workdir)),
     }
 
 
@@ -122,16 +122,16 @@ def _split_counts(workdir: Path) -> dict[str, int]:
         return dict(Counter(row["split"] for row in csv.DictReader(file)))
 
 
-def _results(workdir: Path) -> str:
-    paths = sorted(workdir.glob("eval/*/metrics.json"))
+def _results(model: Model) -> str:
+    paths = sorted(model.workdir.glob("eval/*/metrics.json"))
     if not paths:
         return "None yet.\n"
-    rows: list[Sequence[str]] = [("part", "answer", "images", *HEADLINE)]
+    rows: list[Sequence[str]] = [("part", "classifier", "images", *HEADLINE)]
     for path in paths:
         scores = json.loads(path.read_text())
-        for answer, values in (("diffusion", scores), ("guidance alone", scores["guidance"])):
-            cells = (cell(values, name) for name in HEADLINE)
-            rows.append((path.parent.name, answer, str(scores["n"]), *cells))
+        for name, values in (("diffusion", scores), ("guidance alone", scores["guidance"])):
+            cells = (cell(values, metric) for metric in HEADLINE)
+            rows.append((path.parent.name, name, str(scores["n"]), *cells))
     return table(rows) + "\n95% intervals by bootstrap over images, or groups where there are.\n"
 
 

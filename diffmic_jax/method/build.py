@@ -287,9 +287,7 @@ def _objective(config: Config, task: Task, counts: Counts) -> Objective:
         guidance_loss=partial(loss, link=link, counts=counts),
         image_weight=partial(IMAGE_WEIGHTS[train.loss_weight], link=link),
         label_loss=partial(label_loss, link=link, counts=counts, balance=train.label_balance),
-        noise_weight=train.noise_weight,
-        mmd_weight=train.mmd_weight,
-        label_weight=train.label_weight,
+        weights=train,
         conditioning_dropout=config.denoiser.conditioning_dropout,
     )
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
+from diffmic_jax.config import Train
 from diffmic_jax.diffusion import losses
 from diffmic_jax.diffusion.link import Link
 from diffmic_jax.method import longtail
@@ -24,12 +25,8 @@ class Objective:
     """(guidance prediction, labels [B, C]) -> weight of each image in the denoiser's loss [B]."""
     label_loss: Callable[[Array, Array], Array]
     """(logits, labels [B, *L, C]) -> loss of the denoised label [B, *L]."""
-    noise_weight: float
-    """Of the noise MSE (v1, Eq. 4)."""
-    mmd_weight: float
-    """Of each MMD term: lambda (v1, Eq. 6)."""
-    label_weight: float
-    """Of the loss of the denoised label."""
+    weights: Train
+    """`noise_weight`, `mmd_weight` (lambda in v1, Eq. 6) and `label_weight` of the terms."""
     conditioning_dropout: float
     """Share of the training images without conditioning."""
 

@@ -115,7 +115,7 @@ def diffusion_loss(
       Scalars (`loss` is the objective; `mse`, `mmd_1`, ... its parts), and the denoiser's new
       statistics.
     """
-    weights = method.objective
+    objective, weights = method.objective, method.objective.weights
     target = method.task.targets(batch.label)
     y0 = in_cells(target, method.cells)
     # Eq. 2: one noisy label for each prior mean; the first is the main stream's.
@@ -128,7 +128,7 @@ def diffusion_loss(
         for output, y, prior in zip(outputs, y_t, priors, strict=True)
     )
     # Eq. 4: squared error of the noise.
-    weight = weights.image_weight(guidance, target)
+    weight = objective.image_weight(guidance, target)
     scalars = {"mse": (weight * losses.noise_mse(eps, main.eps_hat)).mean()}
     # Eq. 5 and 6: maximum mean discrepancy of the others' noise.
     scalars["loss"] = weights.noise_weight * scalars["mse"]
@@ -137,7 +137,7 @@ def diffusion_loss(
         scalars["loss"] += weights.mmd_weight * scalars[f"mmd_{i}"]
     # Not in the paper: cross-entropy of the denoised label.
     if weights.label_weight:
-        error = main.certainty * weights.label_loss(main.logits, y0)
+        error = main.certainty * objective.label_loss(main.logits, y0)
         scalars["label_loss"] = (weight * error.reshape(len(weight), -1).mean(axis=1)).mean()
         scalars["loss"] += weights.label_weight * scalars["label_loss"]
     return scalars, stats

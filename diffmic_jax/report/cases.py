@@ -1,4 +1,4 @@
-"""What the model does with single images: where it looks and how it gets to its answer."""
+"""The model on single images: its regions, its saliency, and the states of its sampler."""
 
 from __future__ import annotations
 
@@ -13,34 +13,43 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffmic_jax.data.cache import Examples
-from diffmic_jax.method.build import Recipe
-from diffmic_jax.method.train_step import embed, predict_step
+from diffmic_jax.inference.load import Model
+from diffmic_jax.method.build import Method
+from diffmic_jax.method.predict_step import embed, predict_step
+from diffmic_jax.method.state import of_network
 from diffmic_jax.nn.dcg import merge_classes
 from diffmic_jax.nn.preprocess import normalise
-from diffmic_jax.training.state import of_network
 from diffmic_jax.types import Array, Batch, Prediction, Variables
 
 LEVEL = 90
-"""Percent of the draws within the band of a trajectory."""
+"""Percent of the samples within the band of a trajectory."""
+LAST_NORM = "norms_2"
+"""The denoiser's module whose softplus is its last hidden layer."""
+EMBED_BATCH = 50
+"""Images per step of `embeddings`."""
 
 
 class Case(NamedTuple):
-    """One image under the model."""
+    """One image and what the model computes for it."""
 
     image: np.ndarray
-    """[S, S, 3] uint8."""
+    """[H, W, 3] uint8."""
     saliency: np.ndarray
-    """[h, w] all classes together, from 0 (least) to 1 (most) within the image."""
+    """[h, w] merged over the classes, scaled to 0..1 within the image."""
     corners: np.ndarray
-    """[K, 2] upper-left pixels (row, column)."""
+    """[K, 2] upper-left pixels (row, column) of the regions."""
     attention: np.ndarray
     """[K], sums to 1."""
     states: np.ndarray
-    """[3, n + 1, C] low, mean and high of the label vector over the draws, noise first."""
+    """[3, n + 1, C] low, mean and high of the label vector over the samples, noise first."""
+    region_size: int
+    """Side of a region in pixels."""
+    timesteps: np.ndarray
+    """[n] of the reverse steps, descending; none without diffusion."""
 
 
 def batch_of(examples: Examples, positions: np.ndarray) -> Batch:
-    """The images at some positions of a part; their draws are those of the evaluation."""
+    """The images at some positions of a part; their samples are those of the evaluation."""
     return Batch(
         examples.images(positions),
         examples.label[positions],
@@ -50,108 +59,110 @@ def batch_of(examples: Examples, positions: np.ndarray) -> Batch:
 
 
 def predict_with_states(
-    recipe: Recipe, variables: Variables, batch: Batch, key: Array
+    method: Method, variables: Variables, batch: Batch, key: Array
 ) -> tuple[Prediction, Array]:
-    """`predict_step`, and the states that the sampler went through, [n + 1, S, B, *L, C]."""
+    """`predict_step`, and the states of the sampler, [n + 1, S, B, *L, C]."""
     seen: list[Array] = []
 
     def run(*args: Array) -> Array:
-        y0_hat, states = recipe.sampling.run(*args, return_states=True)
+        y0_hat, states = method.sampling.run(*args, return_states=True)
         seen.append(states)
         return y0_hat
 
-    watched = dataclasses.replace(recipe, sampling=dataclasses.replace(recipe.sampling, run=run))
-    prediction = predict_step(watched, variables, batch, key)
-    # Without a denoiser nothing is walked through: the answer is the only state.
+    recording = dataclasses.replace(method, sampling=dataclasses.replace(method.sampling, run=run))
+    prediction = predict_step(recording, variables, batch, key)
+    # Without a denoiser the only state is the prediction itself.
     return prediction, seen[0] if seen else prediction.y0_hat[None]
 
 
-def make_look(recipe: Recipe) -> Callable[[Variables, Batch, Array], Case]:
-    """A function (variables, batch of one image, key) -> the case of that image."""
-    tail, draws = (100 - LEVEL) / 2, recipe.sampling.num_samples
+def make_explainer(model: Model) -> Callable[[Batch], Case]:
+    """A function from a batch of one image to its case; compiled with the first one."""
+    method = model.method
+    step = jax.jit(partial(_explain, method))
 
-    @jax.jit
-    def step(variables: Variables, batch: Batch, key: Array) -> tuple[Array, ...]:
-        prediction, states = predict_with_states(recipe, variables, batch, key)
-        # A map of labels counts by its mean, as in the answer.
-        states = states.reshape(len(states), draws, -1, recipe.num_classes).mean(axis=2)
-        low, high = jnp.percentile(states, jnp.array([tail, 100 - tail]), axis=1)
-        band = jnp.stack([low, states.mean(axis=1), high])
-        guidance = prediction.guidance
-        saliency = merge_classes(guidance.saliency)[0]
-        return saliency, guidance.corners[0], guidance.attention[0], band
-
-    def look(variables: Variables, batch: Batch, key: Array) -> Case:
-        saliency, *rest = map(np.asarray, step(variables, batch, key))
+    def explain(batch: Batch) -> Case:
+        parts = step(model.variables, batch, model.sampling_key)
+        saliency, corners, attention, states = map(np.asarray, parts)
         low, high = saliency.min(), saliency.max()
-        return Case(batch.image[0], (saliency - low) / max(high - low, 1e-9), *rest)
+        return Case(
+            image=np.asarray(batch.image[0]),
+            saliency=(saliency - low) / max(high - low, 1e-9),
+            corners=corners,
+            attention=attention,
+            states=states,
+            region_size=method.guidance.region_size,
+            timesteps=method.sampling.timesteps,
+        )
 
-    return look
+    return explain
+
+
+def _explain(method: Method, variables: Variables, batch: Batch, key: Array) -> tuple[Array, ...]:
+    """Saliency, corners, attention and states of the first image of a batch."""
+    prediction, states = predict_with_states(method, variables, batch, key)
+    # A map of labels counts by its mean, as in the prediction.
+    shape = (len(states), method.sampling.num_samples, -1, method.task.num_classes)
+    states = states.reshape(shape).mean(axis=2)
+    tail = (100 - LEVEL) / 2
+    low, high = jnp.percentile(states, jnp.array([tail, 100 - tail]), axis=1)
+    guidance = prediction.guidance
+    return (
+        merge_classes(guidance.saliency)[0],
+        guidance.corners[0],
+        guidance.attention[0],
+        jnp.stack([low, states.mean(axis=1), high]),
+    )
 
 
 def embeddings(
-    recipe: Recipe,
-    variables: Variables,
-    examples: Examples,
-    positions: np.ndarray,
-    key: Array,
-    at: np.ndarray,
+    model: Model, examples: Examples, positions: np.ndarray, at: np.ndarray
 ) -> np.ndarray:
-    """What the denoiser makes of the first draw's label vectors: its last hidden layer.
+    """The denoiser's last hidden layer for the first sample, at some of the sampler's steps.
 
     Args:
-      recipe: what to compute.
-      variables: parameters and statistics.
+      model: with a denoiser.
       examples: a part of the data.
       positions: [N] images of it.
-      key: random key of the draws.
-      at: which of the sampler's n steps to look at.
+      at: [M] which of the sampler's n steps, from 0.
 
     Returns:
-      [len(at), N, D].
+      [M, N, D].
     """
-    single = dataclasses.replace(recipe.sampling, num_samples=1, withhold=0.0)
-    recipe = dataclasses.replace(recipe, sampling=single)
-    assert recipe.denoiser is not None, "there is no hidden layer"
-    apply = partial(recipe.denoiser.apply, mutable=["intermediates"])
-
-    @jax.jit
-    def step(variables: Variables, batch: Batch, key: Array) -> Array:
-        prediction, states = predict_with_states(recipe, variables, batch, key)
-        prior = recipe.priors(prediction.guidance)[0]
-        own = of_network(variables, "denoiser")
-        batch = batch._replace(image=normalise(batch.image))
-        features = embed(recipe, variables, batch, prediction.guidance)
-        hidden = []
-        for i in at:
-            t = jnp.asarray(recipe.sampling.timesteps[i])
-            _, kept = apply(
-                own,
-                states[i, 0],
-                prior.condition,
-                t,
-                features,
-                False,
-                prior.projection,
-                capture_intermediates=_is_last_norm,
-            )
-            last: Any = kept["intermediates"][LAST_NORM]
-            layer = nn.softplus(last["__call__"][0])
-            hidden.append(layer.reshape(len(layer), -1, layer.shape[-1]).mean(axis=1))
-        return jnp.stack(hidden)
-
-    size = 50
-    padded = np.resize(positions, -(-len(positions) // size) * size)
+    single = dataclasses.replace(model.method.sampling, num_samples=1, unconditional=0.0)
+    step = jax.jit(partial(_hidden, dataclasses.replace(model.method, sampling=single), at))
+    padded = np.resize(positions, -(-len(positions) // EMBED_BATCH) * EMBED_BATCH)
     parts = [
-        step(variables, batch_of(examples, padded[i : i + size]), key)
-        for i in range(0, len(padded), size)
+        step(model.variables, batch_of(examples, some), model.sampling_key)
+        for some in padded.reshape(-1, EMBED_BATCH)
     ]
     return np.concatenate(parts, axis=1)[:, : len(positions)]
 
 
-LAST_NORM = "norms_2"
-"""The denoiser's module whose softplus is its last hidden layer."""
+def _hidden(
+    method: Method, at: np.ndarray, variables: Variables, batch: Batch, key: Array
+) -> Array:
+    """The last hidden layer [M, B, D] at steps `at`, a mean over the cells of a map."""
+    assert method.denoiser is not None, "there is no hidden layer"
+    prediction, states = predict_with_states(method, variables, batch, key)
+    prior = method.priors(prediction.guidance)[0]
+    batch = batch._replace(image=normalise(batch.image))
+    features = embed(method, variables, batch, prediction.guidance)
+    apply = partial(
+        method.denoiser.apply,
+        of_network(variables, "denoiser"),
+        mutable=["intermediates"],
+        capture_intermediates=_is_last_norm,
+    )
+    layers = []
+    for i in at:
+        t = jnp.asarray(method.sampling.timesteps[i])
+        y_t = states[i, 0]
+        _, kept = apply(y_t, prior.condition, t, features, False, prior.projection)
+        normalised: Any = kept["intermediates"][LAST_NORM]
+        layer = nn.softplus(normalised["__call__"][0])
+        layers.append(layer.reshape(len(layer), -1, layer.shape[-1]).mean(axis=1))
+    return jnp.stack(layers)
 
 
-def _is_last_norm(module: nn.Module, method: str) -> bool:
-    return module.name == LAST_NORM and method == "__call__"
+def _is_last_norm(module: nn.Module, name: str) -> bool:
+    return module.name == LAST_NORM and name == "__call__"

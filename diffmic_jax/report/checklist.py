@@ -1,8 +1,9 @@
-"""A reporting checklist, filled in with what a run's own files say.
+"""A reporting checklist, filled in from the files of a run.
 
-CLAIM (2024 update) and TRIPOD+AI ask a study for a hundred things. `CHECKLIST.md` answers those
-that a run knows and names what is left for the authors. It is a draft for a paper's supplement,
-no proof of anything: the facts are of this run, the judgement is the authors'.
+CLAIM (2024 update) and TRIPOD+AI list about a hundred items that a study has to report.
+`CHECKLIST.md` fills in those that the files of a run contain and names what is left to the authors.
+It is a draft for the supplement of a paper: the facts are those of this run, the judgement is the
+authors'.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from diffmic_jax.config import Config, Data
 from diffmic_jax.data.catalog import CATALOG, MEDMNIST
 from diffmic_jax.data.files import write_text
-from diffmic_jax.evaluation.metrics import SCALARS, SINGLE_LABEL_ONLY
-from diffmic_jax.inference.card import cell, origins, table, versions, write_card
+from diffmic_jax.inference.card import cell, origins, table, versions
+from diffmic_jax.inference.load import Model
+from diffmic_jax.method.task import SCALARS, SEPARATOR
 from diffmic_jax.report.checklist_items import CLAIM, TRIPOD_AI, Item
 from diffmic_jax.training.workdir import config_sha256, skipped_images
 
@@ -28,28 +31,31 @@ PROTOCOLS = {
     "random": "cut at random, by class",
     "grouped": "cut at random, with every group in one part",
 }
+FLIPS = {"none": "none", "horizontal": "horizontal", "both": "horizontal and vertical"}
+OPTIMIZERS = {"amsgrad": "AMSGrad", "adam": "Adam"}
 INTRODUCTION = """\
-Filled in by diffmic_jax with what the files of this run say; the last column is for the authors of
-a study. Items have the numbers of CLAIM (2024 update) and TRIPOD+AI and words of our own: read
-the publications (doi 10.1148/ryai.240300, 10.1136/bmj-2023-078378) beside them.
+Filled in by diffmic_jax from the files of this run; the last column is for the authors of a study.
+Items have the numbers of CLAIM (2024 update) and TRIPOD+AI in words of our own: use them together
+with the publications (doi 10.1148/ryai.240300, 10.1136/bmj-2023-078378).
 """
 NOT_YET = "not evaluated yet"
+UNKNOWN = "not recorded"
 
 
-def write_documents(workdir: Path, meta: Mapping[str, Any]) -> None:
-    """Write `MODEL_CARD.md` and `CHECKLIST.md`, with the metrics that are there by now.
+def write_checklist(model: Model) -> Path:
+    """Write `CHECKLIST.md` into the workdir of a model; returns the file.
 
-    Args:
-      workdir: the run's folder.
-      meta: of its checkpoint, as for `card.model_card`.
+    Raises:
+      InputError: the file cannot be written.
     """
-    write_card(workdir, meta)
-    write_text(workdir / FILE, checklist(workdir, meta))
+    path = model.workdir / FILE
+    write_text(path, checklist(model))
+    return path
 
 
-def checklist(workdir: Path, meta: Mapping[str, Any]) -> str:
-    """The filled-in checklists of a run, as Markdown; arguments as for `write_documents`."""
-    known = facts(workdir, meta)
+def checklist(model: Model) -> str:
+    """The filled-in checklists of a run, as Markdown."""
+    known = facts(model)
     parts = [f"# Reporting checklist: {known['title']}\n", INTRODUCTION]
     for name, items in (("CLAIM, 2024 update", CLAIM), ("TRIPOD+AI", TRIPOD_AI)):
         rows = [("item", "about", "this run", "for the authors to fill in")]
@@ -58,41 +64,46 @@ def checklist(workdir: Path, meta: Mapping[str, Any]) -> str:
 
 
 def _row(item: Item, known: Mapping[str, str]) -> tuple[str, str, str, str]:
-    said = item.run.format_map(known).replace("|", "\\|").replace("\n", " ")
-    return item.number, item.topic, said or "-", item.authors or "-"
+    run = item.run.format_map(known).replace("|", "\\|").replace("\n", " ")
+    return item.number, item.topic, run or "-", item.authors or "-"
 
 
-def facts(workdir: Path, meta: Mapping[str, Any]) -> dict[str, str]:
-    """What a run knows, in phrases, by the names that the items use."""
-    config = meta["config"]
-    data, split = config["data"], _Split(workdir)
-    names, multi_label = meta["class_names"], meta["multi_label"]
-    measures = [each for each in SCALARS if not (multi_label and each in SINGLE_LABEL_ONLY)]
-    skipped = len(skipped_images(workdir))
+def facts(model: Model) -> dict[str, str]:
+    """What the run's files contain, in phrases, by the names that the items use."""
+    config, task = model.config, model.task
+    split, several = _Split(model.workdir), task.multi_label
     return {
-        "title": f"{config['recipe']} on {data['name']}",
+        "title": f"{config.recipe} on {config.data.name}",
         "use": "research software; not tested or cleared for clinical use",
-        "data": _data_set(data["name"]),
-        "skipped": f"{skipped:,} images that could not be read",
-        "missing": "an image that cannot be read "
-        + ("is left out" if data["on_bad_image"] == "skip" else "stops the run")
-        + f"; {skipped:,} left out",
-        "labels": f"{', '.join(names)}; {'any number' if multi_label else 'one'} per image",
-        "measures": ", ".join(measures) + "; by class; of the guidance alone beside them",
+        "labels": f"{', '.join(task.class_names)}; {'any number' if several else 'one'} per image",
+        "measures": ", ".join(task.metrics)
+        + "; by class; the same of the guidance prediction alone",
         "hash": config_sha256(config),
         "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
-        "origins": origins(meta.get("origins", {})),
+        "origins": origins(model.meta.get("origins", {})),
         "output": "a probability for each class"
-        + (", each with a threshold fitted on validation" if multi_label else ", that sum to 1")
-        + "; share of votes, interval and entropy of the draws",
-        "limits": "images of one source; an answer for any image, also for one of another kind",
-        "poor_input": "an image that cannot be decoded is refused; any other is answered, whatever "
-        "it shows",
-        "regions": f"saliency map and {config['guidance']['num_regions']} regions with their "
-        "attention, for every image",
-        **_about_data(data, split),
-        **_about_model(config),
-        **_about_results(workdir, config, split),
+        + (", each with a threshold fitted on validation" if several else ", that sum to 1")
+        + "; share of votes, interval and entropy of the samples",
+        "limits": "images of one source; an image of any other kind is classified too",
+        "poor_input": "an image that cannot be decoded is refused; any other is classified",
+        "regions": f"saliency map and {config.guidance.num_regions} regions with their attention, "
+        "for every image",
+        **_about_missing(model),
+        **_about_data(config.data, split),
+        **(_about_diffusion(model) if config.denoiser.encoder else _about_classifier(config)),
+        "selection": _selection(config),
+        **_about_results(model, split),
+    }
+
+
+def _about_missing(model: Model) -> dict[str, str]:
+    skipped = f"{len(skipped_images(model.workdir)):,}"
+    skips = model.config.data.on_bad_image == "skip"
+    return {
+        "skipped": f"{skipped} images that could not be read",
+        "missing": "an image that cannot be read "
+        + ("is left out" if skips else "stops the run")
+        + f"; {skipped} left out",
     }
 
 
@@ -100,7 +111,7 @@ def _data_set(name: str) -> str:
     known = CATALOG.get(name)
     about: tuple[str, ...] = (known.description, known.homepage) if known else ()
     if name == "phantom":
-        about = ("made by the software from a seed: no patients",)
+        about = ("generated by the software from a seed: no patients",)
     elif name in MEDMNIST:
         about = ("https://medmnist.com",)
     return "; ".join(filter(None, (f"data set {name}", *about)))
@@ -121,7 +132,7 @@ class _Split:
 
     def _add(self, part: str, label: str, group: str) -> None:
         self.images[part] += 1
-        self.labels.setdefault(part, Counter()).update(filter(None, label.split("|")))
+        self.labels.setdefault(part, Counter()).update(filter(None, label.split(SEPARATOR)))
         if group:
             self._groups.setdefault(part, []).append(group)
 
@@ -137,102 +148,133 @@ class _Split:
         return sum(group in seen for group in self._groups.get("test", ()))
 
 
-def _about_data(data: Mapping[str, Any], split: _Split) -> dict[str, str]:
-    cut = "read from a file" if data["split"] else PROTOCOLS[data["protocol"]]
-    share = data["validation_fraction"]
-    disjoint = "images"
-    if split.grouped:
-        disjoint += f"; {split.leaked:,} test images are of a group (patient, lesion) that "
-        disjoint += "training or validation have as well"
-    else:
-        disjoint += "; which of them are of one patient is not known"
-    flips = [side for side in ("horizontal", "vertical") if data[f"{side}_flip"]]
-    most = (split.labels.get("train") or Counter()).most_common()
-    total = split.images["train"]
-    ends = [
-        f"{name} {n:,} of {total:,} ({n / total:.1%})" for name, n in most[:: len(most) - 1 or 1]
-    ]
+def _about_data(data: Data, split: _Split) -> dict[str, str]:
+    cut = "read from a file" if data.split else PROTOCOLS[data.protocol]
+    counts = (f"{n:,} {part}" for part, n in split.images.items())
     return {
-        "images": ", ".join(f"{n:,} {part}" for part, n in split.images.items()) or "not recorded",
-        "split": f"{cut}; validation share {share} of training where none is given; "
-        f"seed {data['split_seed']}; every image's part is in split.csv",
-        "disjoint": disjoint,
+        "data": _data_set(data.name),
+        "images": ", ".join(counts) or UNKNOWN,
+        "split": f"{cut}; validation share {data.validation_fraction} of training where none is "
+        f"given; seed {data.split_seed}; every image's part is in split.csv",
+        "disjoint": _disjoint(split),
         "distribution": "; ".join(
             f"{part}: " + ", ".join(f"{name} {n:,}" for name, n in sorted(counts.items()))
             for part, counts in split.labels.items()
         )
-        or "not recorded",
-        "imbalance": f"commonest and rarest class in training: {', '.join(ends)}; no resampling"
-        if most
-        else "not recorded",
-        "preprocessing": f"centre square, {data['image_size']} px (bilinear), RGB, mean and "
+        or UNKNOWN,
+        "imbalance": _imbalance(split),
+        "preprocessing": f"centre square, {data.image_size} px (bilinear), RGB, mean and "
         "standard deviation of ImageNet",
-        "augmentation": f"flips: {' and '.join(flips) or 'none'}; rotation up to "
-        f"{data['rotation']:g} degrees; in training alone",
+        "augmentation": f"flips: {FLIPS[data.flip]}; rotation up to {data.rotation:g} degrees; in "
+        "training alone",
     }
 
 
-def _about_model(config: Mapping[str, Any]) -> dict[str, str]:
-    guidance, denoiser, diffusion = (config[key] for key in ("guidance", "denoiser", "diffusion"))
-    train, sampling = config["train"], config["sampling"]
-    metric, fraction = config["checkpoint"]["metric"], config["data"]["validation_fraction"]
-    optimizer = "AMSGrad" if guidance["amsgrad"] else "Adam"
+def _disjoint(split: _Split) -> str:
+    if not split.grouped:
+        return "images; which of them are of one patient is not known"
+    return (
+        f"images; {split.leaked:,} test images are of a group (patient, lesion) that training or "
+        "validation have as well"
+    )
+
+
+def _imbalance(split: _Split) -> str:
+    classes = (split.labels.get("train") or Counter()).most_common()
+    total = split.images["train"]
+    ends = classes[:: len(classes) - 1 or 1]
+    if not ends:
+        return UNKNOWN
+    shares = ", ".join(f"{name} {n:,} of {total:,} ({n / total:.1%})" for name, n in ends)
+    return f"commonest and rarest class in training: {shares}; no resampling"
+
+
+def _about_classifier(config: Config) -> dict[str, str]:
+    train, guidance = config.train, config.guidance
+    return {
+        "model": f"recipe {config.recipe}: {_guidance(config)}, without diffusion; all sizes in "
+        "config.json",
+        "diffusion": "none",
+        "prediction": "the classifier's probabilities",
+        "training": f"{_one_model(config)}; {train.epochs} epochs; {_optimizer(config)}; its loss: "
+        f"{guidance.loss}",
+    }
+
+
+def _about_diffusion(model: Model) -> dict[str, str]:
+    config = model.config
+    guidance, denoiser, train, sampling = (
+        config.guidance,
+        config.denoiser,
+        config.train,
+        config.sampling,
+    )
+    beta = model.method.schedule.beta
+    clip = f", clipped at norm {train.clip_norm:g}" if train.clip_norm else ""
+    limit = f"; at most {train.max_steps:,} steps" if train.max_steps else ""
+    return {
+        "model": f"recipe {config.recipe}: {_guidance(config)}; denoiser of {denoiser.feature_dim} "
+        f"features over {denoiser.encoder} (width {config.model.width}), condition: "
+        f"{denoiser.conditioning}; all sizes in config.json",
+        "diffusion": f"{len(beta)} timesteps, {config.diffusion.schedule} schedule, beta "
+        f"{beta[0]:.2g} to {beta[-1]:.2g}",
+        "prediction": f"mean of {sampling.num_samples} samples, {sampling.num_steps} "
+        f"{sampling.sampler} steps each ({sampling.start}), readout: {sampling.readout}",
+        "training": f"{_one_model(config)}; guidance alone for {guidance.warmup_epochs} epochs, "
+        f"then {train.epochs} epochs of the denoiser with the guidance "
+        f"{'frozen' if guidance.frozen else 'trained along'}; guidance: {_optimizer(config)}; "
+        f"denoiser: Adam, {train.learning_rate:g} to {train.final_learning_rate:g} by "
+        f"cosine{clip}; its loss: {_losses(config)}{limit}",
+    }
+
+
+def _one_model(config: Config) -> str:
+    train = config.train
+    return f"one model, seed {config.seed}, {train.dtype}, batch {train.batch_size}"
+
+
+def _guidance(config: Config) -> str:
+    guidance = config.guidance
+    trunk = f"{guidance.backbone} (width {config.model.width})"
+    if guidance.network == "classifier":
+        return f"a plain {trunk} classifier"
+    return f"guidance of two {trunk}, {guidance.num_regions} regions of {guidance.region_size} px"
+
+
+def _optimizer(config: Config) -> str:
+    return f"{OPTIMIZERS[config.guidance.optimizer]} at {config.guidance.learning_rate:g}"
+
+
+def _losses(config: Config) -> str:
+    """The terms of the denoiser's loss and their weights."""
+    train = config.train
+    has_mmd = config.denoiser.conditioning in ("fused", "dual")
     losses = {
-        f"the noise MSE, weights {train['loss_weight']}": train.get("noise_weight", 1),
-        "an MMD for each of the two guesses": train["mmd_weight"]
-        * (denoiser["conditioning"] in ("fused", "dual")),
-        "the cross-entropy of the denoised label": train.get("label_weight", 0),
+        f"the noise MSE, weights {train.loss_weight}": train.noise_weight,
+        "an MMD for each branch of the guidance": train.mmd_weight * has_mmd,
+        "the cross-entropy of the denoised label": train.label_weight,
     }
-    loss = " and ".join(f"{weight:g} times {name}" for name, weight in losses.items() if weight)
-    selection = f"by {metric} on validation where the data has one, else the last step"
-    if fraction:
-        selection = f"the checkpoint of the best {metric} on validation"
-    clip = f", clipped at norm {train['clip_norm']:g}" if train["clip_norm"] else ""
-    trunk = f"{guidance['backbone']} (width {guidance['width']})"
-    model = f"a plain {trunk} classifier"
-    if guidance.get("network", "dcg") == "dcg":  # which earlier runs do not tell
-        model = f"guidance of two {trunk}, {guidance['num_regions']} regions of "
-        model += f"{guidance['region_size']} px"
-    if not denoiser["encoder"]:
-        return {
-            "model": f"recipe {config['recipe']}: {model}, without diffusion; all sizes in "
-            "config.json",
-            "diffusion": "none",
-            "answer": "the classifier's probabilities",
-            "training": f"one model, seed {config['seed']}, {train['dtype']}, batch "
-            f"{train['batch_size']}; {train['epochs']} epochs; {optimizer} at "
-            f"{guidance['learning_rate']:g}; its loss: {guidance['loss']}",
-            "selection": selection,
-        }
-    return {
-        "model": f"recipe {config['recipe']}: {model}; "
-        f"denoiser of {denoiser['feature_dim']} features over {denoiser['encoder']} (width "
-        f"{denoiser['width']}), condition: {denoiser['conditioning']}; all sizes in config.json",
-        "diffusion": f"{diffusion['num_train_steps']} timesteps, {diffusion['schedule']} schedule, "
-        f"beta {diffusion['beta_start']:g} to {diffusion['beta_end']:g}",
-        "answer": f"mean of {sampling['num_samples']} draws, {sampling['num_steps']} "
-        f"{sampling['sampler']} steps each ({sampling['start']}), readout: {sampling['readout']}",
-        "training": f"one model, seed {config['seed']}, {train['dtype']}, batch "
-        f"{train['batch_size']}; guidance alone for {guidance['warmup_epochs']} epochs, then "
-        f"{train['epochs']} epochs of the denoiser with the guidance "
-        f"{'frozen' if guidance['frozen'] else 'learning on'}; guidance: {optimizer} at "
-        f"{guidance['learning_rate']:g}; denoiser: Adam, {train['learning_rate']:g} to "
-        f"{train['final_learning_rate']:g} by cosine{clip}; its loss: {loss}"
-        + (f"; at most {train['max_steps']:,} steps" if train["max_steps"] else ""),
-        "selection": selection,
-    }
+    return " and ".join(f"{weight:g} times {name}" for name, weight in losses.items() if weight)
 
 
-def _about_results(workdir: Path, config: Mapping[str, Any], split: _Split) -> dict[str, str]:
-    paths = sorted(workdir.glob("eval/*/metrics.json"))
+def _selection(config: Config) -> str:
+    metric = config.checkpoint.metric
+    if config.data.validation_fraction:
+        return f"the checkpoint of the best {metric} on validation"
+    return f"by {metric} on validation where the data has one, else the last step"
+
+
+def _about_results(model: Model, split: _Split) -> dict[str, str]:
+    paths = sorted(model.workdir.glob("eval/*/metrics.json"))
     found = {path.parent.name: json.loads(path.read_text()) for path in paths}
-    resamples, unit = config["eval"]["bootstrap"], "groups" if split.grouped else "images"
+    unit = "groups" if split.grouped else "images"
+    calibrated = (model.workdir / "calibration.json").exists()
     return {
-        "intervals": f"95% by bootstrap, {resamples:,} resamples of {unit}; two runs by McNemar's "
-        "test and paired bootstrap (`compare`)",
+        "intervals": f"95% by bootstrap, {model.config.eval.bootstrap:,} resamples of {unit}; two "
+        "runs by McNemar's test and paired bootstrap (`compare`)",
         "calibration": "temperature and conformal sets, fitted on validation (calibration.json); "
-        "told beside the results as they are"
-        if (workdir / "calibration.json").exists()
+        "reported beside the uncalibrated results"
+        if calibrated
         else "none",
         "internal": f"evaluated parts: {', '.join(found) or NOT_YET}",
         "results": _each(found, _headline),
@@ -242,8 +284,8 @@ def _about_results(workdir: Path, config: Mapping[str, Any], split: _Split) -> d
     }
 
 
-def _each(found: Mapping[str, Any], tell: Callable[[Mapping[str, Any]], str]) -> str:
-    return "; ".join(f"{part}: {tell(scores)}" for part, scores in found.items()) or NOT_YET
+def _each(found: Mapping[str, Any], describe: Callable[[Mapping[str, Any]], str]) -> str:
+    return "; ".join(f"{part}: {describe(scores)}" for part, scores in found.items()) or NOT_YET
 
 
 def _headline(scores: Mapping[str, Any]) -> str:
@@ -270,8 +312,8 @@ def _errors(scores: Mapping[str, Any]) -> str:
         return "see per class"
     return (
         f"{referral['errors']:,} of {scores['n']:,} wrong; the {referral['share']:.0%} of the "
-        f"highest entropy hold {referral['errors_referred']:,} of them; report.html shows the most "
-        "confident ones"
+        f"highest entropy contain {referral['errors_referred']:,} of them; report.html shows the "
+        "most confident ones"
     )
 
 
@@ -279,7 +321,7 @@ def _calibrated(scores: Mapping[str, Any]) -> str:
     after = scores.get("calibrated")
     if not after:
         return "none"
-    told = f"ECE {scores['ece']:.3f}, with temperature {after['ece']:.3f}"
+    text = f"ECE {scores['ece']:.3f}, with temperature {after['ece']:.3f}"
     if sets := after.get("conformal"):
-        told += f"; conformal sets cover {sets['coverage']:.3f} (asked for {sets['target']:g})"
-    return told
+        text += f"; conformal sets cover {sets['coverage']:.3f} (target {sets['target']:g})"
+    return text

@@ -4,8 +4,8 @@
   Radiology: Artificial Intelligence 6(4), e240300.
 - TRIPOD+AI: Collins et al., BMJ 2024, 385, e078378.
 
-An item says what a run's own facts answer, as a format string over the names that
-`checklist.facts` gives, and what only the authors of a study can answer.
+`Item.run` is a format string over the names that `checklist.facts` returns; `Item.authors` is what
+only the authors of a study can add.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class Item(NamedTuple):
 CLAIM = (
     Item("1", "title", authors="name the kind of method: a diffusion model over the label"),
     Item("2", "abstract", authors="design, data, results with intervals, conclusion"),
-    Item("3", "background", "{use}", "the clinical question, and the part the software would play"),
-    Item("4", "aims", authors="what was to be shown, and which hypotheses were set beforehand"),
+    Item("3", "background", "{use}", "the clinical question, and the role of the software"),
+    Item("4", "aims", authors="objectives, and the hypotheses that were set beforehand"),
     Item(
         "5", "direction of the study", authors="whether images were collected before it, or for it"
     ),
@@ -46,14 +46,14 @@ CLAIM = (
     Item("19", "how the split was made", "{split}"),
     Item("20", "what the parts do not share", "{disjoint}", "patients, sites, devices, dates"),
     Item("21", "size planned", authors="how the number of test images was decided"),
-    Item("22", "model", "{model}; {diffusion}; {answer}"),
+    Item("22", "model", "{model}; {diffusion}; {prediction}"),
     Item("23", "software", "{versions}"),
     Item("24", "where parameters start", "{origins}"),
     Item("25", "training", "{training}; {augmentation}", "other settings that were tried"),
     Item(
         "26", "choice of the final model", "{selection}", "choices made by eye, and on which part"
     ),
-    Item("27", "ensembles", "one model; {answer}", "further models, if joined"),
+    Item("27", "ensembles", "one model; {prediction}", "further models, if joined"),
     Item("28", "measures", "{measures}", "which one was primary, and why"),
     Item("29", "uncertainty, significance", "{intervals}", "tests and thresholds set beforehand"),
     Item("30", "robustness", authors="other seeds, subgroups, image quality, other settings"),
@@ -67,7 +67,7 @@ CLAIM = (
     Item("36", "who is in each part", "{distribution}", "age, sex, severity, devices, by part"),
     Item("37", "results", "{results}"),
     Item("38", "diagnostic results by class", "{per_class}", "at the thresholds meant for use"),
-    Item("39", "errors", "{errors}", "what the images answered wrongly have in common"),
+    Item("39", "errors", "{errors}", "what the misclassified images have in common"),
     Item("40", "limits", "{limits}", "bias of the collection, of the labels, of the tuning"),
     Item("41", "meaning for practice", "{use}", "who would use it, when, and what might go wrong"),
     Item("42", "protocol", authors="where the full plan can be read"),
@@ -90,7 +90,7 @@ TRIPOD_AI = (
     Item("7", "preparation", "{preprocessing}", "quality checks, and whether alike in all groups"),
     Item("8a", "outcome", "{labels}", "how and when it was established"),
     Item("8b", "judges of the outcome", authors="their training, if judgement was needed"),
-    Item("8c", "blinding for the outcome", authors="whether they knew the image or the answer"),
+    Item("8c", "blinding for the outcome", authors="whether they knew the image or the prediction"),
     Item("9a", "choice of predictors", "the image alone", "why nothing else"),
     Item("9b", "definition of predictors", "{preprocessing}", "how and when the image was taken"),
     Item("9c", "judges of predictors", authors="who chose or cropped the images"),
@@ -104,7 +104,7 @@ TRIPOD_AI = (
     Item("12d", "clusters", authors="differences between centres or devices"),
     Item("12e", "measures", "{measures}; {intervals}", "usefulness for the decision"),
     Item("12f", "recalibration", "{calibration}"),
-    Item("12g", "how predictions are made", "{answer}"),
+    Item("12g", "how predictions are made", "{prediction}"),
     Item("13", "imbalance", "{imbalance}", "whether the shares are those of practice"),
     Item("14", "fairness", authors="groups that were looked at, and how"),
     Item("15", "output", "{output}", "thresholds for use, and how they were chosen"),

@@ -1,84 +1,134 @@
-"""What a run's folder says of a split, read for the report."""
+"""What a page shows of predictions: of a few images, or of an evaluation by its files."""
 
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from diffmic_jax.evaluation.compare import read_answered, read_rows
+from diffmic_jax.evaluation.compare import read_predictions, read_rows
+from diffmic_jax.inference import calibration
+from diffmic_jax.inference.calibration import Calibration
+from diffmic_jax.inference.predictions import Outputs, sample_interval, vote_share
+from diffmic_jax.method.task import Task
+
+FILES = ("metrics.json", "predictions.csv", "uncertainty.csv")
+"""Of an evaluation."""
 
 
-class Results(NamedTuple):
-    """The files of `eval/<split>` and the training log."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Predicted:
+    """Predictions for N images."""
 
-    scores: dict[str, Any]
-    """`metrics.json`."""
+    task: Task
     ids: list[str]
-    class_names: tuple[str, ...]
-    label: Any
-    """[N] class indices, or [N, C] multi-hot; None where nobody knows."""
-    prediction: list[str]
-    """What each image was called, as 'a|b' if that are several classes."""
+    label: np.ndarray | None
+    """[N] class indices, or with several labels [N, C] multi-hot; None where they are unknown."""
+    prediction: Sequence[str]
+    """Of each image, as `Task.name` writes it."""
     probabilities: np.ndarray
     """[N, C] of the diffusion."""
     guidance: np.ndarray
-    """[N, C] of the guidance."""
-    spread: np.ndarray
-    """[N] standard deviation between the draws, `sample_std`."""
+    """[N, C] of the guidance prediction."""
     vote: np.ndarray
-    """[N, C] share of the draws."""
+    """[N, C] share of the samples that vote for each class."""
     low: np.ndarray
-    """[N, C] 5th percentile of the draws."""
+    """[N, C] 5th percentile of the samples."""
     high: np.ndarray
-    """[N, C] 95th percentile."""
+    """[N, C] 95th percentile of the samples."""
+    sets: Sequence[str] | None
+    """The prediction set of each image, as `Task.names_of` writes it; None without a calibration or
+    with several labels."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Results(Predicted):
+    """An evaluated part of a run's data, and the run's training log."""
+
+    label: np.ndarray
+    """[N] class indices, or with several labels [N, C] multi-hot."""
+    scores: dict[str, Any]
+    """`metrics.json`."""
+    std: np.ndarray
+    """[N] `sample_std` of `predictions.csv`."""
     calibrated: np.ndarray | None
-    """[N, C] after temperature; None without a calibration."""
-    sets: list[str] | None
-    """The prediction set of each image, as 'a|b'."""
-    log: list[dict[str, str]]
+    """[N, C] probabilities after temperature scaling; None without a calibration."""
+    log: Sequence[Mapping[str, str]]
     """`metrics.csv`, a row per logged step."""
-    multi_label: bool
-    """Any number of classes applies to an image."""
 
 
-FILES = ("metrics.json", "predictions.csv", "uncertainty.csv")
+def predicted(
+    ids: list[str],
+    outputs: Outputs,
+    task: Task,
+    fitted: Calibration | None,
+    coverage: float,
+) -> Predicted:
+    """What a page shows of images without labels.
+
+    Args:
+      ids: names of the N images.
+      outputs: for the images.
+      task: what the classes are.
+      fitted: calibration of the diffusion, if there is one.
+      coverage: of the prediction sets, 0..1.
+    """
+    low, high = sample_interval(outputs.samples)
+    calibrated = calibration.apply(fitted, outputs.probabilities, coverage)
+    sets = None if calibrated is None else calibrated.sets
+    labels = task.predicted(outputs.probabilities, fitted.thresholds if fitted else ())
+    return Predicted(
+        task=task,
+        ids=ids,
+        label=None,
+        prediction=[task.name(label) for label in labels],
+        probabilities=outputs.probabilities,
+        guidance=outputs.guidance,
+        vote=vote_share(outputs.samples, task),
+        low=low,
+        high=high,
+        sets=None if sets is None else [task.names_of(members) for members in sets],
+    )
 
 
 def read_results(workdir: Path, split: str) -> Results:
-    """Read what an evaluation left.
+    """Read the files of an evaluation.
+
+    Args:
+      workdir: the run's folder.
+      split: the part of the data.
 
     Raises:
       InputError: a file is missing or empty.
     """
-    folder = workdir / "eval" / split
-    answered = read_answered(folder / FILES[1])
-    predictions, uncertain = read_rows(folder / FILES[1]), read_rows(folder / FILES[2])
-    names = answered.class_names
+    scores, predictions, uncertainty = (workdir / "eval" / split / name for name in FILES)
+    found = read_predictions(predictions)
+    rows, uncertain = read_rows(predictions), read_rows(uncertainty)
+    names = found.task.class_names
 
     def columns(kind: str) -> np.ndarray:
         return np.array([[float(row[f"{kind}_{name}"]) for name in names] for row in uncertain])
 
-    first = uncertain[0]
     return Results(
-        json.loads((folder / FILES[0]).read_text()),
-        answered.ids,
-        names,
-        answered.label,
-        [row["prediction"] for row in predictions],
-        answered.probabilities,
-        columns("guidance"),
-        np.array([float(row["sample_std"]) for row in predictions]),
-        columns("vote"),
-        columns("low"),
-        columns("high"),
-        columns("calibrated") if f"calibrated_{names[0]}" in first else None,
-        [row["set"] for row in uncertain] if "set" in first else None,
-        _log(workdir / "metrics.csv"),
-        answered.label.ndim == 2,
+        task=found.task,
+        ids=found.ids,
+        label=found.label,
+        prediction=[row["prediction"] for row in rows],
+        probabilities=found.probabilities,
+        guidance=columns("guidance"),
+        vote=columns("vote"),
+        low=columns("low"),
+        high=columns("high"),
+        sets=[row["set"] for row in uncertain] if "set" in uncertain[0] else None,
+        scores=json.loads(scores.read_text()),
+        std=np.array([float(row["sample_std"]) for row in rows]),
+        calibrated=columns("calibrated") if f"calibrated_{names[0]}" in uncertain[0] else None,
+        log=_log(workdir / "metrics.csv"),
     )
 
 

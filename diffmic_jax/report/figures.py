@@ -30,9 +30,16 @@ WIDTH = 3.6
 
 @styled
 def curves(
-    rows: Sequence[dict[str, str]], names: dict[str, str], title: str, warmup_end: int | None
+    rows: Sequence[Mapping[str, str]], names: dict[str, str], title: str, warmup_end: int | None
 ) -> str:
-    """Columns of `metrics.csv` over the steps; `names` are those wanted and what to call them."""
+    """Columns of `metrics.csv` over the steps.
+
+    Args:
+      rows: of the file.
+      names: column to its label in the legend.
+      title: of the figure.
+      warmup_end: step of a dotted line; None or 0 for none.
+    """
     figure, (ax,) = new_figure(WIDTH, 2.5)
     for (column, label), ink in zip(names.items(), (FIRST, SECOND, MUTED), strict=False):
         points = [(int(r["step"]), float(r[column])) for r in rows if r.get(column)]
@@ -48,9 +55,9 @@ def curves(
 
 
 def bins(confidence: np.ndarray, outcome: np.ndarray) -> np.ndarray:
-    """[bins, 3] share of the statements, mean confidence, mean outcome; NaN where none is."""
+    """[bins, 3] share of the predictions, mean confidence, mean outcome; NaN in an empty bin."""
     edges = np.arange(1, ECE_BINS) / ECE_BINS
-    # Open below and closed above, as in the metrics.
+    # A bin excludes its lower edge and includes its upper one, as in the metrics.
     member = np.searchsorted(edges, confidence, side="left")
     count = np.bincount(member, minlength=ECE_BINS)
     with np.errstate(invalid="ignore"):
@@ -62,7 +69,15 @@ def bins(confidence: np.ndarray, outcome: np.ndarray) -> np.ndarray:
 def reliability(
     name: str, title: str, confidence: np.ndarray, outcome: np.ndarray, ece: float
 ) -> str:
-    """How often statements of a confidence come true; below, how many there are."""
+    """Observed frequency over confidence; below, the share of the predictions in each bin.
+
+    Args:
+      name: of the classifier; `guidance` has a colour of its own.
+      title: of the figure.
+      confidence: [N] 0..1.
+      outcome: [N] 1 where the prediction is correct, else 0.
+      ece: the expected calibration error.
+    """
     figure, (ax, below) = new_figure(WIDTH, 3.4, rows=2, height_ratios=(4, 1))
     share, mean, hits = bins(confidence, outcome).T
     used = share > 0
@@ -71,7 +86,7 @@ def reliability(
     ax.vlines(mean[used], mean[used], hits[used], color=ink, alpha=0.35, linewidth=5)
     line = ax.plot(mean[used], hits[used], color=ink, marker="o", markersize=4)[0]
     line.set_gid("points")
-    ax.set(xlim=(0, 1), ylim=(0, 1), ylabel="came true", title=f"{title}: ECE {ece:.3f}")
+    ax.set(xlim=(0, 1), ylim=(0, 1), ylabel="observed frequency", title=f"{title}: ECE {ece:.3f}")
     width = 1 / ECE_BINS
     bars = below.bar((np.arange(ECE_BINS) + 0.5) * width, share, 0.85 * width, color=ink)
     for k, bar in enumerate(bars):
@@ -92,21 +107,21 @@ def roc_and_pr(
       class_name: its name.
       actual: [N] 1 where an image belongs to it; both must occur.
       diffusion: [N] its probability.
-      guidance: [N] the guidance's.
+      guidance: [N] its probability by the guidance.
     """
     figure, (roc, pr) = new_figure(WIDTH, 1.95, columns=2)
-    for who, p, ink, style in (
+    for name, p, ink, style in (
         ("guidance", guidance, SECOND, "--"),
         ("diffusion", diffusion, FIRST, "-"),
     ):
         fpr, tpr, _ = roc_curve(actual, p)
         label = f"{auc(fpr, tpr):.3f}"
-        roc.plot(fpr, tpr, style, color=ink, label=label)[0].set_gid(who)
+        roc.plot(fpr, tpr, style, color=ink, label=label)[0].set_gid(name)
         precision, recall, _ = precision_recall_curve(actual, p)
         pr.step(recall, precision, style, color=ink, where="post")
     roc.plot([0, 1], [0, 1], color=MUTED, linestyle=":", linewidth=1)
     pr.axhline(actual.mean(), color=MUTED, linestyle=":", linewidth=1)
-    # The title tells which class; the legend's numbers are the areas.
+    # The legend's numbers are the areas.
     handles, labels = roc.get_legend_handles_labels()
     roc.legend(handles[::-1], labels[::-1], loc="lower right", handlelength=1.2)
     roc.set(xlabel="1 - specificity", ylabel="sensitivity")
@@ -121,28 +136,33 @@ def roc_and_pr(
 
 @styled
 def referral(lines: dict[str, tuple[np.ndarray, np.ndarray]], share: float) -> str:
-    """Accuracy of what is kept over the share that is referred, by several uncertainties."""
+    """Accuracy of the images that are kept over the share that is referred.
+
+    Args:
+      lines: name of each uncertainty to the share referred [N] and the accuracy [N].
+      share: that of the table, marked by a line.
+    """
     figure, (ax,) = new_figure(WIDTH, 3.1)
     styles = ((FIRST, "-"), (FIRST, ":"), (SECOND, "--"))
     for (label, (x, y)), (ink, style) in zip(lines.items(), styles, strict=False):
-        shown = x <= 0.8  # of the last few images the accuracy says nothing
+        shown = x <= 0.8  # the accuracy of the last few images is noise
         ax.plot(x[shown], y[shown], style, color=ink, label=label)
     ax.axvline(share, color=MUTED, linewidth=1)
     ax.set(xlabel="share referred", ylabel="accuracy of the rest", xlim=(0, 0.8))
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.25))
-    return to_svg(figure, "referral", "Accuracy of what is kept")
+    return to_svg(figure, "referral", "Accuracy of the images that are kept")
 
 
 @styled
 def trajectory(
     name: str, timesteps: np.ndarray, states: np.ndarray, class_names: Sequence[str]
 ) -> str:
-    """The label vector on its way from noise to an answer.
+    """The label vector over the reverse steps, for the most probable classes.
 
     Args:
       name: of the figure.
       timesteps: [n] descending.
-      states: [3, n + 1, C] low, mean and high over the draws, from the start to the answer.
+      states: [3, n + 1, C] low, mean and high over the samples, from noise to prediction.
       class_names: the C names.
     """
     figure, (ax,) = new_figure(WIDTH, 2.0)
@@ -160,20 +180,20 @@ def trajectory(
 
 @styled
 def scatter(name: str, title: str, points: np.ndarray, labels: np.ndarray) -> str:
-    """Points [N, 2] in the colours of their classes [N]; a label of -1 has none."""
+    """Points [N, 2] in the colours of their classes [N]; those of label -1 are gray."""
     figure, (ax,) = new_figure(2.4, 2.5)
     for c in np.unique(labels):
         ink = MUTED if c < 0 else colour(c)
         ax.plot(*points[labels == c].T, "o", color=ink, markersize=2.6, markeredgewidth=0)
     ax.set(xticks=(), yticks=())
-    ax.set_title(title, fontsize=11)  # these are shown smaller than the others
+    ax.set_title(title, fontsize=11)  # the page shows these smaller than the others
     for side in ax.spines.values():
         side.set_visible(True)
     return to_svg(figure, name, title)
 
 
 def _frames(**axes: Axes) -> None:
-    """Name the rectangles between whose sides the axes' limits lie."""
+    """Give the rectangle that spans the limits of each axes an id."""
     for name, ax in axes.items():
         ax.patch.set_gid(f"{name}-frame")
         ax.patch.set(facecolor=INK, alpha=0.0)
@@ -186,7 +206,14 @@ def rows(
     points: Mapping[str, Sequence[float]],
     intervals: Mapping[str, Sequence[float] | None],
 ) -> str:
-    """A line for each row of a table: its runs as dots, their mean and its interval."""
+    """A line for each row of a table: its runs as dots, their mean and its interval.
+
+    Args:
+      name: of the figure.
+      title: of the axis.
+      points: row to the values of its runs.
+      intervals: row to low and high, or None.
+    """
     figure, (ax,) = new_figure(WIDTH, 0.7 + 0.25 * len(points))
     for place, (row, values) in enumerate(points.items()):
         interval = intervals[row]

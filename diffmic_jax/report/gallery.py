@@ -1,23 +1,27 @@
-"""Single images in the report: what was seen, where, and how the answer came about."""
+"""Single images on a page: regions, saliency, probabilities, and the path of the label vector."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from diffmic_jax.data.files import joined
+from diffmic_jax.method.task import SEPARATOR
 from diffmic_jax.report import figures, page
 from diffmic_jax.report.cases import LEVEL, Case
-from diffmic_jax.report.collect import Results
+from diffmic_jax.report.collect import Predicted, Results
 
 MISTAKES = 6
+"""Errors that are shown, at most."""
 GALLERY = 12
+"""Images that are shown, about."""
+SHOWN_CLASSES = 5
+"""The most probable ones of an image."""
 
 
 def most_confident_mistakes(results: Results) -> np.ndarray:
-    """Positions of the wrong answers with the highest confidence, `MISTAKES` at most."""
+    """Positions of the wrong predictions with the highest confidence, `MISTAKES` at most."""
     p, label = results.probabilities, results.label
-    if results.multi_label:
-        # The question that was answered worst.
+    if results.task.multi_label:
+        # By the class with the largest error.
         worst = np.abs(p - label).max(axis=1)
         wrong = worst > 0.5
     else:
@@ -28,50 +32,51 @@ def most_confident_mistakes(results: Results) -> np.ndarray:
 
 
 def first_of_each_class(results: Results) -> np.ndarray:
-    """Positions of the first images of each class, in the order of the split: nobody chose them."""
-    count = max(1, GALLERY // len(results.class_names))
+    """Positions of the first images of each class, in the order of the split."""
+    count = max(1, GALLERY // results.task.num_classes)
     chosen: list[int] = []
-    for c in range(len(results.class_names)):
-        of_class = results.label[:, c] == 1 if results.multi_label else results.label == c
+    for of_class in results.task.multi_hot(results.label).T:
         chosen += [i for i in np.flatnonzero(of_class).tolist() if i not in chosen][:count]
     return np.array(chosen, int)
 
 
-def card(name: str, results: Results, i: int, case: Case, region: int, t: np.ndarray) -> page.Raw:
+def card(name: str, shown: Predicted, i: int, case: Case) -> page.Raw:
     """Everything about image i.
 
     Args:
-      name: of the card, the page's only one.
-      results: of the split.
-      i: position in it.
-      case: what the model did.
-      region: side of a region in pixels.
-      t: [n] timesteps, descending; none where nothing was diffused.
+      name: of the card, unique on the page.
+      shown: predictions.
+      i: position in them.
+      case: what the model computes for the image.
     """
-    names, said = results.class_names, results.prediction[i]
+    names = shown.task.class_names
+    label = None if shown.label is None else shown.task.name(shown.label[i])
+    diffuses = len(case.timesteps) > 0
     parts = [
-        f"<h3>{page.text(results.ids[i])}</h3>",
-        _verdict(said, None if results.label is None else joined(names, results.label[i])),
-        f'<div class="views">{_regions_on(case, region)}{_saliency_on(case)}</div>',
-        _patches(case, region),
-        _classes(results, i),
-        figures.trajectory(name, t, case.states, names) if len(t) else "",
+        f"<h3>{page.text(shown.ids[i])}</h3>",
+        _verdict(shown.prediction[i], label),
+        f'<div class="views">{_regions_on(case)}{_saliency_on(case)}</div>',
+        _patches(case),
+        _classes(shown, i),
+        figures.trajectory(name, case.timesteps, case.states, names) if diffuses else "",
     ]
     return page.Raw(f'<article class="case">{"".join(parts)}</article>\n')
 
 
-def _verdict(said: str, true: str | None) -> str:
-    """What an image was called, and what it is where that is known."""
-    called = f"called <b>{page.text(said or 'none')}</b>"
-    if true is None:
-        return f"<p>{called}</p>"
-    kind = "right" if said == true else "wrong"
-    return f'<p>{page.text(true or "none")} <span class="{kind}">{called}</span></p>'
+def _verdict(prediction: str, label: str | None) -> str:
+    """The predicted class, and the label where it is known."""
+    predicted = f"predicted <b>{page.text(prediction or 'none')}</b>"
+    if label is None:
+        return f"<p>{predicted}</p>"
+    kind = "right" if prediction == label else "wrong"
+    return (
+        f'<p>label <b>{page.text(label or "none")}</b>, <span class="{kind}">{predicted}</span></p>'
+    )
 
 
-def _regions_on(case: Case, region: int) -> str:
+def _regions_on(case: Case) -> str:
     """The image with its regions; the more attention, the thicker the line."""
-    side = len(case.image)
+    side, region = len(case.image), case.region_size
     boxes = "".join(
         f'<rect x="{column}" y="{row}" width="{region}" height="{region}" fill="none" '
         f'style="stroke: var(--c{k})" stroke-width="{side * (0.008 + 0.03 * a):.2f}"/>'
@@ -97,13 +102,13 @@ def _saliency_on(case: Case) -> str:
     )
 
 
-def _patches(case: Case, region: int) -> str:
-    """The regions by themselves with the attention that each gets."""
-    side = len(case.image)
+def _patches(case: Case) -> str:
+    """The regions with the attention of each."""
+    side, region = len(case.image), case.region_size
     cells = []
     for k, ((row, column), a) in enumerate(zip(case.corners, case.attention, strict=True)):
         patch = case.image[row : row + region, column : column + region]
-        # What hangs over the border is cut off here, and filled up for the network.
+        # The network pads what lies outside of the image; here it is cut off.
         cut = "" if row + region <= side and column + region <= side else " (cut)"
         cells.append(
             f'<div class="region"><div style="--r: var(--c{k}); '
@@ -113,23 +118,23 @@ def _patches(case: Case, region: int) -> str:
     return f'<div class="regions">{"".join(cells)}</div>'
 
 
-def _classes(results: Results, i: int) -> str:
-    """Probabilities of the most probable classes, five at most."""
-    p = results.probabilities[i]
-    top = np.argsort(-p, kind="stable")[:5]
+def _classes(shown: Predicted, i: int) -> str:
+    """Probabilities of the most probable classes."""
+    p = shown.probabilities[i]
+    top = np.argsort(-p, kind="stable")[:SHOWN_CLASSES]
     rows = [
         (
-            results.class_names[c],
+            shown.task.class_names[c],
             page.Raw(f"<b>{p[c]:.2f}</b>"),
-            f"{results.low[i, c]:.2f}-{results.high[i, c]:.2f}",
-            f"{results.vote[i, c]:.0%}",
-            f"{results.guidance[i, c]:.2f}",
+            f"{shown.low[i, c]:.2f}-{shown.high[i, c]:.2f}",
+            f"{shown.vote[i, c]:.0%}",
+            f"{shown.guidance[i, c]:.2f}",
         )
         for c in top
     ]
-    header = ("class", "p", f"{LEVEL}% of draws", "votes", "guidance")
+    header = ("class", "p", f"{LEVEL}% of samples", "votes", "guidance")
     below = ""
-    if results.sets is not None:
-        kept = results.sets[i].replace("|", ", ") or "no class"
-        below = f"<p><small>prediction set: {page.text(kept)}</small></p>"
+    if shown.sets is not None:
+        members = shown.sets[i].replace(SEPARATOR, ", ") or "no class"
+        below = f"<p><small>prediction set: {page.text(members)}</small></p>"
     return page.table(header, rows) + below

@@ -1,4 +1,4 @@
-"""Pieces of HTML: tables, sections, figures, images. Everything from outside is escaped."""
+"""Pieces of HTML: tables, sections, figures, images. All text that is not HTML is escaped."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def with_interval(value: float | None, interval: Sequence[float] | None) -> Raw:
 def table(
     header: Sequence[object], rows: Iterable[Sequence[object]], name: str = "", kind: str = ""
 ) -> Raw:
-    """A table that scrolls sideways where it is too wide."""
+    """A table, which scrolls sideways where it is too wide."""
     head = "".join(f"<th>{text(cell)}</th>" for cell in header)
     body = "".join(
         "<tr>" + "".join(f"<td>{text(cell)}</td>" for cell in row) + "</tr>\n" for row in rows
@@ -51,13 +51,13 @@ def table(
 
 
 def confusion(counts: Sequence[Sequence[int]], names: Sequence[str]) -> Raw:
-    """The confusion matrix, coloured by the share of each true class."""
+    """The confusion matrix, coloured by the share of each label."""
     rows = []
     for name, row in zip(names, counts, strict=True):
         cells = []
         for count in row:
             share = count / max(sum(row), 1)
-            # Text turns over where the colour is strong.
+            # Dark cells have light text.
             ink = "var(--page)" if share > 0.55 else "var(--ink)"
             style = f"background: rgb(var(--heat) / {share:.2f}); color: {ink}"
             cells.append(f'<td style="{style}" title="{share:.0%}">{count}</td>')
@@ -65,7 +65,7 @@ def confusion(counts: Sequence[Sequence[int]], names: Sequence[str]) -> Raw:
     head = "".join(f"<th>{text(name)}</th>" for name in names)
     return Raw(
         '<div class="wide"><table id="confusion" class="confusion">'
-        f"<thead><tr><th>true \\ said</th>{head}</tr></thead>"
+        f"<thead><tr><th>label \\ predicted</th>{head}</tr></thead>"
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
 
@@ -76,7 +76,7 @@ def figure(svg: str) -> Raw:
 
 
 def grid(items: Iterable[str], kind: str = "") -> Raw:
-    """Things beside each other, as many as there is room for."""
+    """Items side by side, as many as fit."""
     return Raw(f'<div class="grid {kind}">{"".join(items)}</div>\n')
 
 

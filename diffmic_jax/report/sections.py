@@ -1,7 +1,8 @@
-"""The sections of a report that come from an evaluation's numbers."""
+"""The sections of a report that show the numbers of an evaluation."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,13 @@ VALIDATION = {"val_accuracy": "accuracy", "val_f1_macro": "macro-F1", "val_auroc
 
 
 def headline(results: Results, comparison: dict[str, Any], diffuses: bool = True) -> str:
-    """Diffusion beside the guidance alone, and whether they differ; once if they are the same."""
+    """Diffusion, guidance prediction and their difference; one column without diffusion.
+
+    Args:
+      results: of the split.
+      comparison: what `compare.compare` returns, the guidance first.
+      diffuses: there is a denoiser.
+    """
     scores = results.scores
     rows = []
     for name in TITLES:
@@ -48,13 +55,13 @@ def headline(results: Results, comparison: dict[str, Any], diffuses: bool = True
         "(lesions, patients) where these are known; the difference is paired, image by image."
     )
     if not diffuses:
-        note = note.partition(";")[0] + ". Nothing is diffused: the guidance is the classifier."
+        note = note.partition(";")[0] + ". There is no denoiser: the guidance is the classifier."
         table = page.table(("", "classifier"), [row[:2] for row in rows], "headline")
         return table + page.paragraph(note, "note")
     only = comparison["mcnemar"]
     if only:
         note += (
-            f" Right by the diffusion alone: {only['only_second']}; by the guidance alone: "
+            f" Correct by the diffusion alone: {only['only_second']}; by the guidance alone: "
             f"{only['only_first']} (McNemar, exact: p = {only['p']:.2g})."
         )
     return page.table(header, rows, "headline") + page.paragraph(note, "note")
@@ -63,20 +70,20 @@ def headline(results: Results, comparison: dict[str, Any], diffuses: bool = True
 def training(results: Results) -> str:
     """The training curves."""
     if not results.log:
-        return page.paragraph("This run was not trained here: it has no log.")
+        return page.paragraph("The run has no training log: its parameters were converted.")
     warmup = [int(row["step"]) for row in results.log if row["phase"] == "warmup"]
-    # Without a denoiser nothing new begins there.
+    # Without a denoiser the phases do not differ.
     end = max(warmup, default=0) if any(row.get("loss") for row in results.log) else 0
     items = [page.figure(figures.curves(results.log, LOSSES, "training losses", end))]
     if any(row.get("val_accuracy") or row.get("val_auroc_macro") for row in results.log):
         items.append(page.figure(figures.curves(results.log, VALIDATION, "validation", end)))
-    note = "The dotted line is where the denoiser begins to learn."
+    note = "Dotted line: the denoiser begins to learn."
     return page.grid(items) + (page.paragraph(note, "note") if end else "")
 
 
 def classes(results: Results) -> str:
     """Confusion, scores of each class, ROC and precision-recall."""
-    scores, names = results.scores, results.class_names
+    scores, names = results.scores, results.task.class_names
     parts = [page.confusion(scores["confusion"], names)] if scores["confusion"] else []
     metrics = {"precision": "precision", "recall": "recall", "f1": "F1", "auroc": "AUROC"}
     points = list(scores["operating_points"][names[0]])
@@ -90,23 +97,27 @@ def classes(results: Results) -> str:
     parts.append(page.table(("class", "images", *metrics.values(), *titles), rows, "class-table"))
     note = (
         "Sensitivity at a specificity is read off the ROC curve of these images, so its threshold "
-        "is a little optimistic. Blue: diffusion; dashed: guidance alone; numbers: area under "
+        "is slightly optimistic. Blue: diffusion; dashed: guidance alone; numbers: area under "
         "the curve; dotted: chance."
     )
     parts.append(page.paragraph(note, "note"))
-    hot = results.label if results.multi_label else np.eye(len(names), dtype=int)[results.label]
-    drawn = [
+    figures_ = [
         page.figure(figures.roc_and_pr(c, name, *columns))
-        for c, name in enumerate(names)
-        if 0
-        < (columns := (hot[:, c], results.probabilities[:, c], results.guidance[:, c]))[0].sum()
-        < len(hot)
+        for c, (name, columns) in enumerate(zip(names, _by_class(results), strict=True))
+        if 0 < columns[0].sum() < len(columns[0])  # a curve needs images with and without the class
     ]
-    return "".join([*parts, page.grid(drawn)])
+    return "".join([*parts, page.grid(figures_)])
+
+
+def _by_class(results: Results) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Of each class [N]: membership, probability, probability by the guidance."""
+    member = results.task.multi_hot(results.label)
+    for c in range(results.task.num_classes):
+        yield member[:, c], results.probabilities[:, c], results.guidance[:, c]
 
 
 def reliability(results: Results) -> str:
-    """Whether a stated probability comes true as often as it says."""
+    """Reliability diagrams: confidence against the observed frequency."""
     scores = results.scores
     shown = [("diffusion", "diffusion", results.probabilities, scores["ece"])]
     if results.calibrated is not None:
@@ -116,14 +127,14 @@ def reliability(results: Results) -> str:
     shown.append(("guidance", "guidance alone", results.guidance, scores["guidance"]["ece"]))
     items = []
     for name, title, p, ece in shown:
-        confidence, outcome = _statements(p, results)
+        confidence, outcome = _confidences(p, results)
         items.append(page.figure(figures.reliability(name, title, confidence, outcome, ece)))
     return page.grid(items) + _calibrated_note(scores["calibrated"])
 
 
-def _statements(p: np.ndarray, results: Results) -> tuple[np.ndarray, np.ndarray]:
-    """Confidence and outcome of everything that was said: of each image, or of each question."""
-    if results.multi_label:
+def _confidences(p: np.ndarray, results: Results) -> tuple[np.ndarray, np.ndarray]:
+    """Confidence and outcome of each predicted class; with several labels, of every class."""
+    if results.task.multi_label:
         return p.ravel(), results.label.ravel().astype(float)
     return p.max(axis=1), (p.argmax(axis=1) == results.label).astype(float)
 
@@ -131,48 +142,48 @@ def _statements(p: np.ndarray, results: Results) -> tuple[np.ndarray, np.ndarray
 def _calibrated_note(after: dict[str, Any] | None) -> str:
     if after is None:
         return page.paragraph(
-            "Not calibrated: the run has no validation part, or was evaluated with other draws "
-            "than it was calibrated for.",
+            "Not calibrated: the run has no validation part, or was evaluated with a sampling that "
+            "it was not calibrated for.",
             "note",
         )
-    said = (
+    text = (
         f"The temperature {after['temperature']:.3f} was fitted on the validation part; with it "
         f"the NLL is {after['nll']:.3f} and the ECE {after['ece']:.3f}."
     )
     sets = after["conformal"]
     if sets:
         low, high = sets["expected"]
-        said += (
-            f" Prediction sets made to hold the true class in {sets['target']:.0%} of images hold "
-            f"it in {sets['coverage']:.1%} (95% of splits of this size: {low:.1%} to {high:.1%}); "
-            f"they have {sets['set_size']:.2f} classes on average, and {sets['empty']:.1%} are "
-            "empty."
+        text += (
+            f" Prediction sets with a target coverage of {sets['target']:.0%} contain the true "
+            f"class in {sets['coverage']:.1%} of the images (95% of splits of this size: {low:.1%} "
+            f"to {high:.1%}); they have {sets['set_size']:.2f} classes on average, and "
+            f"{sets['empty']:.1%} are empty."
         )
-    return page.paragraph(said)
+    return page.paragraph(text)
 
 
 def referral(results: Results) -> str:
-    """Whether the uncertain answers are the wrong ones."""
-    if results.multi_label:
+    """Whether the uncertain predictions are the wrong ones."""
+    if results.task.multi_label:
         return page.paragraph("Only for images with one label each.", "note")
     p, guidance, label = results.probabilities, results.guidance, results.label
-    right = p.argmax(axis=1) == label
+    correct = p.argmax(axis=1) == label
     lines = {
-        "diffusion, by entropy": referral_curve(entr(p).sum(axis=1), right),
-        "diffusion, by spread of draws": referral_curve(results.spread, right),
+        "diffusion, by entropy": referral_curve(entr(p).sum(axis=1), correct),
+        "diffusion, by std of samples": referral_curve(results.std, correct),
         "guidance, by entropy": referral_curve(
             entr(guidance).sum(axis=1), guidance.argmax(axis=1) == label
         ),
     }
     rows = [
         (
-            who,
-            number_of(found, "accuracy_kept"),
+            name,
+            page.number(found["accuracy_kept"]),
             page.with_interval(found["gain"], found["gain_ci95"]),
             f"{found['errors_referred']} of {found['errors']}",
-            number_of(found, "error_auroc"),
+            page.number(found["error_auroc"]),
         )
-        for who, found in (
+        for name, found in (
             ("diffusion", results.scores["referral"]),
             ("guidance alone", results.scores["guidance"]["referral"]),
         )
@@ -185,25 +196,20 @@ def referral(results: Results) -> str:
     )
 
 
-def number_of(found: dict[str, Any], name: str) -> str:
-    """A value of a dictionary as text."""
-    return page.number(found[name])
-
-
 def _verdict(found: dict[str, Any]) -> str:
     gain = found["gain_ci95"]
     if not found["errors"]:
         return "There is no error to refer."
     helps = "not known" if gain is None else "yes" if gain[0] > 0 else "not clearly"
     return (
-        f"Does it help to refer the {found['share']:.0%} of images of the highest entropy to "
-        f"somebody who knows? {helps.capitalize()}: they hold {found['errors_referred']} of the "
+        f"Does it help to refer the {found['share']:.0%} of images with the highest entropy to an "
+        f"expert? {helps.capitalize()}: they contain {found['errors_referred']} of the "
         f"{found['errors']} errors, and the accuracy of the rest changes by {found['gain']:+.3f}."
     )
 
 
 def audit(report: dict[str, Any]) -> str:
-    """What was found in the data and its split."""
+    """Images by class and part, leaks, duplicates and damaged images."""
     counts = report["counts"]
     names = list(counts["train"])
     rows: list[tuple[object, ...]] = [
@@ -213,8 +219,8 @@ def audit(report: dict[str, Any]) -> str:
     test = report["n_by_split"]["test"]
     if report["groups_known"]:
         leaks = (
-            f"{report['leaked_images']:,} of {test:,} test images show a lesion or patient of "
-            "training or validation."
+            f"{report['leaked_images']:,} of {test:,} test images show a lesion or patient that is "
+            "in training or validation too."
         )
     else:
         leaks = "Groups (lesions, patients) are not known, so leaks by them cannot be counted."
@@ -226,8 +232,8 @@ def audit(report: dict[str, Any]) -> str:
         f"{report['exact_duplicates_across_splits']:,} across splits, "
         f"{report['conflicting_labels']:,} with conflicting labels.",
         f"{report['near_duplicates_across_splits']:,} pairs of near duplicates across splits.",
-        f"{len(report['unreadable']):,} images cannot be read; {len(report['constant']):,} are of "
-        "a single colour.",
+        f"{len(report['unreadable']):,} images cannot be read; {len(report['constant']):,} have a "
+        "single colour.",
     )
     listed = "".join(f"<li>{page.text(fact)}</li>" for fact in facts)
     return page.table(("class", *counts), rows, "audit-counts") + Raw(f"<ul>{listed}</ul>")

@@ -1,7 +1,7 @@
 """Matplotlib figures as SVG inside a page, in the page's own colours.
 
-A figure is drawn in colours that stand for others: each becomes a CSS variable, so that a figure
-follows the page from light to dark. Text stays text, and what has a `gid` can be found by it.
+Figures use placeholder colours, each of which becomes a CSS variable, so that a figure follows the
+page from light to dark. Text stays text, and an element with a `gid` can be found by it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 P = ParamSpec("P")
 INK, MUTED, FAINT, FIRST, SECOND = (f"#00000{i}" for i in range(1, 6))
-"""Text and axes; what stands back; grid lines; the diffusion; the guidance."""
+"""Text and axes; less important text; grid lines; the diffusion; the guidance."""
 _VARIABLES = {INK: "ink", MUTED: "muted", FAINT: "faint", FIRST: "first", SECOND: "second"}
 NUM_COLOURS = 14
 """Colours for classes; the next class takes the first one again."""
@@ -48,13 +48,13 @@ _STYLE: Any = {  # matplotlib types its keys one by one
     "legend.frameon": False,
     "legend.fontsize": 7.5,
     "figure.constrained_layout.use": True,
-    # Every point of a curve stays, so that it can be read back.
+    # Every point of a curve is kept, so that it can be read back.
     "path.simplify": False,
 }
 
 
-_TURN = threading.Lock()
-"""Matplotlib's style is one for the whole process; a page may draw in several threads."""
+_LOCK = threading.Lock()
+"""Matplotlib has one style per process, and the served page draws in several threads."""
 
 
 def styled(draw: Callable[P, str]) -> Callable[P, str]:
@@ -62,14 +62,14 @@ def styled(draw: Callable[P, str]) -> Callable[P, str]:
 
     @functools.wraps(draw)
     def run(*args: P.args, **kwargs: P.kwargs) -> str:
-        with _TURN, matplotlib.rc_context(_STYLE):
+        with _LOCK, matplotlib.rc_context(_STYLE):
             return draw(*args, **kwargs)
 
     return run
 
 
 def colour(c: int) -> str:
-    """The colour that stands for a class."""
+    """The placeholder colour of a class."""
     return f"#0001{c % NUM_COLOURS:02x}"
 
 
@@ -83,7 +83,7 @@ def new_figure(
 
 
 def to_svg(figure: Figure, name: str, title: str) -> str:
-    """The figure as an `<svg>` element; ids begin with the name, which is the page's only one."""
+    """The figure as an `<svg>` element; its ids begin with the name, unique on the page."""
     text = io.StringIO()
     nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
     with matplotlib.rc_context({"svg.hashsalt": name}):

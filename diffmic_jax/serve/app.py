@@ -1,8 +1,8 @@
-"""The page itself: two forms, no scripts, nothing that stays behind.
+"""The page: two forms, no scripts, no stored uploads.
 
-Uploads are read within limits and live in memory or in a file that has no name (the multipart
-parser's), and both go with the request. The page asks no other server for anything, and answers
-only to the names of this machine that it was started for.
+Uploads are limited in size and kept in memory, or in an unnamed temporary file of the multipart
+parser, for the time of the request. The page loads nothing from other servers, and the server
+accepts requests only for the host names that it was started with.
 """
 
 from __future__ import annotations
@@ -22,16 +22,24 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from diffmic_jax.data.files import prediction_rows, table_text
+from diffmic_jax.data.files import table_text
 from diffmic_jax.data.images import EXTENSIONS
 from diffmic_jax.errors import InputError
+from diffmic_jax.inference.calibration import COVERAGE
+from diffmic_jax.inference.load import Model, load
+from diffmic_jax.inference.predictions import prediction_rows
 from diffmic_jax.report import gallery, page
-from diffmic_jax.serve.model import Model
+from diffmic_jax.report.collect import predicted
+from diffmic_jax.serve.images import ImageClassifier
 
 MAX_FILES = 200
 """Of a batch."""
 MAX_BYTES = 200_000_000
 """Of a request."""
+EXPLANATION = (
+    "Classes: {classes}. The prediction is the mean of {samples} samples; their range is a measure "
+    "of the sampler's noise alone. An image of any other kind is classified too, and wrongly."
+)
 
 _SAFE = {
     "Content-Security-Policy": "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
@@ -43,7 +51,7 @@ _SAFE = {
 
 
 class LimitBody:
-    """Refuses a request whose body is too large, whatever length it claims."""
+    """Refuses a request whose body is too large, whatever length its header gives."""
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self._app, self._max_bytes = app, max_bytes
@@ -63,37 +71,37 @@ class LimitBody:
         await self._app(scope, counted, send)
 
 
-def make_app(model: Model, hosts: tuple[str, ...], max_bytes: int = MAX_BYTES) -> Starlette:
+def make_app(
+    model: Model, hosts: tuple[str, ...], *, coverage: float = COVERAGE, max_bytes: int = MAX_BYTES
+) -> Starlette:
     """The application.
 
     Args:
-      model: what answers.
-      hosts: names by which the page may be asked for.
+      model: the classifier.
+      hosts: host names of requests that are accepted; `*` for all.
+      coverage: of the prediction sets, 0..1.
       max_bytes: the largest request.
     """
+    classifier = ImageClassifier(model)
 
     async def home(request: Request) -> Response:
         return _respond(model)
 
     async def image(request: Request) -> Response:
-        (file,) = await _files(request, 1)
-
-        def show() -> str:
-            results, case = model.answer(file[1], file[0])
-            return gallery.card("answer", results, 0, case, model.region_size, model.timesteps)
-
-        return _respond(model, await run_in_threadpool(show))
+        ((name, data),) = await _files(request, 1)
+        content = await run_in_threadpool(_card, classifier, name, data, coverage)
+        return _respond(model, content)
 
     async def batch(request: Request) -> Response:
         files = await _files(request, MAX_FILES)
-        text = await run_in_threadpool(_csv, model, files)
+        text = await run_in_threadpool(_csv, classifier, files)
         headers = _SAFE | {"Content-Disposition": 'attachment; filename="predictions.csv"'}
         return PlainTextResponse(text, headers=headers, media_type="text/csv")
 
     async def refuse(request: Request, error: Exception) -> Response:
         status = error.status_code if isinstance(error, HTTPException) else 400
-        said = error.detail if isinstance(error, HTTPException) else str(error)
-        return _respond(model, page.paragraph(f"Not classified: {said}", "warning"), status)
+        reason = error.detail if isinstance(error, HTTPException) else str(error)
+        return _respond(model, page.paragraph(f"Not classified: {reason}", "warning"), status)
 
     return Starlette(
         routes=[
@@ -120,21 +128,26 @@ async def _files(request: Request, most: int) -> list[tuple[str, bytes]]:
     return found
 
 
-def _csv(model: Model, files: list[tuple[str, bytes]]) -> str:
-    """The table of a batch, as `predict` writes it; the first bad file refuses it."""
-    rows = []
+def _card(classifier: ImageClassifier, name: str, data: bytes, coverage: float) -> str:
+    """One image and everything about it."""
+    outputs, case = classifier.explain(data, name)
+    model = classifier.model
+    fitted = model.calibrations.diffusion
+    return gallery.card("image", predicted([name], outputs, model.task, fitted, coverage), 0, case)
+
+
+def _csv(classifier: ImageClassifier, files: list[tuple[str, bytes]]) -> str:
+    """The table of a batch, as `predict` writes it.
+
+    Raises:
+      InputError: for the first file that cannot be used.
+    """
+    model, rows = classifier.model, []
     header: list[str] = []
     for name, data in files:
-        results, _ = model.answer(data, name)
-        header, row = prediction_rows(
-            [name],
-            None,
-            results.class_names,
-            results.probabilities,
-            results.spread,
-            multi_label=results.multi_label,
-            thresholds=model.thresholds,
-        )
+        found = classifier.classify(data, name)
+        p, std, thresholds = found.probabilities, found.std, model.calibrations.thresholds[0]
+        header, row = prediction_rows([name], None, model.task, p, std, thresholds)
         rows += row
     return table_text(header, rows)
 
@@ -143,7 +156,7 @@ def _respond(model: Model, content: str = "", status: int = 200) -> HTMLResponse
     accept = ",".join(sorted(EXTENSIONS))
     head = [
         page.paragraph(
-            "Research software, not for diagnosis. Images are looked at in memory and not kept.",
+            "Research software, not for diagnosis. Images are not stored.",
             "warning",
         ),
         page.Raw(
@@ -156,9 +169,10 @@ def _respond(model: Model, content: str = "", status: int = 200) -> HTMLResponse
         ),
         f'<main class="grid">{content}</main>',
         page.paragraph(
-            f"Classes: {', '.join(model.classifier.class_names)}. The answer is the mean of "
-            f"{model.classifier.recipe.sampling.num_samples} draws; their spread tells of the "
-            "sampler's noise alone. An image of another kind gets an answer, too: a wrong one.",
+            EXPLANATION.format(
+                classes=", ".join(model.task.class_names),
+                samples=model.method.sampling.num_samples,
+            ),
             "note",
         ),
     ]
@@ -170,7 +184,7 @@ def serve(workdir: Path, host: str, port: int, coverage: float) -> None:
     """Serve the classifier of a workdir until interrupted.
 
     Raises:
-      InputError: if the folder holds no checkpoint, or the address cannot be listened at.
+      InputError: the folder holds no checkpoint, or the address is not free.
     """
     try:
         listener = socket.create_server((host, port))
@@ -179,8 +193,8 @@ def serve(workdir: Path, host: str, port: int, coverage: float) -> None:
             f"--host={host} --port={port}: cannot be listened at ({error}); choose another"
         ) from error
     with listener:
-        # Who listens at every address cannot know all of its names.
+        # At a wildcard address the host names of the machine are not known.
         names = ("*",) if host in ("0.0.0.0", "::") else ("localhost", "127.0.0.1", host)
-        app = make_app(Model(workdir, coverage), names)
+        app = make_app(load(workdir), names, coverage=coverage)
         print(f"http://{host}:{listener.getsockname()[1]} (Ctrl-C ends it)", flush=True)
         uvicorn.Server(uvicorn.Config(app, log_level="warning")).run([listener])

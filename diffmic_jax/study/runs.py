@@ -1,8 +1,8 @@
-"""The runs of a study: what is done, what is to do, and what came of it.
+"""The runs of a study: which are done, which have to run, and their results.
 
-Runs are trained one after the other, all rows of the first seed before the second seed's, each into
-a workdir of its own, and the tables are written anew after every run. A run that fails is told and
-left behind; a study that was stopped goes on where it was.
+Runs are trained one after the other, all rows of the first seed before those of the second, each in
+a workdir of its own, and the tables are written again after every run. A run that fails is reported
+and the others go on; a study that was stopped goes on where it was.
 
 Every number of a table is computed from the scalars in the `metrics.json` of the runs, which
 `study.csv` lists.
@@ -28,10 +28,10 @@ from diffmic_jax import api
 from diffmic_jax.data.files import write_json
 from diffmic_jax.data.sources import CLEAN
 from diffmic_jax.errors import InputError, Interrupted
-from diffmic_jax.study.study import Row, Study, make_configs, run_workdir
+from diffmic_jax.study.definition import Row, Study, make_configs, run_workdir
 from diffmic_jax.training import parallel
 from diffmic_jax.training.checkpoint import Checkpoints
-from diffmic_jax.training.workdir import as_json, config_sha256
+from diffmic_jax.training.workdir import config_sha256
 
 log = logging.getLogger("diffmic_jax")
 
@@ -40,23 +40,23 @@ LEAKED, CLEAN_ACCURACY = "accuracy_leaked", "accuracy_clean"
 CLEAN_MATCHED = "accuracy_clean_matched"
 """Of the clean images, where each class counts as often as in the leaked ones."""
 RECORD = "runs.json"
-"""In the study's folder: of each run the seconds, what it began from, and what is done of it."""
+"""In the study's folder: of each run its seconds, the runs it started from, and what was done."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What became of one row for one seed."""
+    """The state and the results of one row for one seed."""
 
     row: str
     seed: int
     status: str
-    """`done`, `waiting`, or `failed: ` and why."""
+    """`done`, `waiting`, or `failed: ` and the reason."""
     folder: Path
     """With `metrics.json` and `predictions.csv`."""
     workdir: Path
     """Of the run that was evaluated."""
     seconds: float = 0.0
-    """In which this machine trained and evaluated it."""
+    """Of training and evaluation."""
     values: Mapping[str, float] = dataclasses.field(default_factory=dict)
     intervals: Mapping[str, Sequence[float]] = dataclasses.field(default_factory=dict)
     """95%, by bootstrap over the test images."""
@@ -65,22 +65,22 @@ class Outcome:
 
 
 def run_study(
-    study: Study, folder: Path, tell: Callable[[Study, Path, list[Outcome]], object]
+    study: Study, folder: Path, report: Callable[[Study, Path, list[Outcome]], object]
 ) -> bool:
     """Run what is not done yet.
 
     Args:
-      study: as `load_study` gives it.
-      folder: where it lives: `runs/`, `runs.json` and what `tell` writes.
-      tell: called by the main process after every run, or once if there is nothing to run, with
-        what became of all.
+      study: as `load_study` returns it.
+      folder: for `runs/`, `runs.json` and what `report` writes.
+      report: called by the main process after every run, or once if there is nothing to run, with
+        the outcomes of all runs.
 
     Returns:
       Whether every run is done.
 
     Raises:
       InputError: a configuration cannot work; nothing has run then.
-      Interrupted: the run at hand was asked to stop, and is saved.
+      Interrupted: the current run was asked to stop, and is saved.
     """
     runs = Runs(study, folder)
     ran = False
@@ -92,14 +92,14 @@ def run_study(
             runs.attempt(row, seed)
             ran = True
             if parallel.is_main_process():
-                tell(study, folder, runs.outcomes())
+                report(study, folder, runs.outcomes())
     if not ran and parallel.is_main_process():
-        tell(study, folder, runs.outcomes())
+        report(study, folder, runs.outcomes())
     return not runs.failures
 
 
 class Runs:
-    """A study's runs; every process has one, and the main one writes what it knows."""
+    """A study's runs; every process has one, and the main one writes the record."""
 
     def __init__(self, study: Study, folder: Path) -> None:
         """Make all configurations, so that a typo in the last row does not cost a day.
@@ -110,20 +110,20 @@ class Runs:
         self.study, self.folder = study, folder
         self.configs = make_configs(study, folder)
         self.failures: dict[tuple[str, int], str] = {}
-        """(row, seed) -> why it failed just now."""
+        """(row, seed) -> why it failed in this process."""
         path = folder / RECORD
         self._record: dict[str, dict[str, Any]] = (
             json.loads(path.read_text()) if path.exists() else {}
         )
 
     def is_done(self, row: Row, seed: int) -> bool:
-        """Whether the results of a row and a seed are there, and of this very configuration."""
+        """Whether the results of a row and a seed are there, and of the same configuration."""
         row = self.study.row(row.of) if row.guidance else row
         there = (self._results(row, seed) / "metrics.json").exists()
         return there and self._is_recorded(row, seed)
 
     def _is_recorded(self, row: Row, seed: int) -> bool:
-        """Whether it was done when last looked at: the same in all processes."""
+        """Whether the record has it as done; the same in all processes."""
         return self._record.get(f"{row.name}-{seed}", {}).get("done") == self._digest(row, seed)
 
     def attempt(self, row: Row, seed: int) -> None:
@@ -134,12 +134,12 @@ class Runs:
         """
         began = time.monotonic()
         record = self._record.setdefault(f"{row.name}-{seed}", {})
-        # A stop may leave older results behind, and whatever stands on these is as old.
-        for each in (row, *(other for other in self.study.rows if row.name in other.stands_on())):
+        # Older results may remain after a stop; the rows that use this run are out of date with it.
+        for each in (row, *(other for other in self.study.rows if row.name in other.needs())):
             self._record.get(f"{each.name}-{seed}", {}).pop("done", None)
         self.failures.pop((row.name, seed), None)
         try:
-            self._check_what_it_stands_on(row, seed, record)
+            self._check_needed(row, seed, record)
             self._write()
             self._job(row, seed)()
             record["done"] = self._digest(row, seed)
@@ -147,32 +147,38 @@ class Runs:
             raise
         except InputError as error:
             self._fail(row, seed, str(error))
-        except Exception as error:  # whatever it is, the other runs may do without
+        except Exception as error:  # any other error: the other runs may work
             log.error("%s", traceback.format_exc())
             self._fail(row, seed, f"{type(error).__name__}: {error}")
         finally:
-            # Compiled programs of one run are nothing to the next, and take memory.
+            # The next run does not use the compiled programs of this one, which take memory.
             jax.clear_caches()
             record["seconds"] = record.get("seconds", 0.0) + time.monotonic() - began
             self._write()
 
     def outcomes(self) -> list[Outcome]:
-        """What became of every row and seed so far."""
+        """The outcome of every row and seed so far."""
         return [self._outcome(row, seed) for row in self.study.rows for seed in self.study.seeds]
 
     def _outcome(self, row: Row, seed: int) -> Outcome:
         results = self._results(row, seed)
         workdir = run_workdir(self.folder, row.of or row.name, seed)
-        reason = self.failures.get((row.name, seed))
-        if reason or not self.is_done(row, seed):
-            status = f"failed: {reason}" if reason else "waiting"
-            return Outcome(row.name, seed, status, results, workdir)
+        outcome = Outcome(
+            row=row.name, seed=seed, status="waiting", folder=results, workdir=workdir
+        )
+        if reason := self.failures.get((row.name, seed)):
+            return dataclasses.replace(outcome, status=f"failed: {reason}")
+        if not self.is_done(row, seed):
+            return outcome
         clean = results / CLEAN if row.sampling else results.with_name(CLEAN)
         values, intervals = _measured(results, clean, row.guidance)
-        seconds = self._record.get(f"{row.name}-{seed}", {}).get("seconds", 0.0)
-        part = clean if (clean / "metrics.json").exists() else None
-        return Outcome(
-            row.name, seed, "done", results, workdir, seconds, values, intervals, clean=part
+        return dataclasses.replace(
+            outcome,
+            status="done",
+            seconds=self._record.get(f"{row.name}-{seed}", {}).get("seconds", 0.0),
+            values=values,
+            intervals=intervals,
+            clean=clean if (clean / "metrics.json").exists() else None,
         )
 
     def _fail(self, row: Row, seed: int, reason: str) -> None:
@@ -183,66 +189,65 @@ class Runs:
         if parallel.is_main_process():
             write_json(self.folder / RECORD, self._record)
 
-    def _rows_below(self, row: Row) -> list[Row]:
-        return [each for each in self.study.rows if each.name in row.stands_on()]
+    def _needed(self, row: Row) -> list[Row]:
+        return [each for each in self.study.rows if each.name in row.needs()]
 
     def _digest(self, row: Row, seed: int) -> str:
-        """What a row's results are of: its configuration, and those of the rows it stands on."""
+        """A hash of what determines a row's results: its configuration, and those of its needs."""
         config = self.configs[row.name, seed]
         facts = [
-            config_sha256(as_json(config)),
-            # Free to change as a run goes on, but not without changing its results.
+            config_sha256(config),
+            # A run may go on with other values of these, but its results change.
             config.train.max_steps,
             config.train.patience,
             config.eval.bootstrap,
-            [self._digest(each, seed) for each in self._rows_below(row)],
+            [self._digest(each, seed) for each in self._needed(row)],
         ]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
-    def _check_what_it_stands_on(self, row: Row, seed: int, record: dict[str, Any]) -> None:
-        """Refuse to stand on a run that is not done, or to go on from what one no longer is.
+    def _check_needed(self, row: Row, seed: int, record: dict[str, Any]) -> None:
+        """Refuse a row whose needed runs are not done, or have changed since it started from them.
 
         Raises:
           InputError: naming the row, or the workdir to remove.
         """
-        below = self._rows_below(row)
-        for each in below:
+        needed = self._needed(row)
+        for each in needed:
             if not self._is_recorded(each, seed):
                 raise InputError(f"row {each.name}, which it needs, is not done")
-        start = {each.name: self._fingerprint(each, seed) for each in below}
+        start = {each.name: self._fingerprint(each, seed) for each in needed}
         workdir = run_workdir(self.folder, row.name, seed)
-        if record.get("began", start) != start and (workdir / "checkpoints").exists():
-            names = ", ".join(each.name for each in below)
+        if record.get("started_from", start) != start and (workdir / "checkpoints").exists():
+            names = ", ".join(each.name for each in needed)
             raise InputError(
-                f"{workdir} began from another run of {names}; remove it to train it anew"
+                f"{workdir} started from another run of {names}; remove it to train it again"
             )
-        record["began"] = start
+        record["started_from"] = start
 
     def _fingerprint(self, row: Row, seed: int) -> str:
-        """Of the checkpoint that another run would start from."""
+        """Of the best checkpoint, which other runs start from."""
         workdir = run_workdir(self.folder, row.name, seed)
         metric = self.configs[row.name, seed].checkpoint.metric
         with Checkpoints(workdir, metric, read_only=True) as checkpoints:
             return checkpoints.fingerprint(checkpoints.best_step)
 
     def _job(self, row: Row, seed: int) -> Callable[[], object]:
-        """What makes the results of a row and a seed."""
+        """A function that computes the results of a row and a seed."""
         config = self.configs[row.name, seed]
         workdir = run_workdir(self.folder, row.of or row.name, seed)
         if row.config:
-            return partial(api.run, config, workdir, "train")
-        results = self._results(row, seed)
-        return lambda: api.Experiment(config, workdir).evaluate("test", results)
+            return partial(api.train, config, workdir)
+        return partial(api.evaluate, config, workdir, folder=self._results(row, seed))
 
     def _results(self, row: Row, seed: int) -> Path:
-        """Where the `metrics.json` of a row and a seed is, or will be."""
+        """The folder for the `metrics.json` of a row and a seed."""
         if row.sampling:
             return run_workdir(self.folder, row.name, seed)
         return run_workdir(self.folder, row.of or row.name, seed) / "eval/test"
 
 
 def read_scores(folder: Path, guidance: bool) -> dict[str, Any]:
-    """The `metrics.json` of an evaluation, or what it has of the guidance alone."""
+    """The `metrics.json` of an evaluation, or the part of the guidance prediction."""
     found: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
     return found["guidance"] if guidance else found
 
@@ -255,7 +260,7 @@ def _measured(
     Args:
       results: folder of the evaluation.
       clean: that of its clean part, where there is one.
-      guidance: those of the guidance alone.
+      guidance: take those of the guidance prediction.
     """
     whole = read_scores(results, guidance)
     values = {name: whole[name] for name in METRICS if whole[name] is not None}
@@ -263,12 +268,12 @@ def _measured(
     if whole["confusion"] and (clean / "metrics.json").exists():
         part = read_scores(clean, guidance)
         values[CLEAN_ACCURACY] = part["accuracy"]
-        # The others are those whose lesion or patient is in training as well.
+        # The other images are leaked: their lesion or patient is in training as well.
         inside = np.array(part["confusion"])
         leaked = np.array(whole["confusion"]) - inside
         values[LEAKED] = float(leaked.trace() / leaked.sum())
         of_class, wanted = inside.sum(axis=1), leaked.sum(axis=1)
-        if np.all(of_class[wanted > 0] > 0):  # else the clean part says nothing of some class
+        if np.all(of_class[wanted > 0] > 0):  # else the clean part lacks a class
             recall = inside.diagonal() / np.maximum(of_class, 1)
             values[CLEAN_MATCHED] = float(recall @ wanted / wanted.sum())
     return values, intervals

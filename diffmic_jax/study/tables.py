@@ -1,9 +1,9 @@
 """The tables of a study: means over seeds, differences from the first row, leaked images.
 
-Means come with a 95% interval by Student's t over the seeds. Rows are compared on the seeds that
-both have, by the paired t-test: with few seeds a wide interval, and an honest one. With a single
-seed, intervals and p are by bootstrap over the test images, lesions or patients whole, and say
-nothing of another training.
+Means have a 95% interval by Student's t over the seeds. Rows are compared on the seeds that both
+have, by the paired t-test; with few seeds the interval is wide. With a single seed, intervals and p
+are by bootstrap over the test images, lesions or patients whole, and do not include the variation
+between trainings.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from diffmic_jax.errors import InputError
 from diffmic_jax.evaluation.compare import compare_workdirs
 from diffmic_jax.inference.card import table
 from diffmic_jax.report import figures, page
+from diffmic_jax.study.definition import Row, Study
 from diffmic_jax.study.runs import (
     CLEAN_ACCURACY,
     CLEAN_MATCHED,
@@ -30,12 +31,11 @@ from diffmic_jax.study.runs import (
     Outcome,
     read_scores,
 )
-from diffmic_jax.study.study import Row, Study
 
 log = logging.getLogger("diffmic_jax")
 
 Gaps = dict[tuple[str, str], dict[str, Any]]
-"""(row, metric) -> its difference from the first row, as `paired` gives it, and the `seeds`."""
+"""(row, metric) -> its difference from the first row, as `paired` returns it, and the `seeds`."""
 
 
 def mean_and_interval(
@@ -70,7 +70,7 @@ def scalars(scores: Mapping[str, Any]) -> dict[str, Any]:
     intervals per class, which are twice as many numbers as all others together.
     """
     found: dict[str, Any] = {}
-    # Numbers of the whole before those of a class, and the guidance after the diffusion.
+    # Scalars of all classes before those of one class, and the guidance after the diffusion.
     order = sorted(scores, key=lambda name: (isinstance(scores[name], dict), name == "guidance"))
     for name in order:
         value = scores[name]
@@ -92,7 +92,7 @@ def write_results(study: Study, folder: Path, found: Sequence[Outcome]) -> None:
 
 
 def _lines(row: Row, folder: Path, outcome: Outcome) -> list[dict[str, Any]]:
-    """Of one row and seed: a line of the test images, and one of their clean part."""
+    """The lines of one row and seed: the test images, and their clean part if there is one."""
     lines = []
     for split, results in (("test", outcome.folder), (CLEAN, outcome.clean)):
         if results is None:
@@ -109,12 +109,12 @@ def _lines(row: Row, folder: Path, outcome: Outcome) -> list[dict[str, Any]]:
 
 
 def write_tables(study: Study, folder: Path, found: Sequence[Outcome]) -> str:
-    """Write `study.csv`, `comparisons.csv`, `study.md` and `study.html` as far as the runs are.
+    """Write `study.csv`, `comparisons.csv`, `study.md` and `study.html` of the finished runs.
 
     Args:
-      study: as `load_study` gives it.
-      folder: where it lives.
-      found: what became of its runs.
+      study: as `load_study` returns it.
+      folder: of the study.
+      found: the outcomes of its runs.
 
     Returns:
       The Markdown.
@@ -134,7 +134,7 @@ def write_tables(study: Study, folder: Path, found: Sequence[Outcome]) -> str:
     text = "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
     write_text(folder / "study.md", text)
     shown_tables = [
-        (f"table-{i}", title, page.table(rows[0], rows[1:]) + ("" if i else _drawn(study, found)))
+        (f"table-{i}", title, page.table(rows[0], rows[1:]) + ("" if i else _figures(study, found)))
         for i, (title, rows) in enumerate(tables)
     ]
     head = [page.paragraph(note, "note") for note in notes]
@@ -146,11 +146,11 @@ def _note(study: Study) -> str:
     if len(study.seeds) == 1:
         return (
             "One seed: intervals are 95% by bootstrap over the test images (lesions or patients "
-            "whole, where known), and say nothing of other trainings."
+            "whole, where known) and do not include the variation between trainings."
         )
     return (
         f"Means of {len(study.seeds)} seeds, 95% intervals by Student's t over seeds; differences "
-        "paired by seed, p by the paired t-test. Where one run is there, intervals and p are by "
+        "paired by seed, p by the paired t-test. Where there is one run, intervals and p are by "
         "bootstrap over the test images, lesions or patients whole."
     )
 
@@ -206,7 +206,7 @@ def _gaps(study: Study, found: Sequence[Outcome]) -> Gaps:
 def _gap(
     study: Study, row: Row, pairs: Sequence[tuple[Outcome, Outcome]], name: str
 ) -> dict[str, Any] | None:
-    """A paired difference, its interval and p; none between answers for other images."""
+    """A paired difference, its interval and p; None where the test images differ."""
     if not pairs:
         return None
     if len(pairs) > 1:
@@ -253,10 +253,10 @@ def _against_first(study: Study, gaps: Gaps) -> list[Sequence[str]]:
 
 
 def _leaks(study: Study, found: Sequence[Outcome]) -> list[Sequence[str]]:
-    """Leaked images beside clean ones, as these are and with as many of each class as leaked."""
+    """Accuracy on leaked and on clean images, these also weighted to the leaked ones' classes."""
     names = (LEAKED, CLEAN_ACCURACY, CLEAN_MATCHED)
     rows: list[Sequence[str]] = [
-        ("row", "accuracy, leaked", "clean", "clean, classes as in leaked", "leaked less the last")
+        ("row", "accuracy, leaked", "clean", "clean, classes as in leaked", "leaked minus the last")
     ]
     for row in study.rows:
         runs = [*_done(found, row.name, CLEAN_MATCHED).values()]
@@ -269,9 +269,9 @@ def _leaks(study: Study, found: Sequence[Outcome]) -> list[Sequence[str]]:
     return rows
 
 
-def _drawn(study: Study, found: Sequence[Outcome]) -> str:
-    """A figure for accuracy and one for macro-F1: every run a point, every row a mean."""
-    drawn = []
+def _figures(study: Study, found: Sequence[Outcome]) -> str:
+    """A figure for accuracy and one for macro-F1: a point per run, a mean per row."""
+    found_figures = []
     for name in METRICS[:2]:
         points = {
             row.name: [run.values[name] for run in _done(found, row.name, name).values()]
@@ -282,5 +282,5 @@ def _drawn(study: Study, found: Sequence[Outcome]) -> str:
             intervals = {
                 row: _interval([*_done(found, row, name).values()], name)[1] for row in points
             }
-            drawn.append(page.figure(figures.rows(f"rows-{name}", name, points, intervals)))
-    return page.grid(drawn)
+            found_figures.append(page.figure(figures.rows(f"rows-{name}", name, points, intervals)))
+    return page.grid(found_figures)

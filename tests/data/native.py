@@ -13,7 +13,7 @@ SIDE = 40
 
 
 def picture(path: Path, label: int, seed: int, mode: str = "RGB") -> None:
-    """An image of noise whose brightness tells the label."""
+    """An image of noise whose brightness depends on the label."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 90, (SIDE, SIDE + 8, 3), np.uint8)
     Image.fromarray(pixels + np.uint8(20 * label)).convert(mode).save(path)

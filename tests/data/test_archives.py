@@ -131,7 +131,7 @@ def test_labels_of_a_byte_do_not_wrap_around(tmp_path):
 
 def test_fields_that_would_be_ignored_are_refused(tmp_path):
     native.write_medmnist(tmp_path / "x.npz", 3)
-    with pytest.raises(InputError, match=r"data\.labels: an NPZ brings its own labels"):
+    with pytest.raises(InputError, match=r"data\.labels: an NPZ has its own labels"):
         open_source("x", tmp_path / "x.npz", labels="labels.csv")
 
 

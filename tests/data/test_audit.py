@@ -263,7 +263,7 @@ def test_unrelated_images_are_no_pairs():
     assert report["near_duplicates"] == []
 
 
-def test_a_pair_tells_splits_labels_distance_and_group():
+def test_a_pair_has_splits_labels_distance_and_group():
     one = picture(0)
     two, three = altered(one, "tinted"), altered(one, "brightened")
     report = run(

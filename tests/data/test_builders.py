@@ -51,15 +51,15 @@ def test_tfds_reads_it_without_us(tmp_path):
     assert (row["id"], row["label"], row["group"]) == (b"ISIC_0024315", 2, b"HAM_0000002")
 
 
-def test_prepare_tells_the_count_and_is_done_once(tmp_path, capsys):
+def test_prepare_prints_the_count_and_is_done_once(tmp_path, capsys):
     native.write_aptos2019(tmp_path / "native")
     command = ["prepare", "aptos2019", f"--manual_dir={tmp_path}/native"]
     command.append(f"--data_dir={tmp_path}/data")
     assert cli.main(command) == 0
-    said = capsys.readouterr().out.splitlines()
-    assert said[0] == f"aptos2019: 40 images (40 train) in {tmp_path}/data/aptos2019/1.0.0"
-    assert said[1] == "note: the published set has 3,662 images"
-    assert said[2].startswith("note: without DiffMIC's split; for it put aptos_train.pkl and")
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == f"aptos2019: 40 images (40 train) in {tmp_path}/data/aptos2019/1.0.0"
+    assert printed[1] == "note: the published set has 3,662 images"
+    assert printed[2].startswith("note: without DiffMIC's split; for it put aptos_train.pkl and")
     (shard,) = (tmp_path / "data/aptos2019/1.0.0").glob("*.array_record*")
     before = shard.stat().st_mtime_ns
     assert cli.main(command) == 0
@@ -89,26 +89,26 @@ def test_a_bad_image_stops_or_is_left_out(tmp_path, capsys, policy):
     command = ["prepare", "aptos2019", f"--manual_dir={tmp_path}/native"]
     command += [f"--data_dir={tmp_path}/data", f"--on_bad_image={policy}"]
     status = cli.main(command)
-    said = capsys.readouterr()
-    assert f"{bad}: cannot be read" in said.err
+    printed = capsys.readouterr()
+    assert f"{bad}: cannot be read" in printed.err
     folder = archives.find_prepared(tmp_path / "data", "aptos2019")
     if policy == "error":
         assert status == 2
         assert folder is None
     else:
         assert status == 0
-        assert "39 images (39 train)" in said.out
-        assert "1 images skipped" in said.err
+        assert "39 images (39 train)" in printed.out
+        assert "1 images skipped" in printed.err
 
 
 def test_images_are_checked_once_over_two_attempts(tmp_path, monkeypatch):
     monkeypatch.setattr(builders, "CHUNK", 10)
     native.write_aptos2019(tmp_path / "native")
-    looked: list[str] = []
+    decoded: list[str] = []
 
     def decode(file, name, max_pixels):
-        looked.append(name)
-        if len(looked) == 25:
+        decoded.append(name)
+        if len(decoded) == 25:
             raise KeyboardInterrupt
         return images.Decoded(np.zeros((2, 2, 3), np.uint8), "RGB")
 
@@ -116,9 +116,9 @@ def test_images_are_checked_once_over_two_attempts(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         builders.prepare("aptos2019", tmp_path / "native", tmp_path / "data")
     assert archives.find_prepared(tmp_path / "data", "aptos2019") is None
-    before = len(looked)
+    before = len(decoded)
     builders.prepare("aptos2019", tmp_path / "native", tmp_path / "data")
-    assert 15 <= len(looked) - before <= 20  # of 40
+    assert 15 <= len(decoded) - before <= 20  # of 40
 
 
 def test_a_killed_attempt_leaves_nothing_that_is_taken_for_data(tmp_path):
@@ -165,7 +165,7 @@ def test_what_prepare_would_not_do_is_refused(tmp_path):
         builders.prepare("aptos2019", "/nowhere", tmp_path / "other")
     for path in (tmp_path / "aptos2019/train_images").iterdir():
         path.write_bytes(b"")
-    with pytest.raises(InputError, match="no image of it can be read"):
+    with pytest.raises(InputError, match="no image can be read"):
         builders.prepare(
             "aptos2019", tmp_path / "aptos2019", tmp_path / "other", on_bad_image="skip"
         )
@@ -174,10 +174,10 @@ def test_what_prepare_would_not_do_is_refused(tmp_path):
 def test_a_missing_download_is_named(tmp_path, capsys):
     command = ["prepare", "chestxray14", f"--manual_dir={tmp_path}", f"--data_dir={tmp_path}/data"]
     assert cli.main(command) == 2
-    said = capsys.readouterr().err
-    assert "has no Data_Entry_2017.csv or Data_Entry_2017_v2020.csv; download images_001" in said
+    printed = capsys.readouterr().err
+    assert "has no Data_Entry_2017.csv or Data_Entry_2017_v2020.csv; download images_001" in printed
     assert cli.main(["prepare", "imagenet", f"--manual_dir={tmp_path}", "--data_dir=x"]) == 2
-    assert "'imagenet' is not one of ham10000, aptos2019" in capsys.readouterr().err
+    assert "'imagenet' is unknown; choose one of ham10000, aptos2019" in capsys.readouterr().err
 
 
 def test_a_damaged_prepared_data_set_is_named(tmp_path):
@@ -187,10 +187,10 @@ def test_a_damaged_prepared_data_set_is_named(tmp_path):
     content = shard.read_bytes()
     shard.write_bytes(content[: len(content) // 2])
     source = open_source("aptos2019", tmp_path / "data")
-    with pytest.raises(InputError, match=f"{folder} image .*: cannot be read .*prepare it anew"):
+    with pytest.raises(InputError, match=f"{folder} image .*: cannot be read .*prepare it again"):
         source.read(source.splits["train"][0])
     (folder / "metadata.json").write_text("{}")
-    with pytest.raises(InputError, match=f"{folder}: no prepared data set"):
+    with pytest.raises(InputError, match=f"{folder}: not a prepared data set"):
         open_source("aptos2019", tmp_path / "data")
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from diffmic_jax.data import cache, transforms
 from diffmic_jax.data.cache import Cached, cached
-from diffmic_jax.data.layouts import PARTS, Record
+from diffmic_jax.data.layouts import PARTS, Record, unlabelled
 from diffmic_jax.data.sources import Source
 from diffmic_jax.errors import InputError
 from diffmic_jax.method.task import Task
@@ -88,7 +88,7 @@ def test_every_image_is_decoded_once_whatever_the_split(root, folder):
     assert set(reads.values()) == {1}
 
 
-def test_a_file_that_changed_is_decoded_anew_and_no_other(root, folder):
+def test_a_file_that_changed_is_decoded_again_and_no_other(root, folder):
     source = open_source("x", root)
     cached(source, SIZE, folder)
     write(root / "a/02.png", 99)
@@ -145,7 +145,7 @@ def test_a_bad_image_stops_or_is_left_out_and_listed(root, folder):
         cached(source, SIZE, folder)
 
 
-def test_a_mended_image_comes_back(root, folder):
+def test_a_repaired_image_is_used_again(root, folder):
     spoil(root / "a/04.png")
     source = open_source("x", root)
     cached(source, SIZE, folder, on_bad_image="skip")
@@ -157,7 +157,10 @@ def test_a_mended_image_comes_back(root, folder):
 
 
 def test_only_known_policies_are_taken(root, folder):
-    with pytest.raises(InputError, match=r"data\.on_bad_image: 'ignore' is not one of error, skip"):
+    with pytest.raises(
+        InputError,
+        match=r"^config\.data\.on_bad_image='ignore' is unknown; choose one of error, skip",
+    ):
         cached(open_source("x", root), SIZE, folder, on_bad_image="ignore")
 
 
@@ -167,14 +170,14 @@ def test_a_folder_that_cannot_be_used_is_named(root, tmp_path):
         cached(open_source("x", root), SIZE, tmp_path / "file")
 
 
-def test_too_little_room_is_told_beforehand(root, folder):
+def test_too_little_space_is_an_error_beforehand(root, folder):
     with pytest.raises(InputError, match=r"data\.cache_dir: .* needs 1[0-9.]+ GB, .* are free"):
         cached(open_source("x", root), 10_000_000, folder)
 
 
 @pytest.mark.parametrize("file", ["states.npy", "bad.json", "images.npy"])
 @pytest.mark.parametrize("content", [b"", b"damaged", None])
-def test_a_damaged_cache_is_made_anew(root, folder, file, content):
+def test_a_damaged_cache_is_made_again(root, folder, file, content):
     source = open_source("x", root)
     before = pixels(cached(source, SIZE, folder), "train")
     (home,) = folder.iterdir()
@@ -276,4 +279,16 @@ def test_labels_of_many_classes_have_a_column_each(folder):
     source = Source(name="x", task=task, splits=parts, read=read)
     found = cached(source, SIZE, folder)
     assert found.examples["train"].label.tolist() == [[1, 0, 1], [0, 0, 0]]
+    assert found.examples["test"].label.shape == (0, 3)
     assert json.loads((next(folder.iterdir()) / "bad.json").read_text()) == {}
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_images_without_a_label_go_with_every_task(folder, multi_label):
+    task = Task(class_names=("x", "y", "z"), multi_label=multi_label)
+    records = tuple(unlabelled(name, name, task) for name in "ab")
+    parts = {"train": (), "validation": (), "test": records}
+    image = cache.Decoded(np.zeros((4, 4, 3), np.uint8), "RGB")
+    source = Source(name="x", task=task, splits=parts, read=lambda _: image)
+    label = cached(source, SIZE, folder).examples["test"].label
+    assert label.shape == ((2, 3) if multi_label else (2,))

@@ -85,7 +85,7 @@ def repeat(data: bytes, rng: random.Random) -> bytes:
 
 
 def check_outcome(data: bytes, name: str) -> bool:
-    """Decodes, or is refused properly; tells which."""
+    """The outcome: decoded, or properly refused."""
     try:
         pixels = pixels_of(data, name)
     except InputError as error:
@@ -109,7 +109,7 @@ def test_damaged_files_are_read_or_refused():
             outcomes += [check_outcome(damage(data, rng), name) for _ in range(5)]
         for other in rng.sample(sorted(files), 2):
             outcomes.append(check_outcome(data + files[other], name))  # one file after another
-            outcomes.append(check_outcome(data, other))  # one called like another
+            outcomes.append(check_outcome(data, other))  # with the name of another kind
     assert len(outcomes) >= 18 * 44
     assert 0.1 < np.mean(outcomes) < 0.9
     assert peak_memory() - before < 1000

@@ -25,7 +25,7 @@ def pydicom():
 
 
 def dicom(array: np.ndarray, photometric: str = "MONOCHROME2", syntax: str = "", **attributes):
-    """A data set of one image, in explicit little endian unless told otherwise."""
+    """A data set of one image, by default in explicit little endian."""
     from pydicom import dataset, uid
 
     image = dataset.Dataset()
@@ -105,7 +105,7 @@ def test_dicom_monochrome1_is_inverted(pydicom):
     assert images.decode(io.BytesIO(dump(image)), "x").mode == "MONOCHROME1"
 
 
-def test_dicom_is_told_by_its_magic_or_its_extension(pydicom, tmp_path):
+def test_dicom_is_recognised_by_its_magic_or_its_extension(pydicom, tmp_path):
     data = dump(dicom(LINE))
     assert data[128:132] == b"DICM"
     assert pixels_of(data, "x.png").shape == (1, 4, 3)
@@ -272,7 +272,7 @@ def test_a_dicom_offset_table_cannot_point_past_the_checks(pydicom):
 
 
 @pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.57"])
-def test_dicom_without_a_decoder_says_what_to_install(pydicom, syntax):
+def test_dicom_without_a_decoder_names_what_to_install(pydicom, syntax):
     from pydicom.pixels import get_decoder
 
     if get_decoder(syntax).is_available:

@@ -93,7 +93,7 @@ def test_cmyk_is_read_as_ink():
 
 
 def test_adobe_cmyk_is_not_inverted():
-    # Photoshop writes inverted inks and says so with an Adobe marker; so does Pillow.
+    # Photoshop writes inverted inks and marks that with an Adobe marker; so does Pillow.
     data = encode(Image.new("CMYK", (8, 8), (0, 0, 0, 0)), "JPEG")
     assert b"Adobe" in data
     assert pixels_of(data).min() > 245
@@ -470,7 +470,7 @@ def test_is_image_looks_at_the_extension(tmp_path):
 # Warnings.
 
 
-def test_warnings_of_decoders_reach_nobody_in_any_thread():
+def test_warnings_of_decoders_are_silent_in_any_thread():
     exif = Image.Exif()
     exif[0x010F] = "a maker whose name needs a block of its own"
     block = exif.tobytes()

@@ -65,7 +65,7 @@ def test_every_grade_is_split_eight_to_two():
         assert abs(pairs[grade, "train"] - 0.8 * count) <= 0.5
 
 
-def test_order_tells_neither_grade_nor_split():
+def test_order_reveals_neither_grade_nor_split():
     rows = phantom.records(0)
     grades = np.array([grade for _, grade, _ in rows])
     test = np.array([split == "test" for *_, split in rows])

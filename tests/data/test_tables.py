@@ -53,8 +53,8 @@ def test_a_csv_is_understood_by_its_header(table, text, expected, classes):
     [
         ("", "no rows"),
         ("image,label\n", "no rows"),
-        ("file,label\na,0\n", "columns file,label are not understood"),
-        ("image,age\na,0\n", "columns image,age are not understood"),
+        ("file,label\na,0\n", "columns file,label are unknown"),
+        ("image,age\na,0\n", "columns image,age are unknown"),
         ("image,label\na,0\nb\n", "row 3: 1 cells under 2 columns"),
         ("image,label,split\na,0,\n", "row 2: split '' is not one of"),
         ("image,A,B\na,1,1\n", "row 2: one of A,B must be 1"),
@@ -82,7 +82,7 @@ def test_a_csv_that_is_no_text_or_not_there_is_refused(tmp_path):
 
 def test_groups(table):
     assert tables.read_groups(table("lesion_id,image_id\nL1,a\nL1,b\n")) == {"a": "L1", "b": "L1"}
-    with pytest.raises(InputError, match="columns image,age are not understood"):
+    with pytest.raises(InputError, match="columns image,age are unknown"):
         tables.read_groups(table("image,age\na,0\n"))
 
 

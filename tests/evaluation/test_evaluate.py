@@ -6,7 +6,6 @@ import json
 import numpy as np
 import pytest
 
-from diffmic_jax import api
 from diffmic_jax.errors import InputError
 from diffmic_jax.evaluation import evaluate
 from diffmic_jax.inference.predictions import Outputs

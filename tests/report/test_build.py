@@ -1,4 +1,4 @@
-"""The page of the tiny run, read back: what it shows is what `metrics.json` says."""
+"""The report of the tiny run, read back: its numbers are those of `metrics.json`."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def points(element: ElementTree.Element) -> np.ndarray:
 
 
 def in_axes(xy: np.ndarray, frame: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Page coordinates as what the axes say; their limits are at the frame."""
+    """Page coordinates to those of the axes, whose limits are at the frame."""
     (left, top), (right, bottom) = frame.min(axis=0), frame.max(axis=0)
     scaled = (xy - [left, bottom]) / [right - left, top - bottom]
     return low + (high - low) * scaled
@@ -164,10 +164,10 @@ def test_reliability_diagrams_add_up_to_the_ece(text, scores, who):
     assert shares[shares > 1e-6] @ gaps == pytest.approx(part["ece"], abs=1e-4)
 
 
-def test_calibration_and_sets_are_told(text, scores):
+def test_calibration_and_sets_are_reported(text, scores):
     found = scores["calibrated"]
     assert f"The temperature {found['temperature']:.3f} was fitted" in text
-    assert f"hold it in {found['conformal']['coverage']:.1%}" in text
+    assert f"contain the true class in {found['conformal']['coverage']:.1%}" in text
 
 
 def test_every_section_has_something_to_show(text):

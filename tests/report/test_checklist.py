@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import shutil
 import string
@@ -10,22 +11,21 @@ from pathlib import Path
 import pytest
 
 from diffmic_jax.cli import main as cli
+from diffmic_jax.inference.load import Model, load
 from diffmic_jax.report import checklist
 from diffmic_jax.report.checklist_items import CLAIM, TRIPOD_AI
-from diffmic_jax.training.checkpoint import Checkpoints
 from diffmic_jax.training.workdir import config_sha256
 from tests import tiny
 
 
 @pytest.fixture(scope="module")
-def meta(trained: Path) -> dict:
-    with Checkpoints(trained, "accuracy", read_only=True) as checkpoints:
-        return checkpoints.meta(checkpoints.best_step)
+def model(trained: Path) -> Model:
+    return load(trained)
 
 
 @pytest.fixture(scope="module")
-def known(trained: Path, meta: dict) -> dict[str, str]:
-    return checklist.facts(trained, meta)
+def known(model: Model) -> dict[str, str]:
+    return checklist.facts(model)
 
 
 def rows(text: str) -> dict[str, list[list[str]]]:
@@ -38,8 +38,8 @@ def rows(text: str) -> dict[str, list[list[str]]]:
     return tables
 
 
-def test_every_item_has_a_row_with_a_fact_or_what_the_authors_have_to_say(trained):
-    found = rows((trained / "CHECKLIST.md").read_text())
+def test_every_item_has_a_row_with_a_fact_or_a_task_for_the_authors(model):
+    found = rows(checklist.checklist(model))
     for title, items in (("CLAIM, 2024 update", CLAIM), ("TRIPOD+AI", TRIPOD_AI)):
         assert [row[0] for row in found[title]] == [item.number for item in items]
         for row in found[title]:
@@ -91,28 +91,31 @@ def test_the_results_are_those_of_the_metrics(trained, known):
     assert f"{calibrated['conformal']['coverage']:.3f}" in known["calibration_results"]
 
 
-def test_the_settings_are_those_of_the_configuration(trained, known):
+def test_the_settings_are_those_of_the_configuration(trained, known, model):
     config = json.loads((trained / "config.json").read_text())
-    assert known["hash"] == config_sha256(config)
+    assert known["hash"] == config_sha256(model.config)
     assert f"{config['data']['image_size']} px" in known["preprocessing"]
     assert f"rotation up to {config['data']['rotation']:g} degrees" in known["augmentation"]
     sampling = config["sampling"]
-    assert f"mean of {sampling['num_samples']} draws, {sampling['num_steps']}" in known["answer"]
+    assert (
+        f"mean of {sampling['num_samples']} samples, {sampling['num_steps']}" in known["prediction"]
+    )
     assert f"seed {config['seed']}, " in known["training"]
     assert f"batch {config['train']['batch_size']};" in known["training"]
     assert known["origins"] == "guidance: random; denoiser: random"
 
 
-def test_several_labels_per_image_have_measures_of_their_own(tmp_path, meta):
-    known = checklist.facts(tmp_path, meta | {"multi_label": True})
+def test_several_labels_per_image_have_measures_of_their_own(tmp_path, model):
+    several = dataclasses.replace(model.task, multi_label=True)
+    known = checklist.facts(dataclasses.replace(model, workdir=tmp_path, task=several))
     assert known["measures"].startswith("f1_macro, auroc_macro, nll")
     assert "any number per image" in known["labels"] and "threshold" in known["output"]
 
 
-def test_a_group_in_training_and_test_is_told(tmp_path, meta):
+def test_a_group_in_training_and_test_is_counted(tmp_path, model):
     lines = ["image,label,group,split", "a,blue,p1,train", "b,red,p1,test", "c,red|blue,p2,test"]
     (tmp_path / "split.csv").write_text("\n".join([*lines, ""]))
-    known = checklist.facts(tmp_path, meta)
+    known = checklist.facts(dataclasses.replace(model, workdir=tmp_path))
     assert "1 test images are of a group" in known["disjoint"]
     assert known["distribution"] == "train: blue 1; test: blue 1, red 2"
     assert "resamples of groups" in known["intervals"]
@@ -128,28 +131,31 @@ def test_a_group_in_training_and_test_is_told(tmp_path, meta):
         ("images", "data set images"),
     ],
 )
-def test_the_data_set_is_told_as_far_as_it_is_known(tmp_path, meta, name, about):
-    config = meta["config"] | {"data": meta["config"]["data"] | {"name": name}}
-    assert about in checklist.facts(tmp_path, meta | {"config": config})["data"]
+def test_a_known_data_set_is_described(tmp_path, model, name, about):
+    config = model.config.changed({"data.name": name})
+    other = dataclasses.replace(model, workdir=tmp_path, config=config)
+    assert about in checklist.facts(other)["data"]
 
 
-def test_a_run_that_was_not_evaluated_says_so(tmp_path, meta):
-    text = checklist.checklist(tmp_path, meta)
+def test_a_run_without_an_evaluation_is_marked(tmp_path, model):
+    text = checklist.checklist(dataclasses.replace(model, workdir=tmp_path))
     assert "not evaluated yet" in text and "not recorded" in text
     assert "{" not in text
 
 
-def test_metrics_that_are_undefined_are_left_out(tmp_path, trained, meta):
+def test_metrics_that_are_undefined_are_left_out(tmp_path, trained, model):
     workdir = shutil.copytree(trained, tmp_path / "run")
     path = workdir / "eval/test/metrics.json"
     scores = json.loads(path.read_text()) | {"accuracy": None, "referral": None, "calibrated": None}
     path.write_text(json.dumps(scores))
-    known = checklist.facts(workdir, meta)
+    known = checklist.facts(dataclasses.replace(model, workdir=workdir))
     assert f"n = {tiny.TEST}, f1_macro " in known["results"]
     assert known["calibration_results"] == "test: none"
 
 
-def test_a_part_evaluated_later_joins_it(trained, tmp_path):
+def test_it_is_written_only_when_asked_for(trained, tmp_path):
     workdir = shutil.copytree(trained, tmp_path / "run")
     assert cli.main(["evaluate", f"--workdir={workdir}", "--split=validation"]) == 0
-    assert "evaluated parts: test, validation" in (workdir / "CHECKLIST.md").read_text()
+    assert not (workdir / checklist.FILE).exists()
+    assert cli.main(["report", f"--workdir={workdir}", "--checklist"]) == 0
+    assert "evaluated parts: test, validation" in (workdir / checklist.FILE).read_text()

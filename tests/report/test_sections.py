@@ -1,4 +1,4 @@
-"""Sections from answers made up for the purpose; the whole page is in test_build."""
+"""Sections of synthetic results; the whole page is in test_build."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 
 from diffmic_jax.evaluation import evaluate, results
-from diffmic_jax.inference import calibration
+from diffmic_jax.evaluation.results import Evaluation
+from diffmic_jax.inference.calibration import Calibration, Calibrations
+from diffmic_jax.inference.predictions import Outputs
+from diffmic_jax.method.task import Task
 from diffmic_jax.report import figures, gallery, page, sections
-from diffmic_jax.report.collect import Results, read_results
+from diffmic_jax.report.collect import Results, predicted, read_results
 
-NAMES = ("a<b>", "c")
+TASK = Task(class_names=("a<b>", "c"), multi_label=True)
 
 
 @pytest.fixture
@@ -18,14 +21,14 @@ def multi_label(tmp_path) -> Results:
     """Results of 40 images with any of two labels, written and read back."""
     rng = np.random.default_rng(0)
     label = (rng.random((40, 2)) < 0.4).astype(int)
-    draws = np.clip(0.5 * label[:, None] + 0.5 * rng.random((40, 3, 2)), 0, 1)
-    p = draws.mean(axis=1)
-    answers = evaluate.Answers(p, draws.std(axis=1), p[::-1], label, draws)
-    scores = evaluate.score(answers, NAMES, bootstrap=10)
-    none = calibration.Calibrations()
-    results.add_calibrated(scores, answers, none, 0.9)
+    samples = np.clip(0.5 * label[:, None] + 0.5 * rng.random((40, 3, 2)), 0, 1)
+    p = samples.mean(axis=1)
+    outputs = Outputs(p, samples.std(axis=1), p[::-1], label, samples)
+    scores = evaluate.score(outputs, TASK, bootstrap=10)
+    metrics = results.add_calibrated(scores, outputs, TASK, Calibrations())
     ids = [f"{i}.png" for i in range(40)]
-    results.write(tmp_path / "eval/test", scores, answers, ids, NAMES, none, 0.9)
+    found = Evaluation(task=TASK, ids=ids, outputs=outputs, metrics=metrics)
+    results.write(tmp_path / "eval/test", found)
     return read_results(tmp_path, "test")
 
 
@@ -36,7 +39,7 @@ def test_several_labels_per_image_have_their_curves_and_no_confusion(multi_label
     assert "a&lt;b&gt;" in text and "<b>" not in text
     assert "Not calibrated" in sections.reliability(multi_label)
     assert "Only for images with one label" in sections.referral(multi_label)
-    assert "has no log" in sections.training(multi_label)
+    assert "has no training log" in sections.training(multi_label)
 
 
 def test_mistakes_and_cases_of_several_labels(multi_label):
@@ -61,3 +64,19 @@ def test_what_is_undefined_is_a_dash():
     assert page.with_interval(None, None) == "-"
     assert page.with_interval(0.25, None) == "0.250"
     assert page.with_interval(0.25, [0.1, 0.4]) == "0.250 <small>(0.100 to 0.400)</small>"
+
+
+def test_images_without_labels_are_shown_as_an_evaluation_shows_them():
+    samples = np.array([[[0.9, 0.1], [0.5, 0.5]], [[0.2, 0.8], [0.0, 1.0]]])
+    p = samples.mean(axis=1)
+    outputs = Outputs(p, samples.std(axis=1), p, np.zeros(2, int), samples)
+    task = Task(class_names=("x", "y"))
+    fitted = Calibration(temperature=1.0, uniform=1e-7, scores=(0.1, 0.4), multi_label=False)
+    found = predicted(["a", "b"], outputs, task, fitted, 0.5)
+    assert found.label is None
+    assert found.prediction == ["x", "y"]
+    np.testing.assert_allclose(found.vote, [[0.75, 0.25], [0, 1]])
+    np.testing.assert_allclose(found.low[0], [0.52, 0.12])
+    # The 2nd smallest score, .4: a class is in the set from a probability of .6.
+    assert found.sets == ["x", "y"]
+    assert predicted(["a", "b"], outputs, task, None, 0.5).sets is None

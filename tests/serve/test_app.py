@@ -19,7 +19,8 @@ from pathlib import Path
 import pytest
 
 from diffmic_jax.cli import main as cli
-from diffmic_jax.inference import load as predict
+from diffmic_jax.inference.classify import classify_folder
+from diffmic_jax.inference.load import load
 from tests import tiny
 
 uvicorn = pytest.importorskip("uvicorn")
@@ -27,7 +28,6 @@ pytest.importorskip("starlette")
 pytest.importorskip("python_multipart")
 
 from diffmic_jax.serve.app import make_app  # noqa: E402
-from diffmic_jax.serve.model import Model  # noqa: E402
 
 LIMIT = 300_000
 """Bytes of a request."""
@@ -36,7 +36,7 @@ LIMIT = 300_000
 @pytest.fixture(scope="module")
 def url(trained: Path) -> Iterator[str]:
     """Address of the page of the trained run, served in a thread."""
-    app = make_app(Model(trained), ("127.0.0.1",), LIMIT)
+    app = make_app(load(trained), ("127.0.0.1",), max_bytes=LIMIT)
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", ws="none"))
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -56,7 +56,7 @@ def image(tiny_data: Path) -> Path:
 def post(
     url: str, files: list[tuple[str, bytes]], headers: dict[str, str] | None = None
 ) -> tuple[int, str]:
-    """Upload files as a form does; status and text of the answer."""
+    """Upload files as a form does; status and text of the response."""
     mark = uuid.uuid4().hex
     body = b"".join(
         f'--{mark}\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\n'
@@ -76,7 +76,7 @@ def post(
             return error.code, error.read().decode()
 
 
-def test_the_page_says_what_it_is_and_asks_nobody_else(url):
+def test_the_page_has_its_warning_and_loads_nothing_from_elsewhere(url):
     with urllib.request.urlopen(url) as answer:
         text, policy = answer.read().decode(), answer.headers["Content-Security-Policy"]
     assert "not for diagnosis" in text
@@ -84,16 +84,16 @@ def test_the_page_says_what_it_is_and_asks_nobody_else(url):
     assert policy.startswith("default-src 'none'")
 
 
-def test_an_image_gets_the_answer_of_predict(url, image, trained, tmp_path):
+def test_an_image_gets_the_prediction_of_predict(url, image, trained, tmp_path):
     (tmp_path / "images").mkdir()
     shutil.copy(image, tmp_path / "images")
-    predict.predict_folder(trained, tmp_path / "images", tmp_path / "predictions.csv")
+    classify_folder(load(trained), tmp_path / "images", tmp_path / "predictions.csv")
     (expected,) = tiny.read_predictions(tmp_path).values()
     status, text = post(f"{url}/image", [(image.name, image.read_bytes())])
     assert status == 200
     assert image.name in text
-    said = tiny.CLASSES[expected.index(max(expected))]
-    assert f"called <b>{said}</b>" in text
+    predicted = tiny.CLASSES[expected.index(max(expected))]
+    assert f"predicted <b>{predicted}</b>" in text
     assert f"<b>{max(expected):.2f}</b>" in text
     assert "prediction set" in text
     assert text.count("data:image/") == 5
@@ -122,7 +122,9 @@ def test_a_batch_becomes_the_table_of_predict(url, tiny_data):
     ],
 )
 @pytest.mark.parametrize("form", ["image", "batch"])
-def test_what_cannot_be_used_is_refused_in_words(url, form, name, data, status, message):
+def test_a_file_that_cannot_be_used_is_refused_with_a_reason(
+    url, form, name, data, status, message
+):
     found, text = post(f"{url}/{form}", [(name, data)])
     assert (found, message in text) == (status, True)
     assert "Traceback" not in text
@@ -139,7 +141,7 @@ def test_another_name_of_this_machine_is_refused(url, image):
     assert (status, text) == (400, "Invalid host header")
 
 
-def test_fifty_requests_at_once_get_the_same_answer_and_leave_no_file(
+def test_fifty_requests_at_once_get_the_same_page_and_leave_no_file(
     url, image, tmp_path, monkeypatch
 ):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
@@ -174,19 +176,19 @@ def browser() -> Iterator[object]:
 @pytest.mark.parametrize("width", [1280, 390])
 def test_the_page_in_a_browser(url, browser, image, tmp_path, width):
     page = browser.new_page(viewport={"width": width, "height": 844})
-    said: list[str] = []
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
+    messages: list[str] = []
+    page.on("console", lambda message: messages.append(message.text))
+    page.on("pageerror", lambda error: messages.append(str(error)))
     page.goto(url)
     page.set_input_files("form[action='/image'] input", image)
     page.click("form[action='/image'] button")
     card = page.locator(".case")
     assert image.name in card.inner_text()
-    assert "called" in card.inner_text()
+    assert "predicted" in card.inner_text()
     # Images and styles are shown although the policy forbids all that is not named.
     assert page.evaluate("[...document.images].every(image => image.naturalWidth > 0)")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    assert not said
+    assert not messages
 
     (tmp_path / "notes.png").write_text("not an image")
     page.set_input_files("form[action='/image'] input", tmp_path / "notes.png")

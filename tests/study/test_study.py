@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,15 +17,15 @@ from diffmic_jax import api
 from diffmic_jax.cli import main as cli
 from diffmic_jax.errors import InputError, Interrupted
 from diffmic_jax.inference import exported
+from diffmic_jax.study import definition
 from diffmic_jax.study import runs as study_runs
-from diffmic_jax.study import study
 from diffmic_jax.study import tables as study_tables
+from diffmic_jax.study.definition import Row, Study
 from diffmic_jax.study.runs import Outcome, Runs
-from diffmic_jax.study.study import Row, Study
 from tests import tiny
 
 STUDY = """
-from diffmic_jax.study.study import Row, Study
+from diffmic_jax.study.definition import Row, Study
 from studies import table2
 
 CONFIG = "{config}"
@@ -38,7 +39,7 @@ def get_study(variant="all"):
             ("guidance.checkpoint", "{{basic}}")])),
         Row("broken", CONFIG + ":v1", dict([("data.root", "/no/such/folder")])),
         Row("guidance", of="v1", guidance=True),
-        Row("draws", of="v1", sampling=dict(num_samples=3)),
+        Row("samples", of="v1", sampling=dict(num_samples=3)),
     )
     return Study("A study", rows, seeds=(0, 1) if variant == "all" else (0,))
 """
@@ -49,9 +50,7 @@ from tests import tiny
 
 
 def get_config(recipe="v1"):
-    c = tiny.make_config(Path("{root}"), recipe, guidance__warmup_epochs=0, train__epochs=1)
-    c.guidance.crop_channels = "all"
-    return c
+    return tiny.make_config(Path("{root}"), recipe, guidance__warmup_epochs=0, train__epochs=1)
 """
 
 
@@ -79,7 +78,7 @@ def read_csv(folder: Path) -> dict[str, dict[str, str]]:
 
 def test_every_number_is_that_of_a_metrics_json(finished):
     rows = read_csv(finished)
-    assert list(rows) == ["basic-0", "v1-0", "C1-0", "broken-0", "guidance-0", "draws-0"]
+    assert list(rows) == ["basic-0", "v1-0", "C1-0", "broken-0", "guidance-0", "samples-0"]
     for name, row in rows.items():
         if name == "broken-0":
             assert row["status"].startswith("failed: ")
@@ -91,9 +90,9 @@ def test_every_number_is_that_of_a_metrics_json(finished):
         for metric in study_runs.METRICS:
             assert float(row[metric]) == scores[metric], (name, metric)
     assert rows["guidance-0"]["metrics"] == rows["v1-0"]["metrics"]
-    draws = json.loads((finished / "runs/v1-0/config.json").read_text())["sampling"]["num_samples"]
-    assert draws != 3
-    assert rows["draws-0"]["nll"] != rows["v1-0"]["nll"]
+    config = json.loads((finished / "runs/v1-0/config.json").read_text())
+    assert config["sampling"]["num_samples"] != 3
+    assert rows["samples-0"]["nll"] != rows["v1-0"]["nll"]
 
 
 def test_the_table_of_a_study_has_every_scalar_of_every_run(finished):
@@ -136,7 +135,7 @@ def test_what_is_undefined_in_every_run_has_no_column(tmp_path):
     assert [*flat][-1] == "guidance.a"
     (tmp_path / "metrics.json").write_text(json.dumps(scores))
     found = [
-        Outcome("v1", seed, status, tmp_path, tmp_path)
+        Outcome(row="v1", seed=seed, status=status, folder=tmp_path, workdir=tmp_path)
         for seed, status in enumerate(("done", "waiting"))
     ]
     study_tables.write_results(Study("Holes", (Row("v1", "c.py"),)), tmp_path, found)
@@ -150,7 +149,7 @@ def test_what_is_undefined_in_every_run_has_no_column(tmp_path):
 def test_differences_have_a_table_of_their_own(finished):
     with (finished / "comparisons.csv").open(newline="") as file:
         rows = {(row["row"], row["metric"]): row for row in csv.DictReader(file)}
-    assert {row for row, _ in rows} == {"v1", "C1", "guidance", "draws"}
+    assert {row for row, _ in rows} == {"v1", "C1", "guidance", "samples"}
     ours, first = (read_csv(finished)[f"{name}-0"] for name in ("guidance", "basic"))
     found = rows["guidance", "nll"]
     assert (found["minus"], found["seeds"]) == ("basic", "0")
@@ -161,19 +160,19 @@ def test_differences_have_a_table_of_their_own(finished):
 
 
 @pytest.mark.parametrize("name", ["basic", "C1"])
-def test_every_verb_takes_a_run_without_diffusion_or_without_guidance(
+def test_every_command_takes_a_run_without_diffusion_or_without_guidance(
     finished, tiny_data, tmp_path, name
 ):
     run = tmp_path / "run"
     shutil.copytree(finished / f"runs/{name}-0", run)
-    for verb in (
+    for command in (
         ["report", f"--workdir={run}"],
         ["predict", f"--workdir={run}", f"--images={tiny_data}/test", f"--out={tmp_path}/p.csv"],
         ["export", f"--workdir={run}", f"--out={tmp_path}/p.stablehlo"],
         ["info", f"--workdir={run}"],
         ["compare", str(run), str(finished / "runs/v1-0")],
     ):
-        assert cli.main(verb) == 0, verb
+        assert cli.main(command) == 0, command
     ours, theirs = (
         np.array([*tiny.read_predictions(folder).values()])
         for folder in (run / "eval/test", finished / f"runs/{name}-0/eval/test")
@@ -187,7 +186,7 @@ def test_every_verb_takes_a_run_without_diffusion_or_without_guidance(
     np.testing.assert_allclose(answer, ours, atol=1e-4)
 
 
-def test_the_guidance_of_another_row_is_taken(finished):
+def test_a_run_starts_with_the_guidance_of_another_row(finished):
     ours, theirs = (
         json.loads((finished / f"runs/{name}-0/eval/test/metrics.json").read_text())["guidance"]
         for name in ("C1", "basic")
@@ -195,7 +194,7 @@ def test_the_guidance_of_another_row_is_taken(finished):
     assert ours["nll"] == pytest.approx(theirs["nll"], rel=1e-5)
 
 
-def test_the_tables_say_what_is_missing(finished):
+def test_the_tables_list_missing_runs(finished):
     text = (finished / "study.md").read_text()
     assert "| basic | 1 of 1 |" in text
     assert "| broken | 0 of 1 | - |" in text
@@ -207,37 +206,37 @@ def test_the_tables_say_what_is_missing(finished):
     assert "broken, seed 0: failed" in page
 
 
-def test_what_is_done_is_not_run_again_and_what_failed_is(finished, spec, tmp_path, monkeypatch):
+def test_finished_runs_are_not_run_again_but_failed_ones_are(finished, spec, tmp_path, monkeypatch):
     shutil.copytree(finished, tmp_path / "w")  # which the configuration of C1 names
     again: list[str] = []
-    monkeypatch.setattr(experiment, "run", lambda config, workdir, mode: again.append(workdir.name))
-    monkeypatch.setattr(experiment, "Experiment", lambda *args: again.append("evaluated"))
+    monkeypatch.setattr(api, "train", lambda config, workdir: again.append(workdir.name))
+    monkeypatch.setattr(api, "evaluate", lambda *args, **more: again.append("evaluated"))
     argv = ["study", spec, "--num_processes=1", f"--workdir={tmp_path / 'w'}"]
     assert cli.main([*argv, "--set=eval.batch_size=3"]) == 0
     assert again == ["broken-0"]
 
 
-def test_what_is_evaluated_otherwise_is_done_again_where_that_changes(finished, spec):
-    found = study.load_study(spec)
-    *others, draws = found.rows
-    changed = dataclasses.replace(draws, sampling={"num_samples": 5})
+def test_an_evaluation_is_repeated_if_its_sampling_changes(finished, spec):
+    found = definition.load_study(spec)
+    *others, samples = found.rows
+    changed = dataclasses.replace(samples, sampling={"num_samples": 5})
     done = []
-    for row in (draws, changed):
+    for row in (samples, changed):
         runs = Runs(dataclasses.replace(found, rows=(*others, row)), finished)
         done.append(runs.is_done(row, 0))
     assert done == [True, False]
 
 
-def test_what_is_evaluated_otherwise_has_the_budget_of_the_command_line(spec, tmp_path):
-    found = study.load_study(spec).with_changes({"eval.bootstrap": 9, "eval.batch_size": 2})
-    config = study.make_configs(found, tmp_path)["draws", 0]
+def test_an_evaluation_has_the_changes_of_the_command_line(spec, tmp_path):
+    found = definition.load_study(spec).with_changes({"eval.bootstrap": 9, "eval.batch_size": 2})
+    config = definition.make_configs(found, tmp_path)["samples", 0]
     assert (config.eval.bootstrap, config.eval.batch_size) == (9, 2)
     assert config.sampling.num_samples == 3
 
 
 def test_some_rows_are_run_in_the_studys_order(spec, tmp_path, monkeypatch):
     ran: list[str] = []
-    monkeypatch.setattr(experiment, "run", lambda config, workdir, mode: ran.append(workdir.name))
+    monkeypatch.setattr(api, "train", lambda config, workdir: ran.append(workdir.name))
     monkeypatch.setattr(Runs, "_fingerprint", lambda self, row, seed: "")
     argv = ["study", spec, "--num_processes=1", f"--workdir={tmp_path}", "--rows=C1,basic"]
     assert cli.main(argv) == 0
@@ -245,10 +244,10 @@ def test_some_rows_are_run_in_the_studys_order(spec, tmp_path, monkeypatch):
 
 
 def test_a_study_that_is_stopped_stops_at_once(spec, tmp_path, monkeypatch, capsys):
-    def stop(config, workdir, mode):
+    def stop(config, workdir):
         raise Interrupted("stopped after step 3 of 9 and saved")
 
-    monkeypatch.setattr(experiment, "run", stop)
+    monkeypatch.setattr(api, "train", stop)
     assert cli.main(["study", spec, "--num_processes=1", f"--workdir={tmp_path}"]) == 75
     assert "run the same command again" in capsys.readouterr().err
 
@@ -256,16 +255,16 @@ def test_a_study_that_is_stopped_stops_at_once(spec, tmp_path, monkeypatch, caps
 def runs_of(spec: str, folder: Path, ran: list[str], monkeypatch, **changes: object) -> Runs:
     """Those of the rows basic and C1, which needs it, where a training only leaves its files."""
 
-    def train(config, workdir, mode):
+    def train(config, workdir):
         (workdir / "checkpoints").mkdir(parents=True, exist_ok=True)
         (workdir / "weights").write_text(f"{workdir.name} {config.train.max_steps}")
         write_scores(workdir / "eval/test", [[1]])
         ran.append(workdir.name)
 
-    monkeypatch.setattr(experiment, "run", train)
+    monkeypatch.setattr(api, "train", train)
     weights = folder / "runs/basic-0/weights"
     monkeypatch.setattr(Runs, "_fingerprint", lambda self, row, seed: weights.read_text())
-    wanted = study.load_study(spec).with_rows(["basic", "C1"])
+    wanted = definition.load_study(spec).with_rows(["basic", "C1"])
     return Runs(wanted.with_changes({f"train.{k}": v for k, v in changes.items()}), folder)
 
 
@@ -279,10 +278,10 @@ def test_a_run_that_is_lengthened_and_stopped_is_not_done(spec, tmp_path, monkey
     longer = runs_of(spec, tmp_path, ran, monkeypatch)
     assert not longer.is_done(basic, 0)
 
-    def stop(config, workdir, mode):
+    def stop(config, workdir):
         raise Interrupted("stopped after step 3 of 9 and saved")
 
-    monkeypatch.setattr(experiment, "run", stop)
+    monkeypatch.setattr(api, "train", stop)
     with pytest.raises(Interrupted):
         longer.attempt(basic, 0)
     assert (tmp_path / "runs/basic-0/eval/test/metrics.json").exists()
@@ -290,7 +289,7 @@ def test_a_run_that_is_lengthened_and_stopped_is_not_done(spec, tmp_path, monkey
         assert not Runs(runs.study, tmp_path).is_done(basic, 0)
 
 
-def test_a_row_waits_for_the_rows_that_it_stands_on(spec, tmp_path, monkeypatch):
+def test_a_row_waits_for_the_rows_that_it_needs(spec, tmp_path, monkeypatch):
     ran: list[str] = []
     runs = runs_of(spec, tmp_path, ran, monkeypatch)
     basic, c1 = runs.study.rows
@@ -301,7 +300,7 @@ def test_a_row_waits_for_the_rows_that_it_stands_on(spec, tmp_path, monkeypatch)
     assert (ran, runs.failures) == (["basic-0", "C1-0"], {})
 
 
-def test_a_row_does_not_go_on_from_what_another_row_no_longer_is(spec, tmp_path, monkeypatch):
+def test_a_row_does_not_go_on_if_the_run_it_started_from_has_changed(spec, tmp_path, monkeypatch):
     ran: list[str] = []
     runs = runs_of(spec, tmp_path, ran, monkeypatch, max_steps=2)
     for row in runs.study.rows:
@@ -312,7 +311,7 @@ def test_a_row_does_not_go_on_from_what_another_row_no_longer_is(spec, tmp_path,
         longer.attempt(row, 0)
     reason = longer.failures.pop(("C1", 0))
     assert reason == (
-        f"{tmp_path}/runs/C1-0 began from another run of basic; remove it to train it anew"
+        f"{tmp_path}/runs/C1-0 started from another run of basic; remove it to train it again"
     )
     shutil.rmtree(tmp_path / "runs/C1-0")
     longer.attempt(longer.study.rows[1], 0)
@@ -320,19 +319,22 @@ def test_a_row_does_not_go_on_from_what_another_row_no_longer_is(spec, tmp_path,
     assert ran == ["basic-0", "C1-0", "basic-0", "C1-0"]
 
 
-def test_a_run_is_recorded_with_what_it_began_from(finished, spec):
-    runs = Runs(study.load_study(spec), finished)
+def test_a_run_is_recorded_with_the_checkpoint_that_it_started_from(finished, spec):
+    runs = Runs(definition.load_study(spec), finished)
     basic, *_ = runs.study.rows
     record = json.loads((finished / study_runs.RECORD).read_text())
-    assert record["C1-0"]["began"] == {"basic": runs._fingerprint(basic, 0)}
-    assert record["basic-0"]["began"] == {}
+    assert record["C1-0"]["started_from"] == {"basic": runs._fingerprint(basic, 0)}
+    assert record["basic-0"]["started_from"] == {}
     assert runs._fingerprint(basic, 0) != runs._fingerprint(runs.study.row("v1"), 0)
 
 
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--set=train.epchs=3"], "config.train.epchs=3: there is no such field"),
+        (
+            ["--set=train.epchs=3"],
+            "config.train.epchs: there is no such field; did you mean train.epochs?",
+        ),
         (["--set=train.epochs=many"], "config.train.epochs='many'"),
         (["--set=train.epochs"], "is not FIELD=VALUE"),
         (["--set=guidance.checkpoint={v3}"], "config.guidance.checkpoint='{v3}'"),
@@ -342,8 +344,11 @@ def test_a_run_is_recorded_with_what_it_began_from(finished, spec):
         (["--rows=C1"], "row C1 needs the row basic too"),
         (["--seeds=0,0"], "seeds (0, 0) repeat one"),
         (["--set=seed=7"], "row basic: seed is no change; give the study its seeds"),
-        (["--set=train={'epochs': 3}"], "config.train={'epochs': 3}: there is no such field"),
-        (["--set=train.epochs=None"], "row basic: config.train.epochs=None is out of range"),
+        (["--set=train={'epochs': 3}"], "config.train: there is no such field"),
+        (
+            ["--set=train.epochs=None"],
+            "row basic: config.train.epochs=None is of the wrong type; give int",
+        ),
         (["--set=guidance.loss=no"], "row basic: config.guidance.loss='no' is unknown"),
     ],
 )
@@ -357,20 +362,20 @@ def test_nothing_runs_where_a_change_cannot_work(spec, tmp_path, capsys, argv, m
     ("rows", "message"),
     [
         ((), "has no rows"),
-        ((Row("a b", "c.py"),), "no word of its own"),
-        ((Row("a", "c.py"), Row("a", "c.py")), "no word of its own"),
+        ((Row("a b", "c.py"),), "is not unique, or not of letters"),
+        ((Row("a", "c.py"), Row("a", "c.py")), "is not unique, or not of letters"),
         ((Row("a", of="b", guidance=True),), "no row 'b' is trained"),
-        ((Row("a"),), "give config, maybe with"),
-        ((Row("a", "c.py"), Row("b", of="a")), "give config, maybe with"),
-        ((Row("a", "c.py"), Row("b", "c.py", of="a", guidance=True)), "give config, maybe with"),
-        ((Row("a", "c.py", guidance=True),), "give config, maybe with"),
-        ((Row("a", "c.py", sampling={"num_samples": 3}),), "give config, maybe with"),
+        ((Row("a"),), "give config, perhaps with"),
+        ((Row("a", "c.py"), Row("b", of="a")), "give config, perhaps with"),
+        ((Row("a", "c.py"), Row("b", "c.py", of="a", guidance=True)), "give config, perhaps with"),
+        ((Row("a", "c.py", guidance=True),), "give config, perhaps with"),
+        ((Row("a", "c.py", sampling={"num_samples": 3}),), "give config, perhaps with"),
         (
             (Row("a", "c.py"), Row("b", changes={"seed": 1}, of="a", guidance=True)),
-            "give config, maybe with",
+            "give config, perhaps with",
         ),
         (
-            (Row("b", of="a", sampling={"eta": 1.0}), Row("a", "c.py")),
+            (Row("b", of="a", sampling={"num_samples": 3}), Row("a", "c.py")),
             "b needs the row a, which has to",
         ),
         ((Row("b", "c.py", {"x": "{a}"}), Row("a", "c.py")), "b needs the row a, which has to"),
@@ -390,7 +395,7 @@ def test_rows_that_cannot_be_run_are_refused(rows, message):
 @pytest.mark.parametrize(
     ("sampling", "message"),
     [
-        ({"num_smaples": 3}, "config.sampling.num_smaples=3: there is no such field"),
+        ({"num_smaples": 3}, "config.sampling.num_smaples: there is no such field"),
         ({"num_samples": "3"}, "config.sampling.num_samples='3'"),
         ({"num_steps": 5000}, "config.sampling.num_steps=5000 is out of range"),
     ],
@@ -398,9 +403,9 @@ def test_rows_that_cannot_be_run_are_refused(rows, message):
 def test_a_sampling_that_cannot_work_is_refused_before_anything_runs(
     spec, tmp_path, sampling, message
 ):
-    found = study.load_study(spec)
-    rows = (*found.rows[:-1], Row("draws", of="v1", sampling=sampling))
-    with pytest.raises(InputError, match=f"study row draws: {message}"):
+    found = definition.load_study(spec)
+    rows = (*found.rows[:-1], Row("samples", of="v1", sampling=sampling))
+    with pytest.raises(InputError, match=f"study row samples: {message}"):
         Runs(dataclasses.replace(found, rows=rows), tmp_path)
 
 
@@ -408,15 +413,15 @@ def test_a_sampling_that_cannot_work_is_refused_before_anything_runs(
     ("text", "message"),
     [
         ("def get_study(): return Stduy()", "NameError: name 'Stduy' is not defined"),
-        ("def get_study(): return []", "get_study gives no Study"),
+        ("def get_study(): return []", "get_study returns no Study"),
         (
-            "from diffmic_jax.study.study import *\n"
+            "from diffmic_jax.study.definition import *\n"
             "def get_study(): return Study('a', (Row('a', 'c.py'),), seeds=3)",
             "seeds one of whole",
         ),
     ],
 )
-def test_a_study_file_with_a_slip_is_told_in_a_line(tmp_path, capsys, text, message):
+def test_a_mistake_in_a_study_file_is_reported_in_a_line(tmp_path, capsys, text, message):
     (tmp_path / "mine.py").write_text(text)
     argv = ["study", f"{tmp_path}/mine.py", "--num_processes=1", f"--workdir={tmp_path}/w"]
     assert cli.main(argv) == 2
@@ -456,12 +461,17 @@ def write_scores(folder: Path, confusion: list[list[int]]) -> None:
     (folder / "metrics.json").write_text(json.dumps(scores | {"guidance": scores}))
 
 
-def test_leaked_images_are_what_the_clean_part_leaves(tmp_path):
+def outcome(row: str, folder: Path, workdir: Path, **more: Any) -> Outcome:
+    """A finished run of seed 0."""
+    return Outcome(row=row, seed=0, status="done", folder=folder, workdir=workdir, **more)
+
+
+def test_leaked_images_are_those_outside_of_the_clean_part(tmp_path):
     run = tmp_path / "runs/v1-0/eval"
     write_scores(run / "test", [[16, 4], [2, 8]])
     write_scores(run / "test_clean", [[10, 4], [2, 4]])
     values, _ = study_runs._measured(run / "test", run / "test_clean", guidance=False)
-    found = [Outcome("v1", 0, "done", run / "test", run, values=values, clean=run / "test_clean")]
+    found = [outcome("v1", run / "test", run, values=values, clean=run / "test_clean")]
     wanted = Study("Leaks", (Row("v1", "c.py"),), compared=False)
     text = study_tables.write_tables(wanted, tmp_path, found)
     # Six leaked images of one class and four of the other; clean recalls are 10/14 and 4/6.
@@ -494,7 +504,7 @@ def test_a_single_seed_is_compared_by_group(finished, tmp_path):
     wanted = Study("Groups", (Row("basic", "c.py"), Row("v1", "c.py")))
     scores = dict.fromkeys(study_runs.METRICS, 0.5)
     found = [
-        Outcome(row.name, 0, "done", finished / f"runs/{row.name}-0/eval/test", tmp_path, 0, scores)
+        outcome(row.name, finished / f"runs/{row.name}-0/eval/test", tmp_path, values=scores)
         for row in wanted.rows
     ]
     [_, v1] = study_tables._against_first(wanted, study_tables._gaps(wanted, found))
@@ -509,7 +519,7 @@ def test_rows_with_other_test_images_are_not_compared(finished, tmp_path, caplog
     wanted = Study("Others", (Row("a", "c.py"), Row("b", "c.py")))
     scores = dict.fromkeys(study_runs.METRICS, 0.5)
     found = [
-        Outcome(name, 0, "done", folder, finished, values=scores)
+        outcome(name, folder, finished, values=scores)
         for name, folder in (("a", finished / "runs/basic-0/eval/test"), ("b", tmp_path / "other"))
     ]
     gaps = study_tables._against_first(wanted, study_tables._gaps(wanted, found))
@@ -536,9 +546,9 @@ STUDIES = {
 )
 def test_every_study_of_the_project_can_be_configured(name, variant, tmp_path):
     project = Path(__file__).parents[2]
-    wanted = study.load_study(f"{project}/studies/{name}.py:{variant}")
+    wanted = definition.load_study(f"{project}/studies/{name}.py:{variant}")
     for row in wanted.rows:
         if row.config:
             own = Row(row.name, f"{project}/{row.config}", row.changes)
-            config = study.make_config(wanted, own, 0, tmp_path)
+            config = definition.make_config(wanted, own, 0, tmp_path)
             assert config.seed == 0

@@ -1,0 +1,1 @@
+"""One file per data set: `--config=configs/X.py[:recipe]`, or `--config=X[:recipe]` anywhere."""

@@ -1,0 +1,64 @@
+"""One uploaded image at a time, from its bytes to what the page shows of it."""
+
+from __future__ import annotations
+
+import io
+import threading
+
+import numpy as np
+
+from diffmic_jax.data.images import decode
+from diffmic_jax.data.transforms import prepare
+from diffmic_jax.inference.load import Model
+from diffmic_jax.inference.predictions import Outputs
+from diffmic_jax.report.cases import Case, make_explainer
+from diffmic_jax.training import parallel
+from diffmic_jax.types import Batch
+
+
+class ImageClassifier:
+    """Classifies image files one at a time; several threads may call it."""
+
+    def __init__(self, model: Model) -> None:
+        """Compile for one image."""
+        self.model = model
+        self._explain = make_explainer(model)
+        # One image at a time: all cores work on it.
+        self._lock = threading.Lock()
+        size = model.config.data.image_size
+        black = np.zeros((size, size, 3), np.uint8)
+        self._outputs(black)
+        self._case(black)
+
+    def classify(self, data: bytes, name: str) -> Outputs:
+        """The outputs for an image file, as for the first image of a folder.
+
+        Raises:
+          InputError: naming the file and what is wrong with it.
+        """
+        return self._outputs(self._pixels(data, name))
+
+    def explain(self, data: bytes, name: str) -> tuple[Outputs, Case]:
+        """The outputs for an image file, and the case. Errors as in `classify`."""
+        image = self._pixels(data, name)
+        return self._outputs(image), self._case(image)
+
+    def _pixels(self, data: bytes, name: str) -> np.ndarray:
+        """The prepared image [H, W, 3]."""
+        own = self.model.config.data
+        return prepare(decode(io.BytesIO(data), name, own.max_pixels).pixels, own.image_size)
+
+    def _outputs(self, image: np.ndarray) -> Outputs:
+        rows = parallel.padded_batch_size(self.model.mesh, 1)
+        mask = (np.arange(rows) == 0).astype(np.float32)
+        with self._lock:
+            return self.model.predictor(self._batch(image, mask), self.model.sampling_key)
+
+    def _case(self, image: np.ndarray) -> Case:
+        with self._lock:
+            return self._explain(self._batch(image, np.ones(1, np.float32)))
+
+    def _batch(self, image: np.ndarray, mask: np.ndarray) -> Batch:
+        """The image in every row, at position 0 of its part; the labels are not used."""
+        zeros = np.zeros(len(mask), np.int32)
+        return Batch(np.repeat(image[None], len(mask), axis=0), zeros, mask, zeros)
