@@ -1,15 +1,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffmic_jax import config
 from diffmic_jax.diffusion import samplers
 from diffmic_jax.errors import InputError
 from diffmic_jax.method.build import Method, build
 from diffmic_jax.method.task import Task
+from diffmic_jax.nn.baselines.classifier import PlainClassifier
+from diffmic_jax.nn.dcg import DCG
 from diffmic_jax.types import Guidance
 from tests.tiny import CLASSES, make_config, make_method
 
@@ -74,6 +78,12 @@ def test_the_compute_type_reaches_both_networks():
     assert built.guidance.dtype == built.denoiser.dtype == jnp.bfloat16
 
 
+@pytest.mark.parametrize("network", get_args(get_type_hints(config.Guidance)["network"]))
+def test_every_guidance_network_is_built(network):
+    kinds = {"dcg": DCG, "classifier": PlainClassifier}
+    assert type(make_method(guidance__network=network).guidance) is kinds[network]
+
+
 def test_the_recipes_differ_as_the_method_says():
     paper, public = make_method("v1"), make_method("v1_public")
     assert paper.denoiser is not None and public.denoiser is not None
@@ -93,8 +103,8 @@ def test_the_map_has_a_cell_for_each_pair_of_regions():
 
 
 def test_deferred_class_weights_have_the_last_fifth_to_themselves():
-    def phases_of(max_steps: int):
-        config = make_config(
+    def cut_at(max_steps: int) -> Method:
+        changed = make_config(
             Path(),
             "classifier",
             guidance__class_weights="deferred",
@@ -103,9 +113,9 @@ def test_deferred_class_weights_have_the_last_fifth_to_themselves():
             train__max_steps=max_steps,
         )
         task = Task(class_names=CLASSES)
-        return build(config, task, steps_per_epoch=10, counts=(100, 10, 0))
+        return build(changed, task, steps_per_epoch=10, counts=(100, 10, 0))
 
-    built = phases_of(0)
+    built = cut_at(0)
     warmup, plain, last = built.phases
     assert (warmup.steps, plain.steps, last.steps) == (10, 80, 20)
     assert plain.class_weights == ()
@@ -115,7 +125,7 @@ def test_deferred_class_weights_have_the_last_fifth_to_themselves():
     assert built.in_phase(last).phase.class_weights == last.class_weights
     # A run that is cut is the beginning of the whole one.
     for limit, steps in ((50, (10, 40, 0)), (100, (10, 80, 10))):
-        assert tuple(phase.steps for phase in phases_of(limit).phases) == steps
+        assert tuple(phase.steps for phase in cut_at(limit).phases) == steps
 
 
 @pytest.mark.parametrize(
@@ -141,9 +151,9 @@ def test_trunks_that_cannot_work_are_refused(recipe, changes, message):
     "changes", [{"guidance__loss": "focal"}, {"guidance__class_weights": "balanced"}]
 )
 def test_losses_of_one_class_are_refused_for_several_labels(changes):
-    config = make_config(Path(), **changes)
+    changed = make_config(Path(), **changes)
     with pytest.raises(InputError, match="needs images of one class"):
-        build(config, SEVERAL)
+        build(changed, SEVERAL)
 
 
 @pytest.mark.parametrize(
@@ -173,9 +183,9 @@ def test_what_is_asked_of_ddim_reaches_it(changes):
 
 
 def test_several_labels_cannot_be_balanced():
-    config = make_config(Path(), train__label_weight=1.0, train__label_balance=0.5)
+    changed = make_config(Path(), train__label_weight=1.0, train__label_balance=0.5)
     with pytest.raises(InputError, match=r"config.train.label_balance=0.5 needs images of one"):
-        build(config, SEVERAL)
+        build(changed, SEVERAL)
 
 
 @pytest.mark.parametrize(("share", "expected"), [(0.0, [0]), (0.5, [1, 1, 0, 0]), (1.0, [1] * 4)])
