@@ -262,6 +262,8 @@ def evaluate(
     Raises:
       InputError: the run is another one, or the data has changed.
     """
+    if folder is None:  # elsewhere the results may be of another sampling
+        check_workdir(workdir, config)
     model = load_model(workdir, flatten(config.to_dict()))
     data = dataset or open_dataset(config)
     if fit_calibration:

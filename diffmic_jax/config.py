@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from diffmic_jax.consistency import check_together
 from diffmic_jax.errors import InputError
-from diffmic_jax.fields import FieldSpec, as_json, field, flatten, similar, specs
+from diffmic_jax.fields import FieldSpec, as_json, field, flatten, no_such_field, specs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -268,12 +268,11 @@ class Config:
         """
         flat = flatten(values)
         known = {spec.name: spec for spec in fields()}
-        odd = sorted(known.keys() ^ flat.keys())
-        if odd:
-            raise InputError(
-                f"{what} is not of this version of diffmic_jax (field {', '.join(odd[:3])}); "
-                "train it anew, or use the version that made it"
-            )
+        unknown, missing = flat.keys() - known.keys(), known.keys() - flat.keys()
+        if unknown:
+            raise InputError(f"{what}: {no_such_field(min(unknown), known)}")
+        if missing:
+            raise InputError(f"{what}: config.{min(missing)} is missing")
         return _build({name: spec.typed(flat[name]) for name, spec in known.items()})
 
     def to_dict(self) -> dict[str, Any]:
@@ -292,7 +291,7 @@ class Config:
         known = {spec.name: spec for spec in fields()}
         for name in changes:
             if name not in known:
-                raise InputError(f"config.{name}: there is no such field{similar(name, known)}")
+                raise InputError(no_such_field(name, known))
         flat = {name: _value(self, name) for name in known}
         return _build(flat | {name: known[name].typed(x) for name, x in changes.items()})
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Literal
 
 from diffmic_jax.errors import InputError
@@ -133,7 +134,49 @@ def as_json(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def similar(name: str, known: Iterable[str]) -> str:
-    """The end of an error about an unknown name: the known one that it may stand for."""
-    found = difflib.get_close_matches(name, known, 1)
-    return f"; did you mean {found[0]}?" if found else ""
+RENAMED: Mapping[str, str] = types.MappingProxyType(
+    {
+        "data.horizontal_flip": "data.flip",
+        "data.vertical_flip": "data.flip",
+        "data.train_list": "data.lists",
+        "data.test_list": "data.lists",
+        "guidance.width": "model.width",
+        "guidance.stem": "model.stem",
+        "guidance.amsgrad": "guidance.optimizer",
+        "denoiser.width": "model.width",
+        "denoiser.stem": "model.stem",
+        "denoiser.predicts": "denoiser.parameterization",
+        "denoiser.guidance_dropout": "denoiser.conditioning_dropout",
+        "denoiser.guidance_features": "",
+        "denoiser.guidance_swap": "",
+        "denoiser.map_size": "guidance.num_regions",
+        "diffusion.beta_start": "diffusion.schedule",
+        "diffusion.beta_end": "diffusion.schedule",
+        "train.share_guidance": "",
+        "sampling.stop": "",
+        "sampling.average": "",
+        "sampling.antithetic": "",
+        "sampling.withhold": "sampling.unconditional",
+        "sampling.guess_weight": "sampling.ensemble_weight",
+        "sampling.eta": "",
+    }
+)
+"""Field before version 0.2.0 -> the field that has its place; empty where it was removed."""
+
+
+def no_such_field(name: str, known: Collection[str]) -> str:
+    """The error about a name that is no field, with the field that it may stand for.
+
+    Args:
+      name: as `train.epoch`.
+      known: the names of all fields.
+    """
+    inside = [each for each in known if each.startswith(f"{name}.")]
+    if inside:
+        return f"config.{name} is a group of fields; give one of them, as config.{inside[0]}"
+    if name in RENAMED:
+        new = RENAMED[name]
+        return f"config.{name} " + (f"is now config.{new}" if new else "was removed; leave it out")
+    close = difflib.get_close_matches(name, known, 1)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    return f"config.{name}: there is no such field{hint}"

@@ -1,4 +1,4 @@
-"""Small things that tests in several rooms need."""
+"""Small things that tests of several packages need."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from diffmic_jax.training import parallel
 from diffmic_jax.types import Array, Variables
 
 
@@ -41,3 +42,11 @@ def arbitrary_variables(shapes: Variables) -> Variables:
         return jax.numpy.asarray(value, leaf.dtype)
 
     return jax.tree.map_with_path(fill, shapes)
+
+
+def replicated(tree: Any) -> Any:
+    """Shapes and types as `jax.eval_shape` gives them, with a sharding over all devices."""
+    sharding = parallel.replicated(parallel.make_mesh())
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
+    )

@@ -5,30 +5,35 @@ import json
 import pickle
 import shutil
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 from diffmic_jax import api
 from diffmic_jax.cli import main as cli
 from diffmic_jax.cli import process as command
+from diffmic_jax.config import Config
 from diffmic_jax.data import sources
 from diffmic_jax.errors import InputError
-from diffmic_jax.evaluation.metrics import SCALARS
-from diffmic_jax.inference.load import load_classifier
-from diffmic_jax.training.workdir import as_json
+from diffmic_jax.inference.load import load
+from diffmic_jax.method.task import SCALARS
+from diffmic_jax.training.checkpoint import Checkpoints
+from diffmic_jax.training.workdir import check_workdir
 from tests import tiny
 
 
 def refused(
-    config: ConfigDict, workdir: Path, capsys: pytest.CaptureFixture[str], mode: str = "train"
+    config: Config,
+    workdir: Path,
+    capsys: pytest.CaptureFixture[str],
+    run: Callable[[Config, Path], object] = api.train,
 ) -> str:
-    """The one line that a run of bad input says; it has to exit with 2."""
-    status = command.run_command(lambda: experiment.run(config, workdir, mode))
+    """The one line that a run of bad input prints; it has to exit with 2."""
+    status = command.run_command(lambda: run(config, workdir))
     lines = capsys.readouterr().err.strip().splitlines()
     assert status == 2
     assert "Traceback" not in "".join(lines)
@@ -54,7 +59,7 @@ def test_a_run_leaves_the_files_of_the_contract(trained):
     assert not [file for file in files if file.endswith((".part", ".tmp"))]
 
 
-def test_the_configuration_is_stored_as_resolved(trained, tiny_data):
+def test_the_configuration_is_stored_whole(trained, tiny_data):
     stored = json.loads((trained / "config.json").read_text())
     assert stored["data"]["root"] == str(tiny_data)
     assert stored["sampling"]["start"] == "full"
@@ -99,9 +104,9 @@ def test_averaged_parameters_are_kept_beside_and_used(tmp_path, tiny_data, train
     api.train(config, tmp_path)
     state = tiny.latest_state(config, tmp_path)
     assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
-    classifier = load_classifier(tmp_path)
-    assert classifier.recipe.name == "v1_public"
-    jax.tree.map(np.testing.assert_array_equal, classifier.variables["params"], state.ema_params)
+    model = load(tmp_path)
+    assert model.method.name == "v1_public"
+    jax.tree.map(np.testing.assert_array_equal, model.variables["params"], state.ema_params)
     differ = [
         np.any(a != b)
         for a, b in zip(*map(jax.tree.leaves, (state.params, state.ema_params)), strict=True)
@@ -153,35 +158,51 @@ def test_a_checkpoint_of_another_configuration_is_refused_by_itself(
 def test_a_workdir_whose_configuration_is_damaged_is_refused(tmp_path, tiny_data, capsys):
     (tmp_path / "config.json").write_text("{")
     line = refused(tiny.make_config(tiny_data), tmp_path, capsys)
-    assert line.startswith(f"{tmp_path / 'config.json'}: no JSON")
+    assert line.startswith(f"{tmp_path / 'config.json'}: not JSON")
 
 
 def test_what_only_says_where_and_how_often_may_change(tiny_data, trained):
     changes = {"train__log_every": 7, "eval__batch_size": 3, "checkpoint__every_steps": 1}
-    config = experiment.resolve(tiny.make_config(tiny_data, **changes))
-    experiment.check_workdir(trained, config)
+    check_workdir(trained, tiny.make_config(tiny_data, **changes))
 
 
-def test_a_run_of_a_version_with_fewer_fields_goes_on(tmp_path, tiny_data, monkeypatch):
-    later = (("train", "accumulate"), ("denoiser", "gates"), ("sampling", "withhold"))
+@pytest.fixture
+def earlier(tmp_path, trained) -> Path:
+    """The workdir of a version in which a field had another name."""
+    shutil.copytree(trained, tmp_path / "earlier")
+    path = tmp_path / "earlier" / "config.json"
+    stored = json.loads(path.read_text())
+    stored["guidance"]["width"] = stored["model"].pop("width")
+    path.write_text(json.dumps(stored))
+    with Checkpoints(trained, "accuracy", read_only=True) as checkpoints:
+        meta = checkpoints.meta(tiny.TOTAL) | {"config": stored, "config_sha256": ""}
+    state = tiny.latest_state(load(trained).config, trained)
+    shutil.rmtree(tmp_path / "earlier/checkpoints")
+    with Checkpoints(tmp_path / "earlier", "accuracy") as checkpoints:
+        checkpoints.save(tiny.TOTAL, state, meta)
+    return tmp_path / "earlier"
 
-    def without_later(config: ConfigDict) -> dict:
-        stored = as_json(config)
-        for group, name in later:
-            del stored[group][name]
-        return stored
 
-    first = tiny.make_config(tiny_data, train__max_steps=3)
-    with monkeypatch.context() as earlier:
-        earlier.setattr(experiment, "as_json", without_later)
-        api.train(first, tmp_path)
-    with pytest.raises(InputError, match="gates='uniform', not 'ones'"):
-        api.train(tiny.make_config(tiny_data, denoiser__gates="ones"), tmp_path)
-    experiment.check_workdir(tmp_path, experiment.resolve(first))
-    assert tiny.latest_state(first, tmp_path).step == 3
-    api.train(tiny.make_config(tiny_data, train__max_steps=6), tmp_path)
-    assert tiny.latest_state(first, tmp_path).step == 6
-    assert json.loads((tmp_path / "config.json").read_text())["denoiser"]["gates"] == "uniform"
+OF_EARLIER = (
+    ": config.guidance.width is now config.model.width; the run is of another version of "
+    "diffmic_jax: use that one, or train anew"
+)
+
+
+@pytest.mark.parametrize("run", [api.train, api.evaluate])
+def test_a_run_of_an_earlier_version_does_not_go_on(earlier, tiny_data, capsys, run):
+    line = refused(tiny.make_config(tiny_data), earlier, capsys, run)
+    assert line == f"{earlier}{OF_EARLIER}"
+    (earlier / "config.json").unlink()
+    line = refused(tiny.make_config(tiny_data), earlier, capsys, run)
+    assert line.startswith(str(earlier))
+    assert line.endswith(OF_EARLIER)
+
+
+def test_a_run_of_an_earlier_version_is_not_loaded(earlier):
+    with pytest.raises(InputError) as error:
+        load(earlier)
+    assert str(error.value) == f"{earlier}{OF_EARLIER}"
 
 
 def test_other_classes_than_those_trained_on_are_refused(tmp_path, trained):
@@ -189,14 +210,14 @@ def test_other_classes_than_those_trained_on_are_refused(tmp_path, trained):
     for part in ("train", "validation", "test"):
         (data / part / "red").rename(data / part / "amber")
     with pytest.raises(InputError, match="was trained on the classes blue,green,red, not amber,bl"):
-        experiment.evaluate_workdir(trained, "test", tmp_path / "out", root=str(data))
+        api.Classifier(load(trained)).evaluate(folder=tmp_path / "out", root=data)
 
 
 @pytest.mark.parametrize("made", [False, True])
 def test_a_workdir_without_a_checkpoint_cannot_be_evaluated(tmp_path, tiny_data, capsys, made):
     if made:
         (tmp_path / "run" / "checkpoints").mkdir(parents=True)
-    line = refused(tiny.make_config(tiny_data), tmp_path / "run", capsys, "evaluate")
+    line = refused(tiny.make_config(tiny_data), tmp_path / "run", capsys, api.evaluate)
     assert "checkpoint; train there first" in line
     assert (tmp_path / "run").exists() == made
 
@@ -204,46 +225,50 @@ def test_a_workdir_without_a_checkpoint_cannot_be_evaluated(tmp_path, tiny_data,
 # Data that cannot be used.
 
 
-def truncated_image(data: Path, config: ConfigDict) -> str:
+# Each makes the data unusable; the fields to change, and how the error begins.
+Spoiled = tuple[dict[str, object], str]
+
+
+def truncated_image(data: Path) -> Spoiled:
     tiny.write_truncated_jpeg(data / "train/red/photo.jpg")
-    return f"{data}/train/red/photo.jpg: cannot be read ("
+    return {}, f"{data}/train/red/photo.jpg: cannot be read ("
 
 
-def missing_image(data: Path, config: ConfigDict) -> str:
+def missing_image(data: Path) -> Spoiled:
     (data / "labels.csv").write_text("image,label\ntrain/red/red_00.png,0\nnowhere.png,1\n")
-    config.data.labels = "labels.csv"
-    return f"{data}/labels.csv row 3: no image 'nowhere.png' in {data}; add it or remove the row"
+    error = f"{data}/labels.csv row 3: no image 'nowhere.png' in {data}; add it or remove the row"
+    return {"data__labels": "labels.csv"}, error
 
 
-def label_out_of_range(data: Path, config: ConfigDict) -> str:
+def label_out_of_range(data: Path) -> Spoiled:
     (data / "labels.csv").write_text("image,label\ntrain/red/red_00.png,3\n")
-    config.data.update(labels="labels.csv", class_names=tiny.CLASSES)
-    return f"{data}/labels.csv row 2: label 3 is out of range 0..2; fix it or data.class_names"
+    changes = {"data__labels": "labels.csv", "data__class_names": tiny.CLASSES}
+    error = f"{data}/labels.csv row 2: label 3 is out of range 0..2; fix it or "
+    return changes, f"{error}config.data.class_names"
 
 
-def empty_folder(data: Path, config: ConfigDict) -> str:
+def empty_folder(data: Path) -> Spoiled:
     shutil.rmtree(data / "train/red")
     (data / "train/red").mkdir()
-    return f"{data}/train/red: no images in this folder; add some or remove it"
+    return {}, f"{data}/train/red: no images in this folder; add some or remove it"
 
 
-def hostile_pickle(data: Path, config: ConfigDict) -> str:
-    (data / "list.pkl").write_bytes(pickle.dumps([OrderedDict(img_root="a.png", label=0)]))
-    config.data.train_list = "list.pkl"
-    return f"{data}/list.pkl: asks for collections.OrderedDict"
+def hostile_pickle(data: Path) -> Spoiled:
+    for name in ("a.pkl", "b.pkl"):
+        (data / name).write_bytes(pickle.dumps([OrderedDict(img_root="a.png", label=0)]))
+    return {"data__lists": "a.pkl,b.pkl"}, f"{data}/a.pkl: asks for collections.OrderedDict"
 
 
-def missing_root(data: Path, config: ConfigDict) -> str:
-    config.data.root = "no/where"
-    return (
-        "data.root='no/where' is not there; put a folder of images for each class there. "
-        "To run on the embedded stand-in instead: --config.data.name=phantom"
+def missing_root(data: Path) -> Spoiled:
+    return {"data__root": "no/where"}, (
+        "config.data.root='no/where' is not there; put a folder of images for each class there. "
+        "To run on the embedded phantom instead: --config.data.name=phantom"
     )
 
 
-def too_few_images(data: Path, config: ConfigDict) -> str:
-    config.train.batch_size = 100
-    return "train.batch_size: 100 does not fit the 24 training images; choose 1 to 24"
+def too_few_images(data: Path) -> Spoiled:
+    error = "config.train.batch_size=100 does not fit the 24 training images; choose 1 to 24"
+    return {"train__batch_size": 100}, error
 
 
 @pytest.mark.parametrize(
@@ -259,31 +284,31 @@ def too_few_images(data: Path, config: ConfigDict) -> str:
 )
 def test_data_that_cannot_be_used_is_named_before_anything_is_written(tmp_path, capsys, spoil):
     data = tiny.write_data(tmp_path / "data")
-    config = tiny.make_config(data)
-    expected = spoil(data, config)
-    assert refused(config, tmp_path / "run", capsys).startswith(expected)
+    changes, expected = spoil(data)
+    line = refused(tiny.make_config(data, **changes), tmp_path / "run", capsys)
+    assert line.startswith(expected)
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_an_image_that_breaks_off_stops_training_and_the_run_goes_on_once_it_is_mended(
+def test_an_image_that_breaks_off_stops_training_and_the_run_goes_on_once_it_is_replaced(
     tmp_path, capsys, num_workers
 ):
     data = tiny.write_data(tmp_path / "data")
     config = tiny.make_config(data, train__max_steps=3, data__num_workers=num_workers)
-    expected = truncated_image(data, config)
+    _, expected = truncated_image(data)
     line = refused(config, tmp_path / "run", capsys)
     assert line.startswith(expected)
     assert line.endswith("replace or remove it")
     shutil.copy(data / "train/red/red_00.png", data / "train/red/photo.jpg")
-    experiment.Experiment(config, tmp_path / "run").train()
+    tiny.train(config, tmp_path / "run")
     assert int(tiny.latest_state(config, tmp_path / "run").step) == 3
 
 
 def test_bad_images_are_left_out_and_listed_if_that_is_asked(tmp_path):
     data = tiny.write_data(tmp_path / "data")
     config = tiny.make_config(data, train__max_steps=1, data__on_bad_image="skip")
-    truncated_image(data, config)
+    truncated_image(data)
     tiny.write_truncated_jpeg(data / "test/red/photo.jpg")
     api.train(config, tmp_path / "run")
     with (tmp_path / "run/skipped.csv").open(newline="") as file:
@@ -301,13 +326,15 @@ def test_a_part_without_readable_images_is_refused_before_training(tmp_path, cap
         path.write_bytes(b"")
     config = tiny.make_config(data, data__on_bad_image="skip")
     line = refused(config, tmp_path / "run", capsys)
-    assert line == f"data: no image of the {part} part can be read; mend some"
+    assert line == (
+        f"config.data.root: no image of the {part} part can be read; replace some of them"
+    )
 
 
 def test_a_run_does_not_go_on_when_images_come_back(tmp_path, capsys):
     data = tiny.write_data(tmp_path / "data")
     config = tiny.make_config(data, train__max_steps=1, data__on_bad_image="skip")
-    truncated_image(data, config)
+    truncated_image(data)
     api.train(config, tmp_path / "run")
     shutil.copy(data / "train/red/red_00.png", data / "train/red/photo.jpg")
     line = refused(config, tmp_path / "run", capsys)
@@ -322,17 +349,18 @@ def test_the_split_is_written_and_can_be_given_back(trained, tiny_data):
         parts = [row["split"] for row in csv.DictReader(file)]
     assert [parts.count(part) for part in ("train", "validation", "test")] == [24, 6, 9]
     config = tiny.make_config(tiny_data, data__split=str(trained / "split.csv"))
-    assert experiment.open_data(config).splits == (
-        experiment.open_data(tiny.make_config(tiny_data)).splits
+    ours, theirs = (
+        sources.open_source(each.data).splits for each in (config, tiny.make_config(tiny_data))
     )
+    assert ours == theirs
 
 
-@pytest.mark.parametrize("mode", ["train", "evaluate"])
-def test_a_run_does_not_go_on_over_another_split(tmp_path, trained, capsys, mode):
+@pytest.mark.parametrize("run", [api.train, api.evaluate])
+def test_a_run_does_not_go_on_over_another_split(tmp_path, trained, capsys, run):
     data, workdir = tiny.write_data(tmp_path / "data"), tmp_path / "run"
     shutil.copytree(trained, workdir)
     shutil.move(data / "test/red/red_00.png", data / "train/red/moved.png")
-    line = refused(tiny.make_config(data), workdir, capsys, mode)
+    line = refused(tiny.make_config(data), workdir, capsys, run)
     assert line.startswith(f"{workdir}/split.csv: the data or its split has changed since")
 
 
@@ -343,6 +371,6 @@ def test_a_metric_that_does_not_exist_is_named(tmp_path, tiny_data, capsys):
 
 def test_the_phantom_needs_no_root(tmp_path):
     config = tiny.make_config(tmp_path / "nowhere", data__name="phantom")
-    source = experiment.open_data(config)
+    source = sources.open_source(config.data)
     assert isinstance(source, sources.Source)
-    assert len(source.class_names) == 4
+    assert source.task.num_classes == 4

@@ -22,6 +22,7 @@ from diffmic_jax.method.task import Task
 from diffmic_jax.training import parallel
 from diffmic_jax.training.checkpoint import Checkpoints
 from diffmic_jax.training.state import Purpose, abstract_state, run_key
+from diffmic_jax.training.workdir import stored_config
 from diffmic_jax.types import Array, Variables
 
 
@@ -87,7 +88,7 @@ def load(workdir: Path | str, changes: Mapping[str, Any] | None = None) -> Model
     # The metric only ranks checkpoints, and the run's own is not known yet.
     with Checkpoints(workdir, "accuracy", read_only=True) as checkpoints:
         stored = checkpoints.meta(checkpoints.best_step)
-    config = Config.from_dict(stored["config"], str(workdir)).changed(
+    config = stored_config(stored["config"], str(workdir)).changed(
         {name: value for name, value in (changes or {}).items() if value is not None}
     )
     with Checkpoints(workdir, config.checkpoint.metric, read_only=True) as checkpoints:

@@ -214,7 +214,7 @@ class Checkpoints:
 
         Args:
           step: one of the steps kept.
-          target: abstract state with shardings, as `jax.eval_shape` gives and `placed` completes.
+          target: shapes, types and shardings, as `abstract_state` gives them.
 
         Raises:
           InputError: if the checkpoint is of other networks, with the difference.

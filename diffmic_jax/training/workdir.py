@@ -55,7 +55,7 @@ def check_same_run(where: str, stored: Mapping[str, Any], config: Config) -> Non
     Raises:
       InputError: naming the fields that differ.
     """
-    there = flatten(Config.from_dict(stored, where).to_dict())
+    there = flatten(stored_config(stored, where).to_dict())
     wanted = flatten(config.to_dict())
     differences = [
         f"config.{field}={there[field]!r}, not {value!r}"
@@ -67,6 +67,24 @@ def check_same_run(where: str, stored: Mapping[str, Any], config: Config) -> Non
             f"{where} belongs to a run with {'; '.join(differences)}; "
             "choose another --workdir or give the same values"
         )
+
+
+def stored_config(stored: Mapping[str, Any], where: str) -> Config:
+    """The configuration that a run was trained with.
+
+    Args:
+      stored: as JSON has it.
+      where: its place, for the message.
+
+    Raises:
+      InputError: it is of another version of this package.
+    """
+    try:
+        return Config.from_dict(stored, where)
+    except InputError as error:
+        raise InputError(
+            f"{error}; the run is of another version of diffmic_jax: use that one, or train anew"
+        ) from error
 
 
 def config_sha256(config: Config) -> str:

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 
 from diffmic_jax.errors import InputError
-from diffmic_jax.training import parallel
-from diffmic_jax.training.checkpoint import Checkpoints, placed
-from diffmic_jax.training.state import TrainState
+from diffmic_jax.method.state import TrainState
+from diffmic_jax.training.checkpoint import Checkpoints
+from tests.helpers import replicated
 
 META = {"class_names": ["cat", "dog"], "config": {"seed": 1, "data": {"root": "x"}}}
 
 
 def state(step: int) -> TrainState:
-    """A state whose arrays tell its step."""
+    """A state whose arrays depend on its step."""
     weights = {"denoiser": {"w": jnp.full((2, 3), float(step))}}
     return TrainState(jnp.int32(step), weights, {}, {"denoiser": jnp.int32(step)}, {}, jnp.int32(0))
 
@@ -71,12 +71,13 @@ def test_an_undefined_metric_loses_to_a_defined_one(tmp_path, metric):
 
 def test_a_state_comes_back_as_it_was(tmp_path):
     save_all(tmp_path, {7: None})
-    sharding = parallel.replicated(parallel.make_mesh())
+    target = replicated(jax.eval_shape(lambda: state(0)))
     with Checkpoints(tmp_path, "accuracy", read_only=True) as checkpoints:
-        restored = checkpoints.restore(7, placed(jax.eval_shape(lambda: state(0)), sharding))
+        restored = checkpoints.restore(7, target)
         assert checkpoints.meta(7) == META
     jax.tree.map(np.testing.assert_array_equal, restored, state(7))
-    assert all(leaf.sharding == sharding for leaf in jax.tree.leaves(restored))
+    for found, wanted in zip(*map(jax.tree.leaves, (restored, target)), strict=True):
+        assert found.sharding == wanted.sharding
 
 
 def test_a_folder_without_checkpoints_is_bad_input_and_stays_as_it_is(tmp_path):

@@ -14,15 +14,15 @@ import numpy as np
 import pytest
 
 from diffmic_jax.errors import DamagedCheckpointError, InputError
-from diffmic_jax.training import parallel
-from diffmic_jax.training.checkpoint import Checkpoints, placed
-from diffmic_jax.training.state import TrainState
+from diffmic_jax.method.state import TrainState
+from diffmic_jax.training.checkpoint import Checkpoints
+from tests.helpers import replicated
 
 META = {"class_names": ["cat", "dog"], "config": {"seed": 1}}
 
 
 def state(step: int, width: int = 64) -> TrainState:
-    """A state whose arrays tell its step."""
+    """A state whose arrays depend on its step."""
     rng = np.random.default_rng(step)
     weights = {"w": jnp.asarray(rng.standard_normal((width, width)), jnp.float32)}
     return TrainState(
@@ -31,8 +31,7 @@ def state(step: int, width: int = 64) -> TrainState:
 
 
 def abstract(width: int = 64) -> TrainState:
-    shapes = jax.eval_shape(lambda: state(0, width))
-    return placed(shapes, parallel.replicated(parallel.make_mesh()))
+    return replicated(jax.eval_shape(lambda: state(0, width)))
 
 
 def save(workdir: Path, **metrics: float | None) -> Path:
@@ -95,7 +94,7 @@ def test_a_flipped_byte_in_any_file_is_found_or_harmless(tmp_path):
     assert everything(tmp_path / "run") == "equal"
     assert answers["record/metadata"] == {"damaged"}
     # What holds the arrays is never silently wrong, and `everything` checks every value.
-    assert any("damaged" in said for name, said in answers.items() if "/d/" in name)
+    assert any("damaged" in found for name, found in answers.items() if "/d/" in name)
 
 
 @left_behind
@@ -235,5 +234,5 @@ def test_a_folder_that_cannot_be_written_is_refused_before_anything_else(own_mou
         f"{sys.executable} -c '{check}; check(Path(\"/mnt/a/b\"))' 2>&1 | tail -n 1"
     )
     assert said.endswith(
-        "InputError: /mnt cannot be written; mend that or choose another --workdir\n"
+        "InputError: /mnt cannot be written; change its permissions or choose another --workdir\n"
     )

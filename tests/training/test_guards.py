@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from diffmic_jax.errors import NonFiniteLossError
+from diffmic_jax.method.state import TrainState
 from diffmic_jax.training.guards import MAX_SKIPS, FiniteCheck, StopRequest, Watchdog, skipping
-from diffmic_jax.training.state import TrainState
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import pytest
 from diffmic_jax import api
 from diffmic_jax.cli import process as command
 from diffmic_jax.errors import Interrupted, NonFiniteLossError
+from diffmic_jax.method.state import TrainState
 from diffmic_jax.training import parallel
 from diffmic_jax.training.checkpoint import Checkpoints
 from diffmic_jax.types import Batch
@@ -75,23 +76,25 @@ def test_a_finished_run_stays_as_it_is(tiny_data, trained):
 
 def test_max_steps_counts_the_warmup_and_can_be_raised_later(tmp_path, tiny_data, trained):
     first = tiny.make_config(tiny_data, train__max_steps=4)
-    experiment.Experiment(first, tmp_path).train()
+    tiny.train(first, tmp_path)
     assert steps_kept(tmp_path)["latest"] == 4
     assert int(tiny.latest_state(first, tmp_path).opt_state["denoiser"][1][0].count) == 1
     everything = tiny.make_config(tiny_data)
-    experiment.Experiment(everything, tmp_path).train()
+    tiny.train(everything, tmp_path)
     tiny.assert_same(
         tiny.latest_state(everything, tmp_path), tiny.latest_state(everything, trained)
     )
 
 
+def worse_and_worse(state: TrainState) -> dict[str, float]:
+    """A validation whose first result is the best."""
+    return {"accuracy": 1 / int(state.step)}
+
+
 def test_the_best_on_validation_is_evaluated_and_the_latest_resumed(
     tmp_path, tiny_data, monkeypatch, capsys
 ):
-    def validate(self: experiment.Experiment, state) -> dict[str, float]:
-        return {"accuracy": 1 / int(state.step)}
-
-    monkeypatch.setattr(experiment.Experiment, "validate", validate)
+    monkeypatch.setattr(api, "validator", lambda run: worse_and_worse)
     config = tiny.make_config(tiny_data, "classifier")
     api.train(config, tmp_path)
     assert steps_kept(tmp_path) == {"best": 6, "latest": 9}
@@ -99,17 +102,13 @@ def test_the_best_on_validation_is_evaluated_and_the_latest_resumed(
     assert int(tiny.latest_state(config, tmp_path).step) == 9
 
 
-def test_training_ends_when_validation_has_been_worse_for_long(tmp_path, tiny_data, monkeypatch):
-    def validate(self: experiment.Experiment, state) -> dict[str, float]:
-        return {"accuracy": 1 / int(state.step)}
-
-    monkeypatch.setattr(experiment.Experiment, "validate", validate)
+def test_training_ends_when_validation_has_been_worse_for_long(tmp_path, tiny_data):
     config = tiny.make_config(tiny_data, "classifier", train__epochs=4, train__patience=2)
     for _ in range(2):  # the second time there is nothing to do
-        experiment.Experiment(config, tmp_path).train()
+        tiny.open_run(config, tmp_path).train(worse_and_worse)
         assert steps_kept(tmp_path) == {"best": 6, "latest": 12}
-    config.train.patience = 0
-    experiment.Experiment(config, tmp_path).train()
+    config = config.changed({"train.patience": 0})
+    tiny.open_run(config, tmp_path).train(worse_and_worse)
     assert steps_kept(tmp_path) == {"best": 6, "latest": 15}
 
 
@@ -149,7 +148,7 @@ def test_a_step_that_breaks_the_parameters_is_not_saved(tmp_path, tiny_data):
 def test_a_poisoned_step_is_skipped_counted_and_does_no_harm(tmp_path, tiny_data, monkeypatch):
     before_step(monkeypatch, 5, poison)
     config = tiny.make_config(tiny_data, train__on_nan="skip", train__log_every=1)
-    experiment.Experiment(config, tmp_path).train()
+    tiny.train(config, tmp_path)
     state = tiny.latest_state(config, tmp_path)
     assert (int(state.step), int(state.skipped)) == (tiny.TOTAL, 1)
     # The denoiser learns from step 4 on.
@@ -161,7 +160,7 @@ def test_a_poisoned_step_is_skipped_counted_and_does_no_harm(tmp_path, tiny_data
     assert rows[4]["loss"] == ""
 
 
-def test_the_denoiser_begins_with_the_trunk_that_the_guidance_has_come_to(tmp_path, tiny_data):
+def test_the_denoiser_begins_with_the_trunk_that_the_guidance_has_learned(tmp_path, tiny_data):
     changes = {
         "guidance__frozen": True,
         "denoiser__pretrained": "guidance",

@@ -7,7 +7,7 @@ from diffmic_jax.training import panels
 
 def test_regions_are_framed_on_the_enlarged_image_the_strongest_in_red():
     image = np.zeros((64, 64, 3), np.uint8)
-    drawn = panels.draw(image, np.array([[0, 0], [32, 40]]), np.array([0.2, 0.8]), 16)
+    drawn = panels.draw_regions(image, np.array([[0, 0], [32, 40]]), np.array([0.2, 0.8]), 16)
     assert drawn.shape == (128, 128, 3)
     # Frames of two pixels, from the corner to the last pixel of the region.
     red = np.argwhere((drawn == (255, 0, 0)).all(axis=-1))

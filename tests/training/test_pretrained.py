@@ -11,12 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffmic_jax.api import Experiment
 from diffmic_jax.errors import InputError
-from diffmic_jax.inference.load import load_classifier
+from diffmic_jax.inference.load import load
+from diffmic_jax.method.state import TrainState, of_network
 from diffmic_jax.nn import names, state_dict, trunks, weights
-from diffmic_jax.training import pretrained as backbones
-from diffmic_jax.training.state import TrainState, of_network
+from diffmic_jax.training import pretrained
 from tests import tiny, tiny_trunks
 
 
@@ -43,7 +42,7 @@ def test_trunks_start_from_the_weights_that_are_named(tmp_path, tiny_data, caplo
         denoiser__pretrained=str(tmp_path / "v.safetensors"),
     )
     with caplog.at_level("INFO", "diffmic_jax"):
-        found, origins = Experiment(config, tmp_path / "run").initial_state()
+        found, origins = tiny.open_run(config, tmp_path / "run").initial_state()
     for network, trunk, theirs in (
         ("guidance", "global_trunk", state),
         ("guidance", "local_trunk", state),
@@ -55,20 +54,23 @@ def test_trunks_start_from_the_weights_that_are_named(tmp_path, tiny_data, caplo
         mean = found.batch_stats[network][trunk]["layer1_0"]["bn1"]["mean"]
         np.testing.assert_array_equal(mean, theirs["layer1.0.bn1.running_mean"])
     assert "guidance starts with global_trunk and local_trunk from" in caplog.text
-    assert origins == {name: config[name].pretrained for name in ("guidance", "denoiser")}
+    assert origins == {
+        "guidance": config.guidance.pretrained,
+        "denoiser": config.denoiser.pretrained,
+    }
 
 
 def test_weights_that_cannot_be_had_leave_the_workdir_free(tmp_path, tiny_data):
     config = tiny.make_config(tiny_data, guidance__pretrained="nowhere.safetensors")
     with pytest.raises(InputError, match=r"config\.guidance\.pretrained='nowhere.safetensors'"):
-        Experiment(config, tmp_path / "run").train()
+        tiny.train(config, tmp_path / "run")
     assert not list((tmp_path / "run").rglob("*.json"))
 
 
 def test_starting_from_scratch_is_said(tiny_data, caplog):
     config = tiny.make_config(tiny_data, guidance__pretrained="")
     with caplog.at_level("INFO", "diffmic_jax"):
-        assert backbones._weights("guidance", config) == (None, "random")
+        assert pretrained._weights("guidance", config) == (None, "random")
     assert "guidance starts from random weights, as config.guidance.pretrained=''" in caplog.text
 
 
@@ -89,9 +91,10 @@ def test_weights_that_nobody_asked_for_by_name_may_be_absent(
 ):
     monkeypatch.setattr(weights, "_check_reachable", unreachable)
     monkeypatch.setitem(sys.modules, "huggingface_hub", hub(None))
-    config = tiny.make_config(tiny_data, guidance__stem="imagenet")
-    config.guidance.update(backbone=backbone, width=width, pretrained="auto")
-    assert backbones._weights("guidance", config) == (None, "random")
+    config = tiny.make_config(
+        tiny_data, model__stem="imagenet", model__width=width, guidance__backbone=backbone
+    )
+    assert pretrained._weights("guidance", config) == (None, "random")
     (record,) = caplog.records
     assert record.levelname == "WARNING"
     assert (
@@ -101,9 +104,10 @@ def test_weights_that_nobody_asked_for_by_name_may_be_absent(
 
 def test_imagenet_weights_are_taken_where_they_are(tiny_data, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", hub(None, cached=str(tmp_path / "r50")))
-    config = tiny.make_config(tiny_data, guidance__stem="imagenet")
-    config.guidance.update(backbone="resnet50", width=64, pretrained="auto")
-    assert backbones._weights("guidance", config) == (tmp_path / "r50", "timm/resnet50.tv_in1k")
+    config = tiny.make_config(
+        tiny_data, model__stem="imagenet", model__width=64, guidance__backbone="resnet50"
+    )
+    assert pretrained._weights("guidance", config) == (tmp_path / "r50", "timm/resnet50.tv_in1k")
 
 
 def test_a_network_without_statistics_takes_weights_too(tmp_path, tiny_data):
@@ -114,27 +118,29 @@ def test_a_network_without_statistics_takes_weights_too(tmp_path, tiny_data):
     shapes = jax.eval_shape(partial(encoder.init, train=False), jax.random.key(0), image)
     params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), {"encoder": shapes["params"]})
     nothing: dict = {}
-    start = TrainState(0, {"denoiser": params}, {"denoiser": nothing}, nothing, nothing, 0)
-    recipe: Any = SimpleNamespace(denoiser=SimpleNamespace(encoder=encoder))
-    found, origins = backbones.with_pretrained(start, recipe, config)
+    both = {"guidance": nothing, "denoiser": params}
+    start = TrainState(0, both, dict.fromkeys(both, nothing), nothing, nothing, 0)
+    method: Any = SimpleNamespace(denoiser=SimpleNamespace(encoder=encoder))
+    found, origins = pretrained.with_pretrained(start, method, config)
     assert origins == {"guidance": "random", "denoiser": str(path)}
     table = found.params["denoiser"]["encoder"]["pos_embed"]
     np.testing.assert_array_equal(table, state_dict.read(path)["image_encoder.pos_embed"])
-    assert found.batch_stats == {"denoiser": {}}
+    assert found.batch_stats == {"guidance": {}, "denoiser": {}}
 
 
 def test_the_guidance_of_another_run_is_taken_over(trained, tiny_data):
     config = tiny.make_config(tiny_data, guidance__checkpoint=str(trained))
     fresh = jax.tree.map(jnp.zeros_like, tiny.latest_state(config, trained))
-    recipe: Any = None  # nothing is to be built
-    state, origins = backbones.with_pretrained(fresh, recipe, config)
-    expected = of_network(load_classifier(trained).variables, "guidance")
+    method: Any = None  # nothing is to be built
+    theirs = load(trained).variables
+    state, origins = pretrained.with_pretrained(fresh, method, config, theirs)
+    expected = of_network(theirs, "guidance")
     jax.tree.map(np.testing.assert_array_equal, of_network(state.variables(), "guidance"), expected)
     assert not any(leaf.any() for leaf in jax.tree.leaves(state.params["denoiser"]))
     assert origins == {"guidance": str(trained), "denoiser": "random"}
     narrow = fresh.replace(params=fresh.params | {"guidance": {}})
-    with pytest.raises(InputError, match="its guidance is another network or of other classes"):
-        backbones.with_pretrained(narrow, recipe, config)
+    with pytest.raises(InputError, match="its guidance is another network or has other classes"):
+        pretrained.with_pretrained(narrow, method, config, theirs)
 
 
 def hub(download, cached: str | None = None) -> SimpleNamespace:
