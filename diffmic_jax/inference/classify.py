@@ -114,7 +114,8 @@ def classify(model: Model, images: Mapping[str, Image], on_bad_image: str = "err
     if not images:
         raise InputError("predict: there are no images; name some")
     places = {name: str(image) for name, image in images.items() if isinstance(image, Path)}
-    records = tuple(Record(name, 0, places.get(name, name)) for name in images)
+    unknown = (0,) * model.task.num_classes if model.task.multi_label else 0
+    records = tuple(Record(name, unknown, places.get(name, name)) for name in images)
     from_file = partial(read_file, max_pixels=model.config.data.max_pixels)
 
     def read(record: Record) -> Decoded:
