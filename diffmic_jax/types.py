@@ -1,72 +1,78 @@
-"""The few types that cross module borders, and their shapes.
+"""The few types that cross package borders, and their shapes.
 
 Axes: B images, H and W pixels, h and w cells of a feature grid, C classes, K regions of
-interest, p the side of a region in pixels, S diffusion draws, L the cells of a label map
-(none in v1, K x K in v2).
+interest, p the side of a region in pixels, S samples of the label, L the cells of a label map
+(none in v1, K x K in v2). In annotations they are lower-case letters, and `*l` is L.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
-Array = Any
-"""A JAX or NumPy array: the same code runs on both, and shapes stand in the docstrings."""
-Variables = dict[str, Any]
+import jax
+import numpy as np
+from jaxtyping import Float, Int, Int32, Integer, UInt8
+
+Array: TypeAlias = jax.Array | np.ndarray
+"""A JAX or NumPy array: the same code runs on both."""
+Variables: TypeAlias = dict[str, Any]
 """Nested dictionary of arrays, as Flax keeps parameters and statistics."""
+Timestep: TypeAlias = Integer[Array, ""] | Integer[Array, " b *l"] | int | np.integer
+"""0..T-1: one for all labels, or one for each [B, *L]."""
 
 
 class Batch(NamedTuple):
     """Images and their labels, padded to a fixed size."""
 
-    image: Array
+    image: UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"]
     """[B, H, W, 3] uint8, or float32 and normalised."""
-    label: Array
+    label: Int32[Array, " b"] | Float[Array, "b c"]
     """[B] int32 class indices, or [B, C] multi-hot."""
-    mask: Array
+    mask: Float[Array, " b"]
     """[B] float32, 0 on padding rows."""
-    index: Array | None = None  # type: ignore[assignment]  # hides tuple.index
+    index: Int[Array, " b"] | None = None  # type: ignore[assignment]  # hides tuple.index
     """[B] int32, position of the image in its split; None means 0..B-1."""
 
 
 class Guidance(NamedTuple):
-    """What the guidance network (DCG) says of a batch."""
+    """The guidance prediction for a batch."""
 
-    fused: Array
+    fused: Float[Array, "b c"]
     """[B, C] logits, the mean of the two branches."""
-    global_: Array
+    global_: Float[Array, "b c"]
     """[B, C] logits from the whole image."""
-    local: Array
+    local: Float[Array, "b c"]
     """[B, C] logits from the regions."""
-    saliency: Array
+    saliency: Float[Array, "b h w c"]
     """[B, h, w, C] class map before any squashing."""
-    corners: Array
+    corners: Int32[Array, "b k 2"]
     """[B, K, 2] int32 upper-left pixel (row, column) of each region."""
-    patches: Array
+    patches: Float[Array, "b k p p 3"]
     """[B, K, p, p, 3] the regions."""
-    attention: Array
+    attention: Float[Array, "b k"]
     """[B, K], sums to 1 over the regions."""
-    features: Array | None = None
-    """[B, G] what the logits are linear in: of the whole image and, for DCG, of the regions."""
+    features: Float[Array, "b g"] | None = None
+    """[B, G] input of the linear layers: of the whole image and, for DCG, of the regions."""
 
 
 class Prior(NamedTuple):
     """One way to centre and condition the diffusion."""
 
-    mean: Array
+    mean: Float[Array, "b *l c"]
     """[B, *L, C] the prior mean of the forward process."""
-    condition: Array
-    """[B, *L, M] what the denoiser sees beside y_t; M may be 0."""
+    condition: Float[Array, "b *l m"]
+    """[B, *L, M] the condition, an input of the denoiser beside y_t; M may be 0."""
     projection: int
     """Which of the denoiser's input projections reads it."""
 
 
 class Prediction(NamedTuple):
-    """The classifier's answer for a batch."""
+    """The classifier's prediction for a batch."""
 
-    probabilities: Array
+    probabilities: Float[Array, "b c"]
     """[B, C]."""
-    spread: Array
-    """[B, C] standard deviation between the draws."""
-    y0_hat: Array
-    """[S, B, C] the draws themselves."""
+    spread: Float[Array, "b c"]
+    """[B, C] standard deviation between the samples."""
+    y0_hat: Float[Array, "s b c"]
+    """[S, B, C] the samples of the clean label."""
     guidance: Guidance

@@ -1,4 +1,4 @@
-"""What every test stands on: the CPU, parsed flags, golden vectors, optional data, a tiny run."""
+"""For all tests: the CPU, checked shapes, parsed flags, golden vectors, data, a tiny run."""
 
 from __future__ import annotations
 
@@ -10,9 +10,16 @@ from pathlib import Path
 # Set before jax is imported, so that processes which tests start inherit it.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+import jaxtyping
 import numpy as np
 import pytest
 from absl import flags
+
+from tests import typechecker
+
+# Before these packages are imported: from now on the shapes of their arguments are checked.
+CHECKED = ("diffmic_jax.diffusion", "diffmic_jax.nn", "diffmic_jax.method")
+jaxtyping.install_import_hook(CHECKED, f"{typechecker.__name__}.check")
 
 from diffmic_jax import api
 from tests import tiny

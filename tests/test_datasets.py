@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
+from configs import aptos2019, chestxray14, ham10000, medmnist, pmg2000
 from diffmic_jax import api, configfile
 from diffmic_jax.cli import main as cli
 from diffmic_jax.config import Config
@@ -24,11 +26,12 @@ from tests import tiny
 from tests.data import native
 
 ONE_EPOCH = {"guidance__warmup_epochs": 0, "train__epochs": 1}
+AUTHORS = {"data__protocol": "authors", "data__validation_fraction": 0.3}
 
 
-def small(spec: str, root: Path, **changes: object) -> Config:
-    """One of the project's configurations with tiny networks, for one epoch."""
-    return tiny.shrunk(configfile.load(spec), root, **ONE_EPOCH | changes)
+def shrunk(config: ConfigDict, root: Path, **changes: object) -> Config:
+    """A configuration file's values with tiny networks, for one epoch."""
+    return tiny.shrunk(configfile.typed(config, "config"), root, **(ONE_EPOCH | changes))
 
 
 def run(config: Config, workdir: Path) -> dict[str, Any]:
@@ -48,7 +51,7 @@ def prepared(name: str, write: Callable, folder: Path, capsys: pytest.CaptureFix
 
 def test_chestxray14(tmp_path, capsys):
     root = prepared("chestxray14", native.write_chestxray14, tmp_path, capsys)
-    config = small("chestxray14", root, data__validation_fraction=0.25)
+    config = shrunk(chestxray14.get_config(), root, data__validation_fraction=0.25)
     scores = run(config, tmp_path / "run")
     assert list(scores["per_class"]) == sorted(FINDINGS)
     for alone in (scores, scores["guidance"]):
@@ -76,7 +79,7 @@ def test_chestxray14(tmp_path, capsys):
 
 def test_a_multi_label_run_predicts_several_classes(tmp_path):
     native.write_medmnist(tmp_path / "chestmnist.npz", 14, multi_label=True)
-    config = small("medmnist:chestmnist,v1_public", tmp_path)
+    config = shrunk(medmnist.get_config("chestmnist,v1_public"), tmp_path)
     scores = run(config, tmp_path / "run")
     assert scores["n"] == 14
     assert scores["auroc_macro"] is not None
@@ -93,14 +96,14 @@ def test_a_multi_label_run_predicts_several_classes(tmp_path):
 
 def test_accuracy_cannot_choose_a_multi_label_checkpoint(tmp_path):
     native.write_medmnist(tmp_path / "chestmnist.npz", 14, multi_label=True)
-    config = small("medmnist:chestmnist", tmp_path, checkpoint__metric="accuracy")
+    config = shrunk(medmnist.get_config("chestmnist"), tmp_path, checkpoint__metric="accuracy")
     with pytest.raises(InputError, match="config.checkpoint.metric='accuracy' is unknown; choose"):
         api.train(config, tmp_path / "run")
 
 
 def test_medmnist(tmp_path):
     native.write_medmnist(tmp_path / "dermamnist.npz", 7, compress=False)
-    config = small("medmnist:dermamnist,classifier", tmp_path)
+    config = shrunk(medmnist.get_config("dermamnist,classifier"), tmp_path)
     scores = run(config, tmp_path / "run")
     assert scores["n"] == 14
     assert list(scores["per_class"]) == sorted(("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc"))
@@ -113,8 +116,7 @@ def test_ham10000_has_a_clean_part_of_the_authors_split(tmp_path, capsys):
         entries = [{"img_root": f"x/ISIC_{24306 + i:07d}.jpg", "label": i % 7} for i in numbers]
         (tmp_path / "native" / f"isic2018_{part}.pkl").write_bytes(pickle.dumps(entries))
     root = prepared("ham10000", lambda folder: None, tmp_path, capsys)
-    changes = {"data__protocol": "authors", "data__validation_fraction": 0.3}
-    config = small("ham10000:classifier", root, **changes)
+    config = shrunk(ham10000.get_config("classifier"), root, **AUTHORS)
     scores = run(config, tmp_path / "run")
     clean = json.loads((tmp_path / "run/eval/test_clean/metrics.json").read_text())
     assert (scores["n"], clean["n"]) == (21, 14)
@@ -135,7 +137,7 @@ def test_ham10000_has_a_clean_part_of_the_authors_split(tmp_path, capsys):
 
 def test_aptos2019(tmp_path, capsys):
     root = prepared("aptos2019", native.write_aptos2019, tmp_path, capsys)
-    config = small("aptos2019:classifier", root)
+    config = shrunk(aptos2019.get_config("classifier"), root)
     scores = run(config, tmp_path / "run")
     assert scores["n"] == 12
     assert scores["kappa_quadratic"] is not None
@@ -146,6 +148,6 @@ def test_pmg2000(tmp_path, capsys):
         native.write_pmg2000(folder, as_lists=True)
 
     root = prepared("pmg2000", write, tmp_path, capsys)
-    config = small("pmg2000:classifier", root, data__validation_fraction=0.3)
+    config = shrunk(pmg2000.get_config("classifier"), root, data__validation_fraction=0.3)
     scores = run(config, tmp_path / "run")
     assert scores["n"] == 8

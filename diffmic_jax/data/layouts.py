@@ -61,6 +61,11 @@ def label_array(records: Sequence[Record], task: Task) -> np.ndarray:
     return np.array([record.label for record in records], np.int32).reshape(shape)
 
 
+def unlabelled(name: str, path: str, task: Task) -> Record:
+    """An image whose label is unknown; it gets one without meaning, of the task's form."""
+    return Record(name, (0,) * task.num_classes if task.multi_label else 0, path)
+
+
 def look_up(table: Mapping[str, str], records: Sequence[Record], missing: str) -> list[str]:
     """The value that a table has for each record, listed by id, file name or file stem.
 

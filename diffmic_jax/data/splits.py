@@ -6,19 +6,15 @@ state of the random generator.
 
 from __future__ import annotations
 
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from diffmic_jax.config import Data
 from diffmic_jax.data.layouts import PARTS, Parts, Record, label_array, look_up
 from diffmic_jax.errors import InputError
 from diffmic_jax.method.task import Task
-
-PROTOCOLS: tuple[str, ...] = typing.get_args(typing.get_type_hints(Data)["protocol"])
 
 
 def stratified(labels: ArrayLike, fraction: float, rng: np.random.Generator) -> np.ndarray:

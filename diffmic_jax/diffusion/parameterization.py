@@ -7,26 +7,33 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from diffmic_jax.diffusion.link import Link
 from diffmic_jax.diffusion.process import predict_eps, predict_y0
 from diffmic_jax.diffusion.schedules import Schedule
-from diffmic_jax.types import Array, Prior
+from diffmic_jax.types import Array, Prior, Timestep
 
 
 class Denoised(NamedTuple):
     """The denoiser's estimates for a noisy label y_t."""
 
-    eps_hat: Array
+    eps_hat: Float[Array, "b *l c"]
     """[B, *L, C] the noise in y_t."""
-    logits: Array
+    logits: Float[Array, "b *l c"]
     """[B, *L, C] of the clean label."""
-    certainty: Array
+    certainty: Float[Array, ""] | Float[Array, " b *l"]
     """Scalar or [B, *L], weight of the logits in the loss of the denoised label."""
 
 
 def eps(
-    output: Array, y_t: Array, t: Array, prior: Prior, *, link: Link, schedule: Schedule
+    output: Float[Array, "b *l c"],
+    y_t: Float[Array, "b *l c"],
+    t: Timestep,
+    prior: Prior,
+    *,
+    link: Link,
+    schedule: Schedule,
 ) -> Denoised:
     """The output is eps_hat (v1, Eq. 2; v2).
 
@@ -38,7 +45,13 @@ def eps(
 
 
 def posterior(
-    output: Array, y_t: Array, t: Array, prior: Prior, *, link: Link, schedule: Schedule
+    output: Float[Array, "b *l c"],
+    y_t: Float[Array, "b *l c"],
+    t: Timestep,
+    prior: Prior,
+    *,
+    link: Link,
+    schedule: Schedule,
 ) -> Denoised:
     """The output corrects the posterior that follows from the guidance prediction by Bayes' rule.
 

@@ -1,8 +1,8 @@
-"""Priors: from the guidance's logits to the means and conditions of the diffusion.
+"""Priors: from the guidance prediction to the means and conditions of the diffusion.
 
-The first prior of a recipe gives the noise MSE, each further one an MMD term. So the loss needs
-no branch: without MMD there is one prior, in v1 there are three. In v2 the mean is 0 and the
-guidance is only a condition, made of raw logits.
+The first prior of a method belongs to the noise MSE, each further one to an MMD term: without MMD
+there is one prior, in v1 there are three. In v2 the mean is 0 and the guidance prediction is only a
+condition, made of raw logits.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from diffmic_jax.types import Array, Guidance, Prior
 
@@ -30,7 +31,7 @@ def fused_priors(guidance: Guidance, activate: Activation = jax.nn.softmax) -> t
 
 
 def dual_priors(guidance: Guidance, activate: Activation = jax.nn.softmax) -> tuple[Prior, ...]:
-    """The main stream sees both guesses, each MMD stream its own (v1, Eq. 3).
+    """The main stream's condition is both branches, each MMD stream's is one (v1, Eq. 3).
 
     The main mean is the average of the two probabilities. There is one projection per stream, since
     their conditions differ in width and meaning.
@@ -45,7 +46,7 @@ def dual_priors(guidance: Guidance, activate: Activation = jax.nn.softmax) -> tu
 
 
 def no_priors(guidance: Guidance, activate: Activation = jax.nn.softmax) -> tuple[Prior, ...]:
-    """Nothing is known of the label: plain diffusion (v1's ablation C1)."""
+    """Mean 0 and an empty condition: plain diffusion (v1's ablation C1)."""
     del activate
     return _centred(guidance.fused[..., :0], guidance.fused.shape)
 
@@ -78,10 +79,13 @@ def map_priors(
 
 
 def _centred(condition: Array, shape: tuple[int, ...]) -> tuple[Prior, ...]:
+    """One prior of mean 0."""
     return (Prior(jnp.zeros(shape, jnp.result_type(condition)), condition, 0),)
 
 
-def guidance_map(global_: Array, local: Array, size: int) -> Array:
+def guidance_map(
+    global_: Float[Array, "*s c"], local: Float[Array, "*s c"], size: int
+) -> Float[Array, "*s {size} {size} c"]:
     """Logits [..., C] of both branches blended over a grid, [..., size, size, C].
 
     Cell (i, j) is (1 - d) global + d local with d = |i - j| / (size - 1): the diagonal is global,
@@ -93,17 +97,17 @@ def guidance_map(global_: Array, local: Array, size: int) -> Array:
     return (1 - d) * global_[..., None, None, :] + d * local[..., None, None, :]
 
 
-def start_at_mean(prior: Prior, noise: Array) -> Array:
+def start_at_mean(prior: Prior, noise: Float[Array, "*s c"]) -> Float[Array, "*s c"]:
     """Noise around the prior mean; around 0 in v2 (its Algorithm 2)."""
     return prior.mean + noise
 
 
-def start_at_map(prior: Prior, noise: Array) -> Array:
+def start_at_map(prior: Prior, noise: Float[Array, "*s c"]) -> Float[Array, "*s c"]:
     """Noise around the condition (v2, Eq. 10)."""
     return prior.condition + noise
 
 
-def start_at_random_map(prior: Prior, noise: Array) -> Array:
+def start_at_random_map(prior: Prior, noise: Float[Array, "*s k k c"]) -> Float[Array, "*s k k c"]:
     """A guidance map of two vectors uniform in [0, 1) (the authors' v2 code).
 
     The vectors are the noise of two cells, by the normal distribution function.

@@ -11,32 +11,44 @@ L = () in v1 and (K, K) in v2; a timestep is a scalar or an array [B, *L].
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Integer, PRNGKeyArray
 
 from diffmic_jax.diffusion.schedules import Schedule
-from diffmic_jax.types import Array
+from diffmic_jax.types import Array, Timestep
+
+Mean: TypeAlias = Float[Array, "..."] | float
+"""A prior mean: [B, *L, C] or anything that broadcasts to it."""
+Weight: TypeAlias = Float[np.ndarray, "*n"] | np.floating[Any]
+"""One number for each of some timesteps."""
 
 
 class Coefficients(NamedTuple):
     """Weights of a reverse step, on the host in the schedule's precision, scalars or [n]."""
 
-    y0_hat: np.ndarray
-    y_t: np.ndarray
-    prior_mean: np.ndarray
-    variance: np.ndarray
+    y0_hat: Weight
+    y_t: Weight
+    prior_mean: Weight
+    variance: Weight
 
 
-def _gather(table: np.ndarray, t: Array, like: Array) -> Array:
+def _gather(table: np.ndarray, t: Timestep, like: Array) -> jax.Array:
     """`table[t]` in the dtype of `like`, with a class axis added so that it broadcasts."""
     values = jnp.asarray(table, jnp.result_type(like, jnp.float32))[t]
     return values[..., None] if values.ndim else values
 
 
-def q_sample(schedule: Schedule, y0: Array, t: Array, eps: Array, prior_mean: Array) -> Array:
+def q_sample(
+    schedule: Schedule,
+    y0: Float[Array, "*#s c"],
+    t: Timestep,
+    eps: Float[Array, "*#s c"],
+    prior_mean: Mean,
+) -> Float[Array, "*#s c"]:
     """Noisy label y_t at timestep t (v1, Eq. 1).
 
     Args:
@@ -52,8 +64,12 @@ def q_sample(schedule: Schedule, y0: Array, t: Array, eps: Array, prior_mean: Ar
 
 
 def predict_y0(
-    schedule: Schedule, y_t: Array, t: Array, eps_hat: Array, prior_mean: Array
-) -> Array:
+    schedule: Schedule,
+    y_t: Float[Array, "b *l c"],
+    t: Timestep,
+    eps_hat: Float[Array, "b *l c"],
+    prior_mean: Mean,
+) -> Float[Array, "b *l c"]:
     """The clean label that `eps_hat` implies: `q_sample` solved for y0. Shapes as there."""
     signal = _gather(np.sqrt(schedule.alpha_bar), t, y_t)
     noise = _gather(np.sqrt(1 - schedule.alpha_bar), t, y_t)
@@ -61,20 +77,27 @@ def predict_y0(
 
 
 def predict_eps(
-    schedule: Schedule, y_t: Array, t: Array, y0_hat: Array, prior_mean: Array
-) -> Array:
+    schedule: Schedule,
+    y_t: Float[Array, "b *l c"],
+    t: Timestep,
+    y0_hat: Float[Array, "b *l c"],
+    prior_mean: Mean,
+) -> Float[Array, "b *l c"]:
     """The noise that `y0_hat` implies: `q_sample` solved for eps. Shapes as there."""
     signal = _gather(np.sqrt(schedule.alpha_bar), t, y_t)
     noise = _gather(np.sqrt(1 - schedule.alpha_bar), t, y_t)
     return (y_t - signal * y0_hat - (1 - signal) * prior_mean) / noise
 
 
-def alpha_bar_at(schedule: Schedule, t: np.ndarray) -> np.ndarray:
+def alpha_bar_at(schedule: Schedule, t: Integer[np.ndarray, "*n"]) -> Weight:
     """alpha_bar at host timesteps, with 1 at the clean end t = -1."""
-    return np.append(schedule.alpha_bar, schedule.alpha_bar.dtype.type(1))[t]
+    table = np.append(schedule.alpha_bar, schedule.alpha_bar.dtype.type(1))
+    return cast(Weight, table[t])
 
 
-def posterior_coefficients(schedule: Schedule, t: np.ndarray, t_prev: np.ndarray) -> Coefficients:
+def posterior_coefficients(
+    schedule: Schedule, t: Integer[np.ndarray, "*n"], t_prev: Integer[np.ndarray, "*n"]
+) -> Coefficients:
     """Weights of y0_hat, y_t and the prior mean in q(y_t_prev | y_t, y_0), and its variance.
 
     The steps may be strided: any t_prev < t is valid, and t_prev = -1 is the clean end, where
@@ -83,7 +106,6 @@ def posterior_coefficients(schedule: Schedule, t: np.ndarray, t_prev: np.ndarray
     Raises:
       ValueError: if some t_prev is not below its t, or a timestep lies outside the schedule.
     """
-    t, t_prev = np.asarray(t), np.asarray(t_prev)
     if np.any(t_prev >= t) or np.any(t_prev < -1) or np.any(t >= schedule.num_train_steps):
         raise ValueError(
             f"a reverse step needs -1 <= t_prev < t < {schedule.num_train_steps}, "
@@ -105,12 +127,12 @@ def posterior_coefficients(schedule: Schedule, t: np.ndarray, t_prev: np.ndarray
 
 def posterior(
     schedule: Schedule,
-    y0_hat: Array,
-    y_t: Array,
-    t: np.ndarray | int,
-    t_prev: np.ndarray | int,
-    prior_mean: Array,
-) -> tuple[Array, Array]:
+    y0_hat: Float[Array, "b *l c"],
+    y_t: Float[Array, "b *l c"],
+    t: Integer[np.ndarray, "*n"] | int | np.integer,
+    t_prev: Integer[np.ndarray, "*n"] | int | np.integer,
+    prior_mean: Mean,
+) -> tuple[Float[Array, "b *l c"], Float[Array, ...]]:
     """Mean [B, *L, C] and variance of y_t_prev given y_t and y0_hat.
 
     Args:
@@ -126,25 +148,31 @@ def posterior(
     """
     weights = posterior_coefficients(schedule, np.asarray(t), np.asarray(t_prev))
     dtype = jnp.result_type(y_t, jnp.float32)
-    g0, g1, g2, variance = (jnp.asarray(w[..., None] if w.ndim else w, dtype) for w in weights)
+    g0, g1, g2, variance = (
+        jnp.asarray(np.expand_dims(w, -1) if w.ndim else w, dtype) for w in weights
+    )
     return g0 * y0_hat + g1 * y_t + g2 * prior_mean, variance
 
 
-def antithetic_timesteps(key: Array, shape: tuple[int, ...], num_train_steps: int) -> Array:
+def antithetic_timesteps(
+    key: PRNGKeyArray, shape: tuple[int, ...], num_train_steps: int
+) -> Integer[Array, " b *l"]:
     """Random timesteps [B, *L] whose second half of images mirrors the first, t -> T-1-t.
 
-    Pairs of early and late steps steady the loss from batch to batch (the authors' v1 code).
+    Pairs of early and late steps steady the loss from batch to batch (authors' v1 code).
     """
     half = jax.random.randint(key, (shape[0] // 2 + 1, *shape[1:]), 0, num_train_steps)
     return jnp.concatenate([half, num_train_steps - 1 - half])[: shape[0]]
 
 
-def uniform_timesteps(key: Array, shape: tuple[int, ...], num_train_steps: int) -> Array:
+def uniform_timesteps(
+    key: PRNGKeyArray, shape: tuple[int, ...], num_train_steps: int
+) -> Integer[Array, " b *l"]:
     """Independent random timesteps [B, *L]: every cell of a map has its own (v2)."""
     return jax.random.randint(key, shape, 0, num_train_steps)
 
 
-TIMESTEPS: dict[str, Callable[[Array, tuple[int, ...], int], Array]] = {
+TIMESTEPS: dict[str, Callable[[PRNGKeyArray, tuple[int, ...], int], Array]] = {
     "antithetic": antithetic_timesteps,
     "uniform": uniform_timesteps,
 }

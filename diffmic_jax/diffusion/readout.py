@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from jaxtyping import Float
+
 from diffmic_jax.diffusion.link import Link
 from diffmic_jax.types import Array
 
 
-def softmax(y0_hat: Array, link: Link) -> Array:
+def softmax(y0_hat: Float[Array, "s b c"], link: Link) -> Float[Array, "b c"]:
     """The link function of the mean sample (the authors' v1 code): [S, B, C] -> [B, C]."""
     return link.activate(y0_hat.mean(axis=0))
 
 
-def clip(y0_hat: Array, link: Link) -> Array:
+def clip(y0_hat: Float[Array, "s b c"], link: Link) -> Float[Array, "b c"]:
     """The mean sample, clipped to [0, 1] and for single labels normalised: [S, B, C] -> [B, C].
 
     The mean of y0_hat estimates the class posterior, so no squashing is wanted. A vector without

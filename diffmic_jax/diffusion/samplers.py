@@ -1,20 +1,22 @@
 """Reverse samplers: from noise around the prior mean to a label, one `lax.scan` each.
 
-Both walk a descending list of timesteps that is known when the program is built, so every
-coefficient comes from the float64 tables. Randomness is an argument: the caller draws it, and a
-stored draw gives a stored answer.
+Both go through a descending list of timesteps that is known when the program is traced, so every
+coefficient comes from the float64 tables. The noise is an argument, so that the same noise gives
+the same result.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Integer
 
 from diffmic_jax.diffusion.process import (
+    Mean,
     alpha_bar_at,
     posterior_coefficients,
     predict_eps,
@@ -30,14 +32,14 @@ EpsFn = Callable[[Array, Array], Array]
 def timesteps(
     schedule: Schedule,
     num_steps: int,
-    start: Literal["full", "truncated", "leading"] = "full",
-) -> np.ndarray:
-    """The timesteps to visit, [num_steps] descending.
+    start: str = "full",
+) -> Integer[np.ndarray, " {num_steps}"]:
+    """The timesteps of the reverse steps, [num_steps] descending.
 
     Args:
       schedule: the noise schedule, of T steps.
       num_steps: 1..T.
-      start: `full` spreads them from T-1 to 0; `truncated` walks only the first `num_steps` of
+      start: `full` spreads them from T-1 to 0; `truncated` takes the first `num_steps` of
         the chain, as the authors' v1 code does; `leading` takes multiples of T // num_steps.
 
     Raises:
@@ -62,18 +64,18 @@ def timesteps(
 
 
 def _scan(
-    step: Callable,
+    step: Callable[..., Any],
     y_init: Array,
     steps: np.ndarray,
-    rows: tuple,
+    rows: tuple[Any, ...],
     return_states: bool,
-) -> Array | tuple[Array, Array]:
+) -> jax.Array | tuple[jax.Array, jax.Array]:
     """Run `step(y, t, *rows) -> next y`; after the last step it is y0_hat."""
     dtype = jnp.result_type(y_init, jnp.float32)
     # float64 rounds to the compute dtype here, once.
     rows = tuple(jnp.asarray(row, dtype) for row in rows)
 
-    def body(y: Array, row: tuple) -> tuple[Array, Any]:
+    def body(y: jax.Array, row: Any) -> tuple[jax.Array, Any]:
         y = step(y, *row)
         return y, y if return_states else None
 
@@ -85,13 +87,13 @@ def _scan(
 def ancestral(
     eps_fn: EpsFn,
     schedule: Schedule,
-    y_init: Array,
-    prior_mean: Array,
-    timesteps: np.ndarray,
-    noise: Array,
+    y_init: Float[Array, "b *l c"],
+    prior_mean: Mean,
+    timesteps: Integer[np.ndarray, " n"],
+    noise: Float[Array, "n b *l c"],
     *,
     return_states: bool = False,
-) -> Array | tuple[Array, Array]:
+) -> Float[Array, "b *l c"] | tuple[Float[Array, "b *l c"], Float[Array, "n+1 b *l c"]]:
     """Ancestral (DDPM) sampling by the posterior of each step.
 
     Args:
@@ -120,16 +122,16 @@ def ancestral(
 def ddim(
     eps_fn: EpsFn,
     schedule: Schedule,
-    y_init: Array,
-    prior_mean: Array,
-    timesteps: np.ndarray,
-    noise: Array | None = None,
+    y_init: Float[Array, "b *l c"],
+    prior_mean: Mean,
+    timesteps: Integer[np.ndarray, " n"],
+    noise: Float[Array, "n b *l c"] | None = None,
     *,
     eta: float = 0.0,
-    clip: tuple[float, float] | None = None,
+    clip: tuple[float, ...] | None = None,
     rederive_eps: bool = False,
     return_states: bool = False,
-) -> Array | tuple[Array, Array]:
+) -> Float[Array, "b *l c"] | tuple[Float[Array, "b *l c"], Float[Array, "n+1 b *l c"]]:
     """DDIM sampling (Song et al. 2021), shifted to the prior mean.
 
     Args:

@@ -1,4 +1,4 @@
-"""Noise schedules: how fast the forward process forgets the label.
+"""Noise schedules: how much of the label is left after each step of the forward process.
 
 A schedule lives on the host in float64. Every coefficient is computed there and rounded to
 float32 once, because `1 - alpha_bar` in float32 loses four digits near t = 0. The exception is
@@ -8,21 +8,22 @@ digits as in the authors' code.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
 KINDS = ("linear", "const", "quad", "jsd", "sigmoid", "cosine", "cosine_anneal")
 
 
 class Schedule(NamedTuple):
-    """Tables over the timesteps 0..T-1 (index 0 is the paper's t = 1), on the host."""
+    """Tables over the timesteps 0..T-1 (index 0 is t = 1 in the paper), on the host."""
 
-    beta: np.ndarray
+    beta: Float[np.ndarray, " t"]
     """[T] variance added by each step."""
-    alpha: np.ndarray
+    alpha: Float[np.ndarray, " t"]
     """[T], 1 - beta."""
-    alpha_bar: np.ndarray
+    alpha_bar: Float[np.ndarray, " t"]
     """[T], the running product of alpha."""
 
     @property
@@ -35,7 +36,8 @@ def _cosine(num_steps: int, offset: float = 0.008) -> np.ndarray:
     """Betas of a squared-cosine alpha_bar, capped at 0.999 (Nichol and Dhariwal 2021)."""
     time = np.arange(num_steps + 1) / num_steps
     alpha_bar = np.cos((time + offset) / (1 + offset) * np.pi / 2) ** 2
-    return np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], 0.999)
+    beta: np.ndarray = np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], 0.999)
+    return beta
 
 
 def _betas(kind: str, num_steps: int, start: float, end: float) -> np.ndarray:
@@ -64,7 +66,7 @@ def make_schedule(
     num_steps: int = 1000,
     start: float = 1e-4,
     end: float = 0.02,
-    precision: Literal["float64", "public"] = "float64",
+    precision: str = "float64",
 ) -> Schedule:
     """Build a schedule.
 

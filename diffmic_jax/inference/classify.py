@@ -14,7 +14,7 @@ import numpy as np
 from diffmic_jax.data import loader
 from diffmic_jax.data.cache import cached
 from diffmic_jax.data.images import Decoded, list_images
-from diffmic_jax.data.layouts import Record, read_file
+from diffmic_jax.data.layouts import Record, read_file, unlabelled
 from diffmic_jax.data.sources import Source
 from diffmic_jax.data.transforms import prepare
 from diffmic_jax.errors import InputError
@@ -114,8 +114,7 @@ def classify(model: Model, images: Mapping[str, Image], on_bad_image: str = "err
     if not images:
         raise InputError("predict: there are no images; name some")
     places = {name: str(image) for name, image in images.items() if isinstance(image, Path)}
-    unknown = (0,) * model.task.num_classes if model.task.multi_label else 0
-    records = tuple(Record(name, unknown, places.get(name, name)) for name in images)
+    records = tuple(unlabelled(name, places.get(name, name), model.task) for name in images)
     from_file = partial(read_file, max_pixels=model.config.data.max_pixels)
 
     def read(record: Record) -> Decoded:

@@ -1,8 +1,8 @@
 """The guidance network: dual-granularity conditional guidance (DCG).
 
-A global stream classifies the whole image and leaves a class map of where it looked. The regions
-that this map points to are cropped from the image and classified by a local stream, which weighs
-them by attention. Linear layers and the class map have no bias.
+A global stream classifies the whole image by a class map. The regions where this map is largest are
+cropped from the image and classified by a local stream, which weighs them by attention. Linear
+layers and the class map have no bias.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Int32, Integer
 
 from diffmic_jax.nn.layers import Dense
 from diffmic_jax.types import Array, Guidance
 
 
-def merge_classes(saliency: Array) -> Array:
+def merge_classes(saliency: Float[Array, "b h w c"]) -> Float[Array, "b h w"]:
     """Min-max normalise each class map and sum over classes: [B, h, w, C] -> [B, h, w].
 
-    A class of zero range points nowhere and counts as 0.
+    A class of zero range has no maximum and becomes 0.
     """
     low = saliency.min((1, 2), keepdims=True)
     span = saliency.max((1, 2), keepdims=True) - low
@@ -30,12 +31,14 @@ def merge_classes(saliency: Array) -> Array:
     return jnp.where(span > 0, scaled, 0).sum(axis=-1)
 
 
-def select_regions(saliency: Array, num_regions: int, window: tuple[int, int]) -> Array:
+def select_regions(
+    saliency: Float[Array, "b h w c"], num_regions: int, window: tuple[int, int]
+) -> Int32[Array, "b {num_regions} 2"]:
     """Greedy choice of the grid windows with the highest mean saliency.
 
     Each round takes the best window wholly inside the grid (the first in row-major order on a
-    tie), then sets its cells to 0 and never returns to that corner. When no corner is left the
-    answer is (0, 0).
+    tie), then sets its cells to 0 and excludes that corner. When no corner is left the result is
+    (0, 0).
 
     Args:
       saliency: [B, h, w, C] raw class maps.
@@ -51,7 +54,7 @@ def select_regions(saliency: Array, num_regions: int, window: tuple[int, int]) -
     def inside(index: Array, corner: Array, size: int) -> Array:
         return (index >= corner[:, None]) & (index < corner[:, None] + size)
 
-    def choose(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], Array]:
+    def choose(carry: Any, _: None) -> tuple[Any, Array]:
         merged, taken = carry
         total = jax.lax.reduce_window(
             merged, np.zeros((), merged.dtype), jax.lax.add, (1, *window), (1, 1, 1), "VALID"
@@ -68,7 +71,9 @@ def select_regions(saliency: Array, num_regions: int, window: tuple[int, int]) -
     return cells.swapaxes(0, 1).astype(jnp.int32)
 
 
-def crop_regions(image: Array, corners: Array, size: int) -> Array:
+def crop_regions(
+    image: Float[Array, "b h w f"], corners: Integer[Array, "b k 2"], size: int
+) -> Float[Array, "b k {size} {size} f"]:
     """Cut squares out of each image, all at once and on the device.
 
     Where a square crosses the border, its part inside the image fills the crop's lower right and
@@ -105,7 +110,7 @@ class GatedAttention(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, h: Array) -> Array:
+    def __call__(self, h: Float[Array, "b k f"]) -> Float[Array, "b k"]:
         """Weights [B, K] of the regions' features h [B, K, F], summing to 1."""
         dense = partial(Dense, use_bias=False, dtype=self.dtype)
         value = nn.tanh(dense(features=self.features, name="V")(h))
@@ -124,12 +129,12 @@ class DCG(nn.Module):
     region_size: int = 32
     """Side of a region in pixels."""
     crop_channels: str = "all"
-    """`all` keeps the colour; `first` repeats channel 0, as the authors' v1 code does."""
+    """`all` keeps the colour; `first` repeats channel 0 (the authors' v1 code)."""
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, image: Array, train: bool) -> Guidance:
-        """Classify [B, H, W, 3]; logits come in at least float32."""
+    def __call__(self, image: Float[Array, "b h w 3"], train: bool) -> Guidance:
+        """Classify [B, H, W, 3]; logits are at least float32."""
         features = self.global_trunk(image, train)
         dense = partial(Dense, features=self.num_classes, use_bias=False, dtype=self.dtype)
         saliency = dense(name="saliency")(features)
@@ -152,14 +157,14 @@ class DCG(nn.Module):
             features=pooled,
         )
 
-    def _corners(self, saliency: Array, image_size: tuple[int, int]) -> Array:
+    def _corners(self, saliency: Array, image_size: tuple[int, ...]) -> Array:
         """Pixel corners [B, K, 2] of the most salient regions."""
         grid = saliency.shape[1:3]
-        window = tuple(
+        height, width = (
             max(1, round(self.region_size * cells / side))
             for cells, side in zip(grid, image_size, strict=True)
         )
-        cells = select_regions(saliency, self.num_regions, window)
+        cells = select_regions(saliency, self.num_regions, (height, width))
         # On the host and in float64: rounds half to even, at the position of each cell.
         pixels = [
             np.rint(np.arange(n) / n * side).astype(np.int32)

@@ -1,22 +1,26 @@
 """The denoiser: predicts the noise in a label, given the image and the guidance.
 
 Every layer acts on the last axis, so one network serves a label vector [B, C] (v1) and a map of
-labels [B, K, K, C] with a timestep in every cell (v2). What does not depend on the timestep, the
-image embedding, is computed apart, once per image.
+labels [B, K, K, C] with a timestep in every cell (v2). The image embedding does not depend on the
+timestep and is computed once per image.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Integer
 
 from diffmic_jax.nn.layers import BatchNorm, Dense
-from diffmic_jax.types import Array, Prior
+from diffmic_jax.types import Array, Prior, Timestep
 
+Steps: TypeAlias = Integer[Array, "*t"] | int | np.integer
+"""A timestep for all of a batch, or one for each row of it; or of a shape that broadcasts."""
 GATES: dict[str, nn.initializers.Initializer] = {
     "uniform": nn.initializers.uniform(1.0),
     "ones": nn.initializers.ones,
@@ -35,7 +39,9 @@ class TimeGate(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array, t: Array) -> Array:
+    def __call__(
+        self, x: Float[Array, "*s {self.features}"], t: Steps
+    ) -> Float[Array, "*s {self.features}"]:
         """Scale x [B, *L, D] by the row of t, a scalar or [B, *L]."""
         # One row more than there are timesteps, as the published checkpoints have.
         shape = (self.num_train_steps + 1, self.features)
@@ -91,8 +97,15 @@ class Denoiser(nn.Module):
         self.norms = [norm() for _ in range(3)]
         self.output = Dense(features=self.num_classes, dtype=self.dtype, zero=self.zero_output)
 
-    def encode(self, image: Array, patches: Array, train: bool) -> Array:
+    def encode(
+        self,
+        image: Float[Array, "b h w 3"],
+        patches: Float[Array, "b *k p p 3"] | None,
+        train: bool,
+    ) -> Float[Array, "b {self.feature_dim}"]:
         """Embedding [B, D] of images [B, H, W, 3] and their regions [B, K, p, p, 3].
+
+        Without a local encoder the regions are not used.
 
         With a local encoder (v2's image-feature prior) the embeddings of the image and of the K
         regions are mixed, feature by feature, with learned weights that sum to 1.
@@ -101,6 +114,7 @@ class Denoiser(nn.Module):
         whole = self.embed_norm(self.embed(pooled), train)
         if self.local_encoder is None:
             return whole
+        assert patches is not None, "the local encoder needs regions"
         pooled = self.local_encoder(patches.reshape(-1, *patches.shape[2:]), train).mean((1, 2))
         regions = self.local_norm(self.local_embed(pooled), train)
         regions = regions.reshape(*patches.shape[:2], -1)
@@ -109,13 +123,13 @@ class Denoiser(nn.Module):
 
     def __call__(
         self,
-        y_t: Array,
-        condition: Array,
-        t: Array,
-        features: Array,
+        y_t: Float[Array, "b *l {self.num_classes}"],
+        condition: Float[Array, "b *l m"],
+        t: Timestep,
+        features: Float[Array, "b {self.feature_dim}"],
         train: bool,
         projection: int = 0,
-    ) -> Array:
+    ) -> Float[Array, "b *l {self.num_classes}"]:
         """Predict the noise in y_t.
 
         Args:
@@ -134,8 +148,12 @@ class Denoiser(nn.Module):
         return self._respond(x, t, features, train)
 
     def streams(
-        self, y_t: Sequence[Array], priors: Sequence[Prior], t: Array, features: Array
-    ) -> list[Array]:
+        self,
+        y_t: Sequence[Float[Array, "b *l {self.num_classes}"]],
+        priors: Sequence[Prior],
+        t: Timestep,
+        features: Float[Array, "b {self.feature_dim}"],
+    ) -> list[Float[Array, "b *l {self.num_classes}"]]:
         """Predict, in training, the noise in one noisy label per prior, all at once.
 
         They share timesteps, features and, after their projections, the weights, which are then
@@ -156,9 +174,9 @@ class Denoiser(nn.Module):
         recorded = tuple(each.projection == priors[0].projection for each in priors)
         x = jnp.stack(products, axis=1)
         features = jnp.expand_dims(features, tuple(range(1, x.ndim - 1)))
-        t = jnp.asarray(t)
-        t = jnp.expand_dims(t, 1) if t.ndim else t
-        eps_hat = self._respond(x, t, features, True, recorded)
+        steps = jnp.asarray(t)
+        steps = jnp.expand_dims(steps, 1) if steps.ndim else steps
+        eps_hat = self._respond(x, steps, features, True, recorded)
         return [eps_hat[:, i] for i in range(len(priors))]
 
     def _product(self, y_t: Array, condition: Array, projection: int) -> Array:
@@ -167,7 +185,12 @@ class Denoiser(nn.Module):
         return self.projections[projection](x)
 
     def _respond(
-        self, x: Array, t: Array, features: Array, train: bool, recorded: tuple[bool, ...] = ()
+        self,
+        x: Array,
+        t: Timestep,
+        features: Array,
+        train: bool,
+        recorded: tuple[bool, ...] = (),
     ) -> Array:
         """From the first product to eps_hat; arguments as in `__call__` and `gated`."""
         x = nn.softplus(self.gated(0, x, t, train, recorded)) * features
@@ -177,9 +200,14 @@ class Denoiser(nn.Module):
         return eps_hat.astype(jnp.promote_types(eps_hat.dtype, jnp.float32))
 
     def gated(
-        self, i: int, x: Array, t: Array, train: bool, recorded: tuple[bool, ...] = ()
-    ) -> Array:
-        """What layer i does with its product before the softplus; affine in evaluation.
+        self,
+        i: int,
+        x: Float[Array, "b *s d"],
+        t: Steps,
+        train: bool,
+        recorded: tuple[bool, ...] = (),
+    ) -> Float[Array, "b *s d"]:
+        """Gate and normalisation of layer i, before its softplus; affine in evaluation.
 
         Args:
           i: of the layer.
@@ -190,7 +218,12 @@ class Denoiser(nn.Module):
         """
         return self.norms[i](self.time_gates[i](x, t), train, recorded)
 
-    def initialize(self, image: Array, patches: Array, priors: tuple[Prior, ...]) -> None:
+    def initialize(
+        self,
+        image: Float[Array, "b h w 3"],
+        patches: Float[Array, "b *k p p 3"] | None,
+        priors: tuple[Prior, ...],
+    ) -> None:
         """Touch every parameter once, for `init` with this as the method."""
         features = self.encode(image, patches, False)
         for prior in priors:

@@ -1,9 +1,9 @@
-"""The denoiser in evaluation as a sampler walks it: what neither y_t nor the step changes is done.
+"""The denoiser in evaluation, with everything precomputed that neither y_t nor the step changes.
 
 In evaluation, gate and batch normalisation behind a layer are affine in the layer's product x W, so
-layer i is softplus(scale_i[t] * (x W_i) + shift_i[t]). The part of the first product that meets the
-condition is the same in every step. Features stand first: on CPU, XLA multiplies [D, D] by [D, N]
-up to three times as fast as [N, D] by [D, D] where N is small, which pays for one transposition.
+layer i is softplus(scale_i[t] * (x W_i) + shift_i[t]). The condition's part of the first product is
+the same in every step. Features are the first axis: on CPU, XLA multiplies [D, D] by [D, N] up to
+three times as fast as [N, D] by [D, D] where N is small, which outweighs one transposition.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Integer
 
 from diffmic_jax.nn.denoiser import Denoiser
 from diffmic_jax.types import Array, Variables
@@ -24,24 +25,24 @@ from diffmic_jax.types import Array, Variables
 class Folded(NamedTuple):
     """A denoiser's main stream at n timesteps; D features, C classes, M numbers of a condition."""
 
-    label: Array
+    label: Float[Array, "d c"]
     """[D, C] weights of y_t in the first product."""
-    condition: Array
+    condition: Float[Array, "d m"]
     """[D, M] weights of the condition."""
-    hidden: tuple[Array, ...]
+    hidden: tuple[Float[Array, "d d"], ...]
     """[D, D] weights of the other products, outputs first."""
-    scale: tuple[Array, ...]
+    scale: tuple[Float[Array, "n d"], ...]
     """[n, D] for each layer."""
-    shift: tuple[Array, ...]
+    shift: tuple[Float[Array, "n d"], ...]
     """[n, D] for each layer."""
-    output: Array
+    output: Float[Array, "c d"]
     """[C, D]."""
-    bias: Array
+    bias: Float[Array, " c"]
     """[C]."""
 
 
-def fold(net: Denoiser, variables: Variables, timesteps: np.ndarray) -> Folded:
-    """Prepare a denoiser, by its first input projection, for the timesteps that a sampler visits.
+def fold(net: Denoiser, variables: Variables, timesteps: Integer[np.ndarray, " n"]) -> Folded:
+    """Prepare a denoiser, by its first input projection, for the timesteps of a sampler.
 
     Args:
       net: the denoiser.
@@ -59,11 +60,11 @@ def fold(net: Denoiser, variables: Variables, timesteps: np.ndarray) -> Folded:
     names = ("projections_0", "hidden_0", "hidden_1")
     scales, shifts = [], []
     for i, name in enumerate(names):
-        bias = jnp.broadcast_to(layer(name)[1], (len(timesteps), net.feature_dim))
+        at_zero = jnp.broadcast_to(layer(name)[1], (len(timesteps), net.feature_dim))
         after: Callable[..., Any] = partial(wide.apply, variables, i, t=t, train=False)
-        # Affine: value and slope where the product is 0 say all.
+        # It is affine: its value and its slope at a product of 0 define it.
         shift, scale = jax.jvp(
-            lambda x, run=after: run(x, method="gated"), (bias,), (jnp.ones_like(bias),)
+            lambda x, run=after: run(x, method="gated"), (at_zero,), (jnp.ones_like(at_zero),)
         )
         scales.append(scale)
         shifts.append(shift)
@@ -91,17 +92,19 @@ def _product(weights: Array, x: Array) -> Array:
     return product.reshape(len(weights), *x.shape[1:])
 
 
-def on_images(folded: Folded, condition: Array, features: Array) -> Callable[[Array, Array], Array]:
+def on_images(
+    folded: Folded, condition: Float[Array, "s b *l m"], features: Float[Array, "b d"]
+) -> Callable[[Array, Array], Array]:
     """The denoiser for some images, with all that does not change between steps computed.
 
     Args:
       folded: from `fold`.
-      condition: [S, B, *L, M] from the guidance; [1, B, *L, M] if it is the same for all draws.
+      condition: [S, B, *L, M] from the guidance; [1, B, *L, M] if it is the same for all samples.
       features: [B, D] from `Denoiser.encode`.
 
     Returns:
-      A function (y_t [S, B, *L, C], i) -> eps_hat [S, B, *L, C] in at least float32, of S draws for
-      each image, at the i-th of the timesteps.
+      A function (y_t [S, B, *L, C], i) -> eps_hat [S, B, *L, C] in at least float32, of S samples
+      for each image, at the i-th of the timesteps.
     """
     given = _product(folded.condition, jnp.moveaxis(condition, -1, 0))
     embedding = jnp.expand_dims(features.T, (1, *range(3, condition.ndim)))

@@ -1,4 +1,4 @@
-"""Layers that behave as PyTorch's, so that numbers and weights carry over."""
+"""Layers that compute what PyTorch's compute, so that weights can be exchanged."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from diffmic_jax.types import Array
 
@@ -18,7 +19,7 @@ def uniform_fan_in(fan_in: int) -> nn.initializers.Initializer:
     """Uniform within +-1/sqrt(fan_in): torch's default for linear kernels and their biases."""
     bound = fan_in**-0.5
 
-    def init(key: Array, shape: Any, dtype: Any = jnp.float32) -> Array:
+    def init(key: jax.Array, shape: Any, dtype: Any = jnp.float32) -> jax.Array:
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
     return init
@@ -31,10 +32,10 @@ class Dense(nn.Module):
     use_bias: bool = True
     dtype: Any = jnp.float32
     zero: bool = False
-    """Whether it starts with zeros instead."""
+    """Initialise with zeros instead."""
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Float[Array, "*s f"]) -> Float[Array, "*s {self.features}"]:
         """[..., F] -> [..., features]."""
         init = nn.initializers.zeros if self.zero else uniform_fan_in(x.shape[-1])
         return nn.Dense(
@@ -65,7 +66,9 @@ def _convolve_small(x: Array, kernel: Array, stride: int) -> Array:
     return jnp.concatenate(taps, axis=-1) @ weights.reshape(-1, weights.shape[-1])
 
 
-def convolve(x: Array, kernel: Array, stride: int) -> Array:
+def convolve(
+    x: Float[Array, "b h w f"], kernel: Float[Array, "k k f g"], stride: int
+) -> Float[Array, "b -(-h//{stride}) -(-w//{stride}) g"]:
     """Convolution padded by k // 2 on every side.
 
     Args:
@@ -82,8 +85,8 @@ def convolve(x: Array, kernel: Array, stride: int) -> Array:
         # as the kernel: at 2x2 this is fifty times faster. A 1x1 kernel is a matrix product.
         return _convolve_small(x, kernel, stride)
     return jax.lax.conv_general_dilated(
-        x,
-        kernel,
+        jnp.asarray(x),
+        jnp.asarray(kernel),
         (stride, stride),
         [(size // 2, size // 2)] * 2,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
@@ -102,7 +105,7 @@ class Conv(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Float[Array, "b h w f"]) -> Float[Array, "b _ _ {self.features}"]:
         """[B, H, W, F] -> [B, ceil(H / stride), ceil(W / stride), features]."""
         shape = (self.size, self.size, x.shape[-1], self.features)
         kernel = self.param("kernel", he_fan_out, shape)
@@ -123,14 +126,16 @@ class BatchNorm(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array, train: bool, recorded: tuple[bool, ...] = ()) -> Array:
+    def __call__(
+        self, x: Float[Array, "b *s f"], train: bool, recorded: tuple[bool, ...] = ()
+    ) -> Float[Array, "b *s f"]:
         """Normalise [B, ..., F]; in training by the batch, whose statistics are recorded.
 
         Args:
-          x: what to normalise.
+          x: [B, ..., F], or [B, streams, ..., F] with `recorded`.
           train: by the batch, not by the running statistics.
-          recorded: if not empty, axis 1 of x holds streams, each a batch of its own, and this says
-            of each whether its statistics are recorded, in their order.
+          recorded: if not empty, axis 1 of x holds streams, each normalised as a batch of its own;
+            for each stream, whether its statistics are recorded, in this order.
         """
         features = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (features,))

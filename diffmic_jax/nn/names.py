@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -112,12 +112,11 @@ def to_variables(state: StateDict, shapes: Variables, names: Map, *, what: str) 
     ]
     if problems:
         raise InputError(f"{what}: does not fit the network: {'; '.join(problems)}")
-    return unflatten_dict(
-        {
-            path: _ours(name, state[name], path, leaf, names).astype(leaf.dtype)
-            for name, (path, leaf) in wanted.items()
-        }
-    )
+    flat = {
+        path: _ours(name, state[name], path, leaf, names).astype(leaf.dtype)
+        for name, (path, leaf) in wanted.items()
+    }
+    return cast(Variables, unflatten_dict(flat))
 
 
 def to_state_dict(variables: Variables, names: Map, extras: Mapping[str, Any]) -> StateDict:
@@ -166,7 +165,7 @@ def _their_shape(name: str, path: Sequence[str], leaf: Any, names: Map) -> tuple
 def _ours(name: str, value: np.ndarray, path: Sequence[str], leaf: Any, names: Map) -> np.ndarray:
     """(out, in, h, w) -> (h, w, in, out); (out, in) or (out, in, 1, 1) -> (in, out)."""
     if path[-1] == "mixing":
-        return value[0].T
+        return np.transpose(value[0])
     if path[-1] != "kernel":
         return value
     if leaf.ndim == 4:

@@ -8,6 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from diffmic_jax.errors import InputError
 from diffmic_jax.nn.entry import TrunkEntry
@@ -26,7 +27,7 @@ class Block(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array, train: bool) -> Array:
+    def __call__(self, x: Float[Array, "b h w f"], train: bool) -> Float[Array, "b _ _ g"]:
         """[B, H, W, F] -> [B, H / stride, W / stride, width or 4 width]."""
         norm = partial(BatchNorm, momentum=self.momentum, dtype=self.dtype)
         conv = partial(Conv, dtype=self.dtype)
@@ -65,16 +66,19 @@ class ResNet(nn.Module):
     @property
     def num_features(self) -> int:
         """Channels of the feature map."""
-        return self.width * 2 ** (len(self.stage_sizes) - 1) * (4 if self.bottleneck else 1)
+        last = self.width << (len(self.stage_sizes) - 1)
+        return 4 * last if self.bottleneck else last
 
     @nn.compact
-    def __call__(self, image: Array, train: bool) -> Array:
+    def __call__(
+        self, image: Float[Array, "b h w 3"], train: bool
+    ) -> Float[Array, "b _ _ {self.num_features}"]:
         """[B, H, W, 3] -> [B, ceil(H / stride), ceil(W / stride), num_features]."""
         large = self.stem == "imagenet"
         size, stride = (7, 2) if large else (3, 1)
         conv = Conv(features=self.width, size=size, stride=stride, dtype=self.dtype, name="conv1")
         norm = BatchNorm(momentum=self.momentum, dtype=self.dtype, name="bn1")
-        x = nn.relu(norm(conv(image), train))
+        x: Array = nn.relu(norm(conv(image), train))
         if large:
             x = max_pool(x)
         kind = nn.remat(Block, static_argnums=2) if self.remat else Block
@@ -118,7 +122,7 @@ class ResNet(nn.Module):
         return Map(self.torch_modules(), left_out=r"fc\..*")
 
 
-def max_pool(x: Array) -> Array:
+def max_pool(x: Float[Array, "b h w f"]) -> Float[Array, "b -(-h//2) -(-w//2) f"]:
     """3x3 max-pool of stride 2, padded by 1: [B, H, W, F] -> [B, ceil(H/2), ceil(W/2), F].
 
     One axis after the other, as a maximum of strided slices: the gradient of `reduce_window` is a

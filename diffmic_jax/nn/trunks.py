@@ -141,7 +141,7 @@ def create(name: str, pretrained: bool | str | Path = False) -> tuple[nn.Module,
     module = build(name)
     if pretrained is False:
         init = jax.jit(partial(module.init, train=False))
-        return module, dict(init(jax.random.key(0), jnp.zeros(weights.IMAGE.shape)))
+        return module, dict(init(jax.random.key(0), jnp.zeros(weights.IMAGE_SHAPE)))
     source = _tagged(name, published(name)) if pretrained is True else str(pretrained)
     return module, weights.trunk_variables(module, weights.find(source, "pretrained"))
 

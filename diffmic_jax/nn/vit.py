@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from diffmic_jax.nn.entry import TrunkEntry
 from diffmic_jax.nn.names import Map, block
@@ -33,7 +34,7 @@ class Block(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
         """[B, N, D] -> [B, N, D]."""
         # flax's fast variance, E[x^2] - E[x]^2, loses digits that torch keeps.
         norm = partial(nn.LayerNorm, epsilon=1e-6, dtype=self.dtype, use_fast_variance=False)
@@ -61,7 +62,9 @@ class ViT(nn.Module):
     """Have a class token and a final norm; the mean of the features is then that token."""
 
     @nn.compact
-    def __call__(self, image: Array, train: bool) -> Array:
+    def __call__(
+        self, image: Float[Array, "b h w 3"], train: bool
+    ) -> Float[Array, "b h//16 w//16 {self.num_features}"]:
         """[B, H, W, 3] -> [B, H / 16, W / 16, num_features], in training as in evaluation.
 
         Raises:
@@ -113,14 +116,16 @@ class ViT(nn.Module):
         return Map(modules, left_out=r"neck\..*", prefix="image_encoder.")
 
 
-def positions(table: Array, height: int, width: int) -> Array:
+def positions(
+    table: Float[Array, "1 n d"], height: int, width: int
+) -> Float[Array, "{height} {width} d"]:
     """Position embeddings for a grid of another size: [1, 1 + 14 * 14, D] -> [height, width, D]."""
     rows, columns = (jnp.asarray(bicubic(GRID, size), table.dtype) for size in (height, width))
     grid = table[0, 1:].reshape(GRID, GRID, -1)
     return jnp.einsum("yi,xj,ijd->yxd", rows, columns, grid, precision="highest")
 
 
-def bicubic(size: int, new_size: int) -> np.ndarray:
+def bicubic(size: int, new_size: int) -> Float[np.ndarray, "{new_size} {size}"]:
     """Weights [new_size, size], float64, that resample one axis as torch's bicubic mode does.
 
     Cubic convolution with a = -0.75, pixel centres at half integers, the border repeated, and no

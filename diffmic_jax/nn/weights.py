@@ -8,17 +8,18 @@ import urllib.parse
 import urllib.request
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from diffmic_jax.errors import InputError
 from diffmic_jax.nn import names, state_dict
 from diffmic_jax.types import Variables
 
-IMAGE = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
-"""An image that fits every trunk; its size changes no parameter."""
+IMAGE_SHAPE = (1, 64, 64, 3)
+"""Of an image that fits every trunk; no parameter depends on its size."""
 
 
 def trunk_variables(trunk: nn.Module, path: Path) -> Variables:
@@ -33,7 +34,8 @@ def trunk_variables(trunk: nn.Module, path: Path) -> Variables:
     """
     if not isinstance(trunk, names.Named):
         raise TypeError(f"no weights are known of a {type(trunk).__name__}")
-    shapes = jax.eval_shape(partial(trunk.init, train=False), jax.random.key(0), IMAGE)
+    init = partial(trunk.init, train=False)
+    shapes: Any = jax.eval_shape(init, jax.random.key(0), np.zeros(IMAGE_SHAPE, np.float32))
     map_ = trunk.torch_names()
     state = state_dict.read(path, map_.prefix)
     return names.to_variables(state, shapes, map_, what=str(path))

@@ -29,8 +29,8 @@ from diffmic_jax.report.info import num_parameters
 
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy", "scikit-learn")
 WARNING = (
-    "Research software, not for diagnosis. This file contains images of the data set and falls "
-    "under the same rules of access."
+    "Research software, not for diagnosis. This file contains images of the data set: the same "
+    "rules of access hold for it."
 )
 
 

@@ -1,8 +1,9 @@
 """A reporting checklist, filled in from the files of a run.
 
 CLAIM (2024 update) and TRIPOD+AI list about a hundred items that a study has to report.
-`CHECKLIST.md` answers those that a run can answer and names what is left to the authors. It is a
-draft for the supplement of a paper: the facts are those of this run, the judgement is the authors'.
+`CHECKLIST.md` fills in those that the files of a run contain and names what is left to the authors.
+It is a draft for the supplement of a paper: the facts are those of this run, the judgement is the
+authors'.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def _row(item: Item, known: Mapping[str, str]) -> tuple[str, str, str, str]:
 
 
 def facts(model: Model) -> dict[str, str]:
-    """What a run answers, in phrases, by the names that the items use."""
+    """What the run's files contain, in phrases, by the names that the items use."""
     config, task = model.config, model.task
     split, several = _Split(model.workdir), task.multi_label
     return {
@@ -84,8 +85,7 @@ def facts(model: Model) -> dict[str, str]:
         + (", each with a threshold fitted on validation" if several else ", that sum to 1")
         + "; share of votes, interval and entropy of the samples",
         "limits": "images of one source; an image of any other kind is classified too",
-        "poor_input": "an image that cannot be decoded is refused; any other is classified, "
-        "whatever it shows",
+        "poor_input": "an image that cannot be decoded is refused; any other is classified",
         "regions": f"saliency map and {config.guidance.num_regions} regions with their attention, "
         "for every image",
         **_about_missing(model),

@@ -5,7 +5,7 @@
 - TRIPOD+AI: Collins et al., BMJ 2024, 385, e078378.
 
 `Item.run` is a format string over the names that `checklist.facts` returns; `Item.authors` is what
-only the authors of a study can answer.
+only the authors of a study can add.
 """
 
 from __future__ import annotations

@@ -34,6 +34,7 @@ th:first-child, td:first-child { text-align: left; }
 th { font-weight: 600; }
 td small, .case small { color: var(--muted); }
 #class-table small { display: block; }
+.facts th { text-align: left; }
 .facts td { text-align: left; white-space: normal; overflow-wrap: anywhere; }
 .grid { display: grid; gap: 12px;
   grid-template-columns: repeat(auto-fill, minmax(min(340px, 100%), 1fr)); }

@@ -147,7 +147,7 @@ class Runs:
             raise
         except InputError as error:
             self._fail(row, seed, str(error))
-        except Exception as error:  # whatever it is, the other runs may work
+        except Exception as error:  # any other error: the other runs may work
             log.error("%s", traceback.format_exc())
             self._fail(row, seed, f"{type(error).__name__}: {error}")
         finally:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from diffmic_jax.data import cache, transforms
 from diffmic_jax.data.cache import Cached, cached
-from diffmic_jax.data.layouts import PARTS, Record
+from diffmic_jax.data.layouts import PARTS, Record, unlabelled
 from diffmic_jax.data.sources import Source
 from diffmic_jax.errors import InputError
 from diffmic_jax.method.task import Task
@@ -279,4 +279,16 @@ def test_labels_of_many_classes_have_a_column_each(folder):
     source = Source(name="x", task=task, splits=parts, read=read)
     found = cached(source, SIZE, folder)
     assert found.examples["train"].label.tolist() == [[1, 0, 1], [0, 0, 0]]
+    assert found.examples["test"].label.shape == (0, 3)
     assert json.loads((next(folder.iterdir()) / "bad.json").read_text()) == {}
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_images_without_a_label_go_with_every_task(folder, multi_label):
+    task = Task(class_names=("x", "y", "z"), multi_label=multi_label)
+    records = tuple(unlabelled(name, name, task) for name in "ab")
+    parts = {"train": (), "validation": (), "test": records}
+    image = cache.Decoded(np.zeros((4, 4, 3), np.uint8), "RGB")
+    source = Source(name="x", task=task, splits=parts, read=lambda _: image)
+    label = cached(source, SIZE, folder).examples["test"].label
+    assert label.shape == ((2, 3) if multi_label else (2,))

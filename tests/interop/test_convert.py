@@ -11,15 +11,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from diffmic_jax.settings import load_config, resolve
 
+from diffmic_jax import configfile
 from diffmic_jax.cli import main as cli
 from diffmic_jax.errors import InputError
-from diffmic_jax.inference.load import Classifier, load_classifier
+from diffmic_jax.inference.load import Model, load
 from diffmic_jax.interop import convert
-from diffmic_jax.method.build import Recipe, make_recipe
+from diffmic_jax.method.build import Method, build
+from diffmic_jax.method.state import init_variables, of_network
+from diffmic_jax.method.task import Task
 from diffmic_jax.nn import names, state_dict, trunks
-from diffmic_jax.training.state import init_variables, of_network
 from tests import golden_weights, tiny
 from tests.helpers import channels_last, check
 

@@ -1,4 +1,4 @@
-"""The page of the tiny run, read back: what it shows is what `metrics.json` says."""
+"""The report of the tiny run, read back: its numbers are those of `metrics.json`."""
 
 from __future__ import annotations
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from diffmic_jax.study.study import Row, Study
 from PIL import Image
 
+from diffmic_jax import api
 from diffmic_jax.cli import main as cli
 from diffmic_jax.errors import InputError, Interrupted
 from diffmic_jax.inference import exported

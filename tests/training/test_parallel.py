@@ -101,20 +101,28 @@ def assert_same_run(data: Path, workdir: Path, reference: Path, recipe: str = "v
     ours, theirs = (tiny.latest_state(config, each) for each in (workdir, reference))
     assert int(ours.step) == int(theirs.step) == 20
     close = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
+    # A ReLU whose input is within rounding of 0 passes its gradient on one side only: a few of the
+    # denoiser's parameters, and statistics behind them, differ by more, though by far less than
+    # the 20 steps of up to 1e-3 that lie behind them.
+    near = partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4)
 
-    def close_where_it_learns(left: jax.Array, right: jax.Array, squares: jax.Array) -> None:
+    def errors_where_it_learns(left: jax.Array, right: jax.Array, squares: jax.Array) -> np.ndarray:
         # Where gradients are rounding noise, as those of a bias before a normalisation are, Adam
         # makes full steps of it.
-        close(np.where(np.sqrt(squares) < 1e-6, right, left), right)
+        left = np.where(np.sqrt(squares) < 1e-6, right, left)
+        near(left, right)
+        return np.ravel(abs(left - right) > 1e-5 * (1 + abs(right)))
 
     squares = theirs.opt_state["denoiser"][1][0].nu
     params = (each.params["denoiser"] for each in (ours, theirs))
-    jax.tree.map(close_where_it_learns, *params, squares)
+    errors = jax.tree.leaves(jax.tree.map(errors_where_it_learns, *params, squares))
+    assert np.mean(np.concatenate(errors)) < 1e-3
     jax.tree.map(close, ours.params["guidance"], theirs.params["guidance"])
     for state in (ours, theirs):
         for name in {"embed_norm", "local_norm"} & set(state.batch_stats["denoiser"]):
             del state.batch_stats["denoiser"][name]["mean"]  # which that bias moves
-    jax.tree.map(close, ours.batch_stats, theirs.batch_stats)
+    jax.tree.map(close, ours.batch_stats["guidance"], theirs.batch_stats["guidance"])
+    jax.tree.map(near, ours.batch_stats["denoiser"], theirs.batch_stats["denoiser"])
     assert predicted(workdir) == predicted(reference)
 
 

@@ -1,4 +1,4 @@
-"""A plain image classifier in the guidance's place: what a diffusion has to be better than."""
+"""A plain image classifier in the guidance's place: the baseline of every diffusion model."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from diffmic_jax.nn.layers import Dense
 from diffmic_jax.types import Array, Guidance
@@ -19,17 +20,17 @@ class PlainClassifier(nn.Module):
     global_trunk: nn.Module
     """[B, H, W, 3], train -> [B, h, w, F]."""
     region_size: int = 32
-    """p, of regions of which there are none."""
+    """p of the [B, 0, p, p, 3] regions."""
     cosine_scale: float = 0.0
-    """If not 0, logits are so many times the cosine between features and class vectors."""
+    """If not 0, the logits are this times the cosine between features and class vectors."""
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, image: Array, train: bool) -> Guidance:
-        """Classify [B, H, W, 3]; logits come in at least float32.
+    def __call__(self, image: Float[Array, "b h w 3"], train: bool) -> Guidance:
+        """Classify [B, H, W, 3]; logits are at least float32.
 
-        Both branches of the guidance give the same answer, and K is 0. The saliency is the class
-        activation map (Zhou et al. 2016), whose mean is the logits: the layer is linear.
+        The logits of both branches are the same, and K is 0. The saliency is the class activation
+        map (Zhou et al. 2016), whose mean is the logits, since the layer is linear.
         """
         features = self.global_trunk(image, train)
         pooled = features.mean((1, 2))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from functools import partial
+import operator
+from functools import partial, reduce
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from diffmic_jax.nn.entry import TrunkEntry
 from diffmic_jax.nn.names import MLP, Map, block
@@ -24,7 +26,7 @@ class Block(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Float[Array, "b h w f"]) -> Float[Array, "b h w f"]:
         """[B, H, W, F] -> [B, H, W, F]."""
         norm = partial(nn.LayerNorm, dtype=self.dtype, use_fast_variance=False)
         dense = partial(nn.Dense, dtype=self.dtype, kernel_init=small)
@@ -51,7 +53,7 @@ class Block(nn.Module):
         seen = jax.nn.dot_product_attention(heads(query), heads(keys), heads(values))
         x = x + dense(features, name="proj")(seen.reshape(x.shape))
         y = dense(self.mlp_ratio * features, name="fc1")(norm(epsilon=1e-6, name="norm2")(x))
-        # Its zero padding is what tells tokens where they are.
+        # Its zero padding takes the place of position embeddings.
         depthwise = partial(
             nn.Conv,
             feature_group_count=y.shape[-1],
@@ -72,11 +74,9 @@ def _convolve_depthwise(
     del strides, layout
     height, width = x.shape[1:3]
     padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-    return sum(
-        padded[:, i : i + height, j : j + width] * kernel[i, j, 0]
-        for i in range(kernel.shape[0])
-        for j in range(kernel.shape[1])
-    )
+    taps = [(i, j) for i in range(kernel.shape[0]) for j in range(kernel.shape[1])]
+    grids = (padded[:, i : i + height, j : j + width] * kernel[i, j, 0] for i, j in taps)
+    return reduce(operator.add, grids)
 
 
 class PVT(nn.Module):
@@ -89,7 +89,9 @@ class PVT(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, image: Array, train: bool) -> Array:
+    def __call__(
+        self, image: Float[Array, "b h w 3"], train: bool
+    ) -> Float[Array, "b _ _ {self.widths[-1]}"]:
         """[B, H, W, 3] -> [B, H / 32, W / 32, last width]; sides are multiples of 32."""
         del train
         norm = partial(nn.LayerNorm, dtype=self.dtype, use_fast_variance=False)

@@ -1,4 +1,4 @@
-"""Swin transformer (Liu et al. 2021): attention within windows, which move every other block."""
+"""Swin transformer (Liu et al. 2021): attention in windows, shifted in every other block."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Float, Integer, Shaped
 
 from diffmic_jax.nn.entry import TrunkEntry
 from diffmic_jax.nn.names import Map, block
@@ -26,21 +27,24 @@ def window_side(height: int, width: int) -> int:
     return next(n for n in range(WINDOW, 0, -1) if height % n == 0 and width % n == 0)
 
 
-def relative_positions(side: int) -> np.ndarray:
+def relative_positions(side: int) -> Integer[np.ndarray, "{side**2} {side**2}"]:
     """Row of the bias table for each pair of tokens of a window, [side^2, side^2]."""
     place = np.stack(np.meshgrid(*[np.arange(side)] * 2, indexing="ij"), axis=-1).reshape(-1, 2)
     dy, dx = np.moveaxis(place[:, None] - place[None] + WINDOW - 1, -1, 0)
-    return dy * (2 * WINDOW - 1) + dx
+    rows: np.ndarray = dy * (2 * WINDOW - 1) + dx
+    return rows
 
 
-def to_windows(x: Array, side: int) -> Array:
+def to_windows(x: Shaped[Array, "b h w f"], side: int) -> Shaped[Array, "b _ {side**2} f"]:
     """[B, H, W, F] -> [B, windows, side^2, F]."""
     batch, height, width, features = x.shape
     tiled = x.reshape(batch, height // side, side, width // side, side, features)
     return tiled.swapaxes(2, 3).reshape(batch, -1, side * side, features)
 
 
-def from_windows(x: Array, height: int, width: int) -> Array:
+def from_windows(
+    x: Shaped[Array, "b n m f"], height: int, width: int
+) -> Shaped[Array, "b {height} {width} f"]:
     """[B, windows, side^2, F] -> [B, H, W, F]."""
     batch, _, tokens, features = x.shape
     side = int(np.sqrt(tokens))
@@ -48,17 +52,20 @@ def from_windows(x: Array, height: int, width: int) -> Array:
     return tiled.swapaxes(2, 3).reshape(batch, height, width, features)
 
 
-def neighbours(height: int, width: int, side: int, shift: int) -> np.ndarray:
-    """Which tokens of a window of the shifted grid were neighbours before: [windows, N, N] bool.
+def neighbours(
+    height: int, width: int, side: int, shift: int
+) -> Bool[np.ndarray, "_ {side**2} {side**2}"]:
+    """Which tokens of a window were neighbours before the grid's shift: [windows, N, N] bool.
 
-    The shift wraps around, and what comes from the other border is not to be seen.
+    The shift wraps around, and tokens from opposite borders do not attend to each other.
     """
     area = np.zeros((1, height, width, 1), int)
     edges = (slice(0, -side), slice(-side, -shift), slice(-shift, None))
     for number, (rows, cols) in enumerate((r, c) for r in edges for c in edges):
         area[:, rows, cols] = number
     tokens = np.asarray(to_windows(area, side))[0, ..., 0]
-    return tokens[:, :, None] == tokens[:, None]
+    same: np.ndarray = tokens[:, :, None] == tokens[:, None]
+    return same
 
 
 class Block(nn.Module):
@@ -69,22 +76,22 @@ class Block(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Float[Array, "b h w f"]) -> Float[Array, "b h w f"]:
         """[B, H, W, F] -> [B, H, W, F]."""
         norm = partial(nn.LayerNorm, epsilon=1e-5, dtype=self.dtype, use_fast_variance=False)
         dense = partial(nn.Dense, dtype=self.dtype, kernel_init=small)
         _, height, width, features = x.shape
         side = window_side(height, width)
-        # A grid of one window has nowhere to move.
+        # A grid of one window is not shifted.
         shift = side // 2 if self.shifted and min(height, width) > side else 0
         y = jnp.roll(norm(name="norm1")(x), (-shift, -shift), (1, 2))
         mask = neighbours(height, width, side, shift) if shift else None
-        y = self._attend(to_windows(y, side), dense, side, mask)
-        x = x + jnp.roll(from_windows(y, height, width), (shift, shift), (1, 2))
+        seen = self._attend(to_windows(y, side), dense, side, mask)
+        x = x + jnp.roll(from_windows(seen, height, width), (shift, shift), (1, 2))
         y = dense(4 * features, name="fc1")(norm(name="norm2")(x))
         return x + dense(features, name="fc2")(jax.nn.gelu(y, approximate=False))
 
-    def _attend(self, x: Array, dense: Any, side: int, mask: np.ndarray | None) -> Array:
+    def _attend(self, x: Array, dense: Any, side: int, mask: np.ndarray | None) -> Any:
         """Self-attention within windows [B, windows, N, F]."""
         features = x.shape[-1]
         qkv = dense(3 * features, name="qkv")(x)
@@ -111,7 +118,9 @@ class Swin(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, image: Array, train: bool) -> Array:
+    def __call__(
+        self, image: Float[Array, "b h w 3"], train: bool
+    ) -> Float[Array, "b _ _ {self.width*2**(len(self.depths)-1)}"]:
         """[B, H, W, 3] -> [B, H / 32, W / 32, 8 width]; sides are multiples of 32."""
         del train
         norm = partial(nn.LayerNorm, epsilon=1e-5, dtype=self.dtype, use_fast_variance=False)
@@ -123,7 +132,7 @@ class Swin(nn.Module):
             dtype=self.dtype,
             name="patches",
         )
-        x = norm(name="patches_norm")(embed(image))
+        x: Array = norm(name="patches_norm")(embed(image))
         for stage, (depth, heads) in enumerate(zip(self.depths, self.num_heads, strict=True)):
             if stage:
                 # Four neighbours become one token of twice the features.
@@ -134,7 +143,8 @@ class Swin(nn.Module):
             for i in range(depth):
                 name = f"stage{stage}_{i}"
                 x = Block(num_heads=heads, shifted=i % 2 == 1, dtype=self.dtype, name=name)(x)
-        return norm(name="norm")(x)
+        x = norm(name="norm")(x)
+        return x
 
     def torch_names(self) -> Map:
         """A Swin transformer of timm; tables that follow from the sizes are left out."""
