@@ -24,11 +24,12 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
-from diffmic_jax.api import Experiment
+from diffmic_jax.config import Config
+from diffmic_jax.method.state import TrainState
 from diffmic_jax.training import parallel
 from diffmic_jax.training.checkpoint import Checkpoints
+from diffmic_jax.training.state import abstract_state
 from diffmic_jax.types import Batch
 from tests import tiny
 
@@ -36,13 +37,13 @@ TEMPORARY = "*.orbax-checkpoint-tmp*"
 SEEN, RESULT = "seen.jsonl", "result.json"
 
 
-def _make_config(data: Path) -> ConfigDict:
+def _make_config(data: Path) -> Config:
     """Six joint steps after three of the guidance; every step is saved and validated."""
     return tiny.make_config(data, checkpoint__every_steps=1, train__max_steps=9, train__ema=True)
 
 
 def _note_images(workdir: Path) -> None:
-    """Let the loop's batches tell which images they hold, as they are handed out."""
+    """Record which images each of the loop's batches holds, as it is handed out."""
     real = parallel.augmented
 
     def augmented(mesh, batches, augment, key, start: int) -> Generator[Batch, None, None]:
@@ -54,16 +55,20 @@ def _note_images(workdir: Path) -> None:
     parallel.augmented = augmented
 
 
+def _validate(state: TrainState) -> dict[str, float]:
+    """An arbitrary metric: only that a run chooses like another is of interest here."""
+    return {"accuracy": float(int(state.step) * 7 % 5)}
+
+
 def _train(data: Path, workdir: Path) -> None:
-    """Train to the end, and write what it came to."""
+    """Train to the end, and write the result."""
     _note_images(workdir)
-    experiment = Experiment(_make_config(data), workdir)
-    # The metric is of no interest here, only that a run chooses like another.
-    experiment.validate = lambda state: {"accuracy": float(int(state.step) * 7 % 5)}  # type: ignore[method-assign]
-    experiment.train()
+    run = tiny.open_run(_make_config(data), workdir)
+    run.train(_validate)
     digest = hashlib.sha256()
     with Checkpoints(workdir, "accuracy", read_only=True) as checkpoints:
-        state = experiment.restored(checkpoints, checkpoints.steps[-1])
+        target = abstract_state(run.method, run.mesh)
+        state = checkpoints.restore(checkpoints.steps[-1], target)
         for leaf in jax.tree.leaves(state):
             digest.update(np.asarray(leaf).tobytes())
         facts = {"steps": checkpoints.steps, "best": checkpoints.best_step}
@@ -96,7 +101,7 @@ def _steps_seen(workdir: Path) -> list[tuple[int, list[int]]]:
 
 
 def _moment(rng: random.Random, workdir: Path) -> Callable[[], bool]:
-    """A question that is answered yes when it is time to kill."""
+    """A function that returns whether it is time to kill."""
     if rng.random() < 0.3:
         end = time.monotonic() + rng.uniform(0, 10)
         return lambda: time.monotonic() > end

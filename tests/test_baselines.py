@@ -9,8 +9,7 @@ import json
 
 import pytest
 
-from configs import quickstart
-from diffmic_jax import api
+from diffmic_jax import api, configfile
 from studies.table1_ham_aptos import LOSSES
 
 # From random weights a transformer learns slowly; at 32 px its epochs are short.
@@ -31,11 +30,9 @@ BASELINES = {
 @pytest.mark.parametrize("name", BASELINES)
 def test_a_baseline_is_above_chance(tmp_path, name):
     changes = dict(BASELINES[name])
-    config = quickstart.get_config(changes.pop("recipe", "classifier"))
-    config.update_from_flattened_dict(
-        {"guidance.warmup_epochs": 0, "train.epochs": 5, "eval.bootstrap": 0, **changes}
-    )
-    api.train(config, tmp_path / "run")
+    config = configfile.load(f"quickstart:{changes.pop('recipe', 'classifier')}")
+    short = {"guidance.warmup_epochs": 0, "train.epochs": 5, "eval.bootstrap": 0}
+    api.train(config.changed(short | changes), tmp_path / "run")
     scores = json.loads((tmp_path / "run/eval/test/metrics.json").read_text())
     # Chance is 0.25, with a standard deviation of 0.021 for 420 images.
     assert scores["accuracy"] > 0.35

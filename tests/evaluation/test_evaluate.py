@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 
+from diffmic_jax import api
 from diffmic_jax.errors import InputError
 from diffmic_jax.evaluation import evaluate
 from diffmic_jax.inference.predictions import Outputs
@@ -13,10 +14,10 @@ from diffmic_jax.method.task import Task
 from tests import tiny
 
 
-def test_answers_do_not_depend_on_the_batch_size(tmp_path, tiny_data, trained):
+def test_probabilities_do_not_depend_on_the_batch_size(tmp_path, tiny_data, trained):
     # The trained run was evaluated in batches of 4, the last of them padded.
     config = tiny.make_config(tiny_data, eval__batch_size=tiny.TEST)
-    experiment.Experiment(config, trained).evaluate(folder=tmp_path)
+    api.evaluate(config, trained, folder=tmp_path)
     ours, theirs = (tiny.read_predictions(w) for w in (tmp_path, trained / "eval/test"))
     assert list(ours) == list(theirs)
     np.testing.assert_allclose(list(ours.values()), list(theirs.values()), atol=2e-5)
@@ -33,14 +34,14 @@ def test_every_image_counts_exactly_once(tiny_data, trained):
     assert scores["accuracy"] == np.mean([row["label"] == row["prediction"] for row in rows])
 
 
-def test_an_evaluation_of_another_split_is_written_beside(tiny_data, trained):
-    experiment.evaluate_workdir(trained, "validation")
+def test_an_evaluation_of_another_split_is_written_beside(trained):
+    api.load(trained).evaluate("validation")
     assert len(tiny.read_predictions(trained / "eval/validation")) == tiny.VALIDATION
 
 
-def test_a_split_that_is_not_there_is_named(tmp_path, trained, tiny_data):
+def test_a_split_that_is_not_there_is_named(tmp_path, trained):
     with pytest.raises(InputError, match="has no holdout split; it has train, validation, test"):
-        experiment.evaluate_workdir(trained, "holdout", tmp_path / "out")
+        api.load(trained).evaluate("holdout", folder=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

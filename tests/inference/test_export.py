@@ -13,7 +13,7 @@ from diffmic_jax.cli import main as cli
 from diffmic_jax.data.transforms import prepare
 from diffmic_jax.errors import InputError
 from diffmic_jax.inference import exported
-from diffmic_jax.inference.load import describe
+from diffmic_jax.inference.load import load
 from tests import tiny
 
 # What a server runs: no training stack comes in.
@@ -62,7 +62,7 @@ def pixels(folder: Path) -> np.ndarray:
     return np.stack([prepare(np.asarray(Image.open(path)), 32) for path in paths])
 
 
-def test_a_server_with_jax_alone_answers_as_predict_does(program, images, predicted, tmp_path):
+def test_a_server_with_jax_alone_predicts_as_predict_does(program, images, predicted, tmp_path):
     np.save(tmp_path / "images.npy", pixels(images))
     files = [str(program), str(tmp_path / "images.npy"), str(tmp_path / "out.npz")]
     subprocess.run([sys.executable, "-c", SERVER, *files], check=True)
@@ -95,7 +95,7 @@ def test_what_lies_beside_the_program(program, trained):
     facts = json.loads(Path(f"{program}.json").read_text())
     assert facts["class_names"] == list(tiny.CLASSES)
     assert facts["platforms"] == ["cpu", "cuda", "tpu"]
-    assert facts["parameters_sha256"] == describe(trained)["parameters_sha256"]
+    assert facts["parameters_sha256"] == load(trained).parameters_sha256
     page = Path(f"{program}.md").read_text()
     assert "`image` uint8 [B, 32, 32, 3]" in page
     assert "# Model card: v1 on images" in page
@@ -115,7 +115,7 @@ def test_what_lies_beside_the_program(program, trained):
         (np.zeros((2, 32, 32, 3), np.uint8), np.zeros(1), r"index is \[1\]; give one number per"),
     ],
 )
-def test_a_wrong_input_is_told(program, image, index, message):
+def test_a_wrong_input_is_refused(program, image, index, message):
     with pytest.raises(InputError, match=message):
         exported.load(program)(image, index)
 

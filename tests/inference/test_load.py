@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -11,7 +12,9 @@ import pytest
 
 from diffmic_jax.cli import main as cli
 from diffmic_jax.errors import InputError
-from diffmic_jax.inference import load as predict
+from diffmic_jax.inference.classify import classify_folder
+from diffmic_jax.inference.load import load
+from diffmic_jax.report.info import describe
 from tests import tiny
 
 
@@ -61,22 +64,22 @@ def test_a_folder_becomes_a_csv_without_the_training_data(
         assert float(row["confidence"]) == values.max()
 
 
-def test_the_same_images_get_the_answers_of_the_evaluation(tiny_data, trained, tmp_path):
-    predict.predict_folder(trained, tiny_data / "test", tmp_path / "predictions.csv")
+def test_the_same_images_get_the_probabilities_of_the_evaluation(tiny_data, trained, tmp_path):
+    classify_folder(load(trained), tiny_data / "test", tmp_path / "predictions.csv")
     ours = list(tiny.read_predictions(tmp_path).values())
     theirs = list(tiny.read_predictions(trained / "eval/test").values())
     np.testing.assert_allclose(ours, theirs, atol=2e-5)
 
 
-def test_the_number_of_draws_can_be_changed(tiny_data, trained, tmp_path):
+def test_the_number_of_samples_can_be_changed(tiny_data, trained, tmp_path):
     folder = tiny_data / "test" / "red"
-    predict.predict_folder(trained, folder, tmp_path / "one.csv", {"num_samples": 1})
+    classify_folder(load(trained, {"sampling.num_samples": 1}), folder, tmp_path / "one.csv")
     assert all(float(row["sample_std"]) == 0 for row in read(tmp_path / "one.csv"))
-    predict.predict_folder(trained, folder, tmp_path / "own.csv")
+    classify_folder(load(trained), folder, tmp_path / "own.csv")
     assert any(float(row["sample_std"]) > 0 for row in read(tmp_path / "own.csv"))
 
 
-def test_a_second_table_says_how_sure_the_answers_are(tiny_data, trained, tmp_path):
+def test_a_second_table_holds_the_uncertainty(tiny_data, trained, tmp_path):
     out, sure = tmp_path / "out.csv", tmp_path / "sure.csv"
     argv = ["predict", f"--workdir={trained}", f"--images={tiny_data / 'test'}", f"--out={out}"]
     assert cli.main([*argv, f"--uncertainty={sure}", "--coverage=0.5"]) == 0
@@ -89,7 +92,7 @@ def test_a_second_table_says_how_sure_the_answers_are(tiny_data, trained, tmp_pa
         for name in tiny.CLASSES:
             low, high = float(row[f"low_{name}"]), float(row[f"high_{name}"])
             assert 0 <= low <= high <= 1
-    # Five draws instead of two are another classifier.
+    # With five samples instead of two it is another classifier.
     assert cli.main([*argv, f"--uncertainty={sure}", "--num_samples=5"]) == 0
     assert not {"set", "calibrated_red"} & read(sure)[0].keys()
 
@@ -122,15 +125,15 @@ def test_a_truncated_image_is_named_and_nothing_written(tmp_path, images, traine
 
 
 @pytest.mark.parametrize(
-    ("sampling", "message"),
+    ("changes", "message"),
     [
-        ({"num_steps": 1001}, r"config.sampling.num_steps=1001 is out of range; give 1 to 1000"),
+        ({"num_steps": 1001}, r"config.sampling.num_steps=1001 is out of range; give at most 1000"),
         ({"num_samples": 0}, r"config.sampling.num_samples=0 is out of range; give at least 1"),
     ],
 )
-def test_a_sampling_that_cannot_work_is_named(tiny_data, trained, tmp_path, sampling, message):
+def test_a_sampling_that_cannot_work_is_named(trained, changes, message):
     with pytest.raises(InputError, match=message):
-        predict.predict_folder(trained, tiny_data / "test", tmp_path / "out.csv", sampling)
+        load(trained, {f"sampling.{name}": value for name, value in changes.items()})
 
 
 def test_a_workdir_describes_itself(trained, capsys):
@@ -141,13 +144,12 @@ def test_a_workdir_describes_itself(trained, capsys):
     assert facts["step"] in (6, 9)
     scores = json.loads((trained / "eval/test/metrics.json").read_text())
     assert facts["test_accuracy"] == scores["accuracy"]
-    variables = predict.load_classifier(trained).variables
-    assert facts["parameters_sha256"] == predict.parameters_sha256(variables)
+    assert facts["parameters_sha256"] == load(trained).parameters_sha256
 
 
 def test_a_copied_workdir_is_the_same_classifier(trained, tmp_path):
     copy = shutil.copytree(trained, tmp_path / "copy")
-    ours, theirs = predict.describe(copy), predict.describe(trained)
+    ours, theirs = (describe(load(workdir)) for workdir in (copy, trained))
     assert ours == theirs
 
 
@@ -161,8 +163,12 @@ def test_a_copied_workdir_is_the_same_classifier(trained, tmp_path):
         {"a": jnp.array([1.0, 2.0]), "b": jnp.array([4.0], jnp.bfloat16)},
     ],
 )
-def test_the_hash_tells_values_shapes_names_and_types_apart(other):
+def test_the_hash_tells_values_shapes_names_and_types_apart(trained, other):
     one = {"a": jnp.array([1.0, 2.0]), "b": jnp.array([4.0])}
     again = {"b": jnp.array([4.0]), "a": jnp.array([1.0, 2.0])}
-    hashes = [predict.parameters_sha256({"params": tree}) for tree in (one, again, other)]
+    model = load(trained)
+    hashes = [
+        dataclasses.replace(model, variables={"params": tree}).parameters_sha256
+        for tree in (one, again, other)
+    ]
     assert hashes[0] == hashes[1] != hashes[2]

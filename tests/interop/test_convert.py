@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import pickle
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,50 +12,58 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from diffmic_jax.settings import load_config, resolve
 
+from diffmic_jax import configfile
 from diffmic_jax.cli import main as cli
 from diffmic_jax.errors import InputError
-from diffmic_jax.inference.load import Classifier, load_classifier
+from diffmic_jax.inference.load import Model, load
 from diffmic_jax.interop import convert
-from diffmic_jax.method.build import Recipe, make_recipe
+from diffmic_jax.method.build import Method, build
+from diffmic_jax.method.state import init_variables, of_network
+from diffmic_jax.method.task import Task
 from diffmic_jax.nn import names, state_dict, trunks
-from diffmic_jax.training.state import init_variables, of_network
 from tests import golden_weights, tiny
 from tests.helpers import channels_last, check
 
+THREE = Task(class_names=("0", "1", "2"))
 CONFIG = """
-from configs import default
+from diffmic_jax import recipes
 
 def get_config(recipe="v1_public"):
-    c = default.get_config(recipe)
-    c.data.image_size = 32
-    c.guidance.num_regions, c.guidance.region_size = 2, 16
-    c.sampling.num_steps = 3
-    c.eval.batch_size = 4
-    return c
+    return recipes.config_dict(recipe, {changes!r})
 """
+SMALL = {
+    "data.image_size": 32,
+    "guidance.num_regions": 2,
+    "guidance.region_size": 16,
+    "sampling.num_steps": 3,
+    "eval.batch_size": 4,
+}
+NARROW = {"guidance.backbone": "resnet18", "model.width": 8, "denoiser.feature_dim": 16}
+"""What the tensors determine, and the configuration need not have."""
+
+
+def write_config(folder: Path, changes: Mapping[str, Any]) -> None:
+    """A configuration file of the user's own."""
+    (folder / "config.py").write_text(CONFIG.format(changes=dict(changes)))
 
 
 @pytest.fixture(scope="module")
 def states(tmp_path_factory) -> Path:
     """State dicts of narrow networks with the authors' names, and a configuration."""
     folder = tmp_path_factory.mktemp("states")
-    (folder / "config.py").write_text(CONFIG)
-    config = load_config(f"{folder}/config.py:v1_public")
-    config.guidance.update(backbone="resnet18", width=8)
-    config.denoiser.update(width=8, feature_dim=16)
-    recipe = make_recipe(resolve(config), 3)
-    write_states(recipe, folder)
+    write_config(folder, SMALL)
+    config = configfile.load(f"{folder}/config.py:v1_public")
+    write_states(build(config.changed(NARROW), THREE), folder)
     return folder
 
 
-def write_states(recipe: Recipe, folder: Path, **extras: dict[str, np.ndarray]) -> None:
-    """State dicts of a recipe's networks with arbitrary values, by the authors' names."""
-    shapes = jax.eval_shape(partial(init_variables, recipe), jax.random.key(0))
+def write_states(method: Method, folder: Path, **extras: dict[str, np.ndarray]) -> None:
+    """State dicts of a method's networks with arbitrary values, by the authors' names."""
+    shapes = jax.eval_shape(partial(init_variables, method), jax.random.key(0))
     rng = np.random.default_rng(0)
     values = jax.tree.map(lambda s: rng.uniform(0.1, 0.4, s.shape).astype(np.float32), shapes)
-    for network, names_ in convert._maps(recipe, convert.ENCODER).items():
+    for network, names_ in convert._maps(method, convert.ENCODER).items():
         state = names.to_state_dict(of_network(values, network), names_, {})
         counters = {name: np.array(5, np.int64) for name in state if name.endswith(names.COUNTER)}
         every = state | counters | extras.get(network, {})
@@ -77,7 +86,7 @@ def command(states: Path, workdir: Path, **files: Path) -> list[str]:
 
 def test_sizes_are_read_from_the_tensors(converted):
     config = json.loads((converted / "config.json").read_text())
-    assert (config["guidance"]["backbone"], config["guidance"]["width"]) == ("resnet18", 8)
+    assert (config["guidance"]["backbone"], config["model"]["width"]) == ("resnet18", 8)
     assert (config["denoiser"]["encoder"], config["denoiser"]["feature_dim"]) == ("resnet18", 16)
     assert config["diffusion"]["num_train_steps"] == 1000
     assert config["sampling"]["start"] == "truncated"
@@ -104,7 +113,7 @@ def test_a_converted_workdir_classifies(converted, tmp_path):
         rows = list(csv.DictReader(file))
     assert len(rows) == 6
     assert "prob_2" in rows[0]
-    assert load_classifier(converted).recipe.name == "v1_public"
+    assert load(converted).method.name == "v1_public"
 
 
 def test_a_workdir_is_not_overwritten(states, converted, capsys):
@@ -153,7 +162,7 @@ def test_a_damaged_file_is_named(tmp_path, content):
 
 
 @pytest.fixture(scope="module")
-def golden_run(tmp_path_factory) -> Classifier:
+def golden_run(tmp_path_factory) -> Model:
     """The networks of the golden vectors, converted by the command and restored."""
     folder = tmp_path_factory.mktemp("golden")
     for network, shapes in (
@@ -161,25 +170,15 @@ def golden_run(tmp_path_factory) -> Classifier:
         ("guidance", "shapes_dcg_c5_resnet50"),
     ):
         state_dict.write(folder / f"{network}.safetensors", golden_weights.state_dict(shapes))
-    (folder / "config.py").write_text(GOLDEN_CONFIG)
+    write_config(folder, {"sampling.num_steps": 10})
     assert cli.main(command(folder, folder / "run")) == 0
-    return load_classifier(folder / "run")
+    return load(folder / "run")
 
 
-GOLDEN_CONFIG = """
-from configs import default
-
-def get_config(recipe="v1_public"):
-    c = default.get_config(recipe)
-    c.sampling.num_steps = 10
-    return c
-"""
-
-
-def test_a_converted_guidance_gives_the_golden_answer(golden, golden_run):
+def test_a_converted_guidance_predicts_the_golden_logits(golden, golden_run):
     g, image = golden("dcg"), jnp.asarray(channels_last(golden("images224")["x"]))
     own = of_network(golden_run.variables, "guidance")
-    found = jax.jit(lambda v: golden_run.recipe.guidance.apply(v, image, False))(own)
+    found = jax.jit(lambda v: golden_run.method.guidance.apply(v, image, False))(own)
     np.testing.assert_array_equal(found.corners, g["roi_px"])
     check("saliency", found.saliency, channels_last(g["saliency"]), 1e-5)
     check("crops", found.patches[:2, ..., 0], g["crops_first2"], 0)
@@ -187,9 +186,9 @@ def test_a_converted_guidance_gives_the_golden_answer(golden, golden_run):
     check("logits", found.fused, g["y_fusion"], 1e-5)
 
 
-def test_a_converted_denoiser_walks_the_golden_loop(golden, golden_run):
+def test_a_converted_denoiser_takes_the_steps_of_the_golden_loop(golden, golden_run):
     g, image = golden("p_sample_net"), jnp.asarray(channels_last(golden("images224")["x"]))
-    own, net = of_network(golden_run.variables, "denoiser"), golden_run.recipe.denoiser
+    own, net = of_network(golden_run.variables, "denoiser"), golden_run.method.denoiser
     prior, noise = g["y0_hat"], g["n10_noise"]
 
     @jax.jit
@@ -201,7 +200,7 @@ def test_a_converted_denoiser_walks_the_golden_loop(golden, golden_run):
 
         forward = net.apply(own, d["y"], d["y0_hat"], d["t"], features, False)
         rolled = np.roll(noise, -1, axis=0)
-        return forward, golden_run.recipe.sampling.run(eps_fn, prior + noise[0], prior, rolled)
+        return forward, golden_run.method.sampling.run(eps_fn, prior + noise[0], prior, rolled)
 
     d = golden("denoiser")
     forward, y0_hat = walk(own)
@@ -228,13 +227,12 @@ def test_a_classifier_of_photographs_becomes_a_start(tmp_path, source):
     state = names.to_state_dict(values, trunk.torch_names(), {})
     weights, workdir = tmp_path / "weights.safetensors", tmp_path / "run"
     state_dict.write(weights, state)
-    small = "c.denoiser.update(width=8, feature_dim=16)"
-    (tmp_path / "config.py").write_text(CONFIG.replace("return c", f"{small}; return c"))
+    write_config(tmp_path, SMALL | {"denoiser.feature_dim": 16})
     options = [f"--source={source}", f"--weights={weights}", f"--workdir={workdir}"]
     config = f"--config={tmp_path}/config.py:v1"
     assert cli.main(["convert", *options, config, "--class_names=a,b,c"]) == 0
-    found = load_classifier(workdir)
-    assert (found.step, found.class_names) == (0, ("a", "b", "c"))
+    found = load(workdir)
+    assert (found.step, found.task.class_names) == (0, ("a", "b", "c"))
     for name in ("global_trunk", "local_trunk"):
         trunk_found = {kind: tree["guidance"][name] for kind, tree in found.variables.items()}
         jax.tree.map(np.testing.assert_array_equal, trunk_found, values)
@@ -249,7 +247,7 @@ def test_a_classifier_of_photographs_becomes_a_start(tmp_path, source):
         (["--source=timm", "--weights={}/guidance.safetensors"], "conv1.weight is missing"),
     ],
 )
-def test_what_a_source_needs_is_told(states, tmp_path, capsys, options, message):
+def test_what_a_source_needs_is_named(states, tmp_path, capsys, options, message):
     options = [option.format(states) for option in options]
     assert cli.main(["convert", *options, f"--workdir={tmp_path}/run"]) == 2
     assert message in capsys.readouterr().err
@@ -260,17 +258,15 @@ def test_what_a_source_needs_is_told(states, tmp_path, capsys, options, message)
 def lightning(tmp_path_factory) -> Path:
     """One file of a v2 run with narrow networks, as Lightning names its entries."""
     folder = tmp_path_factory.mktemp("lightning")
-    (folder / "config.py").write_text(
-        CONFIG.replace("sampling.num_steps = 3", "eval.bootstrap = 0")
-    )
-    config = load_config(f"{folder}/config.py:v2")
-    config.guidance.update(backbone="resnet18", width=8, num_regions=3)
-    config.denoiser.update(encoder="tiny_vit", width=8, feature_dim=16)
+    steps_of_recipe = {name: x for name, x in SMALL.items() if name != "sampling.num_steps"}
+    write_config(folder, steps_of_recipe | {"denoiser.encoder": "tiny_vit"})
+    config = configfile.load(f"{folder}/config.py:v2")
     extras = {
         "guidance": {"fusion_dnn.weight": np.ones((3, 128), np.float32)},
         "denoiser": {f"{convert.ENCODER}neck.0.weight": np.ones((4, 16, 1, 1), np.float32)},
     }
-    write_states(make_recipe(resolve(config), 3), folder, **extras)
+    method = build(config.changed(NARROW | {"guidance.num_regions": 3}), THREE)
+    write_states(method, folder, **extras)
     every = {
         f"{prefix}{name}": value
         for network, prefix in {"guidance": "aux_model.", "denoiser": "model."}.items()
@@ -284,8 +280,8 @@ def test_a_v2_checkpoint_goes_there_and_back(lightning, tmp_path):
     file, workdir = lightning / "v2.safetensors", tmp_path / "run"
     options = [f"--weights={file}", f"--config={lightning}/config.py:v2", f"--workdir={workdir}"]
     assert cli.main(["convert", *options]) == 0
-    found = load_classifier(workdir)
-    assert (found.recipe.name, found.recipe.cells) == ("v2", (3, 3))
+    found = load(workdir)
+    assert (found.method.name, found.method.cells) == ("v2", (3, 3))
     assert found.config.denoiser.encoder == "tiny_vit"
     back = [f"--{network}={tmp_path}/{network}.safetensors" for network in ("denoiser", "guidance")]
     assert cli.main(["convert", "--to=torch", f"--workdir={workdir}", *back]) == 0
