@@ -32,7 +32,7 @@ from diffmic_jax.nn import trunks
 from diffmic_jax.nn.baselines.classifier import PlainClassifier
 from diffmic_jax.nn.dcg import DCG
 from diffmic_jax.nn.denoiser import Denoiser
-from diffmic_jax.types import Array, Guidance, Prior
+from diffmic_jax.types import Array, Guidance, Prior, Timestep
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -57,7 +57,7 @@ class Sampling:
 
     initial: Callable[[Prior, Array], Array]
     """(prior, noise [S, B, *L, C]) -> the state to start from."""
-    run: Callable[..., Array]
+    run: Callable[..., Any]
     """(eps_fn, y_init, prior_mean, noise [n, ...]) -> y0_hat; `return_states` as in samplers."""
     timesteps: np.ndarray
     """[n] descending, those that `run` visits; none where the guidance is the whole classifier."""
@@ -101,7 +101,7 @@ class Method:
     """(key, [B, *L], T) -> timesteps to train on."""
     priors: Callable[[Guidance], tuple[Prior, ...]]
     """Guidance prediction -> the main stream's prior, then one for each MMD term."""
-    denoised: Callable[[Array, Array, Array, Prior], Denoised]
+    denoised: Callable[[Array, Array, Timestep, Prior], Denoised]
     """(the denoiser's output, y_t, t, prior) -> estimates of noise and label."""
     objective: Objective
     optimization: Optimization
@@ -355,7 +355,7 @@ def _sampling(own: fields.Sampling, schedule: Schedule, task: Task) -> Sampling:
         prior_mean: Array,
         noise: Array,
         return_states: bool = False,
-    ) -> Array:
+    ) -> Any:
         return run(eps_fn, schedule, y_init, prior_mean, steps, noise, return_states=return_states)
 
     return Sampling(

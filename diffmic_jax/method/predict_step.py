@@ -7,6 +7,7 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from diffmic_jax.method.build import Method
 from diffmic_jax.method.state import of_network
@@ -56,7 +57,9 @@ def fold(method: Method, variables: Variables) -> Folded | None:
     return folded.fold(method.denoiser, own, method.sampling.timesteps)
 
 
-def embed(method: Method, variables: Variables, batch: Batch, guidance: Guidance) -> Array:
+def embed(
+    method: Method, variables: Variables, batch: Batch, guidance: Guidance
+) -> Float[Array, "b d"]:
     """The denoiser's embedding [B, D] of a batch of normalised images, in evaluation mode."""
     assert method.denoiser is not None, "the recipe has no denoiser"
     run: Any = method.denoiser.apply
@@ -87,7 +90,7 @@ def _sample(
     noise = _noise(method, batch, key)
     y_init = sampling.initial(prior, noise[0])
     # The last row of a sampler's noise is unused: the start takes its place.
-    y0_hat = sampling.run(eps_fn, y_init, prior.mean, jnp.roll(noise, -1, axis=0))
+    y0_hat: Array = sampling.run(eps_fn, y_init, prior.mean, jnp.roll(noise, -1, axis=0))
     # The score of a class is its mean over the cells (v2).
     return y0_hat.mean(axis=tuple(range(2, 2 + len(method.cells))))
 
