@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -104,7 +104,7 @@ class Task:
         """A label as text: the class name, or with several labels the names as 'a|b'."""
         return self.names_of(label) if self.multi_label else self.class_names[int(label)]
 
-    def names_of(self, members: Sequence[Any]) -> str:
+    def names_of(self, members: Iterable[Any]) -> str:
         """A set of classes [C], zeros and ones, as text 'a|b'."""
         pairs = zip(self.class_names, members, strict=True)
         return SEPARATOR.join(name for name, member in pairs if member)
