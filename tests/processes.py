@@ -11,13 +11,17 @@ from pathlib import Path
 PROJECT = Path(__file__).parents[1]
 
 CONFIG = """
+import dataclasses
 from pathlib import Path
+
+from ml_collections import ConfigDict
 
 from tests import tiny
 
 
 def get_config(recipe="v1"):
-    return tiny.make_config(Path({data!r}), recipe, **{changes!r})
+    config = tiny.make_config(Path({data!r}), recipe, **{changes!r})
+    return ConfigDict(dataclasses.asdict(config))
 """
 
 

@@ -346,7 +346,9 @@ def _sampling(own: fields.Sampling, schedule: Schedule, task: Task) -> Sampling:
     except ValueError as error:
         raise InputError(f"config.sampling.start={own.start!r}: {error}") from error
     sampler, options = samplers.SAMPLERS[own.sampler]
-    run = partial(sampler, **{name: getattr(own, name) for name in options})
+    run: Callable[..., Array | tuple[Array, Array]] = partial(
+        sampler, **{name: getattr(own, name) for name in options}
+    )
     link = task.link
 
     def sample(
@@ -355,7 +357,7 @@ def _sampling(own: fields.Sampling, schedule: Schedule, task: Task) -> Sampling:
         prior_mean: Array,
         noise: Array,
         return_states: bool = False,
-    ) -> Any:
+    ) -> Array | tuple[Array, Array]:
         return run(eps_fn, schedule, y_init, prior_mean, steps, noise, return_states=return_states)
 
     return Sampling(
