@@ -252,7 +252,7 @@ class Config:
     def __post_init__(self) -> None:
         """Check every value, then those that have to go together."""
         for spec in fields():
-            spec.check(_value(self, spec.name))
+            spec.check(spec.typed(_value(self, spec.name)))
         check_together(self)
 
     @classmethod

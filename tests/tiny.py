@@ -14,12 +14,16 @@ from diffmic_jax import recipes
 from diffmic_jax.config import Config
 from diffmic_jax.data.dataset import open_dataset
 from diffmic_jax.evaluation.run import validator
-from diffmic_jax.method.state import TrainState
+from diffmic_jax.method.build import Method, build
+from diffmic_jax.method.state import TrainState, init_variables
+from diffmic_jax.method.task import Task
 from diffmic_jax.training import parallel
 from diffmic_jax.training.checkpoint import Checkpoints
 from diffmic_jax.training.run import TrainingRun
 from diffmic_jax.training.state import abstract_state
+from diffmic_jax.types import Variables
 from tests import tiny_trunks  # noqa: F401  (registers `tiny` and `tiny_vit`)
+from tests.helpers import arbitrary_variables
 
 CLASSES = ("blue", "green", "red")
 TRAIN, TEST, VALIDATION = 24, 9, 6
@@ -87,6 +91,18 @@ def shrunk(config: Config, root: Path, **changes: object) -> Config:
     if config.denoiser.local_encoder:
         tiny["denoiser.local_encoder"] = "tiny"
     return config.changed(tiny | {name.replace("__", "."): x for name, x in changes.items()})
+
+
+def make_method(recipe: str = "v1", *, steps_per_epoch: int = 0, **changes: object) -> Method:
+    """A recipe on tiny networks, without data; `changes` as in `shrunk`."""
+    config = make_config(Path(), recipe, **changes)
+    return build(config, Task(class_names=CLASSES), steps_per_epoch=steps_per_epoch)
+
+
+def variables_of(method: Method) -> Variables:
+    """Arbitrary values for the variables of both networks."""
+    shapes = jax.eval_shape(lambda key: init_variables(method, key), jax.random.key(0))
+    return arbitrary_variables(shapes)
 
 
 def open_run(config: Config, workdir: Path) -> TrainingRun:

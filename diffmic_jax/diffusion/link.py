@@ -1,4 +1,4 @@
-"""What logits mean: one class per image (softmax), or any number of them (sigmoid)."""
+"""Link functions: exactly one class per image (softmax), or any number of classes (sigmoid)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PROBABILITY_FLOOR = 1e-6
 
 
 class Link(NamedTuple):
-    """The link function between logits and class probabilities, and what follows from it."""
+    """The link function between logits and class probabilities, and the losses that go with it."""
 
     activate: Callable[[Array], Array]
     """Logits [..., C] -> probabilities [..., C]."""

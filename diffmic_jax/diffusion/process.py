@@ -172,7 +172,7 @@ def uniform_timesteps(
     return jax.random.randint(key, shape, 0, num_train_steps)
 
 
-TIMESTEPS: dict[str, Callable[[PRNGKeyArray, tuple[int, ...], int], Array]] = {
+TIMESTEPS: dict[str, Callable[..., Array]] = {
     "antithetic": antithetic_timesteps,
     "uniform": uniform_timesteps,
 }

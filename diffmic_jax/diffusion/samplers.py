@@ -106,7 +106,7 @@ def ancestral(
       return_states: also return the n+1 states, [n+1, B, *L, C].
 
     Returns:
-      y0_hat [B, *L, C] after the last step, and the states if asked for.
+      y0_hat [B, *L, C] after the last step, and with `return_states` the states.
     """
     steps = np.asarray(timesteps)
     weights = posterior_coefficients(schedule, steps, np.append(steps[1:], -1))

@@ -1,9 +1,9 @@
 """Noise schedules: how much of the label is left after each step of the forward process.
 
-A schedule lives on the host in float64. Every coefficient is computed there and rounded to
+A schedule is kept on the host in float64. Every coefficient is computed there and rounded to
 float32 once, because `1 - alpha_bar` in float32 loses four digits near t = 0. The exception is
-the precision `public`, which keeps float32 tables so that all computed from them loses the same
-digits as in the authors' code.
+the precision `public`, whose tables are float32, so that all coefficients are rounded as in the
+authors' code.
 """
 
 from __future__ import annotations

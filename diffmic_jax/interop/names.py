@@ -37,7 +37,7 @@ def denoiser_map(net: Denoiser, encoder: str = "encoder_x.f.") -> Map:
       encoder: the prefix of the image encoder's names there, with its dot.
 
     Raises:
-      InputError: the network has several input projections, which theirs has not.
+      InputError: the network has several input projections, and the authors' has one.
     """
     if net.num_projections > 1:
         raise InputError(

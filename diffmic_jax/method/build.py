@@ -57,7 +57,7 @@ class Sampling:
 
     initial: Callable[[Prior, Array], Array]
     """(prior, noise [S, B, *L, C]) -> the state to start from."""
-    run: Callable[..., Array]
+    run: Callable[..., Any]
     """(eps_fn, y_init, prior_mean, noise [n, ...]) -> y0_hat; `return_states` as in samplers."""
     timesteps: np.ndarray
     """[n] descending, those that `run` visits; none where the guidance is the whole classifier."""
@@ -355,7 +355,7 @@ def _sampling(own: fields.Sampling, schedule: Schedule, task: Task) -> Sampling:
         prior_mean: Array,
         noise: Array,
         return_states: bool = False,
-    ) -> Array:
+    ) -> Array | tuple[Array, Array]:
         return run(eps_fn, schedule, y_init, prior_mean, steps, noise, return_states=return_states)
 
     return Sampling(

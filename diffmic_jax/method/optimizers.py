@@ -37,7 +37,7 @@ class Optimization:
 class AmsgradState(NamedTuple):
     """Step count, first and second moments, and the largest second moment so far."""
 
-    count: Array
+    count: Array  # type: ignore[assignment]  # hides tuple.count
     mu: optax.Params
     nu: optax.Params
     nu_max: optax.Params

@@ -87,7 +87,7 @@ def _sample(
     noise = _noise(method, batch, key)
     y_init = sampling.initial(prior, noise[0])
     # The last row of a sampler's noise is unused: the start takes its place.
-    y0_hat = sampling.run(eps_fn, y_init, prior.mean, jnp.roll(noise, -1, axis=0))
+    y0_hat: Array = sampling.run(eps_fn, y_init, prior.mean, jnp.roll(noise, -1, axis=0))
     # The score of a class is its mean over the cells (v2).
     return y0_hat.mean(axis=tuple(range(2, 2 + len(method.cells))))
 

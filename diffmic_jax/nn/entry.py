@@ -1,4 +1,4 @@
-"""What the registry of trunks knows of each of them."""
+"""An entry of the registry of trunks."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class TrunkEntry:
     multiple: int = 1
     """The sides of an image are multiples of it, in pixels."""
     regions: bool = False
-    """Whether its features have a place in the image, as the regions of DCG need."""
+    """Whether its features are local, so that DCG can find regions by them and classify regions."""
     published: str = ""
     """Repository, and file if it is not model.safetensors, of its weights on the hub; may be empty.
 
-    Those of a classifier of ImageNet see images normalised as ours are.
+    Classifiers of ImageNet among them were trained on images normalised as `preprocess` does.
     """
     aliases: tuple[str, ...] = ()
     """Names of the same network in timm, without the tag of the weights."""

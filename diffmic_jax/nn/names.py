@@ -1,8 +1,8 @@
 """Which tensor of a PyTorch state dict is which variable of ours.
 
-A map is explicit: from the path of every module of ours to the name of the module there. What a
-state dict has and we have not (counters of BatchNorm, a classifier head that is left out) is listed
-as well; anything else is an error. Layouts follow from the kind of a leaf. The map of a trunk is
+A map is explicit: from the path of every module of ours to the name of the module there. Entries of
+a state dict that have no variable of ours (counters of BatchNorm, the head of a classifier) are
+listed as well; any other is an error. Layouts follow from the kind of a leaf. The map of a trunk is
 its method `torch_names`.
 """
 
@@ -35,7 +35,7 @@ LEAVES = {
     "mixing": "cond_weight",
 }
 COUNTER = "num_batches_tracked"
-"""What BatchNorm there keeps and ours does not."""
+"""A buffer of PyTorch's BatchNorm; ours has none."""
 
 
 class Map(NamedTuple):
@@ -47,9 +47,9 @@ class Map(NamedTuple):
     swapped: tuple[str, ...] = ()
     """Modules there whose input has its second half first."""
     left_out: str = r"(?!)"
-    """Pattern of further names there that have no place in ours."""
+    """Pattern of further names there that have no variable of ours."""
     prefix: str = ""
-    """What every name begins with in the published file; not part of the other names here."""
+    """Prefix of every name in the published file, without which the names here are given."""
 
 
 @runtime_checkable
@@ -120,12 +120,12 @@ def to_variables(state: StateDict, shapes: Variables, names: Map, *, what: str) 
 
 
 def to_state_dict(variables: Variables, names: Map, extras: Mapping[str, Any]) -> StateDict:
-    """The way back: a network's variables as a state dict.
+    """A network's variables as a state dict, the inverse of `to_variables`.
 
     Args:
       variables: of the network.
       names: the map.
-      extras: what `left_over` gave; counters of BatchNorm that it does not have become 0.
+      extras: the result of `left_over`; counters of BatchNorm that it does not have become 0.
     """
     found = _by_name(variables, names)
     state = {
@@ -137,7 +137,7 @@ def to_state_dict(variables: Variables, names: Map, extras: Mapping[str, Any]) -
 
 
 def left_over(state: StateDict, names: Map) -> StateDict:
-    """What ours has no place for: counters of BatchNorm, and what the map leaves out."""
+    """Entries without a variable of ours: counters of BatchNorm, and what the map leaves out."""
     return {name: value for name, value in state.items() if _is_left_out(name, names)}
 
 
@@ -186,7 +186,7 @@ def _theirs(name: str, value: np.ndarray, path: Sequence[str], names: Map) -> np
 
 
 def _swap(name: str, kernel: np.ndarray, names: Map) -> np.ndarray:
-    """A kernel (in, out) with the halves of its input exchanged, where the map says so."""
+    """A kernel (in, out) with the halves of its input exchanged, where the map has it so."""
     if name.rpartition(".")[0] not in names.swapped:
         return kernel
     return np.concatenate(np.split(kernel, 2)[::-1])

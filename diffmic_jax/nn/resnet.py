@@ -61,7 +61,7 @@ class ResNet(nn.Module):
     momentum: float = 0.9
     dtype: Any = jnp.float32
     remat: bool = False
-    """Compute each block anew in the backward pass rather than keep what is inside it."""
+    """Recompute each block in the backward pass: less memory."""
 
     @property
     def num_features(self) -> int:
@@ -112,7 +112,7 @@ class ResNet(nn.Module):
         count = 3 if self.bottleneck else 2
         names = [f"{kind}{i}" for i in range(1, count + 1) for kind in ("conv", "bn")]
         modules = {f"{ours}/{name}": f"{theirs}.{name}" for name in names}
-        # Only where the shape changes; the others have none, here as there.
+        # Blocks that keep the shape have neither, in both programs.
         modules[f"{ours}/downsample_conv"] = f"{theirs}.downsample.0"
         modules[f"{ours}/downsample_bn"] = f"{theirs}.downsample.1"
         return modules

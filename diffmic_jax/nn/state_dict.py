@@ -1,7 +1,7 @@
-"""PyTorch state dicts as files: reading them without running what is in them, and writing them.
+"""PyTorch state dicts as files: reading them without executing code in them, and writing them.
 
-`.safetensors` needs nothing else. For any other kind PyTorch has to be installed; it is asked for
-weights alone, and refuses a file that wants to run code.
+`.safetensors` needs nothing else. For any other kind PyTorch has to be installed; it loads
+weights only, and refuses a file that contains code.
 """
 
 from __future__ import annotations

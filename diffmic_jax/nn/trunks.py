@@ -23,7 +23,7 @@ _TRUNKS: dict[str, TrunkEntry] = {**resnet.TRUNKS, **vit.TRUNKS, **swin.TRUNKS, 
 
 
 def register(name: str, entry: TrunkEntry) -> None:
-    """Add a trunk of one's own.
+    """Add a trunk.
 
     Raises:
       ValueError: the name is taken.
@@ -43,7 +43,7 @@ def entry(name: str) -> TrunkEntry:
 
     Args:
       name: as `resnet50`, `resnet50.tv_in1k`, `timm/resnet50.tv_in1k` or `vit_small_patch16_224`.
-        The tag after the dot stands for weights and is not looked at.
+        The tag after the dot names weights and is ignored.
 
     Raises:
       InputError: there is no such trunk; the known ones are listed.
@@ -56,7 +56,7 @@ def entry(name: str) -> TrunkEntry:
 
 
 def has_regions(name: str) -> bool:
-    """Whether the regions of DCG can be found on a trunk's features and classified by it."""
+    """Whether DCG can find regions by a trunk's features and classify regions with it."""
     return entry(name).regions
 
 
@@ -91,7 +91,9 @@ def build(
     dtype: Any = jnp.float32,
     remat: bool = False,
 ) -> nn.Module:
-    """A trunk as a module ([B, H, W, 3], train) -> [B, h, w, F]; options it has not are ignored.
+    """A trunk as a module ([B, H, W, 3], train) -> [B, h, w, F].
+
+    Options that do not apply to it are ignored.
 
     Args:
       name: as in `entry`.
@@ -99,7 +101,7 @@ def build(
       stem: first layers of a ResNet, `imagenet` or `small`.
       momentum: of the running statistics of a ResNet.
       dtype: of the computation.
-      remat: compute each block anew in the backward pass rather than keep what is inside it.
+      remat: recompute each block in the backward pass: less memory.
 
     Raises:
       InputError: the trunk or the stem is unknown.
@@ -127,8 +129,8 @@ def create(name: str, pretrained: bool | str | Path = False) -> tuple[nn.Module,
 
     Args:
       name: as in `entry`.
-      pretrained: True loads the published weights, from the hub or its cache; a file or the name of
-        a model on the hub loads that; False initialises at random, by key 0.
+      pretrained: True loads the published weights, from the hub's cache or the hub; a file, or the
+        name of a model on the hub, loads that; False initialises at random with key 0.
 
     Returns:
       The module, and `{"params": ...}` with `"batch_stats"` where it has any. Then
@@ -136,7 +138,7 @@ def create(name: str, pretrained: bool | str | Path = False) -> tuple[nn.Module,
       x [B, H, W, 3].
 
     Raises:
-      InputError: the trunk is unknown, or the weights cannot be had or do not fit.
+      InputError: the trunk is unknown, or the weights cannot be found or do not fit.
     """
     module = build(name)
     if pretrained is False:
@@ -147,10 +149,14 @@ def create(name: str, pretrained: bool | str | Path = False) -> tuple[nn.Module,
 
 
 def _tagged(name: str, published: str) -> str:
-    """The published weights, if the name's tag does not ask for others."""
+    """The published weights, unless the name has the tag of others."""
     if "." in name and name.removeprefix("timm/") != published.removeprefix("timm/"):
         raise InputError(
-            f"{name}: these are not the weights that our trunk is known to fit, {published}; give "
-            f"pretrained={name!r} if they were trained on images normalised in the same way"
+            f"{name}: pretrained=True loads {published}; for other weights, which have to be of "
+            f"images normalised by ImageNet's mean and std, give pretrained={_on_hub(name)!r}"
         )
     return published
+
+
+def _on_hub(name: str) -> str:
+    return f"timm/{name.removeprefix('timm/')}"

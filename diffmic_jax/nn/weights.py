@@ -1,4 +1,4 @@
-"""Published weights of trunks: files, the hub that has them, and what they hold."""
+"""Published weights of trunks: where the files are, and the variables that they hold."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ IMAGE_SHAPE = (1, 64, 64, 3)
 def trunk_variables(trunk: nn.Module, path: Path) -> Variables:
     """A trunk's variables from a file of published weights.
 
-    They are those of a classifier of timm (a ResNet: or of torchvision) without its head, or of
-    EfficientSAM's image encoder without its neck.
+    The file holds a classifier of timm (or of torchvision, for a ResNet), whose head is left out,
+    or EfficientSAM, of which only the image encoder without its neck is used.
 
     Raises:
       InputError: lists what does not fit.
@@ -42,7 +42,16 @@ def trunk_variables(trunk: nn.Module, path: Path) -> Variables:
 
 
 def find(source: str, field: str) -> Path:
-    """The file, fetched from the hub if it is no file here."""
+    """A file of weights.
+
+    Args:
+      source: a file, or the name of a model on the hub: repository, and file if it is not
+        model.safetensors. It is downloaded if the hub's cache does not have it.
+      field: of the configuration, for messages.
+
+    Raises:
+      InputError: there is no such file, or it cannot be downloaded.
+    """
     if Path(source).is_file():
         return Path(source)
     found = re.fullmatch(r"([\w-]+/[\w.-]+)(?:/([\w.-]+))?", source)
@@ -64,7 +73,7 @@ def find(source: str, field: str) -> Path:
             return Path(cached)
         _check_reachable()
         return Path(hf_hub_download(repository, file))
-    except Exception as error:  # the hub's client and what it stands on raise many kinds
+    except Exception as error:  # the hub's client and its libraries raise many kinds
         reason = " ".join(str(error).split())[:150]
         raise InputError(
             f"{field}={source!r}: no file here, and cannot be fetched ({reason}); {advice}"
@@ -72,7 +81,7 @@ def find(source: str, field: str) -> Path:
 
 
 def _check_reachable() -> None:
-    """Fail at once where there is no network; the hub's client would try for half a minute."""
+    """Fail at once without a network; the hub's client would retry for half a minute."""
     from huggingface_hub.constants import ENDPOINT
 
     url = urllib.parse.urlsplit(ENDPOINT)

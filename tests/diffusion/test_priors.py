@@ -60,7 +60,7 @@ def test_golden_map(golden, size):
     check(f"guidance map {size}", ours, channels_last(g[f"map_np{size}"]), 1e-6)
 
 
-def test_a_map_of_one_cell_is_the_global_guess(guidance):
+def test_a_map_of_one_cell_is_the_global_branch(guidance):
     (prior,) = priors.map_priors(guidance, size=1)
     np.testing.assert_allclose(prior.condition[:, 0, 0], guidance.global_, rtol=1e-6)
 
@@ -69,7 +69,7 @@ def test_a_map_of_one_cell_is_the_global_guess(guidance):
     ("make", "width"),
     [(priors.no_priors, 0), (priors.global_priors, 5), (priors.local_priors, 5)],
 )
-def test_without_a_map_the_mean_is_zero_and_the_guess_a_condition(guidance, make, width):
+def test_without_a_map_the_mean_is_zero_and_the_guidance_a_condition(guidance, make, width):
     (prior,) = make(guidance)
     assert prior.condition.shape == (4, width)
     np.testing.assert_array_equal(prior.mean, np.zeros((4, 5)))
@@ -78,7 +78,7 @@ def test_without_a_map_the_mean_is_zero_and_the_guess_a_condition(guidance, make
         np.testing.assert_array_equal(prior.condition, branch)
 
 
-def test_the_chain_starts_where_it_is_told(guidance):
+def test_the_reverse_process_starts_around_mean_or_map(guidance):
     (prior,) = priors.map_priors(guidance, size=3)
     noise = np.random.default_rng(1).standard_normal((4, 3, 3, 5))
     np.testing.assert_allclose(priors.start_at_mean(prior, noise), noise, rtol=1e-6)

@@ -127,7 +127,7 @@ def test_timesteps():
 
 
 @pytest.mark.parametrize(
-    ("kind", "num_steps", "start", "says"),
+    ("kind", "num_steps", "start", "message"),
     [
         ("linear", 0, "full", "must be 1..1000, not 0"),
         ("linear", 1001, "full", "must be 1..1000, not 1001"),
@@ -135,8 +135,8 @@ def test_timesteps():
         ("jsd", 10, "full", "no signal at t=999"),
     ],
 )
-def test_timesteps_refuses(kind, num_steps, start, says):
-    with pytest.raises(ValueError, match=says):
+def test_timesteps_refuses(kind, num_steps, start, message):
+    with pytest.raises(ValueError, match=message):
         samplers.timesteps(make_schedule(kind), num_steps, start)
 
 

@@ -74,13 +74,13 @@ def test_float64_keeps_the_digits_that_public_loses():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         ({"kind": "cubic"}, "cubic.*choose one of linear"),
         ({"precision": "float16"}, "float16.*choose float64 or public"),
         ({"num_steps": 1}, "at least 2 steps, not 1"),
     ],
 )
-def test_refuses(arguments, says):
-    with pytest.raises(ValueError, match=says):
+def test_refuses(arguments, message):
+    with pytest.raises(ValueError, match=message):
         make_schedule(**arguments)

@@ -1,141 +1,167 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffmic_jax import config
 from diffmic_jax.diffusion import samplers
 from diffmic_jax.errors import InputError
-from diffmic_jax.method import build as recipe
-from diffmic_jax.settings import resolve
+from diffmic_jax.method.build import Method, build
+from diffmic_jax.method.task import Task
+from diffmic_jax.nn.baselines.classifier import PlainClassifier
+from diffmic_jax.nn.dcg import DCG
 from diffmic_jax.types import Guidance
-from tests import tiny
+from tests.tiny import CLASSES, make_config, make_method
+
+SEVERAL = Task(class_names=CLASSES, multi_label=True)
+
+
+def learners(method: Method) -> list[tuple[bool, bool]]:
+    """Of each phase, whether the guidance and the denoiser learn."""
+    return [(phase.guidance, phase.denoiser) for phase in method.phases]
 
 
 def test_a_schedule_that_keeps_no_signal_at_the_start_is_refused():
-    config = resolve(tiny.make_config(Path(), diffusion__schedule="jsd"))
     with pytest.raises(InputError, match="config.sampling.start='full': the schedule keeps no"):
-        recipe.make_recipe(config, num_classes=3)
+        make_method(diffusion__schedule="jsd")
 
 
 @pytest.mark.parametrize(
     ("max_steps", "expected"), [(0, (20, 60)), (50, (20, 30)), (20, (20, 0)), (7, (7, 0))]
 )
-def test_the_phases_share_the_steps(tmp_path, max_steps, expected):
-    config = tiny.make_config(
-        tmp_path, guidance__warmup_epochs=2, train__epochs=6, train__max_steps=max_steps
+def test_the_phases_share_the_steps(max_steps, expected):
+    built = make_method(
+        steps_per_epoch=10, guidance__warmup_epochs=2, train__epochs=6, train__max_steps=max_steps
     )
-    built = recipe.make_recipe(resolve(config), num_classes=3, steps_per_epoch=10)
     warmup, joint = built.phases
     assert (warmup.steps, joint.steps) == expected
-    assert (warmup.learns, joint.learns) == (("guidance",), ("guidance", "denoiser"))
+    assert learners(built) == [(True, False), (True, True)]
     assert built.num_steps == sum(expected)
+    assert built.warmup_steps == expected[0]
     assert built.phase_at(expected[0] - 1) is warmup
     assert built.phase_at(expected[0]) is joint
     # A run that is cut short keeps the schedule of the whole one.
     assert built.optimization.joint_steps == 60
 
 
-def test_without_warmup_the_first_step_is_joint(tmp_path):
-    config = tiny.make_config(tmp_path, guidance__warmup_epochs=0)
-    built = recipe.make_recipe(resolve(config), num_classes=3, steps_per_epoch=10)
+def test_without_warmup_the_first_step_is_joint():
+    built = make_method(steps_per_epoch=10, guidance__warmup_epochs=0)
     assert built.phase_at(0).name == "joint"
 
 
-def test_a_frozen_guidance_does_not_learn_with_the_denoiser(tmp_path):
-    config = tiny.make_config(tmp_path, "v2", guidance__warmup_epochs=2, train__epochs=6)
-    warmup, rest = recipe.make_recipe(resolve(config), num_classes=3, steps_per_epoch=10).phases
-    assert (warmup.steps, warmup.learns) == (20, ("guidance",))
-    assert (rest.steps, rest.learns) == (60, ("denoiser",))
+def test_a_frozen_guidance_does_not_learn_with_the_denoiser():
+    built = make_method("v2", steps_per_epoch=10, guidance__warmup_epochs=2, train__epochs=6)
+    assert [phase.steps for phase in built.phases] == [20, 60]
+    assert learners(built) == [(True, False), (False, True)]
 
 
 @pytest.mark.parametrize(
     ("conditioning", "mmd_weight", "streams", "projections"),
     [("dual", 0.5, 3, 3), ("dual", 0.0, 1, 1), ("fused", 0.5, 3, 1), ("none", 0.5, 1, 1)],
 )
-def test_without_weight_there_are_no_mmd_streams(
-    tmp_path, conditioning, mmd_weight, streams, projections
-):
-    config = tiny.make_config(
-        tmp_path, denoiser__conditioning=conditioning, train__mmd_weight=mmd_weight
-    )
-    built = recipe.make_recipe(resolve(config), num_classes=3)
+def test_without_weight_there_are_no_mmd_streams(conditioning, mmd_weight, streams, projections):
+    built = make_method(denoiser__conditioning=conditioning, train__mmd_weight=mmd_weight)
     logits = jnp.zeros((2, 3))
     guidance = Guidance(logits, logits, logits, *[None] * 4)
     assert len(built.priors(guidance)) == streams
+    assert built.denoiser is not None
     assert built.denoiser.num_projections == projections
 
 
-def test_the_compute_type_reaches_both_networks(tmp_path):
-    config = resolve(tiny.make_config(tmp_path, train__dtype="bfloat16"))
-    built = recipe.make_recipe(config, num_classes=3)
+def test_the_compute_type_reaches_both_networks():
+    built = make_method(train__dtype="bfloat16")
+    assert built.denoiser is not None
     assert built.guidance.dtype == built.denoiser.dtype == jnp.bfloat16
 
 
-def test_the_recipes_differ_as_the_method_says(tmp_path):
-    paper, public = (
-        recipe.make_recipe(resolve(tiny.make_config(tmp_path, name)), num_classes=3)
-        for name in ("v1", "v1_public")
-    )
+@pytest.mark.parametrize("network", get_args(get_type_hints(config.Guidance)["network"]))
+def test_every_guidance_network_is_built(network):
+    kinds = {"dcg": DCG, "classifier": PlainClassifier}
+    assert type(make_method(guidance__network=network).guidance) is kinds[network]
+
+
+def test_the_recipes_differ_as_the_method_says():
+    paper, public = make_method("v1"), make_method("v1_public")
+    assert paper.denoiser is not None and public.denoiser is not None
     assert (paper.denoiser.num_projections, public.denoiser.num_projections) == (3, 1)
     assert (paper.guidance.crop_channels, public.guidance.crop_channels) == ("all", "first")
     assert public.denoiser.encoder_momentum == pytest.approx(0.9**3)
     assert (paper.schedule.beta.dtype, public.schedule.beta.dtype) == (np.float64, np.float32)
 
 
-def test_deferred_class_weights_have_the_last_fifth_to_themselves(tmp_path):
-    config = tiny.make_config(tmp_path, "classifier", guidance__class_weights="deferred")
-    config.train.epochs = 10
-    built = recipe.make_recipe(resolve(config), 3, steps_per_epoch=10, counts=(100, 10, 0))
+def test_the_map_has_a_cell_for_each_pair_of_regions():
+    built = make_method("v2", guidance__num_regions=4)
+    logits = jnp.zeros((2, 3))
+    guidance = Guidance(logits, logits, logits, *[None] * 4)
+    assert built.cells == (4, 4)
+    assert built.priors(guidance)[0].condition.shape == (2, 4, 4, 3)
+    assert make_method("v1", guidance__num_regions=4).cells == ()
+
+
+def test_deferred_class_weights_have_the_last_fifth_to_themselves():
+    def cut_at(max_steps: int) -> Method:
+        changed = make_config(
+            Path(),
+            "classifier",
+            guidance__class_weights="deferred",
+            guidance__warmup_epochs=1,
+            train__epochs=10,
+            train__max_steps=max_steps,
+        )
+        task = Task(class_names=CLASSES)
+        return build(changed, task, steps_per_epoch=10, counts=(100, 10, 0))
+
+    built = cut_at(0)
     warmup, plain, last = built.phases
     assert (warmup.steps, plain.steps, last.steps) == (10, 80, 20)
     assert plain.class_weights == ()
     common, rare, none = last.class_weights
     assert common < rare
     assert none == 0
-    assert built.in_phase(last).class_weights == last.class_weights
+    assert built.in_phase(last).phase.class_weights == last.class_weights
     # A run that is cut is the beginning of the whole one.
     for limit, steps in ((50, (10, 40, 0)), (100, (10, 80, 10))):
-        config.train.max_steps = limit
-        cut = recipe.make_recipe(resolve(config), 3, steps_per_epoch=10, counts=(100, 10, 0))
-        assert tuple(phase.steps for phase in cut.phases) == steps
+        assert tuple(phase.steps for phase in cut_at(limit).phases) == steps
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("recipe", "changes", "message"),
     [
-        ({"guidance__loss": "ldam"}, "guidance.loss=ldam needs config.guidance.network=classifier"),
-        ({"guidance__loss": "prototype"}, "loss=prototype needs config.guidance.network=classif"),
-        ({"guidance__class_weights": "deferred"}, "deferred needs a recipe without diffusion"),
+        ("v1", {"guidance__backbone": "resnet7"}, "config.guidance.backbone: trunk 'resnet7' is"),
+        ("v1", {"guidance__backbone": "tiny_vit"}, "tiny_vit needs config.guidance.network=classi"),
+        ("v1", {"denoiser__encoder": "vit"}, "config.denoiser.encoder: trunk 'vit' is unknown"),
+        ("v2", {"denoiser__local_encoder": "x"}, "config.denoiser.local_encoder: trunk 'x' is unk"),
         (
-            {"denoiser__encoder": ""},
-            "sampling.num_steps=3 does not go with config.denoiser.encoder",
+            "v2",
+            {"denoiser__encoder": "efficientsam_s", "data__image_size": 100},
+            "config.denoiser.encoder=efficientsam_s does not fit images of 100 px; give a multiple",
         ),
     ],
 )
-def test_what_does_not_go_together_is_refused(tmp_path, changes, message):
+def test_trunks_that_cannot_work_are_refused(recipe, changes, message):
     with pytest.raises(InputError, match=message):
-        resolve(tiny.make_config(tmp_path, **changes))
-
-
-@pytest.mark.parametrize("changes", [{"loss": "focal"}, {"class_weights": "balanced"}])
-def test_losses_of_one_class_are_refused_for_several_labels(tmp_path, changes):
-    config = tiny.make_config(tmp_path)
-    config.guidance.update(changes)
-    with pytest.raises(InputError, match="needs images of one class"):
-        recipe.make_recipe(resolve(config), 3, multi_label=True)
+        make_method(recipe, **changes)
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"rederive_eps": True}, {"eta": 1.0}, {"clip": (0.0, 0.5)}, {"clip": ()}]
+    "changes", [{"guidance__loss": "focal"}, {"guidance__class_weights": "balanced"}]
 )
-def test_what_is_asked_of_ddim_reaches_it(tmp_path, changes):
-    config = tiny.make_config(tmp_path, "v2")
-    config.sampling.num_steps = 5
-    config.sampling.update(changes)
-    built = recipe.make_recipe(resolve(config), 3)
+def test_losses_of_one_class_are_refused_for_several_labels(changes):
+    changed = make_config(Path(), **changes)
+    with pytest.raises(InputError, match="needs images of one class"):
+        build(changed, SEVERAL)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"rederive_eps": True}, {"clip": (0.0, 0.5)}, {"clip": ()}]
+)
+def test_what_is_asked_of_ddim_reaches_it(changes):
+    asked = {f"sampling__{name}": value for name, value in changes.items()}
+    built = make_method("v2", sampling__num_steps=5, **asked)
     noise = np.random.default_rng(0).standard_normal((5, 1, 2, 2, 2, 3)).astype(np.float32)
     mean = np.zeros(noise.shape[2:], np.float32)
 
@@ -149,7 +175,6 @@ def test_what_is_asked_of_ddim_reaches_it(tmp_path, changes):
         mean,
         built.sampling.timesteps,
         noise,
-        eta=changes.get("eta", 0.0),
         clip=changes.get("clip", (-1.0, 1.0)) or None,
         rederive_eps=changes.get("rederive_eps", False),
     )
@@ -157,7 +182,13 @@ def test_what_is_asked_of_ddim_reaches_it(tmp_path, changes):
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-def test_labels_that_stand_together_cannot_be_balanced(tmp_path):
-    config = tiny.make_config(tmp_path, train__label_weight=1.0, train__label_balance=0.5)
+def test_several_labels_cannot_be_balanced():
+    changed = make_config(Path(), train__label_weight=1.0, train__label_balance=0.5)
     with pytest.raises(InputError, match=r"config.train.label_balance=0.5 needs images of one"):
-        recipe.make_recipe(resolve(config), 3, multi_label=True)
+        build(changed, SEVERAL)
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.0, [0]), (0.5, [1, 1, 0, 0]), (1.0, [1] * 4)])
+def test_the_first_samples_are_the_unconditional_ones(share, expected):
+    sampling = make_method(sampling__num_samples=4, sampling__unconditional=share).sampling
+    np.testing.assert_array_equal(sampling.is_unconditional, expected)

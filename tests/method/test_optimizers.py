@@ -8,31 +8,47 @@ import numpy as np
 import optax
 import pytest
 
-from configs.default import get_config
-from diffmic_jax.method.build import Optimization, make_recipe
-from diffmic_jax.method.optimizers import learning_rate, make_optimizers, scale_by_amsgrad
-from diffmic_jax.settings import resolve
+from diffmic_jax import recipes
+from diffmic_jax.method.build import build
+from diffmic_jax.method.optimizers import (
+    Optimization,
+    learning_rate,
+    make_optimizers,
+    scale_by_amsgrad,
+)
+from diffmic_jax.method.task import Task
 from tests.helpers import check
 
 STEPS_PER_EPOCH = 1000
 
 
 @pytest.fixture(scope="module")
-def recipe():
-    return make_recipe(resolve(get_config("v1")), num_classes=5, steps_per_epoch=STEPS_PER_EPOCH)
+def optimization() -> Optimization:
+    task = Task(class_names=tuple("abcde"))
+    return build(recipes.get("v1"), task, steps_per_epoch=STEPS_PER_EPOCH).optimization
 
 
-def test_golden_learning_rate(golden, recipe):
+def test_golden_learning_rate(golden, optimization):
     # 1000 joint epochs, 40 of them warm-up: the defaults.
     g = golden("lr_ema")
     steps = np.rint(g["epoch"].astype(np.float64) * STEPS_PER_EPOCH)
     assert np.allclose(steps / STEPS_PER_EPOCH, g["epoch"], atol=1e-4)
-    ours = learning_rate(recipe.optimization, jnp.asarray(steps))
+    ours = learning_rate(optimization, jnp.asarray(steps))
     check("learning rate", ours, g["lr"], 1e-9)
 
 
 def test_learning_rate_without_warm_up_starts_at_its_peak():
-    settings = Optimization(1e-3, 0.0, 2e-4, True, 0.0, 100, 1, 1.0, False)
+    settings = Optimization(
+        learning_rate=1e-3,
+        final_learning_rate=0.0,
+        guidance_learning_rate=2e-4,
+        guidance_optimizer="amsgrad",
+        warmup_steps=0.0,
+        joint_steps=100,
+        steps_per_rate=1,
+        clip_norm=1.0,
+        ema=False,
+    )
     rates = [float(learning_rate(settings, step)) for step in (0, 50, 100, 150)]
     np.testing.assert_allclose(rates, [1e-3, 5e-4, 0, 0], atol=1e-9)
 
@@ -67,9 +83,9 @@ def test_amsgrad_is_not_optaxs():
     assert np.abs(a - b).max() > 0.1 * np.abs(a).max()
 
 
-def test_only_the_denoiser_is_clipped(recipe):
+def test_only_the_denoiser_is_clipped(optimization):
     # Adam forgets the scale of the first gradient, except beside its epsilon.
-    optimizers = make_optimizers(recipe)
+    optimizers = make_optimizers(optimization)
     params = {"w": jnp.zeros(2)}
     huge = {"w": jnp.array([3e4, 4e4])}
     adam = optimizers["denoiser"].update(huge, optimizers["denoiser"].init(params), params)[1]
@@ -82,8 +98,8 @@ def test_only_the_denoiser_is_clipped(recipe):
     np.testing.assert_allclose(amsgrad.mu["w"], 0.1 * huge["w"], rtol=1e-5)
 
 
-def test_guidance_rate_is_constant(recipe):
-    optimizer = make_optimizers(recipe)["guidance"]
+def test_guidance_rate_is_constant(optimization):
+    optimizer = make_optimizers(optimization)["guidance"]
     state = optimizer.init(jnp.zeros(1))
     for _ in range(3):
         update, state = optimizer.update(jnp.ones(1), state)

@@ -10,11 +10,11 @@ import numpy as np
 import optax
 import pytest
 
-from configs.default import get_config
+from diffmic_jax import recipes
 from diffmic_jax.method import train_step as steps
-from diffmic_jax.method.build import Recipe, make_recipe
+from diffmic_jax.method.build import Method, build
 from diffmic_jax.method.optimizers import make_optimizers
-from diffmic_jax.settings import resolve
+from diffmic_jax.method.task import Task
 from diffmic_jax.types import Batch, Variables
 from tests.golden_weights import (
     dcg_variables,
@@ -36,12 +36,11 @@ class Step(NamedTuple):
     updates: Variables | None = None
 
 
-def golden_recipe() -> Recipe:
+def golden_method() -> Method:
     """`v1_public` as the golden step was taken: full rate from the first step on."""
-    config = get_config("v1_public")
-    config.denoiser.feature_dim = 128
-    config.train.warmup_fraction = 0.0
-    return make_recipe(resolve(config), num_classes=5, steps_per_epoch=1000)
+    changes = {"denoiser.feature_dim": 128, "train.warmup_fraction": 0.0}
+    config = recipes.get("v1_public").changed(changes)
+    return build(config, Task(class_names=tuple("abcde")), steps_per_epoch=1000)
 
 
 def golden_batch(golden, labels: np.ndarray, dtype: Any) -> Batch:
@@ -59,12 +58,12 @@ def make_gradient(network: str, objective: str, loss):
     return jax.jit(jax.grad(run, has_aux=True))
 
 
-def denoiser_gradient(golden, recipe: Recipe, dtype: Any):
+def denoiser_gradient(golden, method: Method, dtype: Any):
     """Gradient function of the golden training step."""
     g, guidance = golden("train_step"), stored_guidance(golden("dcg"), dtype)
 
     def loss(variables, batch):
-        return steps.diffusion_loss(recipe, variables, batch, guidance, g["t"], g["e"])
+        return steps.diffusion_loss(method, variables, batch, guidance, g["t"], g["e"])
 
     return make_gradient("denoiser", "loss", loss)
 
@@ -72,9 +71,9 @@ def denoiser_gradient(golden, recipe: Recipe, dtype: Any):
 @pytest.fixture(scope="module")
 def denoiser_steps(golden) -> list[Step]:
     """Two steps in float32."""
-    recipe = golden_recipe()
-    optimizer = make_optimizers(recipe)["denoiser"]
-    gradient = denoiser_gradient(golden, recipe, np.float32)
+    method = golden_method()
+    optimizer = make_optimizers(method.optimization)["denoiser"]
+    gradient = denoiser_gradient(golden, method, np.float32)
     params, stats = denoiser_variables().values()
     batch = golden_batch(golden, golden("train_step")["labels"], np.float32)
     state = optimizer.init(params)
@@ -93,8 +92,8 @@ def denoiser_step64(golden) -> Step:
     denoiser = golden_denoiser(np.float64, 0.9**3)
     batch = golden_batch(golden, golden("train_step")["labels"], np.float64)
     with jax.enable_x64(True):
-        recipe = dataclasses.replace(golden_recipe(), denoiser=denoiser)
-        gradient = denoiser_gradient(golden, recipe, np.float64)
+        method = dataclasses.replace(golden_method(), denoiser=denoiser)
+        gradient = denoiser_gradient(golden, method, np.float64)
         grads, (scalars, stats) = gradient(*denoiser_variables(np.float64).values(), batch)
         return jax.tree.map(np.asarray, Step(scalars, grads, stats))
 
@@ -109,9 +108,9 @@ def guidance_step64(golden) -> Step:
     """
     batch = golden_batch(golden, golden("aux_step")["labels"], np.float64)
     with jax.enable_x64(True):
-        recipe = dataclasses.replace(golden_recipe(), guidance=golden_dcg(np.float64))
+        method = dataclasses.replace(golden_method(), guidance=golden_dcg(np.float64))
         gradient = make_gradient(
-            "guidance", "guidance_loss", lambda v, b: steps.guidance_loss(recipe, v, b)[:2]
+            "guidance", "guidance_loss", lambda v, b: steps.guidance_loss(method, v, b)
         )
         grads, (scalars, stats) = gradient(*dcg_variables(np.float64).values(), batch)
         return jax.tree.map(np.asarray, Step(scalars, grads, stats))
@@ -205,6 +204,6 @@ def test_golden_guidance_step(golden, guidance_step64):
     grads = {
         n: lookup({"params": step.grads}, n, g[f"delta/{n}"].ndim) for n in names_after("delta/", g)
     }
-    optimizer = make_optimizers(golden_recipe())["guidance"]
+    optimizer = make_optimizers(golden_method().optimization)["guidance"]
     grads = jax.tree.map(np.float32, grads)
     check_updates("aux_step", optimizer.update(grads, optimizer.init(grads))[0], g, 2e-4)

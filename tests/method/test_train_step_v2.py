@@ -9,29 +9,32 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from diffmic_jax.settings import resolve
 
-from configs.default import get_config
+from diffmic_jax import recipes
+from diffmic_jax.config import Config
 from diffmic_jax.interop.names import denoiser_map
 from diffmic_jax.method import train_step as steps
-from diffmic_jax.method.build import make_recipe
+from diffmic_jax.method.build import Method, build
 from diffmic_jax.method.optimizers import learning_rate, make_optimizers
+from diffmic_jax.method.task import Task
 from diffmic_jax.nn import names
 from diffmic_jax.types import Batch, Guidance
 from tests import golden_v2
 from tests.helpers import channels_last, check
 
 
-def golden_recipe():
-    config = resolve(get_config("v2"))
-    recipe = make_recipe(config, num_classes=4, steps_per_epoch=10)
-    return dataclasses.replace(recipe, denoiser=golden_v2.denoiser())
+def method_of(config: Config) -> Method:
+    return build(config, Task(class_names=tuple("abcd")), steps_per_epoch=10)
+
+
+def golden_method() -> Method:
+    return dataclasses.replace(method_of(recipes.get("v2")), denoiser=golden_v2.denoiser())
 
 
 @pytest.fixture(scope="module")
 def step(golden):
     """Loss, gradients and updates of one step, by torch's names."""
-    g, recipe = golden("v2_model"), golden_recipe()
+    g, method = golden("v2_model"), golden_method()
     image = jnp.asarray(channels_last(golden("images224")["x"]))
     batch = Batch(image, g["train_labels"].astype(np.int32), np.ones(4))
     patches = jnp.repeat(g["patches"][..., None], 3, axis=-1)
@@ -44,15 +47,15 @@ def step(golden):
         def loss(params):
             trial = {kind: {"denoiser": tree} for kind, tree in variables.items()}
             trial["params"] = {"denoiser": params}
-            scalars, _ = steps.diffusion_loss(recipe, trial, batch, guidance, t, eps)
+            scalars, _ = steps.diffusion_loss(method, trial, batch, guidance, t, eps)
             return scalars["loss"]
 
         return jax.value_and_grad(loss)(params)
 
     loss, grads = gradient(variables["params"])
-    optimizer = make_optimizers(recipe)["denoiser"]
+    optimizer = make_optimizers(method.optimization)["denoiser"]
     updates, _ = optimizer.update(grads, optimizer.init(variables["params"]))
-    names_ = denoiser_map(recipe.denoiser)
+    names_ = denoiser_map(method.denoiser)
     by_name = (names.to_state_dict({"params": tree}, names_, {}) for tree in (grads, updates))
     return loss, optax.tree.norm(grads), *by_name
 
@@ -78,19 +81,18 @@ def test_golden_gradients_and_updates(golden, step):
 
 
 def test_golden_learning_rate(golden):
-    config = get_config("v2")
-    config.train.epochs = 2000
-    recipe = make_recipe(resolve(config), num_classes=4, steps_per_epoch=10)
+    optimization = method_of(recipes.get("v2").changed({"train.epochs": 2000})).optimization
     epochs = np.arange(0, 2001, 50)
     for offset in (0, 9):  # within an epoch the rate stays
-        ours = learning_rate(recipe.optimization, jnp.asarray(epochs * 10 + offset))
+        ours = learning_rate(optimization, jnp.asarray(epochs * 10 + offset))
         check("v2 learning rate", ours[:-1], golden("v2_lr")["lr"][:-1], 1e-9)
 
 
 def test_the_guidance_learns_alone_and_then_not_at_all(golden):
-    recipe = golden_recipe()
-    assert [phase.learns for phase in recipe.phases] == [("guidance",), ("denoiser",)]
-    adam = make_optimizers(recipe)["guidance"]
+    method = golden_method()
+    learners = [(phase.guidance, phase.denoiser) for phase in method.phases]
+    assert learners == [(True, False), (False, True)]
+    adam = make_optimizers(method.optimization)["guidance"]
     params, grads = {"w": jnp.ones(3)}, {"w": jnp.array([1.0, -2.0, 0.5])}
     state = adam.init(params)
     for scale in (1.0, 0.1):

@@ -46,7 +46,7 @@ def image_of(height: int, width: int) -> np.ndarray:
 
 
 def tokens_of(image: np.ndarray, dtype: Any = jnp.float32) -> Array:
-    """What the tiny encoder makes of an image."""
+    """Tokens of an image by the tiny encoder."""
     trunk: Any = trunks.build("tiny_vit", dtype=dtype)
     init = partial(trunk.init, train=False)
     shapes: Any = jax.eval_shape(init, jax.random.key(0), image)

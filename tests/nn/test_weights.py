@@ -131,7 +131,7 @@ def test_a_model_of_the_hub_is_fetched(tmp_path, monkeypatch):
     ]
 
 
-def test_without_the_hub_it_is_said_where_to_put_what(monkeypatch):
+def test_without_the_hub_the_message_names_the_file(monkeypatch):
     source = "timm/resnet50.tv_in1k"
     monkeypatch.setattr(weights, "_check_reachable", unreachable)
     for module, reason in ((hub(None), r"no route to host"), (None, "huggingface_hub")):

@@ -17,6 +17,8 @@ from diffmic_jax import api
 from diffmic_jax.cli import main as cli
 from diffmic_jax.errors import InputError, Interrupted
 from diffmic_jax.inference import exported
+from diffmic_jax.method.build import build
+from diffmic_jax.method.task import Task
 from diffmic_jax.study import definition
 from diffmic_jax.study import runs as study_runs
 from diffmic_jax.study import tables as study_tables
@@ -344,7 +346,7 @@ def test_a_run_is_recorded_with_the_checkpoint_that_it_started_from(finished, sp
         (["--rows=C1"], "row C1 needs the row basic too"),
         (["--seeds=0,0"], "seeds (0, 0) repeat one"),
         (["--set=seed=7"], "row basic: seed is no change; give the study its seeds"),
-        (["--set=train={'epochs': 3}"], "config.train: there is no such field"),
+        (["--set=train={'epochs': 3}"], "config.train is a group of fields; give one of them"),
         (
             ["--set=train.epochs=None"],
             "row basic: config.train.epochs=None is of the wrong type; give int",
@@ -544,11 +546,13 @@ STUDIES = {
 @pytest.mark.parametrize(
     ("name", "variant"), [(name, each) for name, variants in STUDIES.items() for each in variants]
 )
-def test_every_study_of_the_project_can_be_configured(name, variant, tmp_path):
+def test_every_configuration_of_every_study_can_be_built(name, variant, tmp_path):
     project = Path(__file__).parents[2]
+    task = Task(class_names=("a", "b", "c"))
     wanted = definition.load_study(f"{project}/studies/{name}.py:{variant}")
-    for row in wanted.rows:
-        if row.config:
-            own = Row(row.name, f"{project}/{row.config}", row.changes)
-            config = definition.make_config(wanted, own, 0, tmp_path)
-            assert config.seed == 0
+    configs = definition.make_configs(wanted, tmp_path)
+    assert {row for row, _ in configs} == {row.name for row in wanted.rows if not row.guidance}
+    for config in [config for (_, seed), config in configs.items() if seed == 0]:
+        method = build(config, task)
+        assert method.sampling.num_samples == config.sampling.num_samples
+        assert (method.denoiser is None) == (not config.denoiser.encoder)

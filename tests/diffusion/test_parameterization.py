@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffmic_jax.diffusion import parameterization, process, samplers
+from diffmic_jax.diffusion.link import SIGMOID, SOFTMAX
+from diffmic_jax.diffusion.schedules import make_schedule
+from diffmic_jax.types import Prior
+
+SCHEDULE = make_schedule()
+
+
+def bayes(mean, y_t, t, classes):
+    """Posterior over all clean labels in `classes` [N, C], by densities in float64."""
+    ab = SCHEDULE.alpha_bar[t]
+    centre = np.sqrt(ab) * classes + (1 - np.sqrt(ab)) * mean
+    log_density = -np.square(y_t - centre).sum(-1) / (2 * (1 - ab))
+    log_prior = (classes * np.log(mean) + (1 - classes) * np.log(1 - mean)).sum(-1)
+    return log_density, log_prior
+
+
+@pytest.mark.parametrize("t", [0, 100, 500, 999])
+def test_without_output_the_posterior_is_bayes_rule(t):
+    rng = np.random.default_rng(t)
+    for multi_label in (False, True):
+        mean = rng.dirichlet([1.0, 2.0, 3.0])
+        link = SIGMOID if multi_label else SOFTMAX
+        classes = (
+            np.stack(np.meshgrid(*[[0, 1]] * 3), -1).reshape(-1, 3) if multi_label else np.eye(3)
+        )
+        y_t = mean + rng.standard_normal(3) * np.sqrt(1 - SCHEDULE.alpha_bar[t])
+        log_density, log_prior = bayes(mean, y_t, t, classes)
+        log_joint = log_density + (log_prior if multi_label else np.log(mean))
+        weights = np.exp(log_joint - log_joint.max())
+        expected = weights @ classes / weights.sum()
+        prior = Prior(jnp.float32(mean), jnp.zeros(0), 0)
+        found = parameterization.posterior(
+            jnp.zeros(3), jnp.float32(y_t), jnp.int32(t), prior, link=link, schedule=SCHEDULE
+        )
+        np.testing.assert_allclose(link.activate(found.logits), expected, atol=2e-4)
+        y0_hat = process.predict_y0(SCHEDULE, y_t, t, found.eps_hat, mean)
+        np.testing.assert_allclose(y0_hat, expected, atol=2e-3)
+
+
+def test_samples_of_the_posterior_are_as_common_as_the_guidance_prediction():
+    mean, count = np.float32([0.6, 0.3, 0.1]), 2000
+    prior = Prior(jnp.asarray(mean), jnp.zeros(0), 0)
+    steps = samplers.timesteps(SCHEDULE, 250, "full")
+
+    def eps_fn(y_t, t):
+        return parameterization.posterior(
+            jnp.zeros_like(y_t), y_t, t, prior, link=SOFTMAX, schedule=SCHEDULE
+        ).eps_hat
+
+    noise = jax.random.normal(jax.random.key(0), (251, count, 3))
+    samples = samplers.ancestral(eps_fn, SCHEDULE, mean + noise[0], mean, steps, noise[1:])
+    share = np.bincount(np.argmax(samples, axis=-1), minlength=3) / count
+    np.testing.assert_allclose(share, mean, atol=0.035)  # three standard deviations
+    assert np.abs(np.max(samples, axis=-1) - 1).max() < 0.01
+
+
+def test_the_noise_itself_gives_the_label_that_it_was_added_to():
+    label, mean = jnp.eye(3)[:2], jnp.full((2, 3), 1 / 3)
+    noise = jax.random.normal(jax.random.key(0), (2, 3))
+    t = jnp.array([3, 700])
+    y_t = process.q_sample(SCHEDULE, label, t, noise, mean)
+    prior = Prior(mean, mean, 0)
+    found = parameterization.eps(noise, y_t, t, prior, link=SOFTMAX, schedule=SCHEDULE)
+    np.testing.assert_array_equal(found.eps_hat, noise)
+    np.testing.assert_allclose(found.logits, label, atol=1e-4)
+    np.testing.assert_allclose(found.certainty, SCHEDULE.alpha_bar[[3, 700]], rtol=1e-6)

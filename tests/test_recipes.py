@@ -1,0 +1,133 @@
+"""Recipes are complete, and every configuration file works with every recipe."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib
+from pathlib import Path
+
+import pytest
+
+import configs
+from diffmic_jax import config as module
+from diffmic_jax import configfile, recipes
+from diffmic_jax.data.catalog import MEDMNIST
+from diffmic_jax.errors import InputError
+from diffmic_jax.fields import flatten
+from diffmic_jax.method.build import build
+from diffmic_jax.method.task import Task
+
+FOLDER = Path(recipes.__file__).parent
+FILES = configfile.names()
+OF_THE_RUN = {  # how a training is run, which no recipe decides
+    "Guidance": {"checkpoint"},
+    "Train": {
+        "max_steps",
+        "patience",
+        "dtype",
+        "log_every",
+        "on_nan",
+        "max_minutes",
+        "hang_minutes",
+        "remat",
+        "accumulate",
+        "model_shards",
+    },
+}
+
+
+def loaded(file: str, recipe: str) -> module.Config:
+    """The configuration of `--config=configs/FILE.py:RECIPE`."""
+    argument = f"dermamnist,{recipe}" if file == "medmnist" else recipe
+    return configfile.load(f"configs/{file}.py:{argument}")
+
+
+def test_there_is_a_file_for_every_recipe_and_configuration():
+    assert set(recipes.NAMES) == {"v1", "v1_public", "v2", "diffmic_plus", "classifier", "gmic"}
+    own = {path.stem for path in Path(configs.__file__).parent.glob("[a-z]*.py")}
+    assert set(FILES) == own
+    assert {"default", "quickstart", "ham10000", "medmnist"} <= own
+
+
+@pytest.mark.parametrize("name", recipes.NAMES)
+def test_a_recipe_spells_out_every_field_of_the_method(name):
+    """None is left to a default, whose change would change the recipe unseen."""
+    (call,) = (
+        node.value
+        for node in ast.parse((FOLDER / f"{name}.py").read_text()).body
+        if isinstance(node, ast.Assign)
+    )
+    assert isinstance(call, ast.Call)
+    given = {keyword.arg: keyword.value for keyword in call.keywords}
+    assert ast.literal_eval(given.pop("recipe")) == name
+    assert set(given) == {"guidance", "denoiser", "diffusion", "train", "sampling"}
+    for group in given.values():
+        assert isinstance(group, ast.Call) and isinstance(group.func, ast.Name)
+        declared = [each.name for each in dataclasses.fields(getattr(module, group.func.id))]
+        assert OF_THE_RUN.get(group.func.id, set()) <= set(declared)
+        # In the order of declaration, so that two recipes can be read side by side.
+        expected = [each for each in declared if each not in OF_THE_RUN.get(group.func.id, ())]
+        assert [keyword.arg for keyword in group.keywords] == expected
+
+
+def test_an_unknown_recipe_is_named_with_the_known_ones():
+    with pytest.raises(InputError) as error:
+        recipes.config_dict("v3")
+    choices = "classifier, diffmic_plus, gmic, v1, v1_public, v2"
+    assert str(error.value) == f"recipe 'v3' is unknown; choose one of {choices}"
+
+
+def test_a_file_changes_every_recipe_or_one():
+    by_recipe = {"v2": {"train.epochs": 3, "seed": 2}}
+    first, second = (recipes.config_dict(name, {"seed": 1}, by_recipe) for name in ("v1", "v2"))
+    assert (first.seed, first.train.epochs) == (1, 1000)
+    assert (second.seed, second.train.epochs) == (2, 3)
+    with pytest.raises(InputError, match="config.train.epoch: there is no such field; did you"):
+        recipes.config_dict("v1", {"train.epoch": 3})
+
+
+@pytest.mark.parametrize("recipe", recipes.NAMES)
+@pytest.mark.parametrize("file", FILES)
+def test_every_file_works_with_every_recipe(file, recipe):
+    config = loaded(file, recipe)
+    values = flatten(config.to_dict())
+    assert config.recipe == recipe
+    assert None not in values.values()
+    # The recipe's values, but for those in the file's tables.
+    tables = importlib.import_module(f"configs.{file}")
+    own = getattr(tables, "CHANGES", {}) | getattr(tables, "BY_RECIPE", {}).get(recipe, {})
+    if file == "medmnist":
+        own |= {"data.name": "dermamnist"}
+    assert values == flatten(recipes.get(recipe).to_dict()) | own
+    task = Task(class_names=("a", "b", "c", "d"), multi_label=file == "chestxray14")
+    method = build(config, task, steps_per_epoch=10, counts=(4, 3, 2, 1))
+    assert (method.denoiser is None) == (recipe in ("classifier", "gmic"))
+    assert method.sampling.num_steps == config.sampling.num_steps
+
+
+@pytest.mark.parametrize("member", MEDMNIST)
+def test_every_member_of_medmnist_has_a_configuration(member):
+    task = Task(class_names=("a", "b"), multi_label=member == "chestmnist")
+    for recipe in ("v1", "diffmic_plus"):
+        config = configfile.load(f"configs/medmnist.py:{member},{recipe}")
+        assert (config.data.name, config.recipe, config.data.image_size) == (member, recipe, 64)
+        assert config.checkpoint.metric in task.metrics
+        build(config, task)
+
+
+def test_an_unknown_member_of_medmnist_is_named_with_the_known_ones():
+    with pytest.raises(InputError, match="configs/medmnist.py:cat is not one of pathmnist, "):
+        configfile.load("configs/medmnist.py:cat")
+
+
+@pytest.mark.parametrize("file", ["ham10000", "aptos2019", "busi", "pmg2000"])
+def test_v2_takes_ten_steps_on_every_data_set(file):
+    sampling = loaded(file, "v2").sampling
+    assert (sampling.num_steps, sampling.sampler, sampling.num_samples) == (10, "ddim", 8)
+
+
+@pytest.mark.parametrize(("file", "steps"), [("ham10000", 250), ("aptos2019", 60), ("busi", 100)])
+def test_v1_takes_the_steps_of_the_paper(file, steps):
+    for recipe in ("v1", "v1_public"):
+        assert loaded(file, recipe).sampling.num_steps == steps
