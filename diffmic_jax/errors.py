@@ -1,4 +1,4 @@
-"""What goes wrong in ways that a user can mend: each is printed as one line."""
+"""Errors that a user can correct: each is printed as one line."""
 
 from __future__ import annotations
 

@@ -73,7 +73,8 @@ class FieldSpec:
         wanted = self.type
         if wanted is tuple and isinstance(value, list | tuple):
             inner = typing.get_args(self.kind)[0]
-            if all(isinstance(x, inner) or (inner is float and type(x) is int) for x in value):
+            # A flag gives classes named 0, 1, 2 as numbers.
+            if all(isinstance(x, inner) or type(x) is int for x in value):
                 return tuple(map(inner, value))
         elif wanted is float and type(value) in (int, float):
             return float(value)

@@ -7,9 +7,9 @@
 
 `predict` times the classification of a batch, beside guidance and image embedding alone, which is
 the floor that no sampler goes below. `train` times a joint step and its parts. `compile` times a
-fresh process up to its first answer and its first training step, with an empty compilation cache
-and with what that leaves behind, and `--help`. `input` times what feeds training: decoding JPEGs
-into the cache, batches from the cache, and these with augmentation on the device.
+fresh process up to its first prediction and its first training step, with an empty compilation
+cache and with what that leaves behind, and `--help`. `input` times what feeds training: decoding
+JPEGs into the cache, batches from the cache, and these with augmentation on the device.
 
 What is compared is measured in turns, so that other work on the machine falls on all of it alike;
 numbers are medians over the turns. `peak_share` is the time that the machine would need at its own
@@ -37,43 +37,44 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from benchmark_input import measure_input
-from timing import compiled, in_turns, peak_memory, peaks, seconds, shares, tell
+from timing import compiled, in_turns, peak_memory, peaks, report, seconds, shares
 
-from diffmic_jax.method import train_step as steps
-from diffmic_jax.method.build import DTYPES, Phase, Recipe, make_recipe
+from diffmic_jax import recipes
+from diffmic_jax.diffusion.samplers import SAMPLERS
+from diffmic_jax.method.build import DTYPES, Method, Phase, build
 from diffmic_jax.method.optimizers import make_optimizers
+from diffmic_jax.method.predict_step import embed, fold, predict_step
+from diffmic_jax.method.state import TrainState, init_state, init_variables
+from diffmic_jax.method.task import Task
+from diffmic_jax.method.train_step import guide, train_step
 from diffmic_jax.nn import folded, preprocess
-from diffmic_jax.settings import RECIPES, resolve
 from diffmic_jax.training import parallel
-from diffmic_jax.training.state import TrainState, fresh_state, init_state, init_variables
+from diffmic_jax.training.state import fresh_state
 from diffmic_jax.types import Batch
 
 ROOT = Path(__file__).parents[1]
-CLASSES = 7
+TASK = Task(class_names=tuple("abcdefg"))
 
 
-def make(args: argparse.Namespace) -> Recipe:
-    """The recipe that the flags describe."""
-    sys.path.insert(0, str(ROOT))  # configs are files of the project, not of the package
-    from configs.default import get_config
-
-    config = get_config(args.recipe)
-    config.data.image_size = args.size
-    config.train.batch_size = args.batch
-    config.train.dtype = args.dtype
-    config.sampling.num_samples = args.samples
+def make(args: argparse.Namespace) -> Method:
+    """The method that the flags describe."""
+    changes = {
+        "data.image_size": args.size,
+        "train.batch_size": args.batch,
+        "train.dtype": args.dtype,
+        "sampling.num_samples": args.samples,
+    }
     if args.sampler:
-        config.sampling.sampler = args.sampler
+        changes["sampling.sampler"] = args.sampler
     if args.mode == "predict" and args.steps:
-        config.sampling.num_steps = args.steps
+        changes["sampling.num_steps"] = args.steps
     for change in args.set:
         field, _, text = change.partition("=")
         try:
-            value = ast.literal_eval(text)
+            changes[field] = ast.literal_eval(text)
         except (SyntaxError, ValueError):
-            value = text
-        config.update_from_flattened_dict({field: value})
-    return make_recipe(resolve(config), CLASSES, steps_per_epoch=1)
+            changes[field] = text
+    return build(recipes.get(args.recipe).changed(changes), TASK, steps_per_epoch=1)
 
 
 def some_batch(args: argparse.Namespace) -> Batch:
@@ -81,13 +82,15 @@ def some_batch(args: argparse.Namespace) -> Batch:
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (args.batch, args.size, args.size, 3), np.uint8)
     index = np.arange(args.batch, dtype=np.int32)
-    return jax.device_put(Batch(image, index % CLASSES, np.ones(args.batch, np.float32), index))
+    return jax.device_put(
+        Batch(image, index % TASK.num_classes, np.ones(args.batch, np.float32), index)
+    )
 
 
-def facts_of(args: argparse.Namespace, recipe: Recipe) -> dict[str, object]:
+def facts_of(args: argparse.Namespace, method: Method) -> dict[str, object]:
     """What was measured."""
     return {
-        "recipe": recipe.name,
+        "recipe": method.name,
         "size": args.size,
         "batch": args.batch,
         "dtype": args.dtype,
@@ -97,63 +100,63 @@ def facts_of(args: argparse.Namespace, recipe: Recipe) -> dict[str, object]:
     }
 
 
-def once_per_image(recipe: Recipe) -> Any:
+def once_per_image(method: Method) -> Any:
     """Guidance and image embedding, compiled: what no sampler can do without."""
 
     @jax.jit
     def once(variables: Any, batch: Batch) -> Any:
         batch = batch._replace(image=preprocess.normalise(batch.image))
-        guidance = steps.guide(recipe, variables, batch)
-        return guidance.fused, steps.embed(recipe, variables, batch, guidance)
+        guidance = guide(method, variables, batch)
+        return guidance.fused, embed(method, variables, batch, guidance)
 
     return once
 
 
 def measure_predict(args: argparse.Namespace) -> None:
     """Classify a batch."""
-    recipe, batch, key = make(args), some_batch(args), jax.random.key(0)
-    variables = jax.jit(partial(init_variables, recipe))(key)
+    method, batch, key = make(args), some_batch(args), jax.random.key(0)
+    variables = jax.jit(partial(init_variables, method))(key)
 
     def normalised(batch: Batch) -> Batch:
         return batch._replace(image=preprocess.normalise(batch.image))
 
-    guide = jax.jit(lambda v, b: steps.guide(recipe, v, normalised(b)))
-    guidance = guide(variables, batch)
-    embed = jax.jit(lambda v, b, g: steps.embed(recipe, v, normalised(b), g))
+    guiding = jax.jit(lambda v, b: guide(method, v, normalised(b)))
+    guidance = guiding(variables, batch)
+    embedding = jax.jit(lambda v, b, g: embed(method, v, normalised(b), g))
 
-    once, *floor = compiled(once_per_image(recipe), variables, batch)
-    fold = jax.jit(partial(steps.fold, recipe))
-    ready = fold(variables)
+    once, *floor = compiled(once_per_image(method), variables, batch)
+    folding = jax.jit(partial(fold, method))
+    ready = folding(variables)
 
     @jax.jit
     def whole(variables: Any, ready: Any, batch: Batch) -> Any:
-        answer = steps.predict_step(recipe, variables, batch, key, ready)
-        return answer.probabilities, answer.spread
+        prediction = predict_step(method, variables, batch, key, ready)
+        return prediction.probabilities, prediction.spread
 
     peak = peaks(args)
     took = in_turns(
         {
             "whole": lambda: whole(variables, ready, batch),
             "floor": lambda: once(variables, batch),
-            "guidance": lambda: guide(variables, batch),
-            "encoder": lambda: embed(variables, batch, guidance),
-            "fold": lambda: fold(variables),
+            "guidance": lambda: guiding(variables, batch),
+            "encoder": lambda: embedding(variables, batch, guidance),
+            "fold": lambda: folding(variables),
             **peak[0],
         },
         args.repeat,
     )
-    prior, features = recipe.priors(guidance)[0], embed(variables, batch, guidance)
-    draws = jnp.zeros((recipe.sampling.num_samples, *prior.mean.shape))
+    prior, features = method.priors(guidance)[0], embedding(variables, batch, guidance)
+    samples = jnp.zeros((method.sampling.num_samples, *prior.mean.shape))
     step = jax.jit(lambda r, c, f, y: folded.on_images(r, c, f)(y, jnp.int32(0)))
-    _, *per_step = compiled(step, ready, prior.condition[None], features, draws)
-    count = recipe.sampling.num_steps
+    _, *per_step = compiled(step, ready, prior.condition[None], features, samples)
+    count = method.sampling.num_steps
     flops, moved = (a + count * b for a, b in zip(floor, per_step, strict=True))
     total = took["whole"].wall
-    tell(
+    report(
         args,
-        **facts_of(args, recipe),
+        **facts_of(args, method),
         steps=count,
-        samples=recipe.sampling.num_samples,
+        samples=method.sampling.num_samples,
         sampler=args.sampler or "the recipe's",
         seconds_per_image=total / args.batch,
         floor_seconds_per_image=took["floor"].wall / args.batch,
@@ -169,26 +172,27 @@ def measure_predict(args: argparse.Namespace) -> None:
     )
 
 
-def train_parts(recipe: Recipe, state: TrainState, batch: Batch) -> dict[str, Any]:
+def train_parts(method: Method, state: TrainState, batch: Batch) -> dict[str, Any]:
     """The joint step and its parts, each (state, batch) -> (state, ...), compiled."""
     mesh, key = parallel.make_mesh(), jax.random.key(0)
-    phases = [recipe.phases[-1]]
-    phases += [Phase(network, (network,), 1) for network in recipe.phases[-1].learns]
+    last = method.phases[-1]
+    learners = [network for network in ("guidance", "denoiser") if getattr(last, network)]
+    alone = [
+        Phase(name=each, steps=1, guidance=each == "guidance", denoiser=each == "denoiser")
+        for each in learners
+    ]
     parts = {
-        phase.name: parallel.jit_train(
-            mesh, partial(steps.train_step, recipe.in_phase(phase)), state
-        )
-        for phase in dict.fromkeys(phases)
+        phase.name: parallel.jit_train(mesh, partial(train_step, method.in_phase(phase)), state)
+        for phase in (last, *alone)
     }
 
     def update(state: TrainState, batch: Batch, key: Any) -> tuple[TrainState, Any]:
         del batch, key
         new = {}
-        for network in recipe.phases[-1].learns:
+        for network in learners:
             tree = state.params[network]
-            new[network] = make_optimizers(recipe)[network].update(
-                tree, state.opt_state[network], tree
-            )
+            optimizer = make_optimizers(method.optimization)[network]
+            new[network] = optimizer.update(tree, state.opt_state[network], tree)
         params = state.params | {name: each[0] for name, each in new.items()}
         opt_state = state.opt_state | {name: each[1] for name, each in new.items()}
         return state.replace(params=params, opt_state=opt_state), jnp.zeros(())
@@ -199,12 +203,12 @@ def train_parts(recipe: Recipe, state: TrainState, batch: Batch) -> dict[str, An
 
 def measure_train(args: argparse.Namespace) -> None:
     """Take steps of the last phase."""
-    recipe, batch = make(args), some_batch(args)
+    method, batch = make(args), some_batch(args)
     whole = parallel.replicated(parallel.make_mesh())
-    state = jax.jit(partial(init_state, recipe), out_shardings=whole)(jax.random.key(0))
+    state = jax.jit(partial(init_state, method), out_shardings=whole)(jax.random.key(0))
     holder = [state]
-    parts = train_parts(recipe, state, batch)
-    name = recipe.phases[-1].name
+    parts = train_parts(method, state, batch)
+    name = method.phases[-1].name
     run, rest = parts[name]
     run, flops, moved = compiled(run, state, *rest)
     parts[name] = run, rest
@@ -217,7 +221,7 @@ def measure_train(args: argparse.Namespace) -> None:
 
         return step
 
-    once = once_per_image(recipe)
+    once = once_per_image(method)
     del state
     peak = peaks(args)
     runs = {part: stepper(*each) for part, each in parts.items()}
@@ -225,9 +229,9 @@ def measure_train(args: argparse.Namespace) -> None:
         runs | {"floor": lambda: once(holder[0].variables(), batch)} | peak[0], args.repeat
     )
     total = took[name].wall
-    tell(
+    report(
         args,
-        **facts_of(args, recipe),
+        **facts_of(args, method),
         phase=name,
         seconds_per_image=total / args.batch,
         floor_seconds_per_image=took["floor"].wall / args.batch,
@@ -241,28 +245,25 @@ def measure_train(args: argparse.Namespace) -> None:
 
 
 def measure_compile(args: argparse.Namespace) -> None:
-    """Time to a first answer in a process of its own; or in this one, if it is that process."""
+    """Time to a first result in a process of its own; or in this one, if it is that process."""
     if args.first:
-        recipe, batch = make(args), some_batch(args)
-        whole = parallel.replicated(parallel.make_mesh())
+        method, batch = make(args), some_batch(args)
         began = time.perf_counter()
-        key = jax.random.key(0)
-        abstract = jax.eval_shape(partial(init_state, recipe), key)
-        state = fresh_state(recipe, key, jax.tree.map(lambda leaf: whole, abstract))
+        state = fresh_state(method, jax.random.key(0), parallel.make_mesh())
         jax.block_until_ready(state)
         ready = time.perf_counter()
         if args.first == "predict":
-            run: Any = jax.jit(partial(steps.predict_step, recipe))
+            run: Any = jax.jit(partial(predict_step, method))
             out = run(state.variables(), batch, jax.random.key(0))
         else:
-            run, rest = train_parts(recipe, state, batch)[recipe.phases[-1].name]
+            run, rest = train_parts(method, state, batch)[method.phases[-1].name]
             out = run(state, *rest)
         jax.block_until_ready(out)
         done = time.perf_counter()
-        tell(
+        report(
             args,
             measurement=f"first_{args.first}",
-            **facts_of(args, recipe),
+            **facts_of(args, method),
             init_seconds=ready - began,
             first_seconds=done - ready,
             peak_memory_bytes=peak_memory(),
@@ -271,7 +272,7 @@ def measure_compile(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         environment = dict(os.environ, JAX_COMPILATION_CACHE_DIR=folder, PYTHONPATH=str(ROOT))
         for first in ("predict", "train"):
-            for state in ("cold", "warm"):
+            for cache in ("cold", "warm"):
                 command = [sys.executable, __file__, *sys.argv[1:], f"--first={first}", "--json"]
                 began = time.perf_counter()
                 out = subprocess.run(
@@ -279,7 +280,7 @@ def measure_compile(args: argparse.Namespace) -> None:
                 )
                 took = time.perf_counter() - began
                 found = json.loads(out.stdout.splitlines()[-1])
-                tell(args, **found | {"cache": state, "process_seconds": took})
+                report(args, **found | {"cache": cache, "process_seconds": took})
         for command in (["main.py"], ["-m", "diffmic_jax"]):
             shown = partial(
                 subprocess.run,
@@ -290,7 +291,7 @@ def measure_compile(args: argparse.Namespace) -> None:
                 stdout=subprocess.DEVNULL,
             )
             took = statistics.median(seconds(shown) for _ in range(args.repeat))
-            tell(args, measurement=f"{' '.join(command)} --help", process_seconds=took)
+            report(args, measurement=f"{' '.join(command)} --help", process_seconds=took)
 
 
 def _numbers(text: str) -> tuple[int, ...]:
@@ -315,9 +316,9 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224, help="pixels a side")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--steps", type=int, help="reverse steps (predict) or batches (input: 100)")
-    parser.add_argument("--sampler", choices=("ancestral", "ddim"), help="default: the recipe's")
-    parser.add_argument("--samples", type=int, default=1, help="draws per image")
-    parser.add_argument("--recipe", choices=RECIPES, default="v1")
+    parser.add_argument("--sampler", choices=SAMPLERS, help="default: the recipe's")
+    parser.add_argument("--samples", type=int, default=1, help="samples per image")
+    parser.add_argument("--recipe", choices=recipes.NAMES, default="v1")
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
     parser.add_argument("--repeat", type=int, default=5, help="turns")
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE")

@@ -13,7 +13,7 @@ from pathlib import Path
 import jax
 import numpy as np
 from PIL import Image
-from timing import seconds, tell
+from timing import report, seconds
 
 from diffmic_jax.data import loader, transforms
 from diffmic_jax.data.cache import Examples, cached
@@ -78,9 +78,9 @@ def time_batches(stream: Generator[Batch, None, None], steps: int) -> float:
 def measure_input(args: argparse.Namespace) -> None:
     """Decode, read and augment."""
 
-    def told(measurement: str, images: int, took: float, **facts: object) -> None:
+    def report_rate(measurement: str, images: int, took: float, **facts: object) -> None:
         rate = {"images_per_second": images / took, "seconds_per_image": took / images}
-        tell(args, measurement=measurement, images=images, **rate, **facts)
+        report(args, measurement=measurement, images=images, **rate, **facts)
 
     facts = {"size": args.size, "batch": args.batch}
     count = args.steps or 100
@@ -100,15 +100,15 @@ def measure_input(args: argparse.Namespace) -> None:
             with on_cores(workers):
                 took = seconds(decode)
             jpeg = f"{args.jpeg[1]}x{args.jpeg[0]}"
-            told("decode", args.images, took, workers=workers, jpeg=jpeg, **facts)
+            report_rate("decode", args.images, took, workers=workers, jpeg=jpeg, **facts)
         examples = cached(source, args.size, folder / f"cache{args.workers[0]}").examples["train"]
         for workers in args.workers:
             with on_cores(workers):
                 took = time_batches(batches(examples, args, workers), count)
-            told("cache", images, took, workers=workers, **facts)
+            report_rate("cache", images, took, workers=workers, **facts)
         mesh, device = parallel.make_mesh(), jax.devices()[0].device_kind
         for workers in args.workers:
             stream = batches(examples, args, workers)
             stream = parallel.augmented(mesh, stream, transforms.augment, jax.random.key(0), 0)
             took = time_batches(stream, count)
-            told("cache+augment", images, took, workers=workers, device=device, **facts)
+            report_rate("cache+augment", images, took, workers=workers, device=device, **facts)

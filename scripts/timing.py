@@ -49,7 +49,7 @@ def in_turns(runs: Mapping[str, Callable[[], object]], repeat: int) -> dict[str,
     }
 
 
-def tell(args: argparse.Namespace, **facts: object) -> None:
+def report(args: argparse.Namespace, **facts: object) -> None:
     """One line."""
     facts = {"mode": args.mode} | {
         name: float(f"{value:.4g}") if isinstance(value, float) else value

@@ -11,13 +11,17 @@ from pathlib import Path
 PROJECT = Path(__file__).parents[1]
 
 CONFIG = """
+import dataclasses
 from pathlib import Path
+
+from ml_collections import ConfigDict
 
 from tests import tiny
 
 
 def get_config(recipe="v1"):
-    return tiny.make_config(Path({data!r}), recipe, **{changes!r})
+    config = tiny.make_config(Path({data!r}), recipe, **{changes!r})
+    return ConfigDict(dataclasses.asdict(config))
 """
 
 
@@ -25,6 +29,11 @@ def write_config(path: Path, data: Path, **changes: object) -> Path:
     """A config file of a tiny run."""
     path.write_text(CONFIG.format(data=str(data), changes=changes))
     return path
+
+
+def environment() -> dict[str, str]:
+    """The variables of a process in any folder, which finds the package and the tests."""
+    return os.environ | {"PYTHONPATH": str(PROJECT)}
 
 
 def start(
@@ -35,7 +44,7 @@ def start(
     return subprocess.Popen(
         [sys.executable, PROJECT / "main.py", *argv],
         cwd=cwd,
-        env=os.environ | {"PYTHONPATH": str(PROJECT)} | forced,
+        env=environment() | forced,
         stdout=subprocess.PIPE,
         stderr=stderr,
         text=True,
@@ -52,7 +61,7 @@ def start_together(count: int, *argv: str, devices: int = 1) -> list[subprocess.
 
 
 def finish(process: subprocess.Popen[str], status: int = 0) -> str:
-    """Wait for the end, which has to have that exit status; gives standard error."""
+    """Wait for the end, which has to have that exit status; returns standard error."""
     _, said = process.communicate()
     assert process.returncode == status, said
     return said

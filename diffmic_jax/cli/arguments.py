@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NoReturn
@@ -11,12 +12,17 @@ from diffmic_jax.config import fields
 from diffmic_jax.data.catalog import CATALOG
 from diffmic_jax.data.images import MAX_PIXELS
 from diffmic_jax.errors import InputError
+from diffmic_jax.fields import RENAMED
 
 
 class _Parser(argparse.ArgumentParser):
     """Reports a bad argument in one line."""
 
     def error(self, message: str) -> NoReturn:
+        for flag in re.findall(r"--(\w+)", message.partition("unrecognized arguments: ")[2]):
+            if new := RENAMED.get(f"data.{flag}"):
+                message = f"--{flag} is now --{new.removeprefix('data.')}"
+                break
         raise InputError(f"{message}; see {self.prog} --help")
 
 

@@ -23,6 +23,9 @@ def fit(args: argparse.Namespace) -> None:
     from diffmic_jax import api
     from diffmic_jax.study.definition import parse_change
 
+    with extras.requires("report", "fit"):  # now, not after the training
+        import diffmic_jax.report.build  # noqa: F401
+
     changes = dict(map(parse_change, args.set))
     classifier = api.fit(args.data, config=args.config, workdir=args.out, changes=changes)
     print(f"report: {classifier.report()}")
@@ -30,7 +33,8 @@ def fit(args: argparse.Namespace) -> None:
 
 def prepare(args: argparse.Namespace) -> None:
     """Check a data set and write it as ArrayRecord files."""
-    from diffmic_jax.data.builders import prepare as run
+    with extras.requires("tfds", "prepare"):
+        from diffmic_jax.data.builders import prepare as run
 
     made = run(
         args.name,

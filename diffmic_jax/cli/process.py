@@ -17,7 +17,7 @@ RESTART = 75
 """EX_TEMPFAIL of sysexits.h: stopped on request, all is saved, the same command goes on."""
 
 
-def _say(message: str) -> None:
+def _print(message: str) -> None:
     print(" ".join(message.split()), file=sys.stderr)
 
 
@@ -44,7 +44,7 @@ def run_command(main: Callable[[], None]) -> int:
 
     0, 1 failed, 2 bad input, 75 stopped on request and to be restarted, 130 interrupted.
 
-    Whatever the user can mend is told in one line, without a traceback.
+    An error that the user can correct is printed as one line, without a traceback.
     """
     # Orbax and JAX log every save and compile at the levels below, and Orbax the traceback of
     # every error that it raises as well.
@@ -58,25 +58,25 @@ def run_command(main: Callable[[], None]) -> int:
     try:
         main()
     except InputError as error:
-        _say(f"error: {error}")
+        _print(f"error: {error}")
         return BAD_INPUT
     except NonFiniteLossError as error:
-        _say(f"error: {error}; the last good checkpoint is kept")
+        _print(f"error: {error}; the last good checkpoint is kept")
         return FAILED
     except RunError as error:
-        _say(f"error: {error}")
+        _print(f"error: {error}")
         return FAILED
     except StorageError as error:
-        _say(
-            f"error: {error}; earlier checkpoints are intact: make room or mend the disk, and run "
-            "the same command again to go on"
+        _print(
+            f"error: {error}; earlier checkpoints are intact: make room or repair the disk, and "
+            "run the same command again to go on"
         )
         return FAILED
     except Interrupted as error:
-        _say(f"{error}; run the same command again to go on")
+        _print(f"{error}; run the same command again to go on")
         return RESTART
     except KeyboardInterrupt:
-        _say("interrupted; run the same command again to go on")
+        _print("interrupted; run the same command again to go on")
         return INTERRUPTED
     finally:
         signal.signal(signal.SIGTERM, usual)

@@ -3,11 +3,14 @@
     example: python main.py --config=configs/quickstart.py
     example: diffmic train --config=ham10000:v1_public --config.data.root=DIR --workdir=W
 
-A finished run is only evaluated; one that was stopped goes on where it was.
+`--config` names a configuration, by NAME or FILE, with :RECIPE behind it if not v1. Each of its
+fields has a flag, as --config.train.epochs=20; docs/config.md lists them. A finished run is only
+evaluated; one that was stopped goes on where it was.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import sys
 from collections.abc import Sequence
@@ -15,11 +18,11 @@ from functools import partial
 from pathlib import Path
 
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from diffmic_jax import configfile
 from diffmic_jax.cli.process import run_command
-from diffmic_jax.config import fields
+from diffmic_jax.config import Config, fields
 from diffmic_jax.errors import InputError
 from diffmic_jax.fields import no_such_field
 
@@ -36,14 +39,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: list[str]) -> None:
-    spec, argv = _with_config_file(argv)
-    given = _flags(argv)
-    _parse(given, argv)
-    if given.help:
-        print(f"{__doc__}{given.get_help()}")
+    spec, argv = _without_config(argv)
+    if {"-h", "--help"} & {*argv}:
+        print(f"{__doc__}{_flags().module_help(__name__)}")
         return
     if not spec:
         raise InputError(f"--config is missing; try {EXAMPLE}")
+    given = _parse(argv, configfile.load(spec))
     config = configfile.typed(given.config, f"--config={spec}")
     # Here, so that --help and a wrong flag answer at once.
     from diffmic_jax import api
@@ -55,41 +57,41 @@ def _run(argv: list[str]) -> None:
     run(config, workdir)
 
 
-def _flags(argv: list[str]) -> flags.FlagValues:
-    """The flags of one command line: which fields have a flag depends on the file that it names."""
-    own = flags.FlagValues()
-    config_flags.DEFINE_config_file(
-        "config",
-        None,
-        "NAME or FILE of a configuration, with :RECIPE if not v1.",
-        flag_values=own,
-        sys_argv=argv,
-    )
-    text = partial(flags.DEFINE_string, flag_values=own)
-    number = partial(flags.DEFINE_integer, flag_values=own)
-    text("workdir", None, "Where the run lives; default runs/CONFIG.")
-    text("coordinator", "", "host:port of process 0, if there are several.")
-    number("num_processes", 0, "Of the run; 1 does not look for others.")
-    number("process_id", -1, "Of this process, from 0.")
-    modes = ["train", "evaluate"]
-    flags.DEFINE_enum("mode", "train", modes, "What to do.", flag_values=own)
-    flags.DEFINE_bool("help", False, "Show this help.", short_name="h", flag_values=own)
-    return own
-
-
-def _parse(given: flags.FlagValues, argv: list[str]) -> None:
-    """Parse the command line.
+def _without_config(argv: list[str]) -> tuple[str, list[str]]:
+    """The value of the last `--config`, and the command line without it.
 
     Raises:
-      InputError: for an unknown flag, config or field, or a value of the wrong type.
+      InputError: `--config` has no value.
+    """
+    spec, rest = "", argv[:1]
+    words = iter(argv[1:])
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name not in ("-config", "--config"):
+            rest.append(word)
+            continue
+        spec = value if equals else next(words, "")
+        if not spec:
+            raise InputError(f"--config has no value; try {EXAMPLE}")
+    return spec, rest
+
+
+def _parse(argv: list[str], config: Config) -> flags.FlagValues:
+    """The values of the flags, those of the configuration's fields among them.
+
+    Raises:
+      InputError: for an unknown flag or field, or a value of the wrong type.
     """
     _check_fields(argv)
+    given, values = _flags(), ConfigDict(dataclasses.asdict(config))
     try:
+        config_flags.DEFINE_config_dict("config", values, flag_values=given, sys_argv=argv)
         rest = given(argv)
-    except (flags.Error, ImportError, OSError, SyntaxError, TypeError, ValueError) as error:
+    except (flags.Error, TypeError, ValueError) as error:
         raise InputError(f"command line: {error}") from error
-    if len(rest) > 1 and not given.help:
+    if len(rest) > 1:
         raise InputError(f"{rest[1]!r} is not a flag; flags start with --")
+    return given
 
 
 def _check_fields(argv: list[str]) -> None:
@@ -105,16 +107,15 @@ def _check_fields(argv: list[str]) -> None:
             raise InputError(no_such_field(found[1], known))
 
 
-def _with_config_file(argv: list[str]) -> tuple[str, list[str]]:
-    """What `--config` names, and the command line with the path of that file in its place."""
-    spec, found = "", list(argv)
-    for i, word in enumerate(argv):
-        name, equals, value = word.lstrip("-").partition("=")
-        if name != "config" or not word.startswith("-"):
-            continue
-        place = i if equals else i + 1
-        if place < len(argv):
-            spec = value if equals else argv[place]
-            path = configfile.find(spec)
-            found[place] = f"--config={path}" if equals else path
-    return spec, found
+def _flags() -> flags.FlagValues:
+    """The flags that are no fields; of one command line, so that another has its own values."""
+    own = flags.FlagValues()
+    text = partial(flags.DEFINE_string, flag_values=own)
+    number = partial(flags.DEFINE_integer, flag_values=own)
+    text("workdir", None, "Where the run lives; default runs/CONFIG.")
+    text("coordinator", "", "host:port of process 0, if there are several.")
+    number("num_processes", 0, "Of the run; 1 does not look for others.")
+    number("process_id", -1, "Of this process, from 0.")
+    modes = ["train", "evaluate"]
+    flags.DEFINE_enum("mode", "train", modes, "What to do.", flag_values=own)
+    return own

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from diffmic_jax.method.optimizers import make_optimizers
 from diffmic_jax.types import Array, Variables
 
 
+@no_type_check  # jax and Orbax also put shapes, shardings and options in the places of the arrays
 class TrainState(struct.PyTreeNode):
     """Everything that a step changes; each tree is keyed by network."""
 

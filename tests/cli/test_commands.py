@@ -1,29 +1,47 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
 from diffmic_jax.cli import main as cli
 from tests import tiny
+from tests.processes import write_config
+
+COMMANDS = (
+    *("fit", "train", "prepare", "audit", "predict", "evaluate", "compare"),
+    *("report", "serve", "convert", "export", "study", "info"),
+)
 
 
-@pytest.mark.parametrize("verb", ["predict", "evaluate", "report", "serve", "info"])
-def test_every_verb_has_a_help_with_an_example(verb, capsys):
-    with pytest.raises(SystemExit) as leaving:
-        cli.main([verb, "--help"])
-    assert leaving.value.code == 0
-    assert f"example: python -m diffmic_jax {verb} --workdir=" in " ".join(
-        capsys.readouterr().out.split()
-    )
+def shown_help(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    """The text of --help; it has to exit with 0."""
+    try:
+        status = cli.main([*argv, "--help"])
+    except SystemExit as leaving:
+        status = leaving.code
+    shown = capsys.readouterr()
+    assert (status, shown.err) == (0, "")
+    return shown.out
+
+
+def test_the_help_lists_every_command(capsys):
+    assert tuple(re.findall(r"^    (\w+)", shown_help(capsys), re.M)) == COMMANDS
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_a_help_with_an_example(name, capsys):
+    assert f"example: diffmic {name} " in " ".join(shown_help(capsys, name).split())
 
 
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ([], "the following arguments are required: VERB"),
+        ([], "the following arguments are required: COMMAND"),
         (["dance"], "invalid choice: 'dance'"),
-        (["info"], "the following arguments are required: --workdir"),
+        (["info"], "--workdir missing"),
+        (["fit"], "the following arguments are required: data"),
         (["info", "--workdir=w", "--colour=red"], "unrecognized arguments: --colour=red"),
         (["predict", "--workdir=w"], "the following arguments are required: --images, --out"),
         (["evaluate", "--workdir=w", "--num_samples=0"], "'0' is not a whole number above 0"),
@@ -33,7 +51,7 @@ def test_every_verb_has_a_help_with_an_example(verb, capsys):
         (["evaluate", "--workdir=w", "--split=all"], "invalid choice: 'all'"),
     ],
 )
-def test_a_bad_argument_is_told_in_one_line(argv, message, capsys):
+def test_a_bad_argument_is_reported_in_one_line(argv, message, capsys):
     assert cli.main(argv) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith("error: ")
@@ -41,10 +59,13 @@ def test_a_bad_argument_is_told_in_one_line(argv, message, capsys):
     assert line.endswith("--help")
 
 
-@pytest.mark.parametrize("verb", ["predict", "evaluate", "report", "info"])
-def test_a_workdir_without_a_run_is_named(verb, tmp_path, tiny_data, capsys):
-    flags = {"predict": [f"--images={tiny_data}", f"--out={tmp_path / 'out.csv'}"]}
-    status = cli.main([verb, f"--workdir={tmp_path / 'none'}", *flags.get(verb, [])])
+@pytest.mark.parametrize("name", ["predict", "evaluate", "report", "serve", "export", "info"])
+def test_a_workdir_without_a_run_is_named(name, tmp_path, tiny_data, capsys):
+    flags = {
+        "predict": [f"--images={tiny_data}", f"--out={tmp_path / 'out.csv'}"],
+        "export": [f"--out={tmp_path / 'out'}"],
+    }
+    status = cli.main([name, f"--workdir={tmp_path / 'none'}", *flags.get(name, [])])
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert status == 2
     assert line.startswith(f"error: {tmp_path / 'none'} holds no checkpoint")
@@ -63,19 +84,19 @@ def test_a_folder_without_images_is_named(made, tmp_path, trained, capsys):
     assert not out.exists()
 
 
-def test_evaluate_draws_as_often_as_asked_and_writes_where_asked(tmp_path, trained, capsys):
+def test_evaluate_takes_the_samples_and_the_folder_that_are_asked_for(tmp_path, trained, capsys):
     before = (trained / "eval/test/metrics.json").read_bytes()
     argv = ["evaluate", f"--workdir={trained}", "--num_samples=5", f"--out={tmp_path / 'five'}"]
     assert cli.main(argv) == 0
-    said = capsys.readouterr().out
-    assert "guidance alone" in said
-    assert f"written to {tmp_path / 'five'}" in said
+    shown = capsys.readouterr().out
+    assert "guidance alone" in shown
+    assert f"written to {tmp_path / 'five'}" in shown
     scores = json.loads((tmp_path / "five/metrics.json").read_text())
     assert scores["n"] == tiny.TEST
     ours, theirs = (tiny.read_predictions(f) for f in (tmp_path / "five", trained / "eval/test"))
     assert list(ours) == list(theirs)
     assert ours != theirs
-    # It has no draws; another program only rounds otherwise.
+    # It has no samples; another program only rounds differently.
     alone, as_before = scores["guidance"], json.loads(before)["guidance"]
     assert alone["confusion"] == as_before["confusion"]
     assert alone["nll"] == pytest.approx(as_before["nll"], rel=1e-6)
@@ -95,3 +116,27 @@ def test_info_is_also_for_people(trained, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["classes", "blue,", "green,", "red"]
     assert [line.split()[0] for line in lines[1:4]] == ["recipe", "step", "image_size"]
+
+
+def test_info_lists_the_trunks(capsys):
+    assert cli.main(["info", "--trunks"]) == 0
+    assert {"resnet18", "resnet50", "efficientsam_s"} <= set(capsys.readouterr().out.split())
+
+
+def test_fit_trains_evaluates_and_reports(tmp_path, tiny_data, capsys):
+    changes = tiny.make_config(tiny_data, "classifier").to_dict()
+    write_config(tmp_path / "mine.py", tiny_data, train__max_steps=3)
+    out = tmp_path / "run"
+    flags = [f"--config={tmp_path}/mine.py:classifier", f"--out={out}", "--set=seed=3"]
+    assert cli.main(["fit", str(tiny_data), *flags]) == 0
+    assert f"report: {out}/report.html" in capsys.readouterr().out
+    assert (out / "report.html").exists()
+    assert json.loads((out / "eval/test/metrics.json").read_text())["n"] == tiny.TEST
+    stored = json.loads((out / "config.json").read_text())
+    changes["train"]["max_steps"], changes["seed"] = 3, 3
+    assert stored == changes
+
+
+def test_an_old_flag_names_the_new_one(capsys):
+    assert cli.main(["audit", "images", "--train_list=a.pkl", "--test_list=b.pkl"]) == 2
+    assert capsys.readouterr().err == "error: --train_list is now --lists; see diffmic --help\n"

@@ -4,12 +4,12 @@ import logging
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from diffmic_jax.cli.process import run_command
 from diffmic_jax.errors import InputError, Interrupted, NonFiniteLossError
+from tests.processes import PROJECT
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ from diffmic_jax.errors import InputError, Interrupted, NonFiniteLossError
         ),
     ],
 )
-def test_what_a_user_can_mend_is_one_line_and_a_status(error, status, line, capsys):
+def test_what_a_user_can_change_is_one_line_and_a_status(error, status, line, capsys):
     def main() -> None:
         raise error
 
@@ -51,7 +51,9 @@ def test_the_log_comes_once_however_many_commands_run(capsys):
 
 
 @pytest.mark.parametrize("given", [None, "", "elsewhere"])
-def test_compiled_programs_are_kept_unless_told_otherwise(given, cache_folder, monkeypatch):
+def test_compiled_programs_are_kept_unless_the_environment_says_otherwise(
+    given, cache_folder, monkeypatch
+):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", given or "")
     if given is None:
         monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
@@ -61,12 +63,12 @@ def test_compiled_programs_are_kept_unless_told_otherwise(given, cache_folder, m
     assert seen == [usual if given is None else given]
 
 
-@pytest.mark.parametrize("command", [["main.py"], ["-m", "diffmic_jax"]])
+@pytest.mark.parametrize(
+    "command", [["main.py"], ["-m", "diffmic_jax"], ["-m", "diffmic_jax", "train"]]
+)
 def test_help_does_not_wait_for_jax(command):
     code = [sys.executable, "-X", "importtime", *command, "--help"]
-    shown = subprocess.run(
-        code, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1]
-    )
+    shown = subprocess.run(code, capture_output=True, text=True, check=True, cwd=PROJECT)
     imported = {line.rpartition("|")[2].strip() for line in shown.stderr.splitlines()}
     assert "diffmic_jax.cli.process" in imported
     assert not imported & {"jax", "flax", "orbax", "tensorflow_datasets", "grain", "sklearn"}
