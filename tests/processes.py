@@ -31,6 +31,11 @@ def write_config(path: Path, data: Path, **changes: object) -> Path:
     return path
 
 
+def environment() -> dict[str, str]:
+    """The variables of a process in any folder, which finds the package and the tests."""
+    return os.environ | {"PYTHONPATH": str(PROJECT)}
+
+
 def start(
     *argv: str, cwd: Path = PROJECT, devices: int = 0, stderr: int = subprocess.PIPE
 ) -> subprocess.Popen[str]:
@@ -39,7 +44,7 @@ def start(
     return subprocess.Popen(
         [sys.executable, PROJECT / "main.py", *argv],
         cwd=cwd,
-        env=os.environ | {"PYTHONPATH": str(PROJECT)} | forced,
+        env=environment() | forced,
         stdout=subprocess.PIPE,
         stderr=stderr,
         text=True,
@@ -56,7 +61,7 @@ def start_together(count: int, *argv: str, devices: int = 1) -> list[subprocess.
 
 
 def finish(process: subprocess.Popen[str], status: int = 0) -> str:
-    """Wait for the end, which has to have that exit status; gives standard error."""
+    """Wait for the end, which has to have that exit status; returns standard error."""
     _, said = process.communicate()
     assert process.returncode == status, said
     return said

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests import tiny
-from tests.processes import start, write_config
+from tests.processes import environment, start, write_config
 
 
 @pytest.fixture
@@ -19,12 +21,15 @@ def config(tmp_path, tiny_data) -> Path:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ([], "--config is missing; try --config=configs/quickstart.py"),
+        ([], "--config is missing; try --config=quickstart"),
         (["--config=configs/nowhere.py"], "--config=configs/nowhere.py: no such file"),
-        (["--config=pyproject.toml"], "command line: cannot assign to expression"),
+        (
+            ["--config=pyproject.toml"],
+            "--config=pyproject.toml: cannot be used (SyntaxError: cannot assign to expression",
+        ),
         (
             ["--config=configs/quickstart.py", "--config.train.batchsize=3"],
-            'unknown field of --config: batchsize. Did you mean "batch_size"',
+            "config.train.batchsize: there is no such field; did you mean train.batch_size?",
         ),
         (
             ["--config=configs/quickstart.py", "--config.train.batch_size=many"],
@@ -33,18 +38,18 @@ def config(tmp_path, tiny_data) -> Path:
         (["--config=configs/busi.py", "--mode=dance"], "command line: flag --mode=dance"),
         (["--config=configs/busi.py", "--colour=red"], "command line: Unknown command line flag"),
         (["--config=configs/busi.py", "red"], "'red' is not a flag; flags start with --"),
-        (["--config=configs/busi.py:v9"], "config.recipe='v9' is unknown; choose one of v1, v1_pu"),
+        (["--config=configs/busi.py:v9"], "recipe 'v9' is unknown; choose one of classifier, dif"),
         (
             ["--config=configs/busi.py", "--config.sampling.num_steps=0"],
-            "config.sampling.num_steps=0 is out of range; give 1 to 1000",
+            "config.sampling.num_steps=0 does not go with config.denoiser.encoder='resnet18'",
         ),
         (
             ["--config=configs/busi.py", "--config.data.root=nowhere"],
-            "data.root='nowhere' is not there; download Dataset_BUSI.zip from https://",
+            "config.data.root='nowhere' is not there; download Dataset_BUSI.zip from https://",
         ),
     ],
 )
-def test_a_bad_command_line_is_told_in_one_line(tmp_path, argv, message):
+def test_a_bad_command_line_is_reported_in_one_line(tmp_path, argv, message):
     process = start(*argv, f"--workdir={tmp_path / 'run'}")
     out, error = process.communicate()
     assert process.returncode == 2, error
@@ -53,7 +58,7 @@ def test_a_bad_command_line_is_told_in_one_line(tmp_path, argv, message):
     assert not (tmp_path / "run").exists()
 
 
-def test_help_tells_the_flags():
+def test_help_shows_the_flags():
     process = start("--help")
     out, error = process.communicate()
     assert (process.returncode, error) == (0, "")
@@ -116,3 +121,26 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path, config):
     assert "guidance alone" in out
     scores = json.loads((workdir / "eval/test/metrics.json").read_text())
     assert scores["n"] == tiny.TEST
+
+
+def test_diffmic_train_finds_the_quickstart_from_any_folder(tmp_path):
+    small = {
+        "data.image_size": 32,
+        "model.width": 8,
+        "guidance.region_size": 16,
+        "guidance.warmup_epochs": 0,
+        "denoiser.feature_dim": 16,
+        "sampling.num_steps": 2,
+        "sampling.num_samples": 1,
+        "train.max_steps": 2,
+        "eval.bootstrap": 0,
+    }
+    fields = [f"--config.{name}={value}" for name, value in small.items()]
+    command = [sys.executable, "-m", "diffmic_jax", "train", "--config=quickstart", *fields]
+    process = subprocess.run(
+        [*command, "--workdir=w"], cwd=tmp_path, env=environment(), capture_output=True, text=True
+    )
+    assert process.returncode == 0, process.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["w"]
+    scores = json.loads((tmp_path / "w/eval/test/metrics.json").read_text())
+    assert (scores["n"], len(scores["per_class"])) == (420, 4)

@@ -68,8 +68,8 @@ def run_command(main: Callable[[], None]) -> int:
         return FAILED
     except StorageError as error:
         _print(
-            f"error: {error}; earlier checkpoints are intact: make room or repair the disk, and run "
-            "the same command again to go on"
+            f"error: {error}; earlier checkpoints are intact: make room or repair the disk, and "
+            "run the same command again to go on"
         )
         return FAILED
     except Interrupted as error:
