@@ -139,10 +139,11 @@ def _checked(name: str, image: np.ndarray) -> Decoded:
     """An image that is an array.
 
     Raises:
-      InputError: it is not uint8 [H, W, 3] or [H, W].
+      InputError: it is not uint8 [H, W, 3] or [H, W], or has no pixel.
     """
     image = np.asarray(image)
-    if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)):
+    is_image = image.ndim in (2, 3) and image.shape[2:] in ((), (3,)) and image.size
+    if image.dtype != np.uint8 or not is_image:
         raise InputError(
             f"{name}: is {image.dtype}{list(image.shape)}; give uint8 [height, width, 3], or "
             "[height, width] for gray"
