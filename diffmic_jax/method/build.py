@@ -32,7 +32,7 @@ from diffmic_jax.nn import trunks
 from diffmic_jax.nn.baselines.classifier import PlainClassifier
 from diffmic_jax.nn.dcg import DCG
 from diffmic_jax.nn.denoiser import Denoiser
-from diffmic_jax.types import Array, Guidance, Prior
+from diffmic_jax.types import Array, Guidance, Prior, Timestep
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -101,7 +101,7 @@ class Method:
     """(key, [B, *L], T) -> timesteps to train on."""
     priors: Callable[[Guidance], tuple[Prior, ...]]
     """Guidance prediction -> the main stream's prior, then one for each MMD term."""
-    denoised: Callable[[Array, Array, Array, Prior], Denoised]
+    denoised: Callable[[Array, Array, Timestep, Prior], Denoised]
     """(the denoiser's output, y_t, t, prior) -> estimates of noise and label."""
     objective: Objective
     optimization: Optimization
@@ -346,7 +346,9 @@ def _sampling(own: fields.Sampling, schedule: Schedule, task: Task) -> Sampling:
     except ValueError as error:
         raise InputError(f"config.sampling.start={own.start!r}: {error}") from error
     sampler, options = samplers.SAMPLERS[own.sampler]
-    run = partial(sampler, **{name: getattr(own, name) for name in options})
+    run: Callable[..., Array | tuple[Array, Array]] = partial(
+        sampler, **{name: getattr(own, name) for name in options}
+    )
     link = task.link
 
     def sample(

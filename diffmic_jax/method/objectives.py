@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 
 import jax.numpy as jnp
+from jaxtyping import Float, Real
 
 from diffmic_jax.config import Train
 from diffmic_jax.diffusion import losses
@@ -31,13 +32,17 @@ class Objective:
     """Share of the training images without conditioning."""
 
 
-def fused(guidance: Guidance, target: Array, *, link: Link, counts: Counts) -> Array:
+def fused(
+    guidance: Guidance, target: Real[Array, "b c"], *, link: Link, counts: Counts
+) -> Float[Array, " b"]:
     """Negative log-likelihood of the averaged logits (v1): [B]."""
     del counts
     return link.loss(guidance.fused, target)
 
 
-def branches(guidance: Guidance, target: Array, *, link: Link, counts: Counts) -> Array:
+def branches(
+    guidance: Guidance, target: Real[Array, "b c"], *, link: Link, counts: Counts
+) -> Float[Array, " b"]:
     """Mean of the losses of the global and the local branch (v2): [B]."""
     del counts
     return (link.loss(guidance.global_, target) + link.loss(guidance.local, target)) / 2
@@ -51,13 +56,17 @@ GUIDANCE_LOSSES: dict[str, Callable[..., Array]] = {
 """(guidance prediction, labels [B, C], *, link, counts) -> [B]."""
 
 
-def uniform_weight(guidance: Guidance, target: Array, *, link: Link) -> Array:
+def uniform_weight(
+    guidance: Guidance, target: Real[Array, "b c"], *, link: Link
+) -> Float[Array, " b"]:
     """Every image has the weight 1: [B]."""
     del link
     return jnp.ones_like(guidance.fused, shape=target.shape[:1])
 
 
-def focal_weight(guidance: Guidance, target: Array, *, link: Link) -> Array:
+def focal_weight(
+    guidance: Guidance, target: Real[Array, "b c"], *, link: Link
+) -> Float[Array, " b"]:
     """1 + 10 (1 - p), p the guidance's probability of the true label (v2): [B]."""
     return losses.focal_weight(link.likelihood(guidance.fused, target))
 
@@ -66,7 +75,14 @@ IMAGE_WEIGHTS: dict[str, Callable[..., Array]] = {"uniform": uniform_weight, "fo
 """(guidance prediction, labels [B, C], *, link) -> [B]."""
 
 
-def label_loss(logits: Array, label: Array, *, link: Link, counts: Counts, balance: float) -> Array:
+def label_loss(
+    logits: Float[Array, "b *l c"],
+    label: Real[Array, "b *l c"],
+    *,
+    link: Link,
+    counts: Counts,
+    balance: float,
+) -> Float[Array, " b *l"]:
     """Loss of the denoised label, [B, *L] from logits and labels [B, *L, C].
 
     With a balance of tau, the logits are those of a world where class c is count_c^(1 - tau) as

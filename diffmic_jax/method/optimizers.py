@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Float, Int, Real
 
 from diffmic_jax.types import Array, Variables
 
@@ -74,8 +75,8 @@ def scale_by_amsgrad(
     return optax.GradientTransformation(init, update)
 
 
-def learning_rate(settings: Optimization, step: Array) -> Array:
-    """Rate of the denoiser at a joint step (0-based): linear warm-up, then half a cosine."""
+def learning_rate(settings: Optimization, step: Real[Array, "*n"] | int) -> Float[Array, "*n"]:
+    """Rate of the denoiser at joint steps (0-based): linear warm-up, then half a cosine."""
     warmup, total = settings.warmup_steps, settings.joint_steps
     step = step // settings.steps_per_rate * settings.steps_per_rate
     rising = step / max(warmup, 1e-9)
@@ -83,13 +84,17 @@ def learning_rate(settings: Optimization, step: Array) -> Array:
     falling = 0.5 * (1 + jnp.cos(jnp.pi * progress))
     peak = settings.learning_rate
     floor = settings.final_learning_rate / peak if peak else 0.0
-    return peak * jnp.where(step < warmup, rising, floor + (1 - floor) * falling)
+    rate: Array = peak * jnp.where(step < warmup, rising, floor + (1 - floor) * falling)
+    return rate
 
 
-def moving_average(average: Variables, params: Variables, k: Array) -> Variables:
+def moving_average(average: Variables, params: Variables, k: Int[Array, ""]) -> Variables:
     """The next EMA; its memory grows with the number k of joint steps before, up to 0.9999."""
     decay = jnp.minimum(0.9999, (1 + k) / (10 + k))
-    return jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, average, params)
+    mixed: Variables = jax.tree.map(
+        lambda old, new: decay * old + (1 - decay) * new, average, params
+    )
+    return mixed
 
 
 def make_optimizers(settings: Optimization) -> dict[str, optax.GradientTransformation]:

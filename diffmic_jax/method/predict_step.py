@@ -7,6 +7,7 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from diffmic_jax.method.build import Method
 from diffmic_jax.method.state import of_network
@@ -56,7 +57,9 @@ def fold(method: Method, variables: Variables) -> Folded | None:
     return folded.fold(method.denoiser, own, method.sampling.timesteps)
 
 
-def embed(method: Method, variables: Variables, batch: Batch, guidance: Guidance) -> Array:
+def embed(
+    method: Method, variables: Variables, batch: Batch, guidance: Guidance
+) -> Float[Array, "b d"]:
     """The denoiser's embedding [B, D] of a batch of normalised images, in evaluation mode."""
     assert method.denoiser is not None, "the recipe has no denoiser"
     run: Any = method.denoiser.apply

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Float, Float64, Int, Real
 
 from diffmic_jax.diffusion.link import SIGMOID, SOFTMAX, Link
 from diffmic_jax.errors import InputError
@@ -67,25 +68,34 @@ class Task:
         undefined = SINGLE_LABEL_ONLY if self.multi_label else ()
         return tuple(name for name in SCALARS if name not in undefined)
 
-    def targets(self, label: Array) -> Array:
+    def targets(
+        self, label: Int[Array, " b"] | Real[Array, "b c"]
+    ) -> Float[Array, "b {self.num_classes}"]:
         """Clean labels y0 [B, C] float32: one-hot of class indices [B], multi-hot [B, C] as is."""
         if self.multi_label:
-            return label.astype(jnp.float32)
+            return jnp.asarray(label, jnp.float32)
         return jax.nn.one_hot(label, self.num_classes)
 
-    def correct(self, logits: Array, label: Array) -> Array:
+    def correct(
+        self, logits: Float[Array, "b c"], label: Int[Array, " b"] | Real[Array, "b c"]
+    ) -> Bool[Array, " b"] | Bool[Array, "b c"]:
         """Whether logits [B, C] are right: [B], or with several labels [B, C]."""
         if self.multi_label:
             return (logits > 0) == (label > 0.5)
         return logits.argmax(-1) == label
 
-    def multi_hot(self, label: np.ndarray) -> np.ndarray:
+    def multi_hot(
+        self, label: Int[np.ndarray, " n"] | Real[np.ndarray, "n c"]
+    ) -> Float64[np.ndarray, "n {self.num_classes}"]:
         """`targets` on the host and in float64: [N, C]."""
         if self.multi_label:
             return np.asarray(label, np.float64)
-        return np.eye(self.num_classes)[label]
+        one_hot: np.ndarray = np.eye(self.num_classes)[label]
+        return one_hot
 
-    def predicted(self, probabilities: np.ndarray, thresholds: Sequence[float] = ()) -> np.ndarray:
+    def predicted(
+        self, probabilities: Float[np.ndarray, "n c"], thresholds: Sequence[float] = ()
+    ) -> Int[np.ndarray, " n"] | Bool[np.ndarray, "n c"]:
         """Predicted labels of probabilities [N, C].
 
         Args:
@@ -98,7 +108,8 @@ class Task:
         """
         if self.multi_label:
             return probabilities >= (thresholds or 0.5)
-        return probabilities.argmax(axis=1)
+        most_probable: np.ndarray = probabilities.argmax(axis=1)
+        return most_probable
 
     def name(self, label: Any) -> str:
         """A label as text: the class name, or with several labels the names as 'a|b'."""
@@ -109,7 +120,7 @@ class Task:
         pairs = zip(self.class_names, members, strict=True)
         return SEPARATOR.join(name for name, member in pairs if member)
 
-    def counts(self, label: np.ndarray) -> tuple[int, ...]:
+    def counts(self, label: Int[np.ndarray, " n"] | Real[np.ndarray, "n c"]) -> tuple[int, ...]:
         """Images of each class, [C]."""
         if self.multi_label:
             return tuple(label.sum(axis=0).astype(int).tolist())

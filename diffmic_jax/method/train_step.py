@@ -20,6 +20,7 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Bool, Float
 
 from diffmic_jax.diffusion import losses
 from diffmic_jax.diffusion.process import q_sample
@@ -27,7 +28,7 @@ from diffmic_jax.method.build import Method
 from diffmic_jax.method.optimizers import make_optimizers, moving_average
 from diffmic_jax.method.state import TrainState, of_network
 from diffmic_jax.nn.preprocess import normalise
-from diffmic_jax.types import Array, Batch, Guidance, Variables
+from diffmic_jax.types import Array, Batch, Guidance, Timestep, Variables
 
 Scalars = dict[str, Array]
 Loss = Callable[..., tuple[Scalars, Variables]]
@@ -93,7 +94,12 @@ def guidance_loss(method: Method, variables: Variables, batch: Batch) -> tuple[S
 
 
 def diffusion_loss(
-    method: Method, variables: Variables, batch: Batch, guidance: Guidance, t: Array, eps: Array
+    method: Method,
+    variables: Variables,
+    batch: Batch,
+    guidance: Guidance,
+    t: Timestep,
+    eps: Float[Array, "b *l c"],
 ) -> tuple[Scalars, Variables]:
     """Loss of the denoiser on a batch at given timesteps and noise (v1, Eq. 2 to 6).
 
@@ -143,7 +149,7 @@ def diffusion_loss(
     return scalars, stats
 
 
-def in_cells(label: Array, cells: tuple[int, ...]) -> Array:
+def in_cells(label: Float[Array, "b c"], cells: tuple[int, ...]) -> Float[Array, "b *l c"]:
     """The same label in every cell: [B, C] -> [B, *L, C]."""
     batch, classes = label.shape
     spread = label.reshape(batch, *(1 for _ in cells), classes)
@@ -156,7 +162,7 @@ def guide(method: Method, variables: Variables, batch: Batch) -> Guidance:
     return cast(Guidance, method.guidance.apply(own, batch.image, False))
 
 
-def without_conditioning(guidance: Guidance, where: Array) -> Guidance:
+def without_conditioning(guidance: Guidance, where: Bool[Array, ...]) -> Guidance:
     """The guidance prediction with logits of 0 where asked: all classes are equally likely.
 
     Args:

@@ -36,13 +36,13 @@ def test_without_output_the_posterior_is_bayes_rule(t):
         log_joint = log_density + (log_prior if multi_label else np.log(mean))
         weights = np.exp(log_joint - log_joint.max())
         expected = weights @ classes / weights.sum()
-        prior = Prior(jnp.float32(mean), jnp.zeros(0), 0)
+        y_t, prior = jnp.float32(y_t)[None], Prior(jnp.float32(mean)[None], jnp.zeros((1, 0)), 0)
         found = parameterization.posterior(
-            jnp.zeros(3), jnp.float32(y_t), jnp.int32(t), prior, link=link, schedule=SCHEDULE
+            jnp.zeros((1, 3)), y_t, jnp.int32(t), prior, link=link, schedule=SCHEDULE
         )
-        np.testing.assert_allclose(link.activate(found.logits), expected, atol=2e-4)
+        np.testing.assert_allclose(link.activate(found.logits)[0], expected, atol=2e-4)
         y0_hat = process.predict_y0(SCHEDULE, y_t, t, found.eps_hat, mean)
-        np.testing.assert_allclose(y0_hat, expected, atol=2e-3)
+        np.testing.assert_allclose(y0_hat[0], expected, atol=2e-3)
 
 
 def test_samples_of_the_posterior_are_as_common_as_the_guidance_prediction():

@@ -166,10 +166,10 @@ def test_golden_average(golden):
     # (1 + k) / (10 + k) is 0.9 at k = 80, and capped at 0.9999 from k = 89,990 on.
     g = golden("lr_ema")
     for decay, k in (("0.9", 80), ("0.9999", 10**6)):
-        average = g["ema_w0"]
+        average = {"w": g["ema_w0"]}
         for w, shadow in zip(g["ema_w"], g[f"ema_shadow_mu{decay}"], strict=True):
-            average = moving_average(average, w, jnp.int32(k))
-            check(f"EMA at {decay}", average, shadow, 1e-6)
+            average = moving_average(average, {"w": w}, jnp.int32(k))
+            check(f"EMA at {decay}", average["w"], shadow, 1e-6)
 
 
 @pytest.mark.parametrize(("joint_steps", "decay"), [(-10, 0.1), (0, 0.1), (80, 0.9)])
@@ -221,21 +221,24 @@ def test_statistics_are_those_of_the_stream_that_predicts(method, state, batch):
 @pytest.mark.parametrize("parts", [2, 4])
 def test_a_batch_in_parts_has_the_gradient_of_the_whole(parts):
     x = np.random.default_rng(0).standard_normal((8, 3)).astype(np.float32)
-    variables = {"params": {"net": jnp.arange(1.0, 4.0)}, "batch_stats": {"net": jnp.zeros(())}}
+    variables = {
+        "params": {"net": {"w": jnp.arange(1.0, 4.0)}},
+        "batch_stats": {"net": {"calls": jnp.zeros(())}},
+    }
 
     def loss(variables, x):
         # A mean over images, and statistics that count the calls.
-        error = jnp.square(x @ variables["params"]["net"]).mean()
-        return {"loss": error}, variables["batch_stats"]["net"] + 1
+        error = jnp.square(x @ variables["params"]["net"]["w"]).mean()
+        return {"loss": error}, {"calls": variables["batch_stats"]["net"]["calls"] + 1}
 
     def run(parts):
         return steps._gradients(loss, "loss", variables, "net", (x,), parts)
 
-    (grads, scalars, _), (ours, found, calls) = run(1), run(parts)
-    np.testing.assert_allclose(ours, grads, rtol=1e-5)
+    (grads, scalars, _), (ours, found, stats) = run(1), run(parts)
+    np.testing.assert_allclose(ours["w"], grads["w"], rtol=1e-5)
     np.testing.assert_allclose(found["loss"], scalars["loss"], rtol=1e-5)
     np.testing.assert_allclose(found["net_grad_norm"], scalars["net_grad_norm"], rtol=1e-5)
-    assert calls == parts
+    assert stats["calls"] == parts
 
 
 def test_a_step_in_parts_takes_every_image_once(method, state, batch):
