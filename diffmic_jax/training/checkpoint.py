@@ -98,7 +98,7 @@ class Checkpoints:
             raise InputError(f"{self.folder} holds no complete checkpoint; train there first")
         for step in steps:
             if self._ranks[step] is None:
-                self._record(step)  # says what is wrong
+                self._record(step)  # raises, with what is wrong
         return max(steps, key=lambda step: (self._ranks[step], step))
 
     def since_best(self, step: int) -> int:
@@ -176,7 +176,7 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _writing(self, step: int | None) -> Iterator[None]:
-        """Tell what could not be written, and that the rest is intact."""
+        """Name what cannot be written; the rest is intact."""
         try:
             yield
         except (OSError, ValueError, RuntimeError) as error:  # TensorStore's are of the latter two
@@ -319,7 +319,7 @@ class Checkpoints:
         try:
             self.wait()
         finally:
-            # A failed save has been told of by now.
+            # A failed save has been reported by now.
             with contextlib.suppress(OSError, ValueError, RuntimeError):
                 self._manager.close()
 
