@@ -189,5 +189,5 @@ def stored_guidance(dcg: dict[str, np.ndarray], dtype: Any = np.float32) -> Guid
     fused, global_, local = (
         dcg[name].astype(dtype) for name in ("y_fusion", "y_global", "y_local")
     )
-    nothing = np.zeros(0)
-    return Guidance(fused, global_, local, nothing, nothing, nothing, nothing)
+    nothing, patches = np.zeros(0), np.zeros((len(fused), 0, 32, 32, 3), dtype)
+    return Guidance(fused, global_, local, nothing, nothing, patches, nothing)
