@@ -161,7 +161,7 @@ def test_a_workdir_whose_configuration_is_damaged_is_refused(tmp_path, tiny_data
     assert line.startswith(f"{tmp_path / 'config.json'}: not JSON")
 
 
-def test_what_only_says_where_and_how_often_may_change(tiny_data, trained):
+def test_fields_of_places_and_intervals_may_change(tiny_data, trained):
     changes = {"train__log_every": 7, "eval__batch_size": 3, "checkpoint__every_steps": 1}
     check_workdir(trained, tiny.make_config(tiny_data, **changes))
 

@@ -208,24 +208,24 @@ def test_what_cannot_be_loaded_is_one_line(tmp_path):
         diffmic_jax.load(tmp_path / "file")
 
 
-class Asked(Exception):
+class Started(Exception):
     """Raised in the place of a training."""
 
 
 @pytest.fixture
-def asked(monkeypatch) -> list[tuple[Config, Path]]:
-    """What `fit` asks to train."""
+def started(monkeypatch) -> list[tuple[Config, Path]]:
+    """The configurations and workdirs that `fit` trains."""
     found: list[tuple[Config, Path]] = []
 
     def train(config: Config, workdir: Path) -> None:
         found.append((config, workdir))
-        raise Asked
+        raise Started
 
     monkeypatch.setattr(api, "train", train)
     return found
 
 
-def test_fit_takes_a_table_a_name_or_what_the_configuration_has(asked, photos, tmp_path):
+def test_fit_takes_a_table_a_name_or_what_the_configuration_has(started, photos, tmp_path):
     table = tmp_path / "labels.csv"
     table.write_text("image,label\n")
     own = Config(recipe="own", seed=7)
@@ -235,9 +235,9 @@ def test_fit_takes_a_table_a_name_or_what_the_configuration_has(asked, photos, t
         {"config": "ham10000:classifier", "changes": {"train.epochs": 3}},
         {"data": str(photos), "config": own, "workdir": tmp_path / "w"},
     ):
-        with pytest.raises(Asked):
+        with pytest.raises(Started):
             diffmic_jax.fit(**options)
-    (csv_, _), (phantom, place), (ham, where), (last, workdir) = asked
+    (csv_, _), (phantom, place), (ham, where), (last, workdir) = started
     assert (csv_.data.name, csv_.data.root) == ("images", str(tmp_path))
     assert csv_.data.labels == "labels.csv"
     assert (phantom.data.name, phantom.recipe) == ("phantom", "v2")

@@ -247,7 +247,7 @@ def _add_predict(commands: argparse._SubParsersAction) -> None:
     _add_workdir(command)
     command.add_argument("--images", type=Path, required=True, help="folder of images")
     command.add_argument("--out", type=Path, required=True, help="the CSV to write")
-    command.add_argument("--uncertainty", type=Path, help="a second CSV: how sure the answers are")
+    command.add_argument("--uncertainty", type=Path, help="a second CSV: uncertainty per image")
     command.add_argument("--coverage", type=_share, help="of its prediction sets; default 0.9")
     _add_on_bad_image(command)
     _add_sampling(command)

@@ -43,7 +43,7 @@ class Classified:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Predictions:
-    """What a classifier answers for n images."""
+    """A classifier's results for n images."""
 
     ids: list[str]
     """[n] the images' names."""

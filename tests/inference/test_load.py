@@ -83,8 +83,8 @@ def test_a_second_table_holds_the_uncertainty(tiny_data, trained, tmp_path):
     out, sure = tmp_path / "out.csv", tmp_path / "sure.csv"
     argv = ["predict", f"--workdir={trained}", f"--images={tiny_data / 'test'}", f"--out={out}"]
     assert cli.main([*argv, f"--uncertainty={sure}", "--coverage=0.5"]) == 0
-    for answer, row in zip(read(out), read(sure), strict=True):
-        assert answer["id"] == row["id"]
+    for prediction, row in zip(read(out), read(sure), strict=True):
+        assert prediction["id"] == row["id"]
         assert set(filter(None, row["set"].split("|"))) <= set(tiny.CLASSES)
         for kind in ("calibrated", "vote", "guidance"):
             total = sum(float(row[f"{kind}_{name}"]) for name in tiny.CLASSES)
@@ -163,7 +163,7 @@ def test_a_copied_workdir_is_the_same_classifier(trained, tmp_path):
         {"a": jnp.array([1.0, 2.0]), "b": jnp.array([4.0], jnp.bfloat16)},
     ],
 )
-def test_the_hash_tells_values_shapes_names_and_types_apart(trained, other):
+def test_the_hash_depends_on_values_shapes_names_and_types(trained, other):
     one = {"a": jnp.array([1.0, 2.0]), "b": jnp.array([4.0])}
     again = {"b": jnp.array([4.0]), "a": jnp.array([1.0, 2.0])}
     model = load(trained)
