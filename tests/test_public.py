@@ -61,6 +61,7 @@ def test_fit_leaves_a_workdir_that_load_takes(fitted, photos):
     scores = json.loads((fitted.workdir / "eval/test/metrics.json").read_text())
     assert scores["n"] == round(0.2 * 3 * PER_CLASS)
     assert (fitted.workdir / "MODEL_CARD.md").exists()
+    assert not (fitted.workdir / "CHECKLIST.md").exists()
 
 
 def test_predictions_of_files_and_arrays(fitted, files):
