@@ -73,7 +73,7 @@ class Classifier:
     ) -> Predictions:
         """Classify images.
 
-        An image's place in the list seeds its samples, so the same list gives the same answer.
+        An image's place in the list seeds its samples, so the same list gives the same result.
 
         Args:
           images: one or several, files or arrays uint8 [H, W, 3] or [H, W].

@@ -27,7 +27,7 @@ class StorageError(Exception):
 
 
 class RunError(Exception):
-    """Some of many runs failed; the message says where to read which and why."""
+    """Some of many runs failed; the message names the file that lists them."""
 
 
 class Interrupted(Exception):

@@ -1,7 +1,7 @@
-"""The networks of the golden vectors: their weights by recipe, as trees of ours.
+"""The networks of the golden vectors: their weights by rule, as trees of ours.
 
 The golden vectors were made with networks whose every state_dict entry is a pure function of its
-name and shape. Here those entries are drawn again and put where our networks keep them. What is
+name and shape. Here those entries are made again and put where our networks keep them. What is
 compared is looked up by the same rules, so a test can speak of `encoder_x.f.0.weight` and get our
 array in torch's layout.
 """
@@ -142,7 +142,7 @@ def lookup(variables: Variables, name: str, ndim: int) -> np.ndarray:
     Args:
       variables: `{"params": ..., "batch_stats": ...}`, or as many of them as are needed.
       name: torch's name.
-      ndim: its number of axes, which tells a BatchNorm's weight from a kernel.
+      ndim: its number of axes, which distinguishes a BatchNorm's weight from a kernel.
     """
     kind, path = place(name, ndim)
     value = variables[kind]
@@ -189,5 +189,5 @@ def stored_guidance(dcg: dict[str, np.ndarray], dtype: Any = np.float32) -> Guid
     fused, global_, local = (
         dcg[name].astype(dtype) for name in ("y_fusion", "y_global", "y_local")
     )
-    nothing = np.zeros(0)
-    return Guidance(fused, global_, local, nothing, nothing, nothing, nothing)
+    nothing, patches = np.zeros(0), np.zeros((len(fused), 0, 32, 32, 3), dtype)
+    return Guidance(fused, global_, local, nothing, nothing, patches, nothing)

@@ -62,6 +62,6 @@ def start_together(count: int, *argv: str, devices: int = 1) -> list[subprocess.
 
 def finish(process: subprocess.Popen[str], status: int = 0) -> str:
     """Wait for the end, which has to have that exit status; returns standard error."""
-    _, said = process.communicate()
-    assert process.returncode == status, said
-    return said
+    _, shown = process.communicate()
+    assert process.returncode == status, shown
+    return shown

@@ -132,14 +132,25 @@ def test_our_own_recipe_runs_whole(tmp_path, tiny_data):
 # Whose workdir it is.
 
 
-def test_a_workdir_of_another_configuration_is_refused(tiny_data, trained, capsys):
+@pytest.mark.parametrize("run", [api.train, api.evaluate])
+def test_a_workdir_of_another_configuration_is_refused(tiny_data, trained, capsys, run):
     before = (trained / "config.json").read_bytes()
-    line = refused(tiny.make_config(tiny_data, train__learning_rate=0.5), trained, capsys)
+    line = refused(tiny.make_config(tiny_data, train__learning_rate=0.5), trained, capsys, run)
     assert line == (
         f"{trained} belongs to a run with config.train.learning_rate=0.001, not 0.5; "
         "choose another --workdir or give the same values"
     )
     assert (trained / "config.json").read_bytes() == before
+
+
+def test_another_sampling_is_evaluated_elsewhere(tmp_path, tiny_data, trained, capsys):
+    config = tiny.make_config(tiny_data, sampling__num_steps=2)
+    line = refused(config, trained, capsys, api.evaluate)
+    assert f"{trained} belongs to a run with config.sampling.num_steps=3, not 2" in line
+    found = api.evaluate(config, trained, folder=tmp_path)
+    ours, theirs = (tiny.read_predictions(each) for each in (tmp_path, trained / "eval/test"))
+    assert list(ours) == list(theirs) == found.ids
+    assert ours != theirs
 
 
 def test_a_checkpoint_of_another_configuration_is_refused_by_itself(
@@ -161,7 +172,7 @@ def test_a_workdir_whose_configuration_is_damaged_is_refused(tmp_path, tiny_data
     assert line.startswith(f"{tmp_path / 'config.json'}: not JSON")
 
 
-def test_what_only_says_where_and_how_often_may_change(tiny_data, trained):
+def test_fields_of_places_and_intervals_may_change(tiny_data, trained):
     changes = {"train__log_every": 7, "eval__batch_size": 3, "checkpoint__every_steps": 1}
     check_workdir(trained, tiny.make_config(tiny_data, **changes))
 

@@ -1,93 +1,13 @@
-"""The flags of the commands."""
+"""The commands and their flags."""
 
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NoReturn
 
-from diffmic_jax.config import fields
+from diffmic_jax.cli import flags
 from diffmic_jax.data.catalog import CATALOG
-from diffmic_jax.data.images import MAX_PIXELS
-from diffmic_jax.errors import InputError
-from diffmic_jax.fields import RENAMED
-
-
-class _Parser(argparse.ArgumentParser):
-    """Reports a bad argument in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        for flag in re.findall(r"--(\w+)", message.partition("unrecognized arguments: ")[2]):
-            if new := RENAMED.get(f"data.{flag}"):
-                message = f"--{flag} is now --{new.removeprefix('data.')}"
-                break
-        raise InputError(f"{message}; see {self.prog} --help")
-
-
-def _positive(text: str) -> int:
-    """A count from the command line."""
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
-
-
-def _share(text: str) -> float:
-    """A number between 0 and 1 from the command line."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not between 0 and 1")
-    return value
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(text.split(","))
-
-
-def _seeds(text: str) -> tuple[int, ...]:
-    """Seeds from the command line."""
-    parts = text.split(",")
-    if not all(part.isdigit() for part in parts):
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of seeds like 0,1,2")
-    return tuple(map(int, parts))
-
-
-def _choices(name: str) -> tuple[str, ...]:
-    """The allowed values of a field of the configuration."""
-    return next(spec.choices for spec in fields() if spec.name == name)
-
-
-def _add_on_bad_image(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--on_bad_image",
-        default="error",
-        choices=_choices("data.on_bad_image"),
-        help="stop at an image that cannot be read, or leave it out and list it",
-    )
-
-
-def _add_bad_images(parser: argparse.ArgumentParser) -> None:
-    _add_on_bad_image(parser)
-    parser.add_argument(
-        "--max_pixels", type=_positive, default=MAX_PIXELS, help="larger images are refused"
-    )
-
-
-def _add_sampling(parser: argparse.ArgumentParser) -> None:
-    """Flags of the sampling; the default is the run's own configuration."""
-    parser.add_argument("--num_samples", type=_positive, help="samples per image, averaged")
-    parser.add_argument("--num_steps", type=_positive, help="reverse steps")
-    parser.add_argument("--sampler", choices=_choices("sampling.sampler"))
-    parser.add_argument("--start", choices=_choices("sampling.start"))
-    parser.add_argument(
-        "--rederive_eps",
-        action=argparse.BooleanOptionalAction,
-        help="where ddim clips the label, go on with the noise that the clipped one implies",
-    )
 
 
 def make_parser(
@@ -98,11 +18,11 @@ def make_parser(
     Args:
       runs: name of each command to what it does with its arguments.
     """
-    parser = _Parser(
+    parser = flags.Parser(
         prog="diffmic", description="Classify medical images with diffusion models over the label."
     )
     commands = parser.add_subparsers(
-        required=True, metavar="COMMAND", dest="command", parser_class=_Parser
+        required=True, metavar="COMMAND", dest="command", parser_class=flags.Parser
     )
     for add in (
         _add_fit,
@@ -146,7 +66,7 @@ def _add_fit(commands: argparse._SubParsersAction) -> None:
     command.add_argument("data", help="folder of images, CSV of labels, or name of a data set")
     command.add_argument("--config", default="default", help="NAME or FILE, maybe with :RECIPE")
     command.add_argument("--out", type=Path, help="workdir; default runs/CONFIG")
-    _add_set(command, "of the configuration")
+    flags.add_set(command, "of the configuration")
 
 
 def _add_train(commands: argparse._SubParsersAction) -> None:
@@ -170,7 +90,7 @@ def _add_prepare(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--manual_dir", type=Path, required=True, help="the unpacked archives")
     command.add_argument("--data_dir", type=Path, required=True, help="where NAME/VERSION is made")
     command.add_argument("--lists", type=Path, help="folder of DiffMIC's split lists")
-    _add_bad_images(command)
+    flags.add_bad_images(command)
 
 
 def _add_audit(commands: argparse._SubParsersAction) -> None:
@@ -185,7 +105,7 @@ def _add_audit(commands: argparse._SubParsersAction) -> None:
         "--data_dir", default="", help="what prepare wrote, or the images themselves"
     )
     command.add_argument("--out", type=Path, help="JSON to write")
-    command.add_argument("--protocol", default="given", choices=_choices("data.protocol"))
+    command.add_argument("--protocol", default="given", choices=flags.choices("data.protocol"))
     command.add_argument("--labels", default="", help="CSV of labels")
     command.add_argument("--groups", default="", help="CSV of groups")
     command.add_argument("--split", default="", help="CSV of image and part")
@@ -197,7 +117,7 @@ def _add_audit(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--validation_fraction", type=float, default=0.0, help="cut from training")
     command.add_argument("--test_fraction", type=float, default=0.2, help="where no split is given")
     command.add_argument("--seed", type=int, default=0, help="of the cuts")
-    _add_bad_images(command)
+    flags.add_bad_images(command)
 
 
 def _add_convert(commands: argparse._SubParsersAction) -> None:
@@ -231,10 +151,12 @@ def _add_export(commands: argparse._SubParsersAction) -> None:
         "Write the classifier as one StableHLO program for CPU, CUDA and TPU, weights included.",
         "--workdir=runs/quickstart --out=classifier.stablehlo",
     )
-    _add_workdir(command)
+    flags.add_workdir(command)
     command.add_argument("--out", type=Path, required=True, help="the file to write")
-    command.add_argument("--batch", type=_positive, help="images per call; default: any number")
-    _add_sampling(command)
+    command.add_argument(
+        "--batch", type=flags.positive, help="images per call; default: any number"
+    )
+    flags.add_sampling(command)
 
 
 def _add_predict(commands: argparse._SubParsersAction) -> None:
@@ -244,13 +166,13 @@ def _add_predict(commands: argparse._SubParsersAction) -> None:
         "Classify every image in a folder into a CSV.",
         "--workdir=runs/quickstart --images=DIR --out=predictions.csv --num_samples=16",
     )
-    _add_workdir(command)
+    flags.add_workdir(command)
     command.add_argument("--images", type=Path, required=True, help="folder of images")
     command.add_argument("--out", type=Path, required=True, help="the CSV to write")
-    command.add_argument("--uncertainty", type=Path, help="a second CSV: how sure the answers are")
-    command.add_argument("--coverage", type=_share, help="of its prediction sets; default 0.9")
-    _add_on_bad_image(command)
-    _add_sampling(command)
+    command.add_argument("--uncertainty", type=Path, help="a second CSV: uncertainty per image")
+    command.add_argument("--coverage", type=flags.share, help="of its prediction sets; default 0.9")
+    flags.add_on_bad_image(command)
+    flags.add_sampling(command)
 
 
 def _add_evaluate(commands: argparse._SubParsersAction) -> None:
@@ -260,12 +182,12 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
         "Evaluate the best checkpoint on a split of its data set.",
         "--workdir=runs/quickstart --split=test --num_samples=16 --out=eval16",
     )
-    _add_workdir(command)
-    _add_split(command)
+    flags.add_workdir(command)
+    flags.add_split(command)
     command.add_argument("--out", type=Path, help="folder to write; default WORKDIR/eval/SPLIT")
     command.add_argument("--root", help="where the data is now, if it has moved")
-    command.add_argument("--coverage", type=_share, default=0.9, help="of the prediction sets")
-    _add_sampling(command)
+    command.add_argument("--coverage", type=flags.share, default=0.9, help="of the prediction sets")
+    flags.add_sampling(command)
 
 
 def _add_compare(commands: argparse._SubParsersAction) -> None:
@@ -279,8 +201,10 @@ def _add_compare(commands: argparse._SubParsersAction) -> None:
         "first", type=Path, help="an evaluated run's folder, or what evaluate --out wrote"
     )
     command.add_argument("second", type=Path, help="another one, of the same images")
-    _add_split(command)
-    command.add_argument("--bootstrap", type=_positive, default=1000, help="number of resamples")
+    flags.add_split(command)
+    command.add_argument(
+        "--bootstrap", type=flags.positive, default=1000, help="number of resamples"
+    )
     command.add_argument("--out", type=Path, help="JSON to write")
 
 
@@ -292,8 +216,8 @@ def _add_report(commands: argparse._SubParsersAction) -> None:
         "images of the split: treat it as you treat these.",
         "--workdir=runs/quickstart",
     )
-    _add_workdir(command)
-    _add_split(command)
+    flags.add_workdir(command)
+    flags.add_split(command)
     command.add_argument("--out", type=Path, help="file to write; default WORKDIR/report.html")
     command.add_argument("--root", help="where the data is now, if it has moved")
     command.add_argument(
@@ -310,10 +234,10 @@ def _add_serve(commands: argparse._SubParsersAction) -> None:
         "Show a page on which the classifier can be tried; by default on this machine alone.",
         "--workdir=runs/quickstart --port=8000",
     )
-    _add_workdir(command)
+    flags.add_workdir(command)
     command.add_argument("--host", default="127.0.0.1", help="address to listen at")
-    command.add_argument("--port", type=_positive, default=8000)
-    command.add_argument("--coverage", type=_share, default=0.9, help="of the prediction sets")
+    command.add_argument("--port", type=flags.positive, default=8000)
+    command.add_argument("--coverage", type=flags.share, default=0.9, help="of the prediction sets")
 
 
 def _add_study(commands: argparse._SubParsersAction) -> None:
@@ -328,9 +252,11 @@ def _add_study(commands: argparse._SubParsersAction) -> None:
     command.add_argument(
         "--workdir", type=Path, required=True, help="folder of its runs and tables"
     )
-    command.add_argument("--rows", type=_names, help="as basic,v1; default: all of the study's")
-    command.add_argument("--seeds", type=_seeds, help="as 0,1,2; default: the study's")
-    _add_set(command, "of every run")
+    command.add_argument(
+        "--rows", type=flags.names, help="as basic,v1; default: all of the study's"
+    )
+    command.add_argument("--seeds", type=flags.seeds, help="as 0,1,2; default: the study's")
+    flags.add_set(command, "of every run")
     command.add_argument("--coordinator", default="", help="these three as for main.py")
     command.add_argument("--num_processes", type=int, default=0)
     command.add_argument("--process_id", type=int, default=-1)
@@ -346,22 +272,3 @@ def _add_info(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--workdir", type=Path, help="a finished run's folder")
     command.add_argument("--json", action="store_true", help="as JSON")
     command.add_argument("--trunks", action="store_true", help="list the trunks by name")
-
-
-def _add_set(parser: argparse.ArgumentParser, whose: str) -> None:
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="FIELD=VALUE",
-        help=f"{whose}, as data.root=DIR; may be given many times",
-    )
-
-
-def _add_split(parser: argparse.ArgumentParser) -> None:
-    splits = ("train", "validation", "test", "test_clean")
-    parser.add_argument("--split", default="test", choices=splits)
-
-
-def _add_workdir(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--workdir", type=Path, required=True, help="a finished run's folder")

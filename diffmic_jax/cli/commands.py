@@ -1,6 +1,6 @@
 """The commands: what can be done with a data set or with a trained workdir.
 
-Imports that load JAX stand inside the commands, so that `--help` answers at once.
+Imports that load JAX stand inside the commands, so that `--help` is quick.
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ def export(args: argparse.Namespace) -> None:
     from diffmic_jax.api import Classifier
 
     out = Classifier(_load(args)).export(args.out, batch_size=args.batch)
-    print(f"written to {out}; {out}.md tells how to use it")
+    print(f"written to {out}; {out}.md describes its use")
 
 
 def info(args: argparse.Namespace) -> None:

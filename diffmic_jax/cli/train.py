@@ -47,7 +47,7 @@ def _run(argv: list[str]) -> None:
         raise InputError(f"--config is missing; try {EXAMPLE}")
     given = _parse(argv, configfile.load(spec))
     config = configfile.typed(given.config, f"--config={spec}")
-    # Here, so that --help and a wrong flag answer at once.
+    # Here, since it loads JAX, which --help and a wrong flag need not wait for.
     from diffmic_jax import api
     from diffmic_jax.training import parallel
 

@@ -48,19 +48,19 @@ def dual_priors(guidance: Guidance, activate: Activation = jax.nn.softmax) -> tu
 def no_priors(guidance: Guidance, activate: Activation = jax.nn.softmax) -> tuple[Prior, ...]:
     """Mean 0 and an empty condition: plain diffusion (v1's ablation C1)."""
     del activate
-    return _centred(guidance.fused[..., :0], guidance.fused.shape)
+    return _centred(guidance.fused[..., :0], guidance.fused)
 
 
 def global_priors(guidance: Guidance, activate: Activation = jax.nn.softmax) -> tuple[Prior, ...]:
     """The global logits are the condition (v2's ablation)."""
     del activate
-    return _centred(guidance.global_, guidance.global_.shape)
+    return _centred(guidance.global_, guidance.global_)
 
 
 def local_priors(guidance: Guidance, activate: Activation = jax.nn.softmax) -> tuple[Prior, ...]:
     """The local logits are the condition (v2's ablation)."""
     del activate
-    return _centred(guidance.local, guidance.local.shape)
+    return _centred(guidance.local, guidance.local)
 
 
 def map_priors(
@@ -75,12 +75,12 @@ def map_priors(
     """
     del activate
     dense = guidance_map(guidance.global_, guidance.local, size)
-    return _centred(dense, dense.shape)
+    return _centred(dense, dense)
 
 
-def _centred(condition: Array, shape: tuple[int, ...]) -> tuple[Prior, ...]:
-    """One prior of mean 0."""
-    return (Prior(jnp.zeros(shape, jnp.result_type(condition)), condition, 0),)
+def _centred(condition: Array, like: Array) -> tuple[Prior, ...]:
+    """One prior of mean 0, of the shape of an array."""
+    return (Prior(jnp.zeros_like(like), condition, 0),)
 
 
 def guidance_map(

@@ -43,7 +43,7 @@ class Classified:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Predictions:
-    """What a classifier answers for n images."""
+    """A classifier's results for n images."""
 
     ids: list[str]
     """[n] the images' names."""
@@ -109,7 +109,7 @@ def classify(model: Model, images: Mapping[str, Image], on_bad_image: str = "err
       on_bad_image: 'error' stops at an image that cannot be decoded, 'skip' leaves it out.
 
     Raises:
-      InputError: there is no image, or one cannot be used.
+      InputError: there is no image that can be used, or one that cannot.
     """
     if not images:
         raise InputError("predict: there are no images; name some")
@@ -128,6 +128,9 @@ def classify(model: Model, images: Mapping[str, Image], on_bad_image: str = "err
         # All are decoded before the first is classified, so a bad one is reported at once.
         found = cached(source, size, Path(folder), on_bad_image=on_bad_image)
         examples = found.examples["test"]
+        if not len(examples):
+            first = next(iter(found.skipped.values()))
+            raise InputError(f"predict: no image can be read; the first one: {first}")
         rows = parallel.bucket(model.mesh, len(examples), model.config.eval.batch_size)
         batches = loader.eval_batches(examples, loader.Batching(batch_size=rows))
         outputs = predict_batches(model.predictor, batches, model.sampling_key, "predict")
@@ -139,10 +142,11 @@ def _checked(name: str, image: np.ndarray) -> Decoded:
     """An image that is an array.
 
     Raises:
-      InputError: it is not uint8 [H, W, 3] or [H, W].
+      InputError: it is not uint8 [H, W, 3] or [H, W], or has no pixel.
     """
     image = np.asarray(image)
-    if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)):
+    is_image = image.ndim in (2, 3) and image.shape[2:] in ((), (3,)) and image.size
+    if image.dtype != np.uint8 or not is_image:
         raise InputError(
             f"{name}: is {image.dtype}{list(image.shape)}; give uint8 [height, width, 3], or "
             "[height, width] for gray"

@@ -103,13 +103,13 @@ def _program(model: Model, batch_size: int | None) -> export.Exported:
         variables = jax.tree.map(jnp.asarray, host)
         rows = jnp.ones(image.shape[:1])
         ready = jax.tree.map(jnp.asarray, folded)
-        answer = predict_step(
+        found = predict_step(
             method, variables, Batch(image, rows, rows, index), model.sampling_key, ready
         )
         return {
-            "probabilities": answer.probabilities,
-            "spread": answer.spread,
-            "guidance": method.task.link.activate(answer.guidance.fused),
+            "probabilities": found.probabilities,
+            "spread": found.spread,
+            "guidance": method.task.link.activate(found.guidance.fused),
         }
 
     (batch,) = (batch_size,) if batch_size else export.symbolic_shape("b")

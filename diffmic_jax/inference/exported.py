@@ -56,11 +56,11 @@ class Exported:
 
         Args:
           image: [B, S, S, 3] uint8, RGB, centre square, resized to S = `image_size`.
-          index: [B] whole numbers that seed each image's draws; default 0..B-1. An image with the
-            same index gets the same answer, whatever it is classified with.
+          index: [B] whole numbers that seed each image's samples; default 0..B-1. An image with the
+            same index gets the same result, whatever it is classified with.
 
         Returns:
-          `probabilities` [B, C], `spread` [B, C] (standard deviation between the draws) and
+          `probabilities` [B, C], `spread` [B, C] (standard deviation between the samples) and
           `guidance` [B, C] (probabilities of the guidance network alone).
 
         Raises:
@@ -78,5 +78,5 @@ class Exported:
         index = np.arange(len(image)) if index is None else np.asarray(index)
         if index.shape != image.shape[:1]:
             raise InputError(f"index is {list(index.shape)}; give one number per image")
-        answers = self._call(image, index.astype(np.int32))
-        return {name: np.asarray(value) for name, value in answers.items()}
+        found = self._call(image, index.astype(np.int32))
+        return {name: np.asarray(value) for name, value in found.items()}

@@ -33,7 +33,7 @@ EXTRAS = "torch.safetensors"
 """In a converted workdir: what its PyTorch checkpoints hold and ours do not."""
 
 ENCODER = "encoder_x.f."
-"""Prefix of the image encoder's names, where a ViT does not say otherwise."""
+"""Prefix of the image encoder's names, where a ViT has no other."""
 
 
 def from_diffmic(

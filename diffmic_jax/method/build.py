@@ -9,13 +9,10 @@ from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 
-from diffmic_jax import config as fields
 from diffmic_jax.config import Config
-from diffmic_jax.diffusion import priors, process, samplers
+from diffmic_jax.diffusion import priors, process
 from diffmic_jax.diffusion.parameterization import PARAMETERIZATIONS, Denoised
-from diffmic_jax.diffusion.readout import READOUTS
 from diffmic_jax.diffusion.schedules import Schedule, make_schedule
 from diffmic_jax.errors import InputError
 from diffmic_jax.method import longtail
@@ -27,6 +24,7 @@ from diffmic_jax.method.objectives import (
     label_loss,
 )
 from diffmic_jax.method.optimizers import Optimization
+from diffmic_jax.method.sampling import Sampling, make_sampling
 from diffmic_jax.method.task import Task
 from diffmic_jax.nn import trunks
 from diffmic_jax.nn.baselines.classifier import PlainClassifier
@@ -49,37 +47,6 @@ class Phase:
     """The denoiser learns."""
     class_weights: tuple[float, ...] = ()
     """[C] of the images in the guidance's loss; empty: all count the same."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """How labels are sampled at prediction."""
-
-    initial: Callable[[Prior, Array], Array]
-    """(prior, noise [S, B, *L, C]) -> the state to start from."""
-    run: Callable[..., Any]
-    """(eps_fn, y_init, prior_mean, noise [n, ...]) -> y0_hat; `return_states` as in samplers."""
-    timesteps: np.ndarray
-    """[n] descending, those that `run` visits; none where the guidance is the whole classifier."""
-    num_samples: int
-    """S, samples of each image."""
-    readout: Callable[[Array], Array]
-    """Samples [S, B, C] -> probabilities [B, C]."""
-    unconditional: float
-    """Share of the samples, the first ones, without conditioning."""
-    ensemble_weight: float
-    """Weight of the guidance prediction in the probabilities."""
-
-    @property
-    def num_steps(self) -> int:
-        """n, reverse steps."""
-        return len(self.timesteps)
-
-    @property
-    def is_unconditional(self) -> np.ndarray:
-        """[S] whether a sample is without conditioning; [1] if none is."""
-        count = round(self.unconditional * self.num_samples)
-        return np.arange(self.num_samples if count else 1) < count
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -176,7 +143,7 @@ def build(config: Config, task: Task, *, steps_per_epoch: int = 0, counts: Count
         steps_per_epoch=steps_per_epoch,
         phases=phases,
         phase=phases[-1],
-        sampling=_sampling(config.sampling, schedule, task),
+        sampling=make_sampling(config.sampling, schedule, task.link),
         inherits=denoiser.pretrained == "guidance",
     )
 
@@ -334,38 +301,4 @@ def _optimization(config: Config, steps_per_epoch: int) -> Optimization:
         clip_norm=train.clip_norm,
         ema=train.ema,
         accumulate=train.accumulate,
-    )
-
-
-def _sampling(own: fields.Sampling, schedule: Schedule, task: Task) -> Sampling:
-    """The sampler of `config.sampling` over a schedule."""
-    steps = np.zeros(0, int)
-    try:
-        if own.num_steps:
-            steps = samplers.timesteps(schedule, own.num_steps, own.start)
-    except ValueError as error:
-        raise InputError(f"config.sampling.start={own.start!r}: {error}") from error
-    sampler, options = samplers.SAMPLERS[own.sampler]
-    run: Callable[..., Array | tuple[Array, Array]] = partial(
-        sampler, **{name: getattr(own, name) for name in options}
-    )
-    link = task.link
-
-    def sample(
-        eps_fn: Callable[[Array, Array], Array],
-        y_init: Array,
-        prior_mean: Array,
-        noise: Array,
-        return_states: bool = False,
-    ) -> Array | tuple[Array, Array]:
-        return run(eps_fn, schedule, y_init, prior_mean, steps, noise, return_states=return_states)
-
-    return Sampling(
-        initial=priors.INITIALS[own.initial],
-        run=sample,
-        timesteps=steps,
-        num_samples=own.num_samples,
-        readout=lambda samples: READOUTS[own.readout](samples, link),
-        unconditional=own.unconditional,
-        ensemble_weight=own.ensemble_weight,
     )

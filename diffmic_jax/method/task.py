@@ -85,7 +85,7 @@ class Task:
         return logits.argmax(-1) == label
 
     def multi_hot(
-        self, label: Int[np.ndarray, " n"] | Real[np.ndarray, "n c"]
+        self, label: Int[np.ndarray, " n"] | Real[np.ndarray, "n c"] | Bool[np.ndarray, "n c"]
     ) -> Float64[np.ndarray, "n {self.num_classes}"]:
         """`targets` on the host and in float64: [N, C]."""
         if self.multi_label:

@@ -10,8 +10,6 @@ them make the same calls.
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import logging
 import math
 import os
@@ -30,7 +28,7 @@ from jax.experimental import multihost_utils
 from diffmic_jax.errors import DamagedCheckpointError, InputError, StorageError
 from diffmic_jax.method.state import TrainState
 from diffmic_jax.training import parallel
-from diffmic_jax.training.checksum import checksums, name
+from diffmic_jax.training.checksum import checksums, described, digest, facts_text
 
 log = logging.getLogger("diffmic_jax")
 
@@ -58,7 +56,7 @@ class Checkpoints:
         self._metric = metric
         if read_only and not self.folder.is_dir():
             raise InputError(f"{workdir} holds no checkpoint; train there first, or check the path")
-        with self._writing(None):
+        with self._writing(None), _quiet():
             self._manager = ocp.CheckpointManager(
                 self.folder,
                 options=ocp.CheckpointManagerOptions(
@@ -98,7 +96,7 @@ class Checkpoints:
             raise InputError(f"{self.folder} holds no complete checkpoint; train there first")
         for step in steps:
             if self._ranks[step] is None:
-                self._record(step)  # says what is wrong
+                self._record(step)  # raises, with what is wrong
         return max(steps, key=lambda step: (self._ranks[step], step))
 
     def since_best(self, step: int) -> int:
@@ -148,10 +146,10 @@ class Checkpoints:
         """
         sums = checksums(state)
         leaves = {
-            path: {**facts, "checksum": sums[path]} for path, facts in _described(state).items()
+            path: {**facts, "checksum": sums[path]} for path, facts in described(state).items()
         }
         record: dict[str, Any] = {"meta": dict(meta), "metrics": metrics, "leaves": leaves}
-        record["sha256"] = _digest(record)
+        record["sha256"] = digest(record)
         self._ranks[step] = self._rank(metrics)
         self.wait()
         with self._writing(step):
@@ -176,7 +174,7 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _writing(self, step: int | None) -> Iterator[None]:
-        """Tell what could not be written, and that the rest is intact."""
+        """Name what cannot be written; the rest is intact."""
         try:
             yield
         except (OSError, ValueError, RuntimeError) as error:  # TensorStore's are of the latter two
@@ -205,7 +203,7 @@ class Checkpoints:
         with self._reading(step):
             args = ocp.args.Composite(record=ocp.args.JsonRestore())
             record = dict(self._manager.restore(step, args=args)["record"])
-            if record.pop("sha256") != _digest(record):
+            if record.pop("sha256") != digest(record):
                 raise ValueError("record/metadata is not what was saved")
             return record
 
@@ -221,7 +219,7 @@ class Checkpoints:
           DamagedCheckpointError: if it is not what was saved.
         """
         saved = self._record(step)["leaves"]
-        self._check_structure(step, saved, _described(target))
+        self._check_structure(step, saved, described(target))
         with self._reading(step):
             args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
             state = self._manager.restore(step, args=args)["state"]
@@ -236,8 +234,8 @@ class Checkpoints:
         self, step: int, saved: Mapping[str, Any], wanted: Mapping[str, Any]
     ) -> None:
         """Refuse a checkpoint of other networks."""
-        there = {path: _facts_text(facts) for path, facts in saved.items()}
-        here = {path: _facts_text(facts) for path, facts in wanted.items()}
+        there = {path: facts_text(facts) for path, facts in saved.items()}
+        here = {path: facts_text(facts) for path, facts in wanted.items()}
         differences = [
             f"{path} is {there.get(path, 'absent')}, not {here.get(path, 'absent')}"
             for path in sorted(there.keys() | here.keys())
@@ -263,7 +261,7 @@ class Checkpoints:
         Raises:
           DamagedCheckpointError: if its record is not what was saved.
         """
-        return _digest(self._record(step)["leaves"])
+        return digest(self._record(step)["leaves"])
 
     def resume(self, restore: Callable[[int], TrainState]) -> TrainState | None:
         """The newest state that is as it was saved; None if nothing was saved yet.
@@ -319,26 +317,21 @@ class Checkpoints:
         try:
             self.wait()
         finally:
-            # A failed save has been told of by now.
+            # A failed save has been reported by now.
             with contextlib.suppress(OSError, ValueError, RuntimeError):
                 self._manager.close()
 
 
-def _described(state: Any) -> dict[str, dict[str, Any]]:
-    """Path -> shape and type of every array of a state, real or abstract."""
-    return {
-        name(path): {"shape": list(leaf.shape), "dtype": str(leaf.dtype)}
-        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
-    }
-
-
-def _facts_text(facts: Mapping[str, Any]) -> str:
-    return f"{facts['dtype']}[{','.join(map(str, facts['shape']))}]"
-
-
-def _digest(record: Mapping[str, Any]) -> str:
-    """SHA-256 of what is written as JSON."""
-    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Orbax's warnings that a folder is opened to be read only, which is what was asked."""
+    absl = logging.getLogger("absl")
+    level = absl.level
+    absl.setLevel(max(level, logging.ERROR))
+    try:
+        yield
+    finally:
+        absl.setLevel(level)
 
 
 def _some(texts: Sequence[str]) -> str:

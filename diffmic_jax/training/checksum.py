@@ -8,7 +8,10 @@ are two sums with different mixes.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -86,3 +89,21 @@ def _text(pieces: list[np.ndarray]) -> str:
 def name(path: Any) -> str:
     """A leaf's path as text, such as `params.denoiser.output.linear.kernel`."""
     return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
+def described(state: Any) -> dict[str, dict[str, Any]]:
+    """Path -> shape and type of every array of a state, real or abstract."""
+    return {
+        name(path): {"shape": list(leaf.shape), "dtype": str(leaf.dtype)}
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+    }
+
+
+def facts_text(facts: Mapping[str, Any]) -> str:
+    """Type and shape of an array on one line."""
+    return f"{facts['dtype']}[{','.join(map(str, facts['shape']))}]"
+
+
+def digest(record: Mapping[str, Any]) -> str:
+    """SHA-256 of what is written as JSON."""
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()

@@ -36,7 +36,7 @@ class StopRequest:
         """Not asked yet.
 
         Args:
-          deadline: on `time.monotonic()`; from then on the answer is yes.
+          deadline: on `time.monotonic()`; from then on a stop is asked for.
         """
         self._signalled, self._deadline = False, deadline
 
@@ -108,14 +108,14 @@ class FiniteCheck:
 
 
 class Watchdog:
-    """Tells, on every process, when nothing has moved for a while, and where.
+    """Reports, on every process, where nothing has moved for a while.
 
-    It only tells: a step may just be slow, and with several processes the one that hangs is the
+    It only reports: a step may just be slow, and with several processes the one that hangs is the
     one that waits for another thing than the others. The stacks of all threads come with it.
     """
 
     def __init__(self, minutes: float) -> None:
-        """Not watching yet; 0 minutes never tells anything."""
+        """Not watching yet; 0 minutes never reports anything."""
         self._limit = 60 * minutes
         self._doing, self._since = "", time.monotonic()
         self._done = threading.Event()
@@ -125,15 +125,15 @@ class Watchdog:
         )
 
     def at(self, doing: str) -> None:
-        """Say what comes next."""
+        """Note what comes next."""
         self._doing, self._since = doing, time.monotonic()
 
     def _watch(self) -> None:
-        told = 0.0
+        reported = 0.0
         while not self._done.wait(self._limit / 4):
             since, now = self._since, time.monotonic()
-            if now - max(since, told) > self._limit:
-                told = now
+            if now - max(since, reported) > self._limit:
+                reported = now
                 log.error(
                     "%s hangs? %s, for %.1f minutes", self._where, self._doing, (now - since) / 60
                 )

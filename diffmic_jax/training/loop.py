@@ -167,7 +167,7 @@ class Loop:
         phase, watchdog = self.method.phase_at(step - 1), self.guards.watchdog
         due = step % self.save_every == 0 or step == self.method.num_steps
         if (due or stopping) and not self.guards.skip:
-            # The loss tells of a bad update only one step later.
+            # The loss shows a bad update only one step later.
             self._check(step, {"parameters": _norm(state.params)})
         watchdog.at(f"validates after step {step}")
         metrics = None

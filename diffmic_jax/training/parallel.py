@@ -1,7 +1,7 @@
 """Devices and processes: a mesh of two axes, `data` and `model`.
 
 Batches are split over `data`. Over `model` the denoiser's wide layers are split; its size is 1
-unless a configuration asks for more, and then everything is held whole by every device. Steps are
+unless a configuration sets more, and then everything is held whole by every device. Steps are
 written for the whole batch and the whole network; `jax.jit` places the communication.
 """
 
@@ -44,7 +44,7 @@ def join_processes(coordinator: str = "", num_processes: int = 0, process_id: in
     if any(given) and not (all(given) and process_id < num_processes):
         raise InputError(
             "--coordinator=HOST:PORT, --num_processes=N and --process_id=0..N-1 belong together; "
-            "give all of them, or none where the cluster tells them"
+            "give all of them, or none where the cluster provides them"
         )
     # Signals are the loop's own business: it agrees with the other processes on when to stop.
     jax.config.update("jax_enable_preemption_service", False)
@@ -80,7 +80,7 @@ def make_mesh(model_shards: int = 1) -> Mesh:
     # A process loads neighbouring rows of a batch. TPUs number their devices along the torus.
     devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
     grid = np.array(devices).reshape(-1, model_shards)
-    # Explicit axes, the default, would ask every loss to name its shardings.
+    # Explicit axes, the default, would require every loss to name its shardings.
     return Mesh(grid, ("data", "model"), axis_types=(AxisType.Auto,) * 2)
 
 
@@ -222,7 +222,7 @@ def jit_train(mesh: Mesh, step: Callable, state: Any) -> Callable:
 
 
 def jit_predict(mesh: Mesh, step: Callable) -> Callable:
-    """Compile `step(variables, batch, key)`; every process can read the whole answer."""
+    """Compile `step(variables, batch, key)`; every process can read the whole result."""
     whole = replicated(mesh)
     # None: the variables may be split over `model`, and stay where they are.
     return _started_together(
@@ -257,7 +257,7 @@ def _started_together(jitted: Any) -> Callable:
 
 
 def voting(mesh: Mesh) -> Callable[[bool], bool]:
-    """A function whose answer, on every process, is whether any process called it with True.
+    """A function that returns, on every process, whether any process called it with True.
 
     Every process has to call it equally often. It costs one small all-reduce.
     """
@@ -266,12 +266,12 @@ def voting(mesh: Mesh) -> Callable[[bool], bool]:
     split = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
     count = jax.jit(jnp.any, out_shardings=replicated(mesh))
 
-    def ask(vote: bool) -> bool:
+    def any_of(vote: bool) -> bool:
         votes = np.full(mesh.size, vote)
         own = jax.make_array_from_callback((mesh.size,), split, lambda part: votes[part])
         return bool(count(own))
 
-    return ask
+    return any_of
 
 
 def is_main_process() -> bool:

@@ -98,7 +98,7 @@ def _weights(network: str, config: Config) -> tuple[Path | None, str]:
     if not name:
         return None, "not there"
     if not source:
-        log.info("%s starts from random weights, as %s='' asks", network, field)
+        log.info("%s starts from random weights, since %s=''", network, field)
         return None, "random"
     if network == "denoiser" and source == GUIDANCE:
         return None, "the guidance"  # once that has learned

@@ -51,7 +51,7 @@ def test_the_log_comes_once_however_many_commands_run(capsys):
 
 
 @pytest.mark.parametrize("given", [None, "", "elsewhere"])
-def test_compiled_programs_are_kept_unless_the_environment_says_otherwise(
+def test_compiled_programs_are_kept_where_the_environment_has_no_other_folder(
     given, cache_folder, monkeypatch
 ):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", given or "")

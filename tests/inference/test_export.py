@@ -25,11 +25,11 @@ from diffmic_jax.inference import exported
 file, images, out = sys.argv[1:]
 classifier = exported.load(file)
 image = np.load(images)
-answers = {str(n): classifier(image[:n])["probabilities"] for n in (1, 3, 8)}
-answers["later"] = classifier(image[3:], np.arange(3, 8))["probabilities"]
+found = {str(n): classifier(image[:n])["probabilities"] for n in (1, 3, 8)}
+found["later"] = classifier(image[3:], np.arange(3, 8))["probabilities"]
 alone = {"flax", "optax", "orbax", "grain", "ml_collections", "PIL", "scipy.special"}
 assert not alone & set(sys.modules), alone & set(sys.modules)
-np.savez(out, **answers)
+np.savez(out, **found)
 """
 
 
@@ -66,14 +66,14 @@ def test_a_server_with_jax_alone_predicts_as_predict_does(program, images, predi
     np.save(tmp_path / "images.npy", pixels(images))
     files = [str(program), str(tmp_path / "images.npy"), str(tmp_path / "out.npz")]
     subprocess.run([sys.executable, "-c", SERVER, *files], check=True)
-    with np.load(tmp_path / "out.npz") as answers:
+    with np.load(tmp_path / "out.npz") as found:
         for name, rows in {
             "1": slice(1),
             "3": slice(3),
             "8": slice(8),
             "later": slice(3, 8),
         }.items():
-            np.testing.assert_allclose(answers[name], predicted[rows], atol=1e-5, err_msg=name)
+            np.testing.assert_allclose(found[name], predicted[rows], atol=1e-5, err_msg=name)
 
 
 def test_a_fixed_batch_and_another_sampling(trained, images, tmp_path):
@@ -81,8 +81,8 @@ def test_a_fixed_batch_and_another_sampling(trained, images, tmp_path):
     flags = [f"--workdir={trained}", f"--out={out}", "--batch=2", "--num_samples=3"]
     assert cli.main(["export", *flags]) == 0
     classifier = exported.load(out)
-    answer = classifier(pixels(images)[:2])
-    assert {name: value.shape for name, value in answer.items()} == dict.fromkeys(
+    found = classifier(pixels(images)[:2])
+    assert {name: value.shape for name, value in found.items()} == dict.fromkeys(
         ("probabilities", "spread", "guidance"), (2, 3)
     )
     assert classifier.facts["num_samples"] == 3

@@ -83,8 +83,8 @@ def test_a_second_table_holds_the_uncertainty(tiny_data, trained, tmp_path):
     out, sure = tmp_path / "out.csv", tmp_path / "sure.csv"
     argv = ["predict", f"--workdir={trained}", f"--images={tiny_data / 'test'}", f"--out={out}"]
     assert cli.main([*argv, f"--uncertainty={sure}", "--coverage=0.5"]) == 0
-    for answer, row in zip(read(out), read(sure), strict=True):
-        assert answer["id"] == row["id"]
+    for prediction, row in zip(read(out), read(sure), strict=True):
+        assert prediction["id"] == row["id"]
         assert set(filter(None, row["set"].split("|"))) <= set(tiny.CLASSES)
         for kind in ("calibrated", "vote", "guidance"):
             total = sum(float(row[f"{kind}_{name}"]) for name in tiny.CLASSES)
@@ -163,7 +163,7 @@ def test_a_copied_workdir_is_the_same_classifier(trained, tmp_path):
         {"a": jnp.array([1.0, 2.0]), "b": jnp.array([4.0], jnp.bfloat16)},
     ],
 )
-def test_the_hash_tells_values_shapes_names_and_types_apart(trained, other):
+def test_the_hash_depends_on_values_shapes_names_and_types(trained, other):
     one = {"a": jnp.array([1.0, 2.0]), "b": jnp.array([4.0])}
     again = {"b": jnp.array([4.0]), "a": jnp.array([1.0, 2.0])}
     model = load(trained)
@@ -172,3 +172,27 @@ def test_the_hash_tells_values_shapes_names_and_types_apart(trained, other):
         for tree in (one, again, other)
     ]
     assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_bad_images_are_left_out_and_listed_if_that_is_asked(tmp_path, images, trained, capsys):
+    broken, out = images / "more" / "photo.jpg", tmp_path / "out.csv"
+    tiny.write_truncated_jpeg(broken)
+    argv = ["predict", f"--workdir={trained}", f"--out={out}", "--on_bad_image=skip"]
+    assert cli.main([*argv, f"--images={images}"]) == 0
+    shown = capsys.readouterr()
+    assert shown.err.splitlines()[-2].startswith(f"skipped {broken}: cannot be read (")
+    assert shown.err.splitlines()[-1] == "1 images skipped"
+    assert "20 images classified" in shown.out
+    assert "more/photo.jpg" not in {row["id"] for row in read(out)}
+
+
+def test_a_folder_of_bad_images_alone_is_refused(tmp_path, trained, capsys):
+    (tmp_path / "images").mkdir()
+    tiny.write_truncated_jpeg(tmp_path / "images/a.jpg")
+    out = tmp_path / "out.csv"
+    argv = ["predict", f"--workdir={trained}", f"--images={tmp_path}/images", f"--out={out}"]
+    assert cli.main([*argv, "--on_bad_image=skip"]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    first = f"{tmp_path}/images/a.jpg: cannot be read ("
+    assert last.startswith(f"error: predict: no image can be read; the first one: {first}")
+    assert not out.exists()

@@ -140,8 +140,8 @@ def test_what_does_not_fit_is_listed_with_its_file(states, tmp_path, capsys):
     bad = tmp_path / "bad.safetensors"
     state_dict.write(bad, state)
     assert cli.main(command(states, tmp_path / "run", guidance=bad)) == 2
-    said = capsys.readouterr().err.strip()
-    assert said == (
+    shown = capsys.readouterr().err.strip()
+    assert shown == (
         f"error: {bad}: does not fit the network: missing classifier_linear.weight; unexpected "
         "more; shape mil_attn_V.weight is (127, 64), not (128, 64)"
     )

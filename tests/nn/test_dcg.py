@@ -99,7 +99,7 @@ def test_golden_corners_in_pixels(golden, side, name):
 
 @pytest.fixture(scope="module")
 def guidance(golden):
-    """Our answer for the golden images, in evaluation mode."""
+    """Our guidance prediction for the golden images, in evaluation mode."""
     image = channels_last(golden("images224")["x"])
     net = golden_dcg()
     return jax.jit(lambda v, image: net.apply(v, image, False))(dcg_variables(), image)
@@ -154,11 +154,11 @@ def test_flat_image_gives_finite_gradients(small):
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradients))
 
 
-def test_answer_is_consistent(small):
+def test_prediction_is_consistent(small):
     net, variables = small
     image = np.random.default_rng(2).standard_normal((3, 32, 32, 3)).astype(np.float32)
-    answer = jax.jit(lambda image: net.apply(variables, image, False))(image)
-    np.testing.assert_allclose(answer.fused, (answer.global_ + answer.local) / 2, atol=1e-6)
-    np.testing.assert_allclose(answer.global_, answer.saliency.mean((1, 2)), atol=1e-6)
-    np.testing.assert_allclose(answer.attention.sum(-1), 1, rtol=1e-5)
-    np.testing.assert_array_equal(answer.patches, crop_regions(image, answer.corners, 8))
+    guidance = jax.jit(lambda image: net.apply(variables, image, False))(image)
+    np.testing.assert_allclose(guidance.fused, (guidance.global_ + guidance.local) / 2, atol=1e-6)
+    np.testing.assert_allclose(guidance.global_, guidance.saliency.mean((1, 2)), atol=1e-6)
+    np.testing.assert_allclose(guidance.attention.sum(-1), 1, rtol=1e-5)
+    np.testing.assert_array_equal(guidance.patches, crop_regions(image, guidance.corners, 8))

@@ -162,7 +162,7 @@ def test_projections_differ_and_share_the_rest():
 
     first = run(1)
     assert np.abs(first - run(2)).max() > 1e-3
-    # Give them the same weights, and nothing else tells them apart.
+    # Give them the same weights: nothing else differs between them.
     variables["params"]["projections_2"] = variables["params"]["projections_1"]
     np.testing.assert_array_equal(first, run(2))
 

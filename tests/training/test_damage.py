@@ -82,19 +82,19 @@ def test_a_flipped_byte_in_any_file_is_found_or_harmless(tmp_path):
     folder = save(tmp_path / "run", s1=0.9, s2=0.5)
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.stat().st_size)
     assert len(files) > 3
-    answers = {}
+    found = {}
     for path in files:
         whole = path.read_bytes()
         for place in {0, len(whole) // 3, len(whole) // 2, len(whole) - 1}:
             flip(path, place)
-            answers.setdefault(path.relative_to(folder).as_posix(), set()).add(
+            found.setdefault(path.relative_to(folder).as_posix(), set()).add(
                 everything(tmp_path / "run")
             )
             path.write_bytes(whole)
     assert everything(tmp_path / "run") == "equal"
-    assert answers["record/metadata"] == {"damaged"}
+    assert found["record/metadata"] == {"damaged"}
     # What holds the arrays is never silently wrong, and `everything` checks every value.
-    assert any("damaged" in found for name, found in answers.items() if "/d/" in name)
+    assert any("damaged" in states for name, states in found.items() if "/d/" in name)
 
 
 @left_behind
@@ -218,21 +218,21 @@ assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["1"
 """
 
 
-def test_a_full_disk_is_told_and_leaves_the_checkpoint_before(own_mounts):
-    said = own_mounts(
+def test_a_full_disk_is_reported_and_leaves_the_checkpoint_before(own_mounts):
+    shown = own_mounts(
         f"mount -t tmpfs -o size=600k tmpfs /mnt; {sys.executable} - <<'EOF'\n{FULL}\nEOF\n"
     )
-    assert said == "/mnt/run/checkpoints/2: cannot be written (No space left on device)\n"
+    assert shown == "/mnt/run/checkpoints/2: cannot be written (No space left on device)\n"
 
 
 def test_a_folder_that_cannot_be_written_is_refused_before_anything_else(own_mounts):
     check = (
         "from diffmic_jax.training.workdir import check_writable as check; from pathlib import Path"
     )
-    said = own_mounts(
+    shown = own_mounts(
         "mount -t tmpfs -o ro tmpfs /mnt; "
         f"{sys.executable} -c '{check}; check(Path(\"/mnt/a/b\"))' 2>&1 | tail -n 1"
     )
-    assert said.endswith(
+    assert shown.endswith(
         "InputError: /mnt cannot be written; change its permissions or choose another --workdir\n"
     )

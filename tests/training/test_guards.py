@@ -91,22 +91,22 @@ def test_many_skips_in_a_row_stop_the_run():
 # Hangs.
 
 
-def test_the_watchdog_names_the_process_and_what_it_is_at(capfd):
-    told = threading.Event()
+def test_the_watchdog_names_the_process_and_what_it_does(capfd):
+    logged = threading.Event()
 
     class Listener(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            said.append(record.getMessage())
-            told.set()
+            messages.append(record.getMessage())
+            logged.set()
 
-    said: list[str] = []
+    messages: list[str] = []
     listener = Listener()
     logging.getLogger("diffmic_jax").addHandler(listener)
     with Watchdog(minutes=1e-4) as watchdog:
         watchdog.at("computes step 12 (joint)")
-        assert told.wait(timeout=60)
-    assert said[0].startswith("process 0 of 1 on ")
-    assert "hangs? computes step 12 (joint), for " in said[0]
+        assert logged.wait(timeout=60)
+    assert messages[0].startswith("process 0 of 1 on ")
+    assert "hangs? computes step 12 (joint), for " in messages[0]
 
 
 def test_a_watchdog_of_no_minutes_starts_no_thread():

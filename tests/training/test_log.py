@@ -98,7 +98,7 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path):
             log.add(2, "joint", {"a": 1.0}, 0.1)
 
 
-def test_a_line_on_the_terminal_tells_all_there_is_and_the_time_left(tmp_path, caplog):
+def test_a_line_on_the_terminal_has_every_value_and_the_time_left(tmp_path, caplog):
     with caplog.at_level("INFO", "diffmic_jax"), open_log(tmp_path) as log:
         log.add(2, "joint", {"a": 1.0, "b": 2.0}, 0.5, METRICS, skipped=3)
     (line,) = caplog.messages
@@ -122,7 +122,7 @@ def test_tensorboard_hides_events_after_the_restored_step(tmp_path):
     assert (start.step, start.session_log.status) == (4, SessionLog.START)
 
 
-def test_a_full_disk_under_the_events_is_told(tmp_path, monkeypatch):
+def test_a_full_disk_under_the_events_is_reported(tmp_path, monkeypatch):
     def full(self, event: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -132,7 +132,7 @@ def test_a_full_disk_under_the_events_is_told(tmp_path, monkeypatch):
             log.show("regions", np.zeros((4, 4, 3), np.uint8), 2)
 
 
-def test_the_size_of_each_network_is_told(tmp_path, caplog):
+def test_the_size_of_each_network_is_logged(tmp_path, caplog):
     params = {"guidance": {"w": np.zeros((40, 30))}, "denoiser": {"b": np.zeros(5)}}
     with caplog.at_level("INFO", "diffmic_jax"), open_log(tmp_path) as log:
         log.networks(params, 0)

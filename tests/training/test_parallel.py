@@ -66,7 +66,7 @@ def one_device(tmp_path_factory, tiny_data) -> Path:
 
 @pytest.fixture(scope="module")
 def eight_devices(tmp_path_factory, tiny_data) -> tuple[Path, str]:
-    """The folder of such runs on eight devices, and what was said on standard error."""
+    """The folder of such runs on eight devices, and its standard error."""
     folder = tmp_path_factory.mktemp("eight")
     forced = {"JAX_NUM_CPU_DEVICES": "8"}
     done = subprocess.run(
@@ -147,8 +147,8 @@ def test_eight_devices_predict_the_same_in_batches_that_do_not_divide(one_device
 
 
 def test_what_the_devices_cannot_share_is_refused_before_anything_is_written(eight_devices):
-    folder, said = eight_devices
-    batch, shards = [line for line in said.splitlines() if line.startswith("error: ")]
+    folder, shown = eight_devices
+    batch, shards = [line for line in shown.splitlines() if line.startswith("error: ")]
     assert batch == (
         "error: config.train.batch_size=12 is not divisible by the 8 devices that share it; "
         "choose a multiple of 8"
@@ -163,7 +163,7 @@ def test_what_the_devices_cannot_share_is_refused_before_anything_is_written(eig
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory, tiny_data) -> tuple[Path, Path, list[str]]:
-    """Config and workdir of a run in two processes, one of which got SIGTERM; what both said."""
+    """Config, workdir and both standard errors of a run in two processes; one got SIGTERM."""
     folder = tmp_path_factory.mktemp("two")
     config = write_config(folder / "config.py", tiny_data, **tiny.TWENTY_STEPS)
     argv = (f"--config={config}", f"--workdir={folder / 'run'}")
@@ -177,8 +177,8 @@ def stopped(tmp_path_factory, tiny_data) -> tuple[Path, Path, list[str]]:
 
 
 def test_two_processes_stop_after_the_same_step_when_one_is_asked(stopped):
-    _, workdir, said = stopped
-    ends = [text.splitlines()[-1] for text in said]
+    _, workdir, shown = stopped
+    ends = [text.splitlines()[-1] for text in shown]
     step = max(int(path.name) for path in (workdir / "checkpoints").iterdir())
     assert step < 20
     assert (
@@ -268,8 +268,8 @@ def test_two_processes_make_the_batches_of_one(tmp_path):
 
     running = [start(1, 0), start(2, 0), start(2, 1)]
     for each in running:
-        _, said = each.communicate(timeout=120)
-        assert each.returncode == 0, said.decode()
+        _, shown = each.communicate(timeout=120)
+        assert each.returncode == 0, shown.decode()
     one, first, second = (np.load(tmp_path / f"{name}.npz") for name in ("10", "20", "21"))
     assert one["images"].shape == (4, 4, 16, 16, 3)
     for name in ("images", "labels"):

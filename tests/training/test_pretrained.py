@@ -67,11 +67,11 @@ def test_weights_that_cannot_be_had_leave_the_workdir_free(tmp_path, tiny_data):
     assert not list((tmp_path / "run").rglob("*.json"))
 
 
-def test_starting_from_scratch_is_said(tiny_data, caplog):
+def test_starting_from_scratch_is_logged(tiny_data, caplog):
     config = tiny.make_config(tiny_data, guidance__pretrained="")
     with caplog.at_level("INFO", "diffmic_jax"):
         assert pretrained._weights("guidance", config) == (None, "random")
-    assert "guidance starts from random weights, as config.guidance.pretrained=''" in caplog.text
+    assert "guidance starts from random weights, since config.guidance.pretrained=''" in caplog.text
 
 
 def unreachable() -> None:

@@ -1,0 +1,114 @@
+"""What the commands' flags share: the parser, types of values, and flags of several commands."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+from typing import NoReturn
+
+from diffmic_jax.config import fields
+from diffmic_jax.data.images import MAX_PIXELS
+from diffmic_jax.errors import InputError
+from diffmic_jax.fields import RENAMED
+
+
+class Parser(argparse.ArgumentParser):
+    """Reports a bad argument in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise an `InputError`; an old flag's names the new one."""
+        for flag in re.findall(r"--(\w+)", message.partition("unrecognized arguments: ")[2]):
+            if new := RENAMED.get(f"data.{flag}"):
+                message = f"--{flag} is now --{new.removeprefix('data.')}"
+                break
+        raise InputError(f"{message}; see {self.prog} --help")
+
+
+def positive(text: str) -> int:
+    """A count from the command line."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def share(text: str) -> float:
+    """A number between 0 and 1 from the command line."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not between 0 and 1")
+    return value
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Names from the command line, with commas between them."""
+    return tuple(text.split(","))
+
+
+def seeds(text: str) -> tuple[int, ...]:
+    """Seeds from the command line."""
+    parts = text.split(",")
+    if not all(part.isdigit() for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of seeds like 0,1,2")
+    return tuple(map(int, parts))
+
+
+def choices(name: str) -> tuple[str, ...]:
+    """The allowed values of a field of the configuration."""
+    return next(spec.choices for spec in fields() if spec.name == name)
+
+
+def add_on_bad_image(parser: argparse.ArgumentParser) -> None:
+    """`--on_bad_image`."""
+    parser.add_argument(
+        "--on_bad_image",
+        default="error",
+        choices=choices("data.on_bad_image"),
+        help="stop at an image that cannot be read, or leave it out and list it",
+    )
+
+
+def add_bad_images(parser: argparse.ArgumentParser) -> None:
+    """Flags of a command that decodes a whole data set."""
+    add_on_bad_image(parser)
+    parser.add_argument(
+        "--max_pixels", type=positive, default=MAX_PIXELS, help="larger images are refused"
+    )
+
+
+def add_sampling(parser: argparse.ArgumentParser) -> None:
+    """Flags of the sampling; the default is the run's own configuration."""
+    parser.add_argument("--num_samples", type=positive, help="samples per image, averaged")
+    parser.add_argument("--num_steps", type=positive, help="reverse steps")
+    parser.add_argument("--sampler", choices=choices("sampling.sampler"))
+    parser.add_argument("--start", choices=choices("sampling.start"))
+    parser.add_argument(
+        "--rederive_eps",
+        action=argparse.BooleanOptionalAction,
+        help="where ddim clips the label, go on with the noise that the clipped one implies",
+    )
+
+
+def add_set(parser: argparse.ArgumentParser, whose: str) -> None:
+    """`--set`; `whose` fields, in words."""
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help=f"{whose}, as data.root=DIR; may be given many times",
+    )
+
+
+def add_split(parser: argparse.ArgumentParser) -> None:
+    """`--split`."""
+    splits = ("train", "validation", "test", "test_clean")
+    parser.add_argument("--split", default="test", choices=splits)
+
+
+def add_workdir(parser: argparse.ArgumentParser) -> None:
+    """`--workdir`."""
+    parser.add_argument("--workdir", type=Path, required=True, help="a finished run's folder")
