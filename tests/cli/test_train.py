@@ -39,7 +39,6 @@ def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
         ("train.epochs=None", "command line: flag --config.train.epochs=None: invalid literal fo"),
         ("train.learning_rate=None", "command line: flag --config.train.learning_rate=None: could"),
         ("guidance.frozen=maybe", "command line: flag --config.guidance.frozen=maybe: ('Non-bool"),
-        ("data.class_names=1", "config.data.class_names=(1,) is of the wrong type; give a tuple"),
         ("sampling.clip=a", "config.sampling.clip=('a',) is of the wrong type; give a tuple"),
         ("denoiser.conditioning=x", "config.denoiser.conditioning='x' is unknown; choose one of f"),
         ("denoiser.conditioning=None", "config.denoiser.conditioning='None' is unknown; choose "),
