@@ -175,9 +175,10 @@ def classify_exported(program: Exported, images: Mapping[str, Image]) -> Predict
     source = np.where(index < len(pixels), index, 0)
     parts = [program(pixels[source[i : i + rows]], index[i : i + rows]) for i in index[::rows]]
     found = {key: np.concatenate([part[key] for part in parts])[: len(pixels)] for key in parts[0]}
+    predicted = task.predicted(found["probabilities"], program.facts["thresholds"])
     return Predictions(
         ids=[*images],
-        labels=[task.name(label) for label in task.predicted(found["probabilities"])],
+        labels=[task.name(label) for label in predicted],
         class_names=task.class_names,
         probabilities=found["probabilities"],
         std=found["spread"],

@@ -132,6 +132,7 @@ def _facts(model: Model, batch_size: int | None) -> dict[str, Any]:
         "platforms": list(PLATFORMS),
         "recipe": model.method.name,
         "step": model.step,
+        "thresholds": list(model.calibrations.thresholds[0]),
         "versions": versions(),
     }
 

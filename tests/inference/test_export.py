@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from diffmic_jax.cli import main as cli
 from diffmic_jax.data.transforms import prepare
 from diffmic_jax.errors import InputError
 from diffmic_jax.inference import exported
+from diffmic_jax.inference.classify import classify_exported
 from diffmic_jax.inference.load import load
 from tests import tiny
 
@@ -94,6 +96,7 @@ def test_a_fixed_batch_and_another_sampling(trained, images, tmp_path):
 def test_what_lies_beside_the_program(program, trained):
     facts = json.loads(Path(f"{program}.json").read_text())
     assert facts["class_names"] == list(tiny.CLASSES)
+    assert facts["thresholds"] == []  # it has one label per image
     assert facts["platforms"] == ["cpu", "cuda", "tpu"]
     assert facts["parameters_sha256"] == load(trained).parameters_sha256
     page = Path(f"{program}.md").read_text()
@@ -135,3 +138,19 @@ def test_a_file_that_cannot_be_written_is_named(trained, tmp_path, capsys):
     out = tmp_path / "file" / "out.stablehlo"
     assert cli.main(["export", f"--workdir={trained}", f"--out={out}"]) == 2
     assert f"{out}: cannot be written" in capsys.readouterr().err
+
+
+class TwoLabels:
+    """Stands for an exported program of two labels per image, whose answer is known."""
+
+    facts: ClassVar = {"class_names": ["a", "b"], "multi_label": True, "thresholds": [0.2, 0.6]}
+    class_names, image_size, batch_size = ("a", "b"), 4, None
+
+    def __call__(self, image: np.ndarray, index: np.ndarray) -> dict[str, np.ndarray]:
+        p = np.tile([[0.3, 0.5]], (len(image), 1))
+        return {"probabilities": p, "spread": 0 * p}
+
+
+def test_an_exported_program_predicts_by_the_thresholds_of_its_run():
+    found = classify_exported(TwoLabels(), {"image": np.zeros((4, 4, 3), np.uint8)})
+    assert found.labels == ["a"]  # at 0.5 it would be b
