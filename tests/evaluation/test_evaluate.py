@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -34,9 +35,10 @@ def test_every_image_counts_exactly_once(tiny_data, trained):
     assert scores["accuracy"] == np.mean([row["label"] == row["prediction"] for row in rows])
 
 
-def test_an_evaluation_of_another_split_is_written_beside(trained):
-    api.load(trained).evaluate("validation")
-    assert len(tiny.read_predictions(trained / "eval/validation")) == tiny.VALIDATION
+def test_an_evaluation_of_another_split_is_written_beside(tmp_path, trained):
+    workdir = shutil.copytree(trained, tmp_path / "run")
+    api.load(workdir).evaluate("validation")
+    assert len(tiny.read_predictions(workdir / "eval/validation")) == tiny.VALIDATION
 
 
 def test_a_split_that_is_not_there_is_named(tmp_path, trained):
