@@ -10,8 +10,11 @@ Every command is one of these functions or a method of `Classifier`.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -231,13 +234,14 @@ def train(config: Config, workdir: Path) -> Evaluation:
     Raises:
       InputError: the configuration, the data or the workdir cannot work.
     """
+    began = time.monotonic()
     check_workdir(workdir, config)  # first: decoding the images may take long
     check_networks(config)
     check_writable(workdir)
     mesh = parallel.make_mesh(config.train.model_shards)
     dataset = open_dataset(config)
-    guidance = _guidance(config)
-    run = TrainingRun.open(config, workdir, dataset, mesh, guidance)
+    run = TrainingRun.open(config, workdir, dataset, mesh)
+    run = dataclasses.replace(run, guidance=partial(_guidance, config), began=began)
     run.train(validator(run))
     return evaluate(config, workdir, dataset=dataset, fit_calibration=True)
 

@@ -246,3 +246,15 @@ def test_the_phantom_needs_no_root(tmp_path):
     source = sources.open_source(config.data)
     assert isinstance(source, sources.Source)
     assert source.task.num_classes == 4
+
+
+def test_a_run_goes_on_without_the_run_that_its_guidance_started_with(tmp_path, tiny_data, trained):
+    other = shutil.copytree(trained, tmp_path / "other")
+    changes = {"guidance__checkpoint": str(other), "guidance__warmup_epochs": 0}
+    api.train(tiny.make_config(tiny_data, **changes, train__max_steps=1), tmp_path / "run")
+    shutil.rmtree(other)
+    longer = tiny.make_config(tiny_data, **changes, train__max_steps=2)
+    api.train(longer, tmp_path / "run")
+    assert tiny.latest_state(longer, tmp_path / "run").step == 2
+    with pytest.raises(InputError, match="other holds no checkpoint"):
+        api.train(longer, tmp_path / "fresh")

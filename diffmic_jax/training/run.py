@@ -46,8 +46,9 @@ class TrainingRun:
     dataset: Dataset
     method: Method
     mesh: Mesh
-    guidance: Variables | None = None
-    """Of another run, which the guidance starts with."""
+    guidance: Callable[[], Variables | None] = lambda: None
+    """Loads the variables of the run that the guidance starts with, if there is one; not called
+    where training goes on."""
     began: float = dataclasses.field(default_factory=time.monotonic)
     """When the time of `train.max_minutes` began."""
 
@@ -58,7 +59,6 @@ class TrainingRun:
         workdir: Path,
         dataset: Dataset,
         mesh: Mesh,
-        guidance: Variables | None = None,
     ) -> TrainingRun:
         """The run of a configuration on a data set.
 
@@ -76,7 +76,6 @@ class TrainingRun:
             dataset=dataset,
             method=method,
             mesh=mesh,
-            guidance=guidance,
         )
 
     def key(self, purpose: Purpose) -> Array:
@@ -120,7 +119,7 @@ class TrainingRun:
           InputError: if these cannot be had or do not fit.
         """
         state = fresh_state(self.method, self.key(Purpose.INIT), self.mesh)
-        return with_pretrained(state, self.method, self.config, self.guidance)
+        return with_pretrained(state, self.method, self.config, self.guidance())
 
     def _start(self, checkpoints: Checkpoints) -> tuple[TrainState, dict[str, Any]]:
         """The state to go on from, and what its checkpoints record."""
