@@ -31,7 +31,6 @@ from diffmic_jax.evaluation.run import evaluate as evaluate_model
 from diffmic_jax.fields import flatten
 from diffmic_jax.inference import exported
 from diffmic_jax.inference.calibration import COVERAGE
-from diffmic_jax.inference.card import write_card
 from diffmic_jax.inference.classify import Predictions, classify, classify_exported, predictions
 from diffmic_jax.inference.export import export_model
 from diffmic_jax.inference.exported import Exported
@@ -110,10 +109,7 @@ class Classifier:
         """
         place = None if folder is None else Path(folder)
         dataset = self.dataset(root)
-        found = evaluate_model(self._model, dataset, split, folder=place, coverage=coverage)
-        if place is None and parallel.is_main_process():
-            write_card(self._model)
-        return found
+        return evaluate_model(self._model, dataset, split, folder=place, coverage=coverage)
 
     def report(
         self,
@@ -243,25 +239,18 @@ def train(config: Config, workdir: Path) -> Evaluation:
     run = TrainingRun.open(config, workdir, dataset, mesh)
     run = dataclasses.replace(run, guidance=partial(_guidance, config), began=began)
     run.train(validator(run))
-    return evaluate(config, workdir, dataset=dataset, fit_calibration=True)
+    model = load_model(workdir, flatten(config.to_dict()), run.method)
+    calibrate(model, dataset)
+    return evaluate_model(model, dataset)
 
 
-def evaluate(
-    config: Config,
-    workdir: Path,
-    *,
-    folder: Path | None = None,
-    dataset: Dataset | None = None,
-    fit_calibration: bool = False,
-) -> Evaluation:
+def evaluate(config: Config, workdir: Path, *, folder: Path | None = None) -> Evaluation:
     """Evaluate the best checkpoint of a run on the test part.
 
     Args:
       config: the run's, perhaps with another sampling.
       workdir: the run's folder.
       folder: where the results go; default `eval/test` in the workdir.
-      dataset: that of the configuration, if it is open already.
-      fit_calibration: calibrate on the validation part first.
 
     Raises:
       InputError: the run is another one, or the data has changed.
@@ -269,13 +258,7 @@ def evaluate(
     if folder is None:  # elsewhere the results may be of another sampling
         check_workdir(workdir, config)
     model = load_model(workdir, flatten(config.to_dict()))
-    data = dataset or open_dataset(config)
-    if fit_calibration:
-        calibrate(model, data)
-    found = evaluate_model(model, data, folder=folder)
-    if folder is None and parallel.is_main_process():
-        write_card(model)
-    return found
+    return evaluate_model(model, open_dataset(config), folder=folder)
 
 
 def _guidance(config: Config) -> Variables | None:

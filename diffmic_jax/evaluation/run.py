@@ -18,6 +18,7 @@ from diffmic_jax.evaluation.evaluate import score, table
 from diffmic_jax.evaluation.results import Evaluation, add_calibrated, write
 from diffmic_jax.inference import calibration
 from diffmic_jax.inference.calibration import COVERAGE
+from diffmic_jax.inference.card import write_card
 from diffmic_jax.inference.load import Model
 from diffmic_jax.inference.predict import make_predictor, predict_batches
 from diffmic_jax.inference.predictions import Outputs
@@ -82,7 +83,7 @@ def evaluate(
     folder: Path | None = None,
     coverage: float = COVERAGE,
 ) -> Evaluation:
-    """Evaluate a model on a part of the data, and write and print the results.
+    """Evaluate a model on a part of the data; write and print the results, and its model card.
 
     Where the test part leaks, its clean part is evaluated with it, from the same outputs.
 
@@ -111,6 +112,8 @@ def evaluate(
         place = place / CLEAN if folder and part != split else place
         write(place, found)
         _show(model, found, part, place)
+    if folder is None and parallel.is_main_process():
+        write_card(model)
     return found
 
 

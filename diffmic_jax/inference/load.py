@@ -71,13 +71,16 @@ class Model:
         return digest.hexdigest()
 
 
-def load(workdir: Path | str, changes: Mapping[str, Any] | None = None) -> Model:
+def load(
+    workdir: Path | str, changes: Mapping[str, Any] | None = None, method: Method | None = None
+) -> Model:
     """The best checkpoint of a run, on this machine's devices.
 
     Args:
       workdir: the run's folder.
       changes: fields of its configuration to other values, as `sampling.num_steps`; None changes
         nothing.
+      method: the run's own, from its training, whose compiled prediction is used again.
 
     Raises:
       InputError: the folder holds no checkpoint, one of another version of this package, or a
@@ -95,7 +98,7 @@ def load(workdir: Path | str, changes: Mapping[str, Any] | None = None) -> Model
         step = checkpoints.best_step
         meta = checkpoints.meta(step)
         task = Task.of_checkpoint(meta)
-        method = build(config, task)
+        method = method or build(config, task)
         mesh = _mesh(config)
         state = checkpoints.restore(step, abstract_state(method, mesh))
     return Model(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import partial
+from functools import lru_cache, partial
 
 import jax
 import numpy as np
@@ -21,8 +21,11 @@ Predictor = Callable[[Batch, Array], Outputs]
 """From a batch on the host and the random key of the samples to the outputs for its real rows."""
 
 
+@lru_cache(maxsize=2)
 def make_predictor(method: Method, mesh: Mesh) -> Callable[[Variables], Predictor]:
     """The compiled prediction step, which returns only what an evaluation needs.
+
+    One that was made already is returned again: what is compiled in training serves the evaluation.
 
     Returns:
       A function that prepares parameters and statistics, once for all batches.
