@@ -26,7 +26,10 @@ from tests import tiny
 
 TESTS = Path(__file__).parent
 
-LONG = ("test_parallel", "test_faults", "test_convert", "test_study", "test_loop", "test_main")
+LONG = (
+    *("test_parallel", "test_faults", "test_convert", "test_study", "test_loop", "test_main"),
+    *("test_train_step_golden", "test_api"),
+)
 """Files that take a minute each come first, so that no worker is left alone with one at the end."""
 
 # Grain's worker processes crash on flags that nobody has parsed.
