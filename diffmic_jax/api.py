@@ -11,7 +11,6 @@ Every command is one of these functions or a method of `Classifier`.
 from __future__ import annotations
 
 import dataclasses
-import logging
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -41,8 +40,6 @@ from diffmic_jax.training import parallel
 from diffmic_jax.training.run import TrainingRun
 from diffmic_jax.training.workdir import check_workdir, check_writable
 from diffmic_jax.types import Variables
-
-log = logging.getLogger("diffmic_jax")
 
 Images = Sequence[str | Path | np.ndarray]
 """Files (PNG, JPEG, DICOM, ...), or arrays uint8 [H, W, 3] or [H, W]."""

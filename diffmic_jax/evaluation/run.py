@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +26,6 @@ from diffmic_jax.training import parallel
 from diffmic_jax.training.loop import Validate
 from diffmic_jax.training.run import TrainingRun, check_classes, check_split
 from diffmic_jax.training.state import Purpose
-
-log = logging.getLogger("diffmic_jax")
 
 
 def validator(run: TrainingRun) -> Validate:
