@@ -44,6 +44,18 @@ class Data:
     rotation: float = field(
         30.0, "random rotation in training, uniform to both sides", low=0, high=180, unit="degrees"
     )
+    crop: float = field(
+        1.0,
+        "smallest share of the area that a random crop in training keeps; 1: none",
+        low=0.05,
+        high=1,
+    )
+    augmentation: Literal["basic", "trivial"] = field(
+        "basic", "flips, rotation and crops; trivial: and one random operation on every image"
+    )
+    balance: float = field(
+        0.0, "training images per class: 0 as there are, 1 equally many of each", low=0, high=1
+    )
     on_bad_image: Literal["error", "skip"] = field(
         "error", "stop at an image that cannot be read, or leave it out and list it"
     )
@@ -72,8 +84,20 @@ class Guidance:
         "dcg", "dcg: the whole image and its regions; classifier: one trunk, no regions"
     )
     backbone: str = field("resnet50", "name of its trunks; `diffmic info --trunks` lists them")
+    local_trunk: str = field(
+        "", "trunk of the regions: a name; empty: one like backbone; shared: backbone itself"
+    )
+    saliency_stride: int = field(
+        0,
+        "of the grid that finds the regions; 0: that of the trunk's last features",
+        low=0,
+        unit="px",
+    )
     num_regions: int = field(6, "K, regions of interest; also the side of v2's label map", low=1)
     region_size: int = field(32, "side of a region", low=1, unit="px")
+    region_overlap: float = field(
+        1.0, "largest share of a region inside one before it; 1: no limit", low=0, high=1
+    )
     crop_channels: Literal["all", "first"] = field(
         "all", "channels of a region: its colour, or channel 0 three times"
     )
@@ -91,8 +115,30 @@ class Guidance:
     class_weights: Literal["none", "balanced", "deferred"] = field(
         "none", "weights of the classes; deferred: in the last fifth, without diffusion"
     )
-    optimizer: Literal["amsgrad", "adam"] = field("amsgrad", "of the guidance")
-    learning_rate: float = field(2e-4, "of the guidance, constant", low=0)
+    label_smoothing: float = field(
+        0.0, "share of a label that is spread over all classes", low=0, high=1
+    )
+    mix: Literal["none", "mixup", "cutmix", "both"] = field(
+        "none", "training images are mixed with others, and so are their labels"
+    )
+    drop_path: float = field(
+        0.0, "stochastic depth: share of images without the last block; less before", low=0, high=1
+    )
+    tune: Literal["full", "last_blocks", "head"] = field(
+        "full", "what learns of the trunks: all, the last quarter of the blocks, or nothing"
+    )
+    views: int = field(
+        4, "with tune=head: augmented views of an image whose features are computed once", low=1
+    )
+    optimizer: Literal["amsgrad", "adam", "adamw"] = field("amsgrad", "of the guidance")
+    learning_rate: float = field(2e-4, "of the guidance, at its peak", low=0)
+    rate: Literal["constant", "cosine"] = field(
+        "constant", "of learning: constant, or warm-up and half a cosine over all phases"
+    )
+    layer_decay: float = field(
+        1.0, "factor of the rate from each block of a trunk to the one before", low=0, high=1
+    )
+    weight_decay: float = field(0.0, "adamw: decay of the weights, without biases and norms", low=0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,7 +146,8 @@ class Denoiser:
     """The denoiser, which predicts the noise in a label."""
 
     encoder: str = field(
-        "resnet18", "trunk of the image embedding; empty: no diffusion, the guidance classifies"
+        "resnet18",
+        "trunk of the image embedding; guidance: the guidance's own features; empty: no diffusion",
     )
     pretrained: str = field(
         "",
@@ -204,6 +251,9 @@ class Sampling:
     unconditional: float = field(0.0, "share of the samples without conditioning", low=0, high=1)
     ensemble_weight: float = field(
         0.0, "weight of the guidance prediction in the probabilities", low=0, high=1
+    )
+    flips: Literal["none", "horizontal", "both"] = field(
+        "none", "the prediction is the mean over the image and its mirrored copies"
     )
     clip: tuple[float, ...] = field((), "ddim: range (low, high) of y0_hat; empty: none")
     rederive_eps: bool = field(

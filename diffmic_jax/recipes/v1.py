@@ -11,16 +11,27 @@ CONFIG = Config(
     guidance=Guidance(
         network="dcg",  # section 2.1: dual-granularity conditional guidance
         backbone="resnet50",  # section 2.3: a ResNet; public: ResNet50
+        local_trunk="",
+        saliency_stride=0,
         num_regions=6,  # public: K = 6 regions of interest
         region_size=32,  # public: 32 x 32 pixels
+        region_overlap=1.0,
         crop_channels="all",  # section 2.1: regions are cropped from the raw image
         pretrained="auto",  # public: ImageNet
         warmup_epochs=10,  # section 2.3: the guidance alone for 10 epochs
         frozen=False,  # section 2.3: then both are trained jointly
         loss="fused",  # section 2.3: cross-entropy; public: of the averaged logits
         class_weights="none",
+        label_smoothing=0.0,
+        mix="none",
+        drop_path=0.0,
+        tune="full",
+        views=4,
         optimizer="amsgrad",  # public
         learning_rate=2e-4,  # section 3.2
+        rate="constant",
+        layer_decay=1.0,
+        weight_decay=0.0,
     ),
     denoiser=Denoiser(
         encoder="resnet18",  # section 2.3: image encoder rho
@@ -63,6 +74,7 @@ CONFIG = Config(
         readout="clip",
         unconditional=0.0,
         ensemble_weight=0.0,
+        flips="none",
         clip=(),
         rederive_eps=False,
     ),

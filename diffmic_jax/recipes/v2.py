@@ -10,16 +10,27 @@ CONFIG = Config(
     guidance=Guidance(
         network="dcg",
         backbone="resnet18",  # public
+        local_trunk="",
+        saliency_stride=0,
         num_regions=6,  # K; the label map has K x K cells (Np = K)
         region_size=32,
+        region_overlap=1.0,
         crop_channels="first",  # public
         pretrained="auto",
         warmup_epochs=100,  # public: the guidance is trained alone
         frozen=True,  # and then no longer learns
         loss="branches",  # paper: cross-entropy of both branches
         class_weights="none",
+        label_smoothing=0.0,
+        mix="none",
+        drop_path=0.0,
+        tune="full",
+        views=4,
         optimizer="adam",  # public
         learning_rate=2e-4,  # public
+        rate="constant",
+        layer_decay=1.0,
+        weight_decay=0.0,
     ),
     denoiser=Denoiser(
         encoder="efficientsam_s",  # image-feature prior: EfficientSAM's ViT-S
@@ -62,6 +73,7 @@ CONFIG = Config(
         readout="clip",
         unconditional=0.0,
         ensemble_weight=0.0,
+        flips="none",
         clip=(-1.0, 1.0),  # public
         rederive_eps=False,
     ),
