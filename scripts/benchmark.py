@@ -47,7 +47,7 @@ from diffmic_jax.method.predict_step import embed, fold, predict_step
 from diffmic_jax.method.state import TrainState, init_state, init_variables
 from diffmic_jax.method.task import Task
 from diffmic_jax.method.train_step import guide, train_step
-from diffmic_jax.nn import folded, preprocess
+from diffmic_jax.nn import folded
 from diffmic_jax.training import parallel
 from diffmic_jax.training.state import fresh_state
 from diffmic_jax.types import Batch
@@ -105,7 +105,7 @@ def once_per_image(method: Method) -> Any:
 
     @jax.jit
     def once(variables: Any, batch: Batch) -> Any:
-        batch = batch._replace(image=preprocess.normalise(batch.image))
+        batch = batch._replace(image=method.preprocess.normalise(batch.image))
         guidance = guide(method, variables, batch)
         return guidance.fused, embed(method, variables, batch, guidance)
 
@@ -118,7 +118,7 @@ def measure_predict(args: argparse.Namespace) -> None:
     variables = jax.jit(partial(init_variables, method))(key)
 
     def normalised(batch: Batch) -> Batch:
-        return batch._replace(image=preprocess.normalise(batch.image))
+        return batch._replace(image=method.preprocess.normalise(batch.image))
 
     guiding = jax.jit(lambda v, b: guide(method, v, normalised(b)))
     guidance = guiding(variables, batch)

@@ -26,10 +26,11 @@ from diffmic_jax.method.objectives import (
 from diffmic_jax.method.optimizers import Optimization
 from diffmic_jax.method.sampling import Sampling, make_sampling
 from diffmic_jax.method.task import Task
-from diffmic_jax.nn import trunks
+from diffmic_jax.nn import preprocess, trunks
 from diffmic_jax.nn.baselines.classifier import PlainClassifier
 from diffmic_jax.nn.dcg import DCG
 from diffmic_jax.nn.denoiser import Denoiser
+from diffmic_jax.nn.preprocess import Preprocess
 from diffmic_jax.types import Array, Guidance, Prior, Timestep
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -79,6 +80,11 @@ class Method:
     sampling: Sampling
     inherits: bool
     """Before its first step the denoiser's encoder becomes a copy of the guidance's trunk."""
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """What the guidance takes; its images are the denoiser's as well."""
+        return preprocess.of(self.guidance.global_trunk)
 
     @property
     def num_steps(self) -> int:
@@ -231,6 +237,7 @@ def _denoiser(config: Config, task: Task) -> Denoiser:
         num_projections=3 if own.conditioning == "dual" and config.train.mmd_weight else 1,
         encoder_momentum=momentum,
         local_encoder=local,
+        preprocess=preprocess.of(trunks.build(config.guidance.backbone)),
         num_regions=config.guidance.num_regions,
         zero_output=own.parameterization != "eps",
         gates=own.gates,

@@ -22,7 +22,7 @@ class Optimization:
     final_learning_rate: float
     """At the end of the half cosine."""
     guidance_learning_rate: float
-    guidance_optimizer: Literal["amsgrad", "adam"]
+    guidance_optimizer: Literal["amsgrad", "adam", "adamw"]
     warmup_steps: float
     """Joint steps over which the denoiser's rate rises from 0."""
     joint_steps: int

@@ -14,7 +14,6 @@ from diffmic_jax.method.state import of_network
 from diffmic_jax.method.train_step import guide, without_conditioning
 from diffmic_jax.nn import folded
 from diffmic_jax.nn.folded import Folded
-from diffmic_jax.nn.preprocess import normalise
 from diffmic_jax.types import Array, Batch, Guidance, Prediction, Variables
 
 
@@ -32,7 +31,7 @@ def predict_step(
       key: random key of the samples.
       ready: `fold` of the method and the variables; None computes it here.
     """
-    batch = batch._replace(image=normalise(batch.image))
+    batch = batch._replace(image=method.preprocess.normalise(batch.image))
     guidance = guide(method, variables, batch)
     ready = fold(method, variables) if ready is None else ready
     if ready is None:

@@ -27,7 +27,6 @@ from diffmic_jax.diffusion.process import q_sample
 from diffmic_jax.method.build import Method
 from diffmic_jax.method.optimizers import make_optimizers, moving_average
 from diffmic_jax.method.state import TrainState, of_network
-from diffmic_jax.nn.preprocess import normalise
 from diffmic_jax.types import Array, Batch, Guidance, Timestep, Variables
 
 Scalars = dict[str, Array]
@@ -53,7 +52,7 @@ def train_step(
       The state after, and scalars for the log.
     """
     key = jax.random.fold_in(key, state.step)
-    batch = batch._replace(image=normalise(batch.image))
+    batch = batch._replace(image=method.preprocess.normalise(batch.image))
     before, after = state.variables(), state
     parts = method.optimization.accumulate
     scalars: Scalars = {}

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int32, Integer
 
+from diffmic_jax.nn import preprocess
 from diffmic_jax.nn.layers import Dense
 from diffmic_jax.types import Array, Guidance
 
@@ -177,6 +178,8 @@ class DCG(nn.Module):
     def _local(self, patches: Array, train: bool) -> tuple[Array, Array, Array]:
         """Local logits [B, C], attention [B, K] and the features [B, F] of the regions."""
         batch, regions = patches.shape[:2]
+        own = preprocess.of(self.global_trunk)
+        patches = own.change(patches, preprocess.of(self.local_trunk))
         features = self.local_trunk(patches.reshape(-1, *patches.shape[2:]), train)
         h = features.mean((1, 2)).reshape(batch, regions, -1)
         attention = GatedAttention(dtype=self.dtype, name="attention")(h)

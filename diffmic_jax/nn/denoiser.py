@@ -16,7 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Integer
 
+from diffmic_jax.nn import preprocess
 from diffmic_jax.nn.layers import BatchNorm, Dense
+from diffmic_jax.nn.preprocess import IMAGENET, Preprocess
 from diffmic_jax.types import Array, Prior, Timestep
 
 Steps: TypeAlias = Integer[Array, "*t"] | int | np.integer
@@ -71,6 +73,8 @@ class Denoiser(nn.Module):
     """Whether the last layer starts with zeros."""
     gates: Literal["uniform", "ones"] = "uniform"
     """How the factors of `TimeGate` start; with ones, all timesteps have the same network."""
+    preprocess: Preprocess = IMAGENET
+    """How its images and regions are normalised; the trunks may take others."""
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
@@ -110,12 +114,15 @@ class Denoiser(nn.Module):
         With a local encoder (v2's image-feature prior) the embeddings of the image and of the K
         regions are mixed, feature by feature, with learned weights that sum to 1.
         """
+        image = self.preprocess.change(image, preprocess.of(self.encoder))
         pooled = self.encoder(image, train).mean((1, 2))
         whole = self.embed_norm(self.embed(pooled), train)
         if self.local_encoder is None:
             return whole
         assert patches is not None, "the local encoder needs regions"
-        pooled = self.local_encoder(patches.reshape(-1, *patches.shape[2:]), train).mean((1, 2))
+        patches = self.preprocess.change(patches, preprocess.of(self.local_encoder))
+        flat = patches.reshape(-1, *patches.shape[2:])
+        pooled = self.local_encoder(flat, train).mean((1, 2))
         regions = self.local_norm(self.local_embed(pooled), train)
         regions = regions.reshape(*patches.shape[:2], -1)
         every = jnp.concatenate([whole[:, None], regions], axis=1)

@@ -1,11 +1,29 @@
-"""An entry of the registry of trunks."""
+"""What a trunk is, and its entry in the registry."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 import flax.linen as nn
+
+from diffmic_jax.nn.preprocess import Preprocess
+
+
+@runtime_checkable
+class Trunk(Protocol):
+    """What fine-tuning has to know of a trunk, beside that it is a module of Flax."""
+
+    preprocess: Preprocess
+    """How its images are normalised."""
+
+    def blocks(self) -> tuple[tuple[str, ...], ...]:
+        """Names of its parameters' first level, from the input to the output.
+
+        Each entry is a block: the names whose parameters have the same depth.
+        """
+        ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -17,7 +35,7 @@ class TrunkEntry:
     make: Callable[..., nn.Module]
     """(dtype=..., and those of `options`) -> module ([B, H, W, 3], train) -> [B, h, w, F]."""
     options: tuple[str, ...] = ()
-    """Which of width, stem, momentum and remat apply to it."""
+    """Which of width, stem, momentum, remat and drop_path apply to it."""
     multiple: int = 1
     """The sides of an image are multiples of it, in pixels."""
     regions: bool = False

@@ -112,6 +112,25 @@ class Conv(nn.Module):
         return convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
 
 
+class DropPath(nn.Module):
+    """Stochastic depth (Huang et al. 2016): in training, rows at random become 0.
+
+    Those that stay are scaled up, so that the mean does not change. Takes random numbers of the
+    collection `drop_path`.
+    """
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: Float[Array, b * s], train: bool) -> Float[Array, b * s]:
+        """[B, ...] -> [B, ...]; the same in evaluation."""
+        if not (train and self.rate) or self.is_initializing():
+            return x
+        shape = (len(x), *(1 for _ in x.shape[1:]))
+        stays = jax.random.bernoulli(self.make_rng("drop_path"), 1 - self.rate, shape)
+        return jnp.where(stays, x / (1 - self.rate), 0).astype(x.dtype)
+
+
 class BatchNorm(nn.Module):
     """Batch normalisation over all axes but the last, as torch computes it.
 

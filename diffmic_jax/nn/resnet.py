@@ -8,12 +8,14 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float
 
 from diffmic_jax.errors import InputError
 from diffmic_jax.nn.entry import TrunkEntry
-from diffmic_jax.nn.layers import BatchNorm, Conv
+from diffmic_jax.nn.layers import BatchNorm, Conv, DropPath
 from diffmic_jax.nn.names import Map, Modules
+from diffmic_jax.nn.preprocess import IMAGENET
 from diffmic_jax.types import Array
 
 
@@ -24,6 +26,8 @@ class Block(nn.Module):
     stride: int
     bottleneck: bool
     momentum: float = 0.9
+    drop_path: float = 0.0
+    """Share of the images that leave it out in training."""
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -45,7 +49,7 @@ class Block(nn.Module):
             project = conv(features=y.shape[-1], size=1, stride=self.stride, name="downsample_conv")
             x = project(x)
             x = norm(name="downsample_bn")(x, train)
-        return nn.relu(x + y)
+        return nn.relu(x + DropPath(rate=self.drop_path)(y, train))
 
 
 class ResNet(nn.Module):
@@ -59,9 +63,13 @@ class ResNet(nn.Module):
     """`imagenet`: 7x7 stride 2 and a max-pool (stride 32 in all). `small`: 3x3 stride 1
     without pooling (stride 8), for images of 32 px or so."""
     momentum: float = 0.9
+    drop_path: float = 0.0
+    """Of the last block; the first has none, and it rises linearly between them."""
     dtype: Any = jnp.float32
     remat: bool = False
     """Recompute each block in the backward pass: less memory."""
+
+    preprocess = IMAGENET
 
     @property
     def num_features(self) -> int:
@@ -82,6 +90,7 @@ class ResNet(nn.Module):
         if large:
             x = max_pool(x)
         kind = nn.remat(Block, static_argnums=2) if self.remat else Block
+        rates = iter(np.linspace(0, self.drop_path, sum(self.stage_sizes)).tolist())
         for stage, size in enumerate(self.stage_sizes):
             for block in range(size):
                 x = kind(
@@ -89,10 +98,16 @@ class ResNet(nn.Module):
                     stride=2 if stage and not block else 1,
                     bottleneck=self.bottleneck,
                     momentum=self.momentum,
+                    drop_path=next(rates),
                     dtype=self.dtype,
                     name=f"layer{stage + 1}_{block}",
                 )(x, train)
         return x
+
+    def blocks(self) -> tuple[tuple[str, ...], ...]:
+        """The stem, then every block, as `Trunk` has it."""
+        names = ((f"layer{i}_{j}",) for i, n in enumerate(self.stage_sizes, 1) for j in range(n))
+        return ("conv1", "bn1"), *names
 
     def torch_modules(self, *, numbered: bool = False) -> Modules:
         """Its modules by torchvision's and timm's names.
@@ -151,7 +166,7 @@ def entry(
     return TrunkEntry(
         kind="resnet",
         make=make,
-        options=("width", "stem", "momentum", "remat"),
+        options=("width", "stem", "momentum", "remat", "drop_path"),
         regions=True,
         published=published,
     )

@@ -90,6 +90,7 @@ def build(
     momentum: float = 0.9,
     dtype: Any = jnp.float32,
     remat: bool = False,
+    drop_path: float = 0.0,
 ) -> nn.Module:
     """A trunk as a module ([B, H, W, 3], train) -> [B, h, w, F].
 
@@ -102,12 +103,19 @@ def build(
       momentum: of the running statistics of a ResNet.
       dtype: of the computation.
       remat: recompute each block in the backward pass: less memory.
+      drop_path: stochastic depth at its last block.
 
     Raises:
       InputError: the trunk or the stem is unknown.
     """
     found = entry(name)
-    options = {"width": width, "stem": stem, "momentum": momentum, "remat": remat}
+    options = {
+        "width": width,
+        "stem": stem,
+        "momentum": momentum,
+        "remat": remat,
+        "drop_path": drop_path,
+    }
     return found.make(dtype=dtype, **{option: options[option] for option in found.options})
 
 

@@ -16,7 +16,9 @@ import numpy as np
 from jaxtyping import Float
 
 from diffmic_jax.nn.entry import TrunkEntry
+from diffmic_jax.nn.layers import DropPath
 from diffmic_jax.nn.names import Map, block
+from diffmic_jax.nn.preprocess import IMAGENET
 from diffmic_jax.types import Array
 
 PATCH = 16
@@ -33,8 +35,11 @@ class Block(nn.Module):
     num_heads: int
     dtype: Any = jnp.float32
 
+    drop_path: float = 0.0
+    """Share of the images that leave each of its halves out in training."""
+
     @nn.compact
-    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+    def __call__(self, x: Float[Array, "b n d"], train: bool) -> Float[Array, "b n d"]:
         """[B, N, D] -> [B, N, D]."""
         # flax's fast variance, E[x^2] - E[x]^2, loses digits that torch keeps.
         norm = partial(nn.LayerNorm, epsilon=1e-6, dtype=self.dtype, use_fast_variance=False)
@@ -43,9 +48,10 @@ class Block(nn.Module):
         qkv = dense(3 * width, name="qkv")(norm(name="norm1")(x))
         heads = qkv.reshape(batch, tokens, 3, self.num_heads, width // self.num_heads)
         seen = jax.nn.dot_product_attention(*jnp.moveaxis(heads, 2, 0))  # softmax in float32
-        x = x + dense(width, name="proj")(seen.reshape(x.shape))
+        drop = partial(DropPath(rate=self.drop_path), train=train)
+        x = x + drop(dense(width, name="proj")(seen.reshape(x.shape)))
         y = dense(4 * width, name="fc1")(norm(name="norm2")(x))
-        return x + dense(width, name="fc2")(jax.nn.gelu(y, approximate=False))
+        return x + drop(dense(width, name="fc2")(jax.nn.gelu(y, approximate=False)))
 
 
 class ViT(nn.Module):
@@ -58,20 +64,23 @@ class ViT(nn.Module):
     dtype: Any = jnp.float32
     remat: bool = False
     """As in `ResNet`."""
+    drop_path: float = 0.0
+    """As in `ResNet`."""
     class_token: bool = False
     """Have a class token and a final norm; the mean of the features is then that token."""
+
+    preprocess = IMAGENET
 
     @nn.compact
     def __call__(
         self, image: Float[Array, "b h w 3"], train: bool
     ) -> Float[Array, "b h//16 w//16 {self.num_features}"]:
-        """[B, H, W, 3] -> [B, H / 16, W / 16, num_features], in training as in evaluation.
+        """[B, H, W, 3] -> [B, H / 16, W / 16, num_features]; stochastic depth in training.
 
         Raises:
           ValueError: a side is no multiple of 16. Padding would show the network an edge that no
             image it was trained on has, and leaving out the rest would lose pixels silently.
         """
-        del train
         height, width = image.shape[1:3]
         if height % PATCH or width % PATCH:
             raise ValueError(
@@ -94,9 +103,12 @@ class ViT(nn.Module):
             first = self.param("cls_token", small, (1, 1, grid[-1])) + table[:, :1]
             first = jnp.broadcast_to(first.astype(self.dtype), (grid[0], 1, grid[-1]))
             x = jnp.concatenate([first, x], axis=1)
-        kind = nn.remat(Block) if self.remat else Block
-        for i in range(self.depth):
-            x = kind(num_heads=self.num_heads, dtype=self.dtype, name=f"blocks_{i}")(x)
+        kind = nn.remat(Block, static_argnums=2) if self.remat else Block
+        for i, rate in enumerate(np.linspace(0, self.drop_path, self.depth).tolist()):
+            block = kind(
+                num_heads=self.num_heads, dtype=self.dtype, drop_path=rate, name=f"blocks_{i}"
+            )
+            x = block(x, train)
         if self.class_token:
             x = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, use_fast_variance=False, name="norm")(
                 x
@@ -105,6 +117,11 @@ class ViT(nn.Module):
             # The heads take the mean of a trunk's features over their positions.
             x = x - x.mean(axis=1, keepdims=True) + first
         return x.reshape(grid)
+
+    def blocks(self) -> tuple[tuple[str, ...], ...]:
+        """Patches and positions, every block, the norm, as `Trunk` has it."""
+        names = ((f"blocks_{i}",) for i in range(self.depth))
+        return ("patch_embed", "pos_embed", "cls_token"), *names, ("norm",)
 
     def torch_names(self) -> Map:
         """A ViT of timm without its head, or EfficientSAM's image encoder without its neck."""
@@ -163,7 +180,7 @@ def entry(
     return TrunkEntry(
         kind="vit" if class_token else "efficientsam",
         make=make,
-        options=("remat",),
+        options=("remat", "drop_path"),
         multiple=PATCH,
         published=published,
         aliases=aliases,

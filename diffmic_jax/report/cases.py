@@ -18,7 +18,6 @@ from diffmic_jax.method.build import Method
 from diffmic_jax.method.predict_step import embed, predict_step
 from diffmic_jax.method.state import of_network
 from diffmic_jax.nn.dcg import merge_classes
-from diffmic_jax.nn.preprocess import normalise
 from diffmic_jax.types import Array, Batch, Prediction, Variables
 
 LEVEL = 90
@@ -145,7 +144,7 @@ def _hidden(
     assert method.denoiser is not None, "there is no hidden layer"
     prediction, states = predict_with_states(method, variables, batch, key)
     prior = method.priors(prediction.guidance)[0]
-    batch = batch._replace(image=normalise(batch.image))
+    batch = batch._replace(image=method.preprocess.normalise(batch.image))
     features = embed(method, variables, batch, prediction.guidance)
     apply = partial(
         method.denoiser.apply,

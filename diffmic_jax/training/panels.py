@@ -15,7 +15,6 @@ from diffmic_jax.data.cache import Examples
 from diffmic_jax.method.build import Method
 from diffmic_jax.method.state import TrainState
 from diffmic_jax.method.train_step import guide
-from diffmic_jax.nn.preprocess import normalise
 from diffmic_jax.training.log import TrainingLog
 from diffmic_jax.training.loop import Validate
 from diffmic_jax.types import Array, Batch, Variables
@@ -65,7 +64,7 @@ class Panel:
         @jax.jit
         def regions(variables: Variables) -> tuple[Array, Array]:
             count = len(self.images)
-            image = normalise(jnp.asarray(self.images))
+            image = self.method.preprocess.normalise(jnp.asarray(self.images))
             guidance = guide(self.method, variables, Batch(image, np.zeros(count), np.ones(count)))
             return guidance.corners, guidance.attention
 

@@ -123,7 +123,8 @@ def test_augment_depends_on_the_key_and_the_index_alone(image):
 def test_normalise_by_hand():
     image = np.array([[[0, 255, 51]]], np.uint8)
     expected = [(0 - 0.485) / 0.229, (1 - 0.456) / 0.224, (0.2 - 0.406) / 0.225]
-    result = preprocess.normalise(image)
+    result = preprocess.IMAGENET.normalise(image)
     assert result.dtype == np.float32
     np.testing.assert_allclose(result[0, 0], expected, rtol=1e-5)
-    np.testing.assert_array_equal(preprocess.normalise(result), result)  # floats are left alone
+    again = preprocess.IMAGENET.normalise(result)
+    np.testing.assert_array_equal(again, result)  # floats are left alone
