@@ -122,7 +122,7 @@ class DropPath(nn.Module):
     rate: float
 
     @nn.compact
-    def __call__(self, x: Float[Array, b * s], train: bool) -> Float[Array, b * s]:
+    def __call__(self, x: Float[Array, "b ..."], train: bool) -> Float[Array, "b ..."]:
         """[B, ...] -> [B, ...]; the same in evaluation."""
         if not (train and self.rate) or self.is_initializing():
             return x
