@@ -34,6 +34,10 @@ from diffmic_jax.nn.preprocess import Preprocess
 from diffmic_jax.types import Array, Guidance, Prior, Timestep
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+SHARED = "shared"
+"""Value of `guidance.local_trunk`: the trunk of the whole image."""
+OF_GUIDANCE = "guidance"
+"""Value of `denoiser.encoder` and `denoiser.pretrained`: what the guidance has."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -150,27 +154,45 @@ def build(config: Config, task: Task, *, steps_per_epoch: int = 0, counts: Count
         phases=phases,
         phase=phases[-1],
         sampling=make_sampling(config.sampling, schedule, task.link),
-        inherits=denoiser.pretrained == "guidance",
+        inherits=denoiser.pretrained == OF_GUIDANCE,
     )
 
 
 def check_networks(config: Config) -> None:
-    """Refuse trunks that do not exist, do not fit the images, or have no regions.
+    """Refuse trunks that do not exist, or do not fit the images or the regions.
 
     Raises:
       InputError: naming the field.
     """
     size, guidance, denoiser = config.data.image_size, config.guidance, config.denoiser
+    check_region = partial(trunks.check, size=guidance.region_size, what="regions")
     trunks.check(guidance.backbone, size, "guidance.backbone")
-    if guidance.network == "dcg" and not trunks.has_regions(guidance.backbone):
-        raise InputError(
-            f"config.guidance.backbone={guidance.backbone} needs config.guidance.network=classifier"
-            "; for the regions of dcg give a ResNet"
-        )
-    if denoiser.encoder:
+    if guidance.network == "dcg":
+        like = guidance.local_trunk in ("", SHARED)
+        field = "guidance.backbone" if like else "guidance.local_trunk"
+        check_region(local_trunk(config), field=field)
+        _check_stride(config)
+    if denoiser.encoder not in ("", OF_GUIDANCE):
         trunks.check(denoiser.encoder, size, "denoiser.encoder")
     if denoiser.local_encoder:
-        trunks.check(denoiser.local_encoder, guidance.region_size, "denoiser.local_encoder")
+        check_region(denoiser.local_encoder, field="denoiser.local_encoder")
+
+
+def local_trunk(config: Config) -> str:
+    """Name of the trunk that classifies the regions."""
+    named = config.guidance.local_trunk
+    return config.guidance.backbone if named in ("", SHARED) else named
+
+
+def _check_stride(config: Config) -> None:
+    """Refuse a grid that the guidance's trunk does not have."""
+    stride, trunk = config.guidance.saliency_stride, _trunk(config, config.guidance.backbone)
+    if stride and stride not in trunk.strides:
+        known = ", ".join(map(str, trunk.strides))
+        raise InputError(
+            f"config.guidance.saliency_stride={stride}: {config.guidance.backbone} has features of "
+            f"stride {known} px; choose one of these, or 0 for the last"
+        )
 
 
 def _check_several_labels(config: Config) -> None:
@@ -215,9 +237,11 @@ def _guidance(config: Config, task: Task) -> DCG | PlainClassifier:
     return DCG(
         num_classes=task.num_classes,
         global_trunk=_trunk(config, own.backbone),
-        local_trunk=_trunk(config, own.backbone),
+        local_trunk=None if own.local_trunk == SHARED else _trunk(config, local_trunk(config)),
+        saliency_stride=own.saliency_stride,
         num_regions=own.num_regions,
         region_size=own.region_size,
+        region_overlap=own.region_overlap,
         crop_channels=own.crop_channels,
         dtype=dtype,
     )
@@ -231,7 +255,7 @@ def _denoiser(config: Config, task: Task) -> Denoiser:
     local = _trunk(config, own.local_encoder, momentum) if own.local_encoder else None
     return Denoiser(
         num_classes=task.num_classes,
-        encoder=_trunk(config, own.encoder, momentum),
+        encoder=None if own.encoder == OF_GUIDANCE else _trunk(config, own.encoder, momentum),
         feature_dim=own.feature_dim,
         num_train_steps=config.diffusion.num_train_steps,
         num_projections=3 if own.conditioning == "dual" and config.train.mmd_weight else 1,

@@ -7,16 +7,33 @@ from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 import flax.linen as nn
+from jaxtyping import Float
 
 from diffmic_jax.nn.preprocess import Preprocess
+from diffmic_jax.types import Array
 
 
 @runtime_checkable
 class Trunk(Protocol):
-    """What fine-tuning has to know of a trunk, beside that it is a module of Flax."""
+    """What a trunk has beside being a module of Flax, ([B, H, W, 3], train) -> [B, h, w, F]."""
 
     preprocess: Preprocess
     """How its images are normalised."""
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Pixels between neighbours of each grid of `pyramid`, ascending; an attribute will do."""
+        ...
+
+    def pyramid(
+        self, image: Float[Array, "b h w 3"], train: bool
+    ) -> dict[int, Float[Array, "b _ _ _"]]:
+        """Its features [B, ceil(H / stride), ceil(W / stride), ...] by stride.
+
+        Those of the last stride are what the module itself returns. Usually this is the method
+        with `nn.compact`, and `__call__` picks the last.
+        """
+        ...
 
     def blocks(self) -> tuple[tuple[str, ...], ...]:
         """Names of its parameters' first level, from the input to the output.
@@ -38,8 +55,6 @@ class TrunkEntry:
     """Which of width, stem, momentum, remat and drop_path apply to it."""
     multiple: int = 1
     """The sides of an image are multiples of it, in pixels."""
-    regions: bool = False
-    """Whether its features are local, so that DCG can find regions by them and classify regions."""
     published: str = ""
     """Repository, and file if it is not model.safetensors, of its weights on the hub; may be empty.
 

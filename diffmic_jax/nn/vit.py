@@ -70,6 +70,13 @@ class ViT(nn.Module):
     """Have a class token and a final norm; the mean of the features is then that token."""
 
     preprocess = IMAGENET
+    strides = (PATCH,)
+
+    def pyramid(
+        self, image: Float[Array, "b h w 3"], train: bool
+    ) -> dict[int, Float[Array, "b _ _ _"]]:
+        """Its one grid, as `Trunk` has it."""
+        return {PATCH: self(image, train)}
 
     @nn.compact
     def __call__(

@@ -60,4 +60,5 @@ class PlainClassifier(nn.Module):
             patches=patches,
             attention=attention,
             features=pooled,
+            pooled=pooled,
         )

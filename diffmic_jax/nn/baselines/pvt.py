@@ -88,14 +88,26 @@ class PVT(nn.Module):
     mlp_ratios: tuple[int, ...]
     dtype: Any = jnp.float32
 
-    @nn.compact
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Of each stage, as `Trunk` has it."""
+        return tuple(4 << stage for stage in range(len(self.depths)))
+
     def __call__(
         self, image: Float[Array, "b h w 3"], train: bool
     ) -> Float[Array, "b _ _ {self.widths[-1]}"]:
         """[B, H, W, 3] -> [B, H / 32, W / 32, last width]; sides are multiples of 32."""
+        return self.pyramid(image, train)[self.strides[-1]]
+
+    @nn.compact
+    def pyramid(
+        self, image: Float[Array, "b h w 3"], train: bool
+    ) -> dict[int, Float[Array, "b _ _ _"]]:
+        """The features of every stage, as `Trunk` has it."""
         del train
         norm = partial(nn.LayerNorm, dtype=self.dtype, use_fast_variance=False)
         x = image
+        stages = []
         sizes = zip(self.depths, self.widths, self.num_heads, self.mlp_ratios, strict=True)
         for stage, (depth, width, heads, ratio) in enumerate(sizes):
             side, step = (3, 2) if stage else (7, 4)
@@ -108,7 +120,8 @@ class PVT(nn.Module):
             for i in range(depth):
                 x = kind(name=f"stage{stage}_{i}")(x)
             x = norm(epsilon=1e-6, name=f"norm{stage}")(x)
-        return x
+            stages.append(x)
+        return dict(zip(self.strides, stages, strict=True))
 
     def torch_names(self) -> Map:
         """A pyramid vision transformer v2 of timm."""

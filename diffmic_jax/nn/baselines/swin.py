@@ -117,11 +117,22 @@ class Swin(nn.Module):
     width: int
     dtype: Any = jnp.float32
 
-    @nn.compact
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Of each stage, as `Trunk` has it."""
+        return tuple(PATCH << stage for stage in range(len(self.depths)))
+
     def __call__(
         self, image: Float[Array, "b h w 3"], train: bool
     ) -> Float[Array, "b _ _ {self.width*2**(len(self.depths)-1)}"]:
         """[B, H, W, 3] -> [B, H / 32, W / 32, 8 width]; sides are multiples of 32."""
+        return self.pyramid(image, train)[self.strides[-1]]
+
+    @nn.compact
+    def pyramid(
+        self, image: Float[Array, "b h w 3"], train: bool
+    ) -> dict[int, Float[Array, "b _ _ _"]]:
+        """The features of every stage, as `Trunk` has it; only the last are normalised."""
         del train
         norm = partial(nn.LayerNorm, epsilon=1e-5, dtype=self.dtype, use_fast_variance=False)
         embed = nn.Conv(
@@ -133,6 +144,7 @@ class Swin(nn.Module):
             name="patches",
         )
         x: Array = norm(name="patches_norm")(embed(image))
+        stages = []
         for stage, (depth, heads) in enumerate(zip(self.depths, self.num_heads, strict=True)):
             if stage:
                 # Four neighbours become one token of twice the features.
@@ -143,8 +155,9 @@ class Swin(nn.Module):
             for i in range(depth):
                 name = f"stage{stage}_{i}"
                 x = Block(num_heads=heads, shifted=i % 2 == 1, dtype=self.dtype, name=name)(x)
-        x = norm(name="norm")(x)
-        return x
+            stages.append(x)
+        stages[-1] = norm(name="norm")(x)
+        return dict(zip(self.strides, stages, strict=True))
 
     def torch_names(self) -> Map:
         """A Swin transformer of timm; tables that follow from the sizes are left out."""
