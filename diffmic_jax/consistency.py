@@ -69,6 +69,11 @@ def _check_guidance(config: Config) -> None:
             f"config.guidance.loss={guidance.loss} needs config.guidance.network=classifier, which "
             "has a normalised last layer for it"
         )
+    if guidance.weight_decay and guidance.optimizer != "adamw":
+        raise InputError(
+            f"config.guidance.weight_decay={guidance.weight_decay:g} needs "
+            f"config.guidance.optimizer=adamw, not {guidance.optimizer}"
+        )
     if guidance.class_weights == "deferred" and config.denoiser.encoder:
         raise InputError(
             "config.guidance.class_weights=deferred needs a recipe without diffusion, such as "

@@ -210,6 +210,11 @@ def test_a_number_has_to_be_finite(value):
             "config.denoiser.pretrained=guidance needs an encoder like the guidance's trunk; give "
             "denoiser.encoder=resnet50",
         ),
+        (
+            "v1",
+            {"guidance.weight_decay": 0.05},
+            "config.guidance.weight_decay=0.05 needs config.guidance.optimizer=adamw, not amsgrad",
+        ),
     ],
 )
 def test_values_that_do_not_go_together_are_refused(recipe, changes, message):

@@ -23,9 +23,10 @@ from diffmic_jax.method.objectives import (
     Objective,
     label_loss,
 )
-from diffmic_jax.method.optimizers import Optimization
+from diffmic_jax.method.optimizers import Optimization, make_optimization
 from diffmic_jax.method.sampling import Sampling, make_sampling
 from diffmic_jax.method.task import Task
+from diffmic_jax.method.tuning import make_tuning
 from diffmic_jax.nn import preprocess, trunks
 from diffmic_jax.nn.baselines.classifier import PlainClassifier
 from diffmic_jax.nn.dcg import DCG
@@ -125,6 +126,7 @@ def build(config: Config, task: Task, *, steps_per_epoch: int = 0, counts: Count
     check_networks(config)
     if task.multi_label:
         _check_several_labels(config)
+    guidance = _guidance(config, task)
     counts = counts or (1,) * task.num_classes  # where nothing is trained, any will do
     diffusion, denoiser = config.diffusion, config.denoiser
     schedule = make_schedule(
@@ -138,14 +140,14 @@ def build(config: Config, task: Task, *, steps_per_epoch: int = 0, counts: Count
         task=task,
         image_size=config.data.image_size,
         schedule=schedule,
-        guidance=_guidance(config, task),
+        guidance=guidance,
         denoiser=_denoiser(config, task) if denoiser.encoder else None,
         cells=(size, size) if denoiser.conditioning == "map" else (),
         timesteps=process.TIMESTEPS[diffusion.timesteps],
         priors=_priors(config, task),
         denoised=partial(parameterization, link=task.link, schedule=schedule),
         objective=_objective(config, task, counts),
-        optimization=_optimization(config, steps_per_epoch),
+        optimization=make_optimization(config, steps_per_epoch, make_tuning(config, guidance)),
         steps_per_epoch=steps_per_epoch,
         phases=phases,
         phase=phases[-1],
@@ -292,20 +294,3 @@ def _phases(config: Config, steps_per_epoch: int, counts: Counts) -> tuple[Phase
     if guidance.frozen:
         return first, Phase(name="denoiser", steps=joint, denoiser=True)
     return first, alone(name="joint", steps=joint, denoiser=True)
-
-
-def _optimization(config: Config, steps_per_epoch: int) -> Optimization:
-    """The rates of `config.train` and `config.guidance`."""
-    train, guidance = config.train, config.guidance
-    return Optimization(
-        learning_rate=train.learning_rate,
-        final_learning_rate=train.final_learning_rate,
-        guidance_learning_rate=guidance.learning_rate,
-        guidance_optimizer=guidance.optimizer,
-        warmup_steps=train.warmup_fraction * train.epochs * steps_per_epoch,
-        joint_steps=train.epochs * steps_per_epoch,
-        steps_per_rate=max(steps_per_epoch, 1) if train.rate_per_epoch else 1,
-        clip_norm=train.clip_norm,
-        ema=train.ema,
-        accumulate=train.accumulate,
-    )
