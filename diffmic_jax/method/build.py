@@ -32,7 +32,7 @@ from diffmic_jax.nn.baselines.classifier import PlainClassifier
 from diffmic_jax.nn.dcg import DCG
 from diffmic_jax.nn.denoiser import Denoiser
 from diffmic_jax.nn.preprocess import Preprocess
-from diffmic_jax.types import Array, Guidance, Prior, Timestep
+from diffmic_jax.types import Array, Guidance, Prior, Timestep, Variables
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -96,6 +96,10 @@ class Method:
     def warmup_steps(self) -> int:
         """Steps before the last phase, in which the denoiser does not learn."""
         return self.num_steps - self.phases[-1].steps
+
+    def learning(self, network: str, params: Variables) -> Variables:
+        """The part of a network's parameters that learns in the phases in which it does."""
+        return self.optimization.tuning.learning(params) if network == "guidance" else params
 
     def in_phase(self, phase: Phase) -> Method:
         """The same method, training as that phase does."""

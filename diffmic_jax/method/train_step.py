@@ -27,6 +27,7 @@ from diffmic_jax.diffusion.process import q_sample
 from diffmic_jax.method.build import Method
 from diffmic_jax.method.optimizers import make_optimizers, moving_average
 from diffmic_jax.method.state import TrainState, of_network
+from diffmic_jax.method.tuning import merged
 from diffmic_jax.types import Array, Batch, Guidance, Timestep, Variables
 
 Scalars = dict[str, Array]
@@ -58,8 +59,8 @@ def train_step(
     scalars: Scalars = {}
 
     if method.phase.guidance:
-        loss = partial(guidance_loss, method)
-        grads, found, stats = _gradients(loss, "guidance_loss", before, "guidance", (batch,), parts)
+        loss, seen = _of_what_learns(method, "guidance", partial(guidance_loss, method), before)
+        grads, found, stats = _gradients(loss, "guidance_loss", seen, "guidance", (batch,), parts)
         after = _updated(method, after, "guidance", grads, stats)
         scalars |= found
 
@@ -74,13 +75,14 @@ def train_step(
 
 
 def guidance_loss(method: Method, variables: Variables, batch: Batch) -> tuple[Scalars, Variables]:
-    """Loss of the guidance on a batch, in training mode.
+    """Loss of the guidance on a batch, in training mode where all of it learns.
 
     Returns:
       Scalars, of which `guidance_loss` is the objective, and the guidance's new statistics.
     """
     own = of_network(variables, "guidance")
-    guidance, updates = method.guidance.apply(own, batch.image, True, mutable=["batch_stats"])
+    train = not method.optimization.tuning.keeps_statistics
+    guidance, updates = method.guidance.apply(own, batch.image, train, mutable=["batch_stats"])
     target = method.task.targets(batch.label)
     loss = method.objective.guidance_loss(guidance, target)
     if method.phase.class_weights:
@@ -215,19 +217,39 @@ def _updated(
 ) -> TrainState:
     """The state after an optimizer step of one network."""
     optimizer = make_optimizers(method.optimization)[network]
-    old = state.params[network]
+    learning = partial(method.learning, network)
+    old = learning(state.params[network])
     updates, opt_state = optimizer.update(grads, state.opt_state[network], old)
     params = optax.apply_updates(old, updates)
     average = state.ema_params
     if average:
         k = jnp.maximum(state.step - method.warmup_steps, 0)
-        average = average | {network: moving_average(average[network], params, k)}
+        new = moving_average(learning(average[network]), params, k)
+        average = average | {network: merged(average[network], new)}
     return state.replace(
-        params=state.params | {network: params},
+        params=state.params | {network: merged(state.params[network], params)},
         batch_stats=state.batch_stats | {network: stats},
         opt_state=state.opt_state | {network: opt_state},
         ema_params=average,
     )
+
+
+def _of_what_learns(
+    method: Method, network: str, loss: Loss, variables: Variables
+) -> tuple[Loss, Variables]:
+    """A loss of variables that hold only those parameters of a network that learn, and these.
+
+    The others are constants of the loss: no backward pass goes through them, and they have no
+    gradient that would count in its norm.
+    """
+    params = variables["params"]
+
+    def of_part(trial: Variables, *inputs: Any) -> tuple[Scalars, Variables]:
+        whole = merged(params[network], trial["params"][network])
+        return loss(trial | {"params": trial["params"] | {network: whole}}, *inputs)
+
+    part = method.learning(network, params[network])
+    return of_part, variables | {"params": params | {network: part}}
 
 
 def _gradients(

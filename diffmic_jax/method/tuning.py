@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -28,10 +28,41 @@ TRUNKS = ("global_trunk", "local_trunk")
 class Tuning:
     """How a network with pretrained trunks is tuned."""
 
+    tune: Literal["full", "last_blocks", "head"] = "full"
+    """What learns of the trunks: all, the last quarter of their blocks, or nothing."""
     layer_decay: float = 1.0
     """Factor of the rate from each block of a trunk to the one before."""
     trunks: Mapping[str, Blocks] = dataclasses.field(default_factory=dict)
     """Name of each trunk in the parameters -> its blocks."""
+
+    @property
+    def keeps_statistics(self) -> bool:
+        """Whether the trunks normalise by their running statistics, in training as well.
+
+        What does not learn should not change: by the statistics of its batch, an image would have
+        other features in every step, and none of them those that evaluation sees. Small batches
+        also have poor statistics. That is how networks with frozen parts are tuned.
+        """
+        return self.tune != "full"
+
+    def learning(self, params: Variables) -> Variables:
+        """The part of the guidance's parameters that learns."""
+        if self.tune == "full":
+            return params
+        parts = {
+            name: {key: tree[key] for key in self._last(name, tree)}
+            if name in self.trunks
+            else tree
+            for name, tree in params.items()
+        }
+        return {name: part for name, part in parts.items() if part}
+
+    def _last(self, trunk: str, params: Variables) -> tuple[str, ...]:
+        """Names of the parameters of a trunk that learn, where not all of them do."""
+        if self.tune == "head":
+            return ()
+        blocks = _present(self.trunks[trunk], params)
+        return tuple(name for block in blocks[-max(1, len(blocks) // 4) :] for name in block)
 
     def rates(self, params: Variables) -> Variables:
         """For each parameter its share of the rate.
@@ -58,12 +89,16 @@ def make_tuning(config: Config, guidance: nn.Module) -> Tuning:
       InputError: that depends on the blocks of a trunk that does not name them.
     """
     own, trunks = config.guidance, _blocks_of(guidance)
-    if own.layer_decay != 1 and not all(trunks.values()):
-        raise InputError(
-            f"config.guidance.layer_decay={own.layer_decay:g} needs a trunk whose blocks are known,"
-            f" and those of {own.backbone} are not; give 1"
-        )
-    return Tuning(layer_decay=own.layer_decay, trunks=trunks)
+    for asked, field, fix in (
+        (own.layer_decay != 1, f"layer_decay={own.layer_decay:g}", "1"),
+        (own.tune == "last_blocks", "tune=last_blocks", "full or head"),
+    ):
+        if asked and not all(trunks.values()):
+            raise InputError(
+                f"config.guidance.{field} needs a trunk whose blocks are known, and those of "
+                f"{own.backbone} are not; give {fix}"
+            )
+    return Tuning(tune=own.tune, layer_decay=own.layer_decay, trunks=trunks)
 
 
 def _blocks_of(guidance: nn.Module) -> dict[str, Blocks]:
@@ -73,6 +108,14 @@ def _blocks_of(guidance: nn.Module) -> dict[str, Blocks]:
         name: trunk.blocks() if isinstance(trunk, Trunk) else ()
         for name, trunk in trunks.items()
         if trunk is not None
+    }
+
+
+def merged(tree: Variables, part: Variables) -> Variables:
+    """The tree with the part's values in their places."""
+    return tree | {
+        name: merged(tree[name], new) if isinstance(new, dict) else new
+        for name, new in part.items()
     }
 
 
