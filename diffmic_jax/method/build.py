@@ -17,11 +17,13 @@ from diffmic_jax.diffusion.schedules import Schedule, make_schedule
 from diffmic_jax.errors import InputError
 from diffmic_jax.method import longtail
 from diffmic_jax.method.longtail import Counts
+from diffmic_jax.method.mixing import MIXES
 from diffmic_jax.method.objectives import (
     GUIDANCE_LOSSES,
     IMAGE_WEIGHTS,
     Objective,
     label_loss,
+    smoothed,
 )
 from diffmic_jax.method.optimizers import Optimization, make_optimization
 from diffmic_jax.method.sampling import Sampling, make_sampling
@@ -168,6 +170,11 @@ def check_networks(config: Config) -> None:
     """
     size, guidance, denoiser = config.data.image_size, config.guidance, config.denoiser
     trunks.check(guidance.backbone, size, "guidance.backbone")
+    if guidance.drop_path and "drop_path" not in trunks.entry(guidance.backbone).options:
+        raise InputError(
+            f"config.guidance.drop_path={guidance.drop_path:g} is not there for "
+            f"config.guidance.backbone={guidance.backbone}; give 0"
+        )
     if guidance.network == "dcg" and not trunks.has_regions(guidance.backbone):
         raise InputError(
             f"config.guidance.backbone={guidance.backbone} needs config.guidance.network=classifier"
@@ -194,10 +201,11 @@ def _check_several_labels(config: Config) -> None:
         )
 
 
-def _trunk(config: Config, name: str, momentum: float = 0.9) -> Any:
+def _trunk(config: Config, name: str, momentum: float = 0.9, drop_path: float = 0.0) -> Any:
     """A trunk with the configuration's width, stem, dtype and memory use."""
     return trunks.build(
         name,
+        drop_path=drop_path,
         width=config.model.width,
         stem=config.model.stem,
         momentum=momentum,
@@ -209,19 +217,20 @@ def _trunk(config: Config, name: str, momentum: float = 0.9) -> Any:
 def _guidance(config: Config, task: Task) -> DCG | PlainClassifier:
     """The guidance network."""
     own, dtype = config.guidance, DTYPES[config.train.dtype]
+    trunk = partial(_trunk, config, drop_path=own.drop_path)
     if own.network == "classifier":
         scale = longtail.COSINE_SCALE if own.loss in longtail.NORMALISED else 0.0
         return PlainClassifier(
             num_classes=task.num_classes,
-            global_trunk=_trunk(config, own.backbone),
+            global_trunk=trunk(own.backbone),
             region_size=own.region_size,
             cosine_scale=scale,
             dtype=dtype,
         )
     return DCG(
         num_classes=task.num_classes,
-        global_trunk=_trunk(config, own.backbone),
-        local_trunk=_trunk(config, own.backbone),
+        global_trunk=trunk(own.backbone),
+        local_trunk=trunk(own.backbone),
         num_regions=own.num_regions,
         region_size=own.region_size,
         crop_channels=own.crop_channels,
@@ -262,9 +271,10 @@ def _priors(config: Config, task: Task) -> Callable[[Guidance], tuple[Prior, ...
 def _objective(config: Config, task: Task, counts: Counts) -> Objective:
     """The losses of `config.guidance` and `config.train`."""
     train, link = config.train, task.link
-    loss = GUIDANCE_LOSSES[config.guidance.loss]
+    loss = partial(GUIDANCE_LOSSES[config.guidance.loss], link=link, counts=counts)
     return Objective(
-        guidance_loss=partial(loss, link=link, counts=counts),
+        guidance_loss=smoothed(loss, config.guidance.label_smoothing, link),
+        mix=MIXES[config.guidance.mix],
         image_weight=partial(IMAGE_WEIGHTS[train.loss_weight], link=link),
         label_loss=partial(label_loss, link=link, counts=counts, balance=train.label_balance),
         weights=train,

@@ -59,8 +59,9 @@ def train_step(
     scalars: Scalars = {}
 
     if method.phase.guidance:
+        mixed = _mixed(method, batch, jax.random.fold_in(key, 3))
         loss, seen = _of_what_learns(method, "guidance", partial(guidance_loss, method), before)
-        grads, found, stats = _gradients(loss, "guidance_loss", seen, "guidance", (batch,), parts)
+        grads, found, stats = _gradients(loss, "guidance_loss", seen, "guidance", mixed, parts)
         after = _updated(method, after, "guidance", grads, stats)
         scalars |= found
 
@@ -74,22 +75,38 @@ def train_step(
     return after.replace(step=state.step + 1), scalars
 
 
-def guidance_loss(method: Method, variables: Variables, batch: Batch) -> tuple[Scalars, Variables]:
+def guidance_loss(
+    method: Method,
+    variables: Variables,
+    batch: Batch,
+    target: Float[Array, "b c"] | None = None,
+    keys: Array | None = None,
+) -> tuple[Scalars, Variables]:
     """Loss of the guidance on a batch, in training mode where all of it learns.
+
+    Args:
+      method: what to compute.
+      variables: parameters and statistics, keyed by network.
+      batch: normalised images, no padding rows.
+      target: [B, C] labels of mixed images; those of the batch if there are none.
+      keys: [B] random keys for stochastic depth.
 
     Returns:
       Scalars, of which `guidance_loss` is the objective, and the guidance's new statistics.
     """
     own = of_network(variables, "guidance")
     train = not method.optimization.tuning.keeps_statistics
-    guidance, updates = method.guidance.apply(own, batch.image, train, mutable=["batch_stats"])
-    target = method.task.targets(batch.label)
+    rngs = {} if keys is None else {"drop_path": keys[0]}
+    guidance, updates = method.guidance.apply(
+        own, batch.image, train, mutable=["batch_stats"], rngs=rngs
+    )
+    target = method.task.targets(batch.label) if target is None else target
     loss = method.objective.guidance_loss(guidance, target)
     if method.phase.class_weights:
         loss *= target @ jnp.asarray(method.phase.class_weights)
     scalars = {
         "guidance_loss": loss.mean(),
-        "guidance_accuracy": method.task.correct(guidance.fused, batch.label).mean(),
+        "guidance_accuracy": method.task.correct(guidance.fused, target).mean(),
     }
     return scalars, updates.get("batch_stats", {})
 
@@ -187,6 +204,19 @@ def _denoiser_streams(
     own = {"params": own["params"], **updates}
     outputs, updates = run(own, *inputs, features, method="streams")
     return outputs, updates["batch_stats"]
+
+
+def _mixed(method: Method, batch: Batch, key: Array) -> tuple[Batch, Array | None, Array]:
+    """The batch that the guidance learns from, its labels [B, C] if mixed, and keys [B].
+
+    Mixed as a whole, before it is taken in parts; each part has the keys of its own images.
+    """
+    key_mix, key_depth = jax.random.split(key)
+    keys = jax.random.split(key_depth, len(batch.image))
+    if not method.objective.mix:
+        return batch, None, keys
+    image, target = method.objective.mix(batch.image, method.task.targets(batch.label), key_mix)
+    return batch._replace(image=image), target, keys
 
 
 def _timesteps_and_noise(method: Method, batch_size: int, key: Array) -> tuple[Array, ...]:
