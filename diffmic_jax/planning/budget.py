@@ -8,6 +8,7 @@ import json
 import logging
 import statistics
 import time
+from collections.abc import Generator
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from diffmic_jax.method.train_step import train_step
 from diffmic_jax.training import parallel
 from diffmic_jax.training.run import TrainingRun
 from diffmic_jax.training.state import Purpose, fresh_state
+from diffmic_jax.types import Batch
 
 log = logging.getLogger("diffmic_jax")
 
@@ -113,7 +115,7 @@ def _training(run: TrainingRun) -> tuple[dict[Phase, float], float]:
     """Seconds of a step of each phase, and of all compiling."""
     state = fresh_state(run.method, run.key(Purpose.INIT), run.mesh)
     found, compiling = {}, 0.0
-    with contextlib.closing(run.batches(0)) as batches:
+    with contextlib.closing(_batches(run)) as batches:
         for phase in dict.fromkeys(phase for phase in run.method.phases if phase.steps):
             step = partial(train_step, run.method.in_phase(phase))
             compiled = parallel.jit_train(run.mesh, step, state)
@@ -126,6 +128,12 @@ def _training(run: TrainingRun) -> tuple[dict[Phase, float], float]:
             found[phase] = statistics.median(times[1:])
             compiling += times[0] - found[phase]
     return {phase: found.get(phase, 0.0) for phase in run.method.phases}, compiling
+
+
+def _batches(run: TrainingRun) -> Generator[Batch, None, None]:
+    """Training batches without end, as training reads and augments them."""
+    while True:
+        yield from run.batches(0)
 
 
 def _prediction(run: TrainingRun) -> tuple[float, float]:
