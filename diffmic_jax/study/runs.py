@@ -201,6 +201,7 @@ class Runs:
             config.train.max_steps,
             config.train.patience,
             config.eval.bootstrap,
+            *([self.study.minutes] if self.study.minutes else []),
             [self._digest(each, seed) for each in self._needed(row)],
         ]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
@@ -236,7 +237,7 @@ class Runs:
         config = self.configs[row.name, seed]
         workdir = run_workdir(self.folder, row.of or row.name, seed)
         if row.config:
-            return partial(api.train, config, workdir)
+            return partial(api.train, config, workdir, self.study.minutes)
         return partial(api.evaluate, config, workdir, folder=self._results(row, seed))
 
     def _results(self, row: Row, seed: int) -> Path:

@@ -77,9 +77,10 @@ def test_images_that_do_not_fit_are_refused(name, size, multiple):
     trunks.check("resnet18", size, "denoiser.encoder")
 
 
-def test_only_resnets_have_regions():
+def test_convolutional_trunks_have_regions():
     for name in OURS:
-        assert trunks.has_regions(name) == (name in trunks.names("resnet"))
+        convolutional = {*trunks.names("resnet"), *trunks.names("efficientnet")}
+        assert trunks.has_regions(name) == (name in convolutional)
 
 
 def test_a_name_is_registered_once():
