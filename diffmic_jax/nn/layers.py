@@ -181,6 +181,18 @@ class DropPath(nn.Module):
         return jnp.where(stays, x / (1 - self.rate), 0).astype(x.dtype)
 
 
+class LayerScale(nn.Module):
+    """A learned factor for each feature of a residual branch (Touvron et al. 2021, "CaiT")."""
+
+    initial: float
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b *s f"]) -> Float[Array, "b *s f"]:
+        """[B, ..., F] -> [B, ..., F]."""
+        gamma = self.param("gamma", nn.initializers.constant(self.initial), (x.shape[-1],))
+        return x * jnp.asarray(gamma, x.dtype)
+
+
 class BatchNorm(nn.Module):
     """Batch normalisation over all axes but the last, as torch computes it.
 

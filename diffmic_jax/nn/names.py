@@ -9,7 +9,7 @@ its method `torch_names`.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 import numpy as np
@@ -31,6 +31,10 @@ LEAVES = {
     "var": "running_var",
     "pos_embed": "pos_embed",
     "cls_token": "cls_token",
+    "reg_token": "reg_token",
+    "q_bias": "q_bias",
+    "v_bias": "v_bias",
+    "gamma": "gamma",
     "relative_position_bias": "relative_position_bias_table",
     "mixing": "cond_weight",
 }
@@ -52,6 +56,8 @@ class Map(NamedTuple):
     """Names in files of another origin; the rest of the map holds for them as well."""
     prefix: str = ""
     """Prefix of every name in the published file, without which the names here are given."""
+    standard: Callable[[StateDict], StateDict] = dict
+    """From other files of the same network to the names here; leaves these as they are."""
 
 
 @runtime_checkable
@@ -99,6 +105,14 @@ def block(ours: str, theirs: str, layers: Mapping[str, str] = ATTENTION) -> Modu
     return {f"{ours}/{layer}": f"{theirs}.{name}" for layer, name in layers.items()}
 
 
+def renamed(name: str, rules: Sequence[tuple[str, str]]) -> str:
+    """A name by the first rule (pattern of the whole name, and its replacement) that it fits."""
+    for pattern, replacement in rules:
+        if found := re.fullmatch(pattern, name):
+            return found.expand(replacement)
+    return name
+
+
 def to_variables(state: StateDict, shapes: Variables, names: Map, *, what: str) -> Variables:
     """A network's variables from a state dict.
 
@@ -111,6 +125,7 @@ def to_variables(state: StateDict, shapes: Variables, names: Map, *, what: str) 
     Raises:
       InputError: lists every entry that is missing, unexpected or of another shape.
     """
+    state = names.standard(state)
     wanted = _by_name(shapes, names)
     missing = sorted(wanted.keys() - state.keys())
     extra = sorted(name for name in state.keys() - wanted.keys() if not _is_left_out(name, names))

@@ -20,15 +20,16 @@ from diffmic_jax.errors import InputError
 from diffmic_jax.nn import names, state_dict
 from diffmic_jax.types import Variables
 
-IMAGE_SHAPE = (1, 64, 64, 3)
+IMAGE_SHAPE = (1, 224, 224, 3)
 """Of an image that fits every trunk; no parameter depends on its size."""
 
 
 def trunk_variables(trunk: nn.Module, path: Path) -> Variables:
     """A trunk's variables from a file of published weights.
 
-    The file holds a classifier of timm (or of torchvision, for a ResNet), whose head is left out,
-    or EfficientSAM, of which only the image encoder without its neck is used.
+    The file holds a network of timm, whose head is left out; or a ResNet of torchvision, a
+    ConvNeXt, DINOv2 or DINOv3 of its authors, or EfficientSAM, of which only the image encoder
+    without its neck is used.
 
     Raises:
       InputError: lists what does not fit.
