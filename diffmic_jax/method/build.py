@@ -6,9 +6,6 @@ import dataclasses
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any
-
-import jax.numpy as jnp
 
 from diffmic_jax.config import Config
 from diffmic_jax.diffusion import priors, process
@@ -17,27 +14,30 @@ from diffmic_jax.diffusion.schedules import Schedule, make_schedule
 from diffmic_jax.errors import InputError
 from diffmic_jax.method import longtail
 from diffmic_jax.method.longtail import Counts
+from diffmic_jax.method.mixing import MIXES
+from diffmic_jax.method.networks import (
+    OF_GUIDANCE,
+    check_networks,
+    make_denoiser,
+    make_guidance,
+)
 from diffmic_jax.method.objectives import (
     GUIDANCE_LOSSES,
     IMAGE_WEIGHTS,
     Objective,
     label_loss,
+    smoothed,
 )
-from diffmic_jax.method.optimizers import Optimization
+from diffmic_jax.method.optimizers import Optimization, make_optimization
 from diffmic_jax.method.sampling import Sampling, make_sampling
 from diffmic_jax.method.task import Task
-from diffmic_jax.nn import preprocess, trunks
+from diffmic_jax.method.tuning import make_tuning
+from diffmic_jax.nn import preprocess
 from diffmic_jax.nn.baselines.classifier import PlainClassifier
 from diffmic_jax.nn.dcg import DCG
 from diffmic_jax.nn.denoiser import Denoiser
 from diffmic_jax.nn.preprocess import Preprocess
-from diffmic_jax.types import Array, Guidance, Prior, Timestep
-
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-SHARED = "shared"
-"""Value of `guidance.local_trunk`: the trunk of the whole image."""
-OF_GUIDANCE = "guidance"
-"""Value of `denoiser.encoder` and `denoiser.pretrained`: what the guidance has."""
+from diffmic_jax.types import Array, Guidance, Prior, Timestep, Variables
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,6 +100,10 @@ class Method:
         """Steps before the last phase, in which the denoiser does not learn."""
         return self.num_steps - self.phases[-1].steps
 
+    def learning(self, network: str, params: Variables) -> Variables:
+        """The part of a network's parameters that learns in the phases in which it does."""
+        return self.optimization.tuning.learning(params) if network == "guidance" else params
+
     def in_phase(self, phase: Phase) -> Method:
         """The same method, training as that phase does."""
         return dataclasses.replace(self, phase=phase)
@@ -129,6 +133,7 @@ def build(config: Config, task: Task, *, steps_per_epoch: int = 0, counts: Count
     check_networks(config)
     if task.multi_label:
         _check_several_labels(config)
+    guidance = make_guidance(config, task)
     counts = counts or (1,) * task.num_classes  # where nothing is trained, any will do
     diffusion, denoiser = config.diffusion, config.denoiser
     schedule = make_schedule(
@@ -142,57 +147,20 @@ def build(config: Config, task: Task, *, steps_per_epoch: int = 0, counts: Count
         task=task,
         image_size=config.data.image_size,
         schedule=schedule,
-        guidance=_guidance(config, task),
-        denoiser=_denoiser(config, task) if denoiser.encoder else None,
+        guidance=guidance,
+        denoiser=make_denoiser(config, task) if denoiser.encoder else None,
         cells=(size, size) if denoiser.conditioning == "map" else (),
         timesteps=process.TIMESTEPS[diffusion.timesteps],
         priors=_priors(config, task),
         denoised=partial(parameterization, link=task.link, schedule=schedule),
         objective=_objective(config, task, counts),
-        optimization=_optimization(config, steps_per_epoch),
+        optimization=make_optimization(config, steps_per_epoch, make_tuning(config, guidance)),
         steps_per_epoch=steps_per_epoch,
         phases=phases,
         phase=phases[-1],
         sampling=make_sampling(config.sampling, schedule, task.link),
         inherits=denoiser.pretrained == OF_GUIDANCE,
     )
-
-
-def check_networks(config: Config) -> None:
-    """Refuse trunks that do not exist, or do not fit the images or the regions.
-
-    Raises:
-      InputError: naming the field.
-    """
-    size, guidance, denoiser = config.data.image_size, config.guidance, config.denoiser
-    check_region = partial(trunks.check, size=guidance.region_size, what="regions")
-    trunks.check(guidance.backbone, size, "guidance.backbone")
-    if guidance.network == "dcg":
-        like = guidance.local_trunk in ("", SHARED)
-        field = "guidance.backbone" if like else "guidance.local_trunk"
-        check_region(local_trunk(config), field=field)
-        _check_stride(config)
-    if denoiser.encoder not in ("", OF_GUIDANCE):
-        trunks.check(denoiser.encoder, size, "denoiser.encoder")
-    if denoiser.local_encoder:
-        check_region(denoiser.local_encoder, field="denoiser.local_encoder")
-
-
-def local_trunk(config: Config) -> str:
-    """Name of the trunk that classifies the regions."""
-    named = config.guidance.local_trunk
-    return config.guidance.backbone if named in ("", SHARED) else named
-
-
-def _check_stride(config: Config) -> None:
-    """Refuse a grid that the guidance's trunk does not have."""
-    stride, trunk = config.guidance.saliency_stride, _trunk(config, config.guidance.backbone)
-    if stride and stride not in trunk.strides:
-        known = ", ".join(map(str, trunk.strides))
-        raise InputError(
-            f"config.guidance.saliency_stride={stride}: {config.guidance.backbone} has features of "
-            f"stride {known} px; choose one of these, or 0 for the last"
-        )
 
 
 def _check_several_labels(config: Config) -> None:
@@ -210,65 +178,6 @@ def _check_several_labels(config: Config) -> None:
         )
 
 
-def _trunk(config: Config, name: str, momentum: float = 0.9) -> Any:
-    """A trunk with the configuration's width, stem, dtype and memory use."""
-    return trunks.build(
-        name,
-        width=config.model.width,
-        stem=config.model.stem,
-        momentum=momentum,
-        dtype=DTYPES[config.train.dtype],
-        remat=config.train.remat,
-    )
-
-
-def _guidance(config: Config, task: Task) -> DCG | PlainClassifier:
-    """The guidance network."""
-    own, dtype = config.guidance, DTYPES[config.train.dtype]
-    if own.network == "classifier":
-        scale = longtail.COSINE_SCALE if own.loss in longtail.NORMALISED else 0.0
-        return PlainClassifier(
-            num_classes=task.num_classes,
-            global_trunk=_trunk(config, own.backbone),
-            region_size=own.region_size,
-            cosine_scale=scale,
-            dtype=dtype,
-        )
-    return DCG(
-        num_classes=task.num_classes,
-        global_trunk=_trunk(config, own.backbone),
-        local_trunk=None if own.local_trunk == SHARED else _trunk(config, local_trunk(config)),
-        saliency_stride=own.saliency_stride,
-        num_regions=own.num_regions,
-        region_size=own.region_size,
-        region_overlap=own.region_overlap,
-        crop_channels=own.crop_channels,
-        dtype=dtype,
-    )
-
-
-def _denoiser(config: Config, task: Task) -> Denoiser:
-    """The denoiser."""
-    own = config.denoiser
-    # Three updates by the same batch statistics are one with the cubed momentum.
-    momentum = 0.9**own.encoder_updates
-    local = _trunk(config, own.local_encoder, momentum) if own.local_encoder else None
-    return Denoiser(
-        num_classes=task.num_classes,
-        encoder=None if own.encoder == OF_GUIDANCE else _trunk(config, own.encoder, momentum),
-        feature_dim=own.feature_dim,
-        num_train_steps=config.diffusion.num_train_steps,
-        num_projections=3 if own.conditioning == "dual" and config.train.mmd_weight else 1,
-        encoder_momentum=momentum,
-        local_encoder=local,
-        preprocess=preprocess.of(trunks.build(config.guidance.backbone)),
-        num_regions=config.guidance.num_regions,
-        zero_output=own.parameterization != "eps",
-        gates=own.gates,
-        dtype=DTYPES[config.train.dtype],
-    )
-
-
 def _priors(config: Config, task: Task) -> Callable[[Guidance], tuple[Prior, ...]]:
     """The priors of `denoiser.conditioning`; only the main one where MMD has no weight."""
     conditioning = config.denoiser.conditioning
@@ -280,9 +189,10 @@ def _priors(config: Config, task: Task) -> Callable[[Guidance], tuple[Prior, ...
 def _objective(config: Config, task: Task, counts: Counts) -> Objective:
     """The losses of `config.guidance` and `config.train`."""
     train, link = config.train, task.link
-    loss = GUIDANCE_LOSSES[config.guidance.loss]
+    loss = partial(GUIDANCE_LOSSES[config.guidance.loss], link=link, counts=counts)
     return Objective(
-        guidance_loss=partial(loss, link=link, counts=counts),
+        guidance_loss=smoothed(loss, config.guidance.label_smoothing, link),
+        mix=MIXES[config.guidance.mix],
         image_weight=partial(IMAGE_WEIGHTS[train.loss_weight], link=link),
         label_loss=partial(label_loss, link=link, counts=counts, balance=train.label_balance),
         weights=train,
@@ -316,20 +226,3 @@ def _phases(config: Config, steps_per_epoch: int, counts: Counts) -> tuple[Phase
     if guidance.frozen:
         return first, Phase(name="denoiser", steps=joint, denoiser=True)
     return first, alone(name="joint", steps=joint, denoiser=True)
-
-
-def _optimization(config: Config, steps_per_epoch: int) -> Optimization:
-    """The rates of `config.train` and `config.guidance`."""
-    train, guidance = config.train, config.guidance
-    return Optimization(
-        learning_rate=train.learning_rate,
-        final_learning_rate=train.final_learning_rate,
-        guidance_learning_rate=guidance.learning_rate,
-        guidance_optimizer=guidance.optimizer,
-        warmup_steps=train.warmup_fraction * train.epochs * steps_per_epoch,
-        joint_steps=train.epochs * steps_per_epoch,
-        steps_per_rate=max(steps_per_epoch, 1) if train.rate_per_epoch else 1,
-        clip_norm=train.clip_norm,
-        ema=train.ema,
-        accumulate=train.accumulate,
-    )

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 
 from diffmic_jax.config import Config
 from diffmic_jax.errors import InputError
-from diffmic_jax.method.build import OF_GUIDANCE, Method, local_trunk
+from diffmic_jax.method.build import Method
+from diffmic_jax.method.networks import OF_GUIDANCE, local_trunk
 from diffmic_jax.method.state import TrainState, of_network
 from diffmic_jax.nn import trunks, weights
 from diffmic_jax.types import Variables

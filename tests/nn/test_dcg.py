@@ -306,9 +306,8 @@ def test_a_shared_trunk_classifies_regions_by_the_same_weights():
     # Regions change no statistics of whole images, nor the other way round.
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), shared, two)
     summed = jax.tree.map(jnp.add, each["global_trunk"], each["local_trunk"])
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), together["global_trunk"], summed
-    )
+    slopes = together["global_trunk"], summed
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), *slopes)
 
 
 def test_evaluation_approaches_training_with_a_shared_trunk():

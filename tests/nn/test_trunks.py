@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from diffmic_jax.errors import InputError
 from diffmic_jax.nn import names, resnet, state_dict, trunks
 from tests import tiny_trunks
+from tests.helpers import arbitrary_variables
 
 OURS = tuple(name for name in trunks.names() if name not in tiny_trunks.NAMES)
 
@@ -21,17 +23,37 @@ OURS = tuple(name for name in trunks.names() if name not in tiny_trunks.NAMES)
 @pytest.mark.parametrize("name", OURS)
 def test_every_trunk_makes_features_of_an_image_that_fits(name):
     trunk: Any = trunks.build(name, width=8, dtype=jnp.bfloat16, remat=True)
-    side = max(2 * trunks.entry(name).multiple, 32)
+    multiple = trunks.entry(name).multiple
+    side = multiple * max(2, -(-32 // multiple))
     trunks.check(name, side, "guidance.backbone")
     image = jax.ShapeDtypeStruct((2, side, side, 3), jnp.float32)
     found, _ = jax.eval_shape(
         lambda image: trunk.init_with_output(jax.random.key(0), image, train=False), image
     )
+    init = partial(trunk.init_with_output, train=False, method="pyramid")
+    grids, _ = jax.eval_shape(init, jax.random.key(0), image)
+    assert list(grids) == sorted(trunk.strides)
+    assert all(grid.shape[1:3] == (-(-side // stride),) * 2 for stride, grid in grids.items())
+    assert grids[trunk.strides[-1]].shape == found.shape
     batch, height, width, features = found.shape
     assert (batch, height == width, found.dtype) == (2, True, jnp.bfloat16)
     assert 1 <= height < side
     assert features >= 64
     assert isinstance(trunk, names.Named)
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny_vit"])
+def test_the_last_features_of_a_pyramid_are_those_of_the_trunk(name):
+    module: Any = trunks.build(name)
+    x = np.random.default_rng(0).standard_normal((1, 32, 32, 3)).astype(np.float32)
+    init = partial(module.init, train=False)
+    variables = arbitrary_variables(jax.eval_shape(init, jax.random.key(0), x))
+    run = jax.jit(partial(module.apply, train=False), static_argnames="method")
+    grids = run(variables, x, method="pyramid")
+    np.testing.assert_array_equal(grids[module.strides[-1]], run(variables, x))
+    assert [len(grids[stride][0]) for stride in module.strides] == [
+        32 // stride for stride in module.strides
+    ]
 
 
 @pytest.mark.parametrize(
@@ -74,11 +96,6 @@ def test_images_that_do_not_fit_are_refused(name, size, multiple):
     with pytest.raises(InputError, match=message):
         trunks.check(name, size, "denoiser.encoder")
     trunks.check("resnet18", size, "denoiser.encoder")
-
-
-def test_only_resnets_have_regions():
-    for name in OURS:
-        assert trunks.has_regions(name) == (name in trunks.names("resnet"))
 
 
 def test_a_name_is_registered_once():
