@@ -69,6 +69,24 @@ def _check_guidance(config: Config) -> None:
             f"config.guidance.loss={guidance.loss} needs config.guidance.network=classifier, which "
             "has a normalised last layer for it"
         )
+    if guidance.weight_decay and guidance.optimizer != "adamw":
+        raise InputError(
+            f"config.guidance.weight_decay={guidance.weight_decay:g} needs "
+            f"config.guidance.optimizer=adamw, not {guidance.optimizer}"
+        )
+    soft = {"label_smoothing": guidance.label_smoothing, "mix": guidance.mix}
+    for name, value in soft.items():
+        if value not in (0, "none") and guidance.loss in ("focal", "ldam", "prototype"):
+            raise InputError(
+                f"config.guidance.{name}={value} has no meaning in the loss {guidance.loss}, which "
+                "takes labels of one class; give guidance.loss=fused, branches, ohem or "
+                "logit_adjusted"
+            )
+    if guidance.drop_path and guidance.tune != "full":
+        raise InputError(
+            f"config.guidance.drop_path={guidance.drop_path:g} needs config.guidance.tune=full, "
+            f"not {guidance.tune}, whose trunks are in evaluation mode; give 0"
+        )
     if guidance.class_weights == "deferred" and config.denoiser.encoder:
         raise InputError(
             "config.guidance.class_weights=deferred needs a recipe without diffusion, such as "

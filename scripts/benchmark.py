@@ -47,6 +47,7 @@ from diffmic_jax.method.predict_step import embed, fold, predict_step
 from diffmic_jax.method.state import TrainState, init_state, init_variables
 from diffmic_jax.method.task import Task
 from diffmic_jax.method.train_step import guide, train_step
+from diffmic_jax.method.tuning import merged
 from diffmic_jax.nn import folded
 from diffmic_jax.training import parallel
 from diffmic_jax.training.state import fresh_state
@@ -190,12 +191,12 @@ def train_parts(method: Method, state: TrainState, batch: Batch) -> dict[str, An
         del batch, key
         new = {}
         for network in learners:
-            tree = state.params[network]
+            tree = method.learning(network, state.params[network])
             optimizer = make_optimizers(method.optimization)[network]
             new[network] = optimizer.update(tree, state.opt_state[network], tree)
-        params = state.params | {name: each[0] for name, each in new.items()}
+        params = {name: merged(state.params[name], each[0]) for name, each in new.items()}
         opt_state = state.opt_state | {name: each[1] for name, each in new.items()}
-        return state.replace(params=params, opt_state=opt_state), jnp.zeros(())
+        return state.replace(params=state.params | params, opt_state=opt_state), jnp.zeros(())
 
     parts["optimizer"] = parallel.jit_train(mesh, update, state)
     return {name: (run, (batch, key)) for name, run in parts.items()}

@@ -18,6 +18,7 @@ from diffmic_jax.diffusion.readout import READOUTS
 from diffmic_jax.errors import InputError
 from diffmic_jax.fields import RENAMED, flatten
 from diffmic_jax.method.build import DTYPES
+from diffmic_jax.method.mixing import MIXES
 from diffmic_jax.method.objectives import GUIDANCE_LOSSES, IMAGE_WEIGHTS
 from diffmic_jax.nn.denoiser import GATES
 from diffmic_jax.report.checklist import FLIPS, PROTOCOLS
@@ -41,6 +42,7 @@ REGISTRIES = {
     "diffusion.schedule": schedules.KINDS,
     "diffusion.timesteps": process.TIMESTEPS,
     "guidance.loss": GUIDANCE_LOSSES,
+    "guidance.mix": MIXES,
     "sampling.initial": priors.INITIALS,
     "sampling.readout": READOUTS,
     "sampling.sampler": samplers.SAMPLERS,
@@ -209,6 +211,26 @@ def test_a_number_has_to_be_finite(value):
             {"denoiser.pretrained": "guidance"},
             "config.denoiser.pretrained=guidance needs an encoder like the guidance's trunk; give "
             "denoiser.encoder=resnet50",
+        ),
+        (
+            "v1",
+            {"guidance.weight_decay": 0.05},
+            "config.guidance.weight_decay=0.05 needs config.guidance.optimizer=adamw, not amsgrad",
+        ),
+        (
+            "classifier",
+            {"guidance.loss": "ldam", "guidance.mix": "mixup"},
+            "config.guidance.mix=mixup has no meaning in the loss ldam, which takes labels of one ",
+        ),
+        (
+            "v1",
+            {"guidance.loss": "focal", "guidance.label_smoothing": 0.1},
+            "config.guidance.label_smoothing=0.1 has no meaning in the loss focal, which takes ",
+        ),
+        (
+            "v1",
+            {"guidance.drop_path": 0.1, "guidance.tune": "head"},
+            "config.guidance.drop_path=0.1 needs config.guidance.tune=full, not head, whose ",
         ),
     ],
 )

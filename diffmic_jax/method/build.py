@@ -17,21 +17,24 @@ from diffmic_jax.diffusion.schedules import Schedule, make_schedule
 from diffmic_jax.errors import InputError
 from diffmic_jax.method import longtail
 from diffmic_jax.method.longtail import Counts
+from diffmic_jax.method.mixing import MIXES
 from diffmic_jax.method.objectives import (
     GUIDANCE_LOSSES,
     IMAGE_WEIGHTS,
     Objective,
     label_loss,
+    smoothed,
 )
-from diffmic_jax.method.optimizers import Optimization
+from diffmic_jax.method.optimizers import Optimization, make_optimization
 from diffmic_jax.method.sampling import Sampling, make_sampling
 from diffmic_jax.method.task import Task
+from diffmic_jax.method.tuning import make_tuning
 from diffmic_jax.nn import preprocess, trunks
 from diffmic_jax.nn.baselines.classifier import PlainClassifier
 from diffmic_jax.nn.dcg import DCG
 from diffmic_jax.nn.denoiser import Denoiser
 from diffmic_jax.nn.preprocess import Preprocess
-from diffmic_jax.types import Array, Guidance, Prior, Timestep
+from diffmic_jax.types import Array, Guidance, Prior, Timestep, Variables
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -96,6 +99,10 @@ class Method:
         """Steps before the last phase, in which the denoiser does not learn."""
         return self.num_steps - self.phases[-1].steps
 
+    def learning(self, network: str, params: Variables) -> Variables:
+        """The part of a network's parameters that learns in the phases in which it does."""
+        return self.optimization.tuning.learning(params) if network == "guidance" else params
+
     def in_phase(self, phase: Phase) -> Method:
         """The same method, training as that phase does."""
         return dataclasses.replace(self, phase=phase)
@@ -125,6 +132,7 @@ def build(config: Config, task: Task, *, steps_per_epoch: int = 0, counts: Count
     check_networks(config)
     if task.multi_label:
         _check_several_labels(config)
+    guidance = _guidance(config, task)
     counts = counts or (1,) * task.num_classes  # where nothing is trained, any will do
     diffusion, denoiser = config.diffusion, config.denoiser
     schedule = make_schedule(
@@ -138,14 +146,14 @@ def build(config: Config, task: Task, *, steps_per_epoch: int = 0, counts: Count
         task=task,
         image_size=config.data.image_size,
         schedule=schedule,
-        guidance=_guidance(config, task),
+        guidance=guidance,
         denoiser=_denoiser(config, task) if denoiser.encoder else None,
         cells=(size, size) if denoiser.conditioning == "map" else (),
         timesteps=process.TIMESTEPS[diffusion.timesteps],
         priors=_priors(config, task),
         denoised=partial(parameterization, link=task.link, schedule=schedule),
         objective=_objective(config, task, counts),
-        optimization=_optimization(config, steps_per_epoch),
+        optimization=make_optimization(config, steps_per_epoch, make_tuning(config, guidance)),
         steps_per_epoch=steps_per_epoch,
         phases=phases,
         phase=phases[-1],
@@ -162,6 +170,11 @@ def check_networks(config: Config) -> None:
     """
     size, guidance, denoiser = config.data.image_size, config.guidance, config.denoiser
     trunks.check(guidance.backbone, size, "guidance.backbone")
+    if guidance.drop_path and "drop_path" not in trunks.entry(guidance.backbone).options:
+        raise InputError(
+            f"config.guidance.drop_path={guidance.drop_path:g} is not there for "
+            f"config.guidance.backbone={guidance.backbone}; give 0"
+        )
     if guidance.network == "dcg" and not trunks.has_regions(guidance.backbone):
         raise InputError(
             f"config.guidance.backbone={guidance.backbone} needs config.guidance.network=classifier"
@@ -192,10 +205,11 @@ def _check_several_labels(config: Config) -> None:
         )
 
 
-def _trunk(config: Config, name: str, momentum: float = 0.9) -> Any:
+def _trunk(config: Config, name: str, momentum: float = 0.9, drop_path: float = 0.0) -> Any:
     """A trunk with the configuration's width, stem, dtype and memory use."""
     return trunks.build(
         name,
+        drop_path=drop_path,
         width=config.model.width,
         stem=config.model.stem,
         momentum=momentum,
@@ -207,19 +221,20 @@ def _trunk(config: Config, name: str, momentum: float = 0.9) -> Any:
 def _guidance(config: Config, task: Task) -> DCG | PlainClassifier:
     """The guidance network."""
     own, dtype = config.guidance, DTYPES[config.train.dtype]
+    trunk = partial(_trunk, config, drop_path=own.drop_path)
     if own.network == "classifier":
         scale = longtail.COSINE_SCALE if own.loss in longtail.NORMALISED else 0.0
         return PlainClassifier(
             num_classes=task.num_classes,
-            global_trunk=_trunk(config, own.backbone),
+            global_trunk=trunk(own.backbone),
             region_size=own.region_size,
             cosine_scale=scale,
             dtype=dtype,
         )
     return DCG(
         num_classes=task.num_classes,
-        global_trunk=_trunk(config, own.backbone),
-        local_trunk=_trunk(config, own.backbone),
+        global_trunk=trunk(own.backbone),
+        local_trunk=trunk(own.backbone),
         num_regions=own.num_regions,
         region_size=own.region_size,
         crop_channels=own.crop_channels,
@@ -260,9 +275,10 @@ def _priors(config: Config, task: Task) -> Callable[[Guidance], tuple[Prior, ...
 def _objective(config: Config, task: Task, counts: Counts) -> Objective:
     """The losses of `config.guidance` and `config.train`."""
     train, link = config.train, task.link
-    loss = GUIDANCE_LOSSES[config.guidance.loss]
+    loss = partial(GUIDANCE_LOSSES[config.guidance.loss], link=link, counts=counts)
     return Objective(
-        guidance_loss=partial(loss, link=link, counts=counts),
+        guidance_loss=smoothed(loss, config.guidance.label_smoothing, link),
+        mix=MIXES[config.guidance.mix],
         image_weight=partial(IMAGE_WEIGHTS[train.loss_weight], link=link),
         label_loss=partial(label_loss, link=link, counts=counts, balance=train.label_balance),
         weights=train,
@@ -296,20 +312,3 @@ def _phases(config: Config, steps_per_epoch: int, counts: Counts) -> tuple[Phase
     if guidance.frozen:
         return first, Phase(name="denoiser", steps=joint, denoiser=True)
     return first, alone(name="joint", steps=joint, denoiser=True)
-
-
-def _optimization(config: Config, steps_per_epoch: int) -> Optimization:
-    """The rates of `config.train` and `config.guidance`."""
-    train, guidance = config.train, config.guidance
-    return Optimization(
-        learning_rate=train.learning_rate,
-        final_learning_rate=train.final_learning_rate,
-        guidance_learning_rate=guidance.learning_rate,
-        guidance_optimizer=guidance.optimizer,
-        warmup_steps=train.warmup_fraction * train.epochs * steps_per_epoch,
-        joint_steps=train.epochs * steps_per_epoch,
-        steps_per_rate=max(steps_per_epoch, 1) if train.rate_per_epoch else 1,
-        clip_norm=train.clip_norm,
-        ema=train.ema,
-        accumulate=train.accumulate,
-    )

@@ -13,6 +13,7 @@ from diffmic_jax.diffusion import losses
 from diffmic_jax.diffusion.link import Link
 from diffmic_jax.method import longtail
 from diffmic_jax.method.longtail import Counts
+from diffmic_jax.method.mixing import Mixed
 from diffmic_jax.types import Array, Guidance
 
 
@@ -22,6 +23,8 @@ class Objective:
 
     guidance_loss: Callable[[Guidance, Array], Array]
     """(guidance prediction, labels [B, C]) -> loss of each image [B]."""
+    mix: Callable[[Array, Array, Array], Mixed] | None
+    """(images [B, ...], labels [B, C], key) -> those that the guidance learns from; None: these."""
     image_weight: Callable[[Guidance, Array], Array]
     """(guidance prediction, labels [B, C]) -> weight of each image in the denoiser's loss [B]."""
     label_loss: Callable[[Array, Array], Array]
@@ -54,6 +57,22 @@ GUIDANCE_LOSSES: dict[str, Callable[..., Array]] = {
     **longtail.GUIDANCE_LOSSES,
 }
 """(guidance prediction, labels [B, C], *, link, counts) -> [B]."""
+
+
+def smoothed(
+    loss: Callable[[Guidance, Array], Array], share: float, link: Link
+) -> Callable[[Guidance, Array], Array]:
+    """The loss of labels of which a share is the label of an image that nothing is known of.
+
+    That has 1 / C in every entry where an image is of one class (Szegedy et al. 2016), and 1 / 2
+    where any number of classes applies.
+    """
+
+    def of_smoothed(guidance: Guidance, target: Array) -> Array:
+        unknown = link.activate(jnp.zeros_like(target))
+        return loss(guidance, (1 - share) * target + share * unknown)
+
+    return of_smoothed if share else loss
 
 
 def uniform_weight(

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal, NamedTuple
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Float, Int, Real
 
+from diffmic_jax.config import Config
+from diffmic_jax.method.tuning import Tuning, is_decayed
 from diffmic_jax.types import Array, Variables
 
 
@@ -22,6 +25,7 @@ class Optimization:
     final_learning_rate: float
     """At the end of the half cosine."""
     guidance_learning_rate: float
+    """Peak rate of the guidance's heads."""
     guidance_optimizer: Literal["amsgrad", "adam", "adamw"]
     warmup_steps: float
     """Joint steps over which the denoiser's rate rises from 0."""
@@ -33,6 +37,39 @@ class Optimization:
     ema: bool
     accumulate: int = 1
     """Parts that a batch is taken in, one after the other."""
+    guidance_rate: Literal["constant", "cosine"] = "constant"
+    guidance_warmup_steps: float = 0.0
+    """Steps of the guidance over which its rate rises from 0 where it is `cosine`."""
+    guidance_steps: int = 0
+    """In which the guidance learns, in all phases."""
+    weight_decay: float = 0.0
+    """Of the guidance's kernels, per step and unit of the rate."""
+    tuning: Tuning = Tuning()
+    """What of the guidance learns, and how fast."""
+
+
+def make_optimization(config: Config, steps_per_epoch: int, tuning: Tuning) -> Optimization:
+    """The rates of `config.train` and `config.guidance`."""
+    train, guidance = config.train, config.guidance
+    stops = guidance.frozen and config.denoiser.encoder
+    guidance_epochs = guidance.warmup_epochs + (0 if stops else train.epochs)
+    return Optimization(
+        learning_rate=train.learning_rate,
+        final_learning_rate=train.final_learning_rate,
+        guidance_learning_rate=guidance.learning_rate,
+        guidance_optimizer=guidance.optimizer,
+        warmup_steps=train.warmup_fraction * train.epochs * steps_per_epoch,
+        joint_steps=train.epochs * steps_per_epoch,
+        steps_per_rate=max(steps_per_epoch, 1) if train.rate_per_epoch else 1,
+        clip_norm=train.clip_norm,
+        ema=train.ema,
+        accumulate=train.accumulate,
+        guidance_rate=guidance.rate,
+        guidance_warmup_steps=train.warmup_fraction * guidance_epochs * steps_per_epoch,
+        guidance_steps=guidance_epochs * steps_per_epoch,
+        weight_decay=guidance.weight_decay,
+        tuning=tuning,
+    )
 
 
 class AmsgradState(NamedTuple):
@@ -77,13 +114,34 @@ def scale_by_amsgrad(
 
 def learning_rate(settings: Optimization, step: Real[Array, "*n"] | int) -> Float[Array, "*n"]:
     """Rate of the denoiser at joint steps (0-based): linear warm-up, then half a cosine."""
-    warmup, total = settings.warmup_steps, settings.joint_steps
-    step = step // settings.steps_per_rate * settings.steps_per_rate
+    return _warmup_cosine(
+        step // settings.steps_per_rate * settings.steps_per_rate,
+        peak=settings.learning_rate,
+        final=settings.final_learning_rate,
+        warmup=settings.warmup_steps,
+        total=settings.joint_steps,
+    )
+
+
+def guidance_rate(settings: Optimization, step: Real[Array, "*n"] | int) -> Float[Array, "*n"]:
+    """Rate of the guidance's heads at its steps (0-based), where it is `cosine`; 0 at the end."""
+    return _warmup_cosine(
+        step,
+        peak=settings.guidance_learning_rate,
+        final=0.0,
+        warmup=settings.guidance_warmup_steps,
+        total=settings.guidance_steps,
+    )
+
+
+def _warmup_cosine(
+    step: Real[Array, "*n"] | int, *, peak: float, final: float, warmup: float, total: int
+) -> Float[Array, "*n"]:
+    """From 0 in a line to the peak, then in half a cosine to the final rate."""
     rising = step / max(warmup, 1e-9)
     progress = jnp.clip((step - warmup) / max(total - warmup, 1e-9), 0, 1)
     falling = 0.5 * (1 + jnp.cos(jnp.pi * progress))
-    peak = settings.learning_rate
-    floor = settings.final_learning_rate / peak if peak else 0.0
+    floor = final / peak if peak else 0.0
     rate: Array = peak * jnp.where(step < warmup, rising, floor + (1 - floor) * falling)
     return rate
 
@@ -99,10 +157,33 @@ def moving_average(average: Variables, params: Variables, k: Int[Array, ""]) -> 
 
 def make_optimizers(settings: Optimization) -> dict[str, optax.GradientTransformation]:
     """One optimizer per network; each keeps its own count, so that schedules start when it does."""
-    amsgrad = settings.guidance_optimizer == "amsgrad"
-    adam = scale_by_amsgrad() if amsgrad else optax.scale_by_adam()
     clip = optax.clip_by_global_norm(settings.clip_norm) if settings.clip_norm else optax.identity()
     return {
-        "guidance": optax.chain(adam, optax.scale(-settings.guidance_learning_rate)),
+        "guidance": _guidance_optimizer(settings),
         "denoiser": optax.chain(clip, optax.adam(lambda step: learning_rate(settings, step))),
     }
+
+
+def _guidance_optimizer(settings: Optimization) -> optax.GradientTransformation:
+    """Adam, AMSGrad or AdamW (Loshchilov and Hutter 2019), then the rates."""
+    kind = settings.guidance_optimizer
+    parts = [scale_by_amsgrad() if kind == "amsgrad" else optax.scale_by_adam()]
+    if kind == "adamw":
+        parts.append(optax.add_decayed_weights(settings.weight_decay, mask=is_decayed))
+    if settings.tuning.layer_decay != 1:
+        parts.append(optax.stateless(_by_depth(settings.tuning)))
+    if settings.guidance_rate == "constant":
+        parts.append(optax.scale(-settings.guidance_learning_rate))
+    else:
+        parts.append(optax.scale_by_learning_rate(lambda step: guidance_rate(settings, step)))
+    return optax.chain(*parts)
+
+
+def _by_depth(tuning: Tuning) -> Callable[[optax.Updates, Any], optax.Updates]:
+    """Scales updates by their parameters' share of the rate."""
+
+    def scale(updates: optax.Updates, params: Any) -> optax.Updates:
+        del params
+        return jax.tree.map(lambda update, share: share * update, updates, tuning.rates(updates))
+
+    return scale

@@ -79,7 +79,10 @@ def init_state(method: Method, key: Array) -> TrainState:
         step=jnp.zeros((), jnp.int32),
         params=params,
         batch_stats=variables["batch_stats"],
-        opt_state={network: optimizers[network].init(params[network]) for network in params},
+        opt_state={
+            network: optimizers[network].init(method.learning(network, params[network]))
+            for network in params
+        },
         ema_params=jax.tree.map(jnp.copy, params) if method.optimization.ema else {},
         skipped=jnp.zeros((), jnp.int32),
     )

@@ -77,12 +77,15 @@ class Task:
         return jax.nn.one_hot(label, self.num_classes)
 
     def correct(
-        self, logits: Float[Array, "b c"], label: Int[Array, " b"] | Real[Array, "b c"]
-    ) -> Bool[Array, " b"] | Bool[Array, "b c"]:
-        """Whether logits [B, C] are right: [B], or with several labels [B, C]."""
+        self, logits: Float[Array, "b c"], target: Float[Array, "b c"]
+    ) -> Float[Array, " b"] | Float[Array, "b c"]:
+        """How right logits [B, C] are, 0 or 1: [B], or with several labels [B, C].
+
+        Of mixed images, whose labels [B, C] are no whole numbers, it is the share that is right.
+        """
         if self.multi_label:
-            return (logits > 0) == (label > 0.5)
-        return logits.argmax(-1) == label
+            return jnp.where(logits > 0, target, 1 - target)
+        return (target * jax.nn.one_hot(logits.argmax(-1), self.num_classes)).sum(axis=-1)
 
     def multi_hot(
         self, label: Int[np.ndarray, " n"] | Real[np.ndarray, "n c"] | Bool[np.ndarray, "n c"]

@@ -27,6 +27,7 @@ from diffmic_jax.diffusion.process import q_sample
 from diffmic_jax.method.build import Method
 from diffmic_jax.method.optimizers import make_optimizers, moving_average
 from diffmic_jax.method.state import TrainState, of_network
+from diffmic_jax.method.tuning import merged
 from diffmic_jax.types import Array, Batch, Guidance, Timestep, Variables
 
 Scalars = dict[str, Array]
@@ -58,8 +59,9 @@ def train_step(
     scalars: Scalars = {}
 
     if method.phase.guidance:
-        loss = partial(guidance_loss, method)
-        grads, found, stats = _gradients(loss, "guidance_loss", before, "guidance", (batch,), parts)
+        mixed = _mixed(method, batch, jax.random.fold_in(key, 3))
+        loss, seen = _of_what_learns(method, "guidance", partial(guidance_loss, method), before)
+        grads, found, stats = _gradients(loss, "guidance_loss", seen, "guidance", mixed, parts)
         after = _updated(method, after, "guidance", grads, stats)
         scalars |= found
 
@@ -73,21 +75,38 @@ def train_step(
     return after.replace(step=state.step + 1), scalars
 
 
-def guidance_loss(method: Method, variables: Variables, batch: Batch) -> tuple[Scalars, Variables]:
-    """Loss of the guidance on a batch, in training mode.
+def guidance_loss(
+    method: Method,
+    variables: Variables,
+    batch: Batch,
+    target: Float[Array, "b c"] | None = None,
+    keys: Array | None = None,
+) -> tuple[Scalars, Variables]:
+    """Loss of the guidance on a batch, in training mode where all of it learns.
+
+    Args:
+      method: what to compute.
+      variables: parameters and statistics, keyed by network.
+      batch: normalised images, no padding rows.
+      target: [B, C] labels of mixed images; those of the batch if there are none.
+      keys: [B] random keys for stochastic depth.
 
     Returns:
       Scalars, of which `guidance_loss` is the objective, and the guidance's new statistics.
     """
     own = of_network(variables, "guidance")
-    guidance, updates = method.guidance.apply(own, batch.image, True, mutable=["batch_stats"])
-    target = method.task.targets(batch.label)
+    train = not method.optimization.tuning.keeps_statistics
+    rngs = {} if keys is None else {"drop_path": keys[0]}
+    guidance, updates = method.guidance.apply(
+        own, batch.image, train, mutable=["batch_stats"], rngs=rngs
+    )
+    target = method.task.targets(batch.label) if target is None else target
     loss = method.objective.guidance_loss(guidance, target)
     if method.phase.class_weights:
         loss *= target @ jnp.asarray(method.phase.class_weights)
     scalars = {
         "guidance_loss": loss.mean(),
-        "guidance_accuracy": method.task.correct(guidance.fused, batch.label).mean(),
+        "guidance_accuracy": method.task.correct(guidance.fused, target).mean(),
     }
     return scalars, updates.get("batch_stats", {})
 
@@ -187,6 +206,19 @@ def _denoiser_streams(
     return outputs, updates["batch_stats"]
 
 
+def _mixed(method: Method, batch: Batch, key: Array) -> tuple[Batch, Array | None, Array]:
+    """The batch that the guidance learns from, its labels [B, C] if mixed, and keys [B].
+
+    Mixed as a whole, before it is taken in parts; each part has the keys of its own images.
+    """
+    key_mix, key_depth = jax.random.split(key)
+    keys = jax.random.split(key_depth, len(batch.image))
+    if not method.objective.mix:
+        return batch, None, keys
+    image, target = method.objective.mix(batch.image, method.task.targets(batch.label), key_mix)
+    return batch._replace(image=image), target, keys
+
+
 def _timesteps_and_noise(method: Method, batch_size: int, key: Array) -> tuple[Array, ...]:
     """Timesteps [B, *L], noise [B, *L, C], and a uniform number per image [B], of one step."""
     key_t, key_eps = jax.random.split(key)
@@ -215,19 +247,39 @@ def _updated(
 ) -> TrainState:
     """The state after an optimizer step of one network."""
     optimizer = make_optimizers(method.optimization)[network]
-    old = state.params[network]
+    learning = partial(method.learning, network)
+    old = learning(state.params[network])
     updates, opt_state = optimizer.update(grads, state.opt_state[network], old)
     params = optax.apply_updates(old, updates)
     average = state.ema_params
     if average:
         k = jnp.maximum(state.step - method.warmup_steps, 0)
-        average = average | {network: moving_average(average[network], params, k)}
+        new = moving_average(learning(average[network]), params, k)
+        average = average | {network: merged(average[network], new)}
     return state.replace(
-        params=state.params | {network: params},
+        params=state.params | {network: merged(state.params[network], params)},
         batch_stats=state.batch_stats | {network: stats},
         opt_state=state.opt_state | {network: opt_state},
         ema_params=average,
     )
+
+
+def _of_what_learns(
+    method: Method, network: str, loss: Loss, variables: Variables
+) -> tuple[Loss, Variables]:
+    """A loss of variables that hold only those parameters of a network that learn, and these.
+
+    The others are constants of the loss: no backward pass goes through them, and they have no
+    gradient that would count in its norm.
+    """
+    params = variables["params"]
+
+    def of_part(trial: Variables, *inputs: Any) -> tuple[Scalars, Variables]:
+        whole = merged(params[network], trial["params"][network])
+        return loss(trial | {"params": trial["params"] | {network: whole}}, *inputs)
+
+    part = method.learning(network, params[network])
+    return of_part, variables | {"params": params | {network: part}}
 
 
 def _gradients(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import get_args, get_type_hints
 
@@ -12,6 +13,7 @@ from diffmic_jax.diffusion import samplers
 from diffmic_jax.errors import InputError
 from diffmic_jax.method.build import Method, build
 from diffmic_jax.method.task import Task
+from diffmic_jax.nn import trunks
 from diffmic_jax.nn.baselines.classifier import PlainClassifier
 from diffmic_jax.nn.dcg import DCG
 from diffmic_jax.types import Guidance
@@ -145,6 +147,15 @@ def test_deferred_class_weights_have_the_last_fifth_to_themselves():
 def test_trunks_that_cannot_work_are_refused(recipe, changes, message):
     with pytest.raises(InputError, match=message):
         make_method(recipe, **changes)
+
+
+def test_stochastic_depth_of_a_trunk_that_has_none_is_refused(monkeypatch):
+    plain = dataclasses.replace(trunks.entry("tiny_vit"), options=())
+    monkeypatch.setitem(trunks._TRUNKS, "plain", plain)
+    built = make_method("classifier", guidance__backbone="plain")
+    assert built.guidance.global_trunk.drop_path == 0
+    with pytest.raises(InputError, match="config.guidance.drop_path=0.1 is not there for config"):
+        make_method("classifier", guidance__backbone="plain", guidance__drop_path=0.1)
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,14 @@ from diffmic_jax import recipes
 from diffmic_jax.method.build import build
 from diffmic_jax.method.optimizers import (
     Optimization,
+    guidance_rate,
     learning_rate,
     make_optimizers,
     scale_by_amsgrad,
 )
 from diffmic_jax.method.task import Task
 from tests.helpers import check
+from tests.tiny import make_method
 
 STEPS_PER_EPOCH = 1000
 
@@ -104,3 +106,89 @@ def test_guidance_rate_is_constant(optimization):
     for _ in range(3):
         update, state = optimizer.update(jnp.ones(1), state)
         np.testing.assert_allclose(update, -2e-4, rtol=1e-3)
+
+
+def tuned(**changes: object) -> Optimization:
+    """Of ten guidance steps, one of which is warm-up."""
+    changes = {f"guidance__{name}": value for name, value in changes.items()}
+    plain = {"guidance__warmup_epochs": 0, "train__epochs": 10, "train__warmup_fraction": 0.1}
+    return make_method("classifier", steps_per_epoch=2, **plain | changes).optimization
+
+
+def test_adamw_shrinks_kernels_alone():
+    optimization = tuned(optimizer="adamw", weight_decay=0.1, learning_rate=0.01)
+    optimizer = make_optimizers(optimization)["guidance"]
+    params = {
+        "classifier": {"kernel": jnp.full(6, 2.0), "bias": jnp.full(6, 2.0)},
+        "global_trunk": {
+            "conv1": {"kernel": jnp.full(6, 2.0)},
+            "bn1": {"scale": jnp.full(6, 2.0)},
+            "cls_token": jnp.full(6, 2.0),
+        },
+    }
+    state, expected = optimizer.init(params), {True: np.full(6, 2.0), False: np.full(6, 2.0)}
+    m = v = np.zeros(6)
+    for k, g in enumerate(gradients(20), 1):
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
+        step = m / (1 - 0.9**k) / (np.sqrt(v / (1 - 0.999**k)) + 1e-8)
+        for decayed, w in expected.items():
+            expected[decayed] = w - 0.01 * (step + 0.1 * decayed * w)
+        grads = jax.tree.map(lambda w, g=g: jnp.asarray(g), params)
+        updates, state = optimizer.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+    assert np.abs(expected[True] - expected[False]).min() > 0.01
+
+    def compare(path: tuple, value: jax.Array) -> None:
+        close = expected[path[-1].key == "kernel"]
+        np.testing.assert_allclose(value, close, rtol=1e-5, err_msg=str(path))
+
+    jax.tree.map_with_path(compare, params)
+
+
+def test_the_cosine_of_the_guidance_spans_all_steps_in_which_it_learns():
+    optimization = tuned(rate="cosine", learning_rate=0.5)  # 20 steps, 2 of them warm-up
+    rates = [float(guidance_rate(optimization, step)) for step in (0, 1, 2, 11, 20)]
+    np.testing.assert_allclose(rates, [0, 0.25, 0.5, 0.25, 0], atol=1e-7)
+    optimizer, state = make_optimizers(tuned(rate="cosine", learning_rate=0.5)), {}
+    state, found = optimizer["guidance"].init({"w": jnp.zeros(1)}), []
+    for _ in range(4):
+        update, state = optimizer["guidance"].update({"w": jnp.ones(1)}, state)
+        found.append(-float(update["w"][0]))
+    last = 0.5 * 0.5 * (1 + np.cos(np.pi / 18))
+    np.testing.assert_allclose(found, [0, 0.25, 0.5, last], rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "frozen", "steps"), [("v1", False, 70), ("v1", True, 30), ("gmic", True, 70)]
+)
+def test_the_guidance_steps_are_those_of_the_phases_in_which_it_learns(recipe, frozen, steps):
+    method = make_method(
+        recipe,
+        steps_per_epoch=10,
+        guidance__warmup_epochs=3,
+        guidance__frozen=frozen,
+        train__epochs=4,
+    )
+    assert method.optimization.guidance_steps == steps
+    assert steps == sum(phase.steps for phase in method.phases if phase.guidance)
+    assert method.optimization.guidance_warmup_steps == pytest.approx(0.04 * steps)
+
+
+def test_earlier_blocks_learn_more_slowly():
+    optimization = tuned(layer_decay=0.5, optimizer="adam", learning_rate=1.0)
+    optimizer = make_optimizers(optimization)["guidance"]
+    trunk = {"conv1": 0.125, "bn1": 0.125, "layer1_0": 0.25, "layer2_0": 0.5}
+    shares = {"global_trunk": {name: {"w": share} for name, share in trunk.items()}}
+    shares["classifier"] = {"w": 1.0}
+    params = jax.tree.map(lambda _: jnp.zeros(1), shares)
+    grads = jax.tree.map(jnp.ones_like, params)
+    updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    jax.tree.map(lambda u, share: np.testing.assert_allclose(-u, share, rtol=1e-3), updates, shares)
+
+
+@pytest.mark.parametrize("recipe", recipes.NAMES)
+def test_the_published_optimizers_have_two_parts(recipe):
+    optimizer = make_optimizers(make_method(recipe).optimization)["guidance"]
+    adam, rest = optimizer.init({"w": jnp.zeros(2)})
+    kind = "ScaleByAdamState" if recipe == "v2" else "AmsgradState"
+    assert (type(adam).__name__, rest) == (kind, optax.EmptyState())

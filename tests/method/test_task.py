@@ -31,10 +31,18 @@ def test_the_link_and_the_metrics_are_those_of_the_labels():
 
 def test_logits_are_right_by_the_largest_or_each_by_its_sign():
     logits = jnp.array([[1.0, 2.0, -1.0], [0.5, -0.5, -2.0]])
-    np.testing.assert_array_equal(SINGLE.correct(logits, jnp.array([1, 2])), [True, False])
+    one = SINGLE.targets(jnp.array([1, 2]))
+    np.testing.assert_array_equal(SINGLE.correct(logits, one), [True, False])
     label = jnp.array([[1, 1, 1], [1, 0, 0]])
     expected = [[True, True, False], [True, True, True]]
-    np.testing.assert_array_equal(SEVERAL.correct(logits, label), expected)
+    np.testing.assert_array_equal(SEVERAL.correct(logits, SEVERAL.targets(label)), expected)
+
+
+def test_logits_are_right_by_the_share_of_a_mixed_label():
+    logits = jnp.array([[1.0, 2.0, -1.0]])
+    np.testing.assert_allclose(SINGLE.correct(logits, jnp.array([[0.7, 0.3, 0.0]])), [0.3])
+    found = SEVERAL.correct(logits, jnp.array([[0.7, 0.3, 0.2]]))
+    np.testing.assert_allclose(found, [[0.7, 0.3, 0.8]], rtol=1e-6)
 
 
 def test_predicted_labels():
