@@ -32,6 +32,12 @@ BY_RECIPE: dict[str, dict[str, Any]] = {
     # Its ViT needs the weights that it was published with.
     "v2": {"denoiser.encoder": "resnet18", "denoiser.pretrained": ""},
     "diffmic_plus": {"denoiser.encoder": "resnet18"},
+    "strong": {
+        "guidance.backbone": "efficientnet_lite0",
+        "guidance.pretrained": "auto",
+        "guidance.learning_rate": 1e-3,
+        "guidance.warmup_epochs": 0,
+    },
 }
 
 

@@ -36,6 +36,7 @@ from diffmic_jax.inference.exported import Exported
 from diffmic_jax.inference.load import Model
 from diffmic_jax.inference.load import load as load_model
 from diffmic_jax.method.build import check_networks
+from diffmic_jax.planning import budget
 from diffmic_jax.training import parallel
 from diffmic_jax.training.run import TrainingRun
 from diffmic_jax.training.workdir import check_workdir, check_writable
@@ -181,6 +182,7 @@ class ExportedClassifier:
 def fit(
     data: str | Path | None = None,
     *,
+    minutes: float | None = None,
     config: str | Config = "default",
     workdir: str | Path | None = None,
     changes: Mapping[str, Any] | None = None,
@@ -192,6 +194,7 @@ def fit(
     Args:
       data: a folder of images (one folder per class, or with a CSV), a CSV of labels, or the name
         of a data set; None: what the configuration names.
+      minutes: of training and evaluation on this machine; None: the configuration's epochs.
       config: NAME or FILE, with :RECIPE behind it or not, or a complete `Config`.
       workdir: where the run lives; default `runs/NAME`.
       changes: fields to other values, as `{"train.epochs": 20}`.
@@ -203,7 +206,7 @@ def fit(
     chosen = configfile.load(config) if isinstance(config, str) else config
     chosen = chosen.changed(_data_fields(data) | dict(changes or {}))
     place = Path(workdir) if workdir else configfile.default_workdir(spec)
-    train(chosen, place)
+    train(chosen, place, minutes)
     return Classifier(load_model(place))
 
 
@@ -221,19 +224,30 @@ def load(path: str | Path) -> Classifier | ExportedClassifier:
     return Classifier(load_model(path))
 
 
-def train(config: Config, workdir: Path) -> Evaluation:
+def train(config: Config, workdir: Path, minutes: float | None = None) -> Evaluation:
     """Train, or go on training, then evaluate the best checkpoint on the test part.
+
+    Args:
+      config: what to train.
+      workdir: where.
+      minutes: of training and evaluation on this machine, which choose `train.epochs`.
 
     Raises:
       InputError: the configuration, the data or the workdir cannot work.
     """
     began = time.monotonic()
-    check_workdir(workdir, config)  # first: decoding the images may take long
+    if minutes is None:
+        check_workdir(workdir, config)  # first: decoding the images may take long
     check_networks(config)
     check_writable(workdir)
     mesh = parallel.make_mesh(config.train.model_shards)
     dataset = open_dataset(config)
     run = TrainingRun.open(config, workdir, dataset, mesh)
+    if minutes is not None:
+        left = minutes - (time.monotonic() - began) / 60
+        config = budget.within(run, left)
+        check_workdir(workdir, config)
+        run = TrainingRun.open(config, workdir, dataset, mesh)
     run = dataclasses.replace(run, guidance=partial(_guidance, config), began=began)
     run.train(validator(run))
     model = load_model(workdir, flatten(config.to_dict()), run.method)

@@ -66,6 +66,9 @@ def _add_fit(commands: argparse._SubParsersAction) -> None:
     command.add_argument("data", help="folder of images, CSV of labels, or name of a data set")
     command.add_argument("--config", default="default", help="NAME or FILE, maybe with :RECIPE")
     command.add_argument("--out", type=Path, help="workdir; default runs/CONFIG")
+    command.add_argument(
+        "--minutes", type=float, help="as many epochs as fit; default: the configuration's"
+    )
     flags.add_set(command, "of the configuration")
 
 

@@ -27,7 +27,9 @@ def fit(args: argparse.Namespace) -> None:
         import diffmic_jax.report.build  # noqa: F401
 
     changes = dict(map(parse_change, args.set))
-    classifier = api.fit(args.data, config=args.config, workdir=args.out, changes=changes)
+    classifier = api.fit(
+        args.data, minutes=args.minutes, config=args.config, workdir=args.out, changes=changes
+    )
     print(f"report: {classifier.report()}")
 
 

@@ -53,8 +53,10 @@ def _run(argv: list[str]) -> None:
 
     parallel.join_processes(given.coordinator, given.num_processes, given.process_id)
     workdir = Path(given.workdir) if given.workdir else configfile.default_workdir(spec)
-    run = api.train if given.mode == "train" else api.evaluate
-    run(config, workdir)
+    if given.mode == "train":
+        api.train(config, workdir, given.minutes)
+    else:
+        api.evaluate(config, workdir)
 
 
 def _without_config(argv: list[str]) -> tuple[str, list[str]]:
@@ -113,6 +115,7 @@ def _flags() -> flags.FlagValues:
     text = partial(flags.DEFINE_string, flag_values=own)
     number = partial(flags.DEFINE_integer, flag_values=own)
     text("workdir", None, "Where the run lives; default runs/CONFIG.")
+    flags.DEFINE_float("minutes", None, "As many epochs as fit into them.", flag_values=own)
     text("coordinator", "", "host:port of process 0, if there are several.")
     number("num_processes", 0, "Of the run; 1 does not look for others.")
     number("process_id", -1, "Of this process, from 0.")

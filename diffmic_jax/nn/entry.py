@@ -31,7 +31,7 @@ class TrunkEntry:
     """A trunk: how it is built, where its weights are, and which images fit."""
 
     kind: str
-    """Its family: resnet, vit, efficientsam, swin or pvt."""
+    """Its family: resnet, efficientnet, vit, efficientsam, swin or pvt."""
     make: Callable[..., nn.Module]
     """(dtype=..., and those of `options`) -> module ([B, H, W, 3], train) -> [B, h, w, F]."""
     options: tuple[str, ...] = ()
@@ -41,9 +41,6 @@ class TrunkEntry:
     regions: bool = False
     """Whether its features are local, so that DCG can find regions by them and classify regions."""
     published: str = ""
-    """Repository, and file if it is not model.safetensors, of its weights on the hub; may be empty.
-
-    Classifiers of ImageNet among them were trained on images normalised as `preprocess` does.
-    """
+    """Its weights, as `weights.find` takes them; may be empty."""
     aliases: tuple[str, ...] = ()
     """Names of the same network in timm, without the tag of the weights."""

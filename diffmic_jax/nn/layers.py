@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from diffmic_jax.nn.depthwise import depthwise
 from diffmic_jax.types import Array
 
 he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -48,60 +49,85 @@ class Dense(nn.Module):
         )(x)
 
 
-def _reached(kernel: int, stride: int, size: int) -> range:
+Padding = Literal["torch", "same"]
+"""`torch`: by kernel // 2 on every side. `same`: as TensorFlow, by as little as the output needs,
+and on an even number of pixels at stride 2 one more at the end than at the beginning."""
+Pads = tuple[int, int]
+
+
+def _pads(size: int, kernel: int, stride: int, padding: Padding) -> Pads:
+    """Rows of padding before and after `size` rows."""
+    if padding == "torch":
+        return kernel // 2, kernel // 2
+    total = max(((size - 1) // stride) * stride + kernel - size, 0)
+    return total // 2, total - total // 2
+
+
+def _reached(kernel: int, stride: int, size: int, before: int) -> range:
     """The kernel rows that meet any of `size` input rows; the others see only padding."""
     last = (size - 1) // stride * stride
-    pad = kernel // 2
-    return range(max(0, pad - last), min(kernel, pad + size))
+    return range(max(0, before - last), min(kernel, before + size))
 
 
-def _convolve_small(x: Array, kernel: Array, stride: int) -> Array:
+def _convolve_small(x: Array, kernel: Array, stride: int, pads: tuple[Pads, Pads]) -> Array:
     """Convolution as one matrix product over the kernel's taps that meet the image."""
-    size, pad = kernel.shape[0], kernel.shape[0] // 2
+    size = kernel.shape[0]
     height, width = x.shape[1:3]
-    rows, cols = _reached(size, stride, height), _reached(size, stride, width)
-    padded = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    rows, cols = (
+        _reached(size, stride, side, before)
+        for side, (before, _) in zip((height, width), pads, strict=True)
+    )
+    padded = jnp.pad(x, ((0, 0), *pads, (0, 0)))
     taps = [padded[:, i : i + height : stride, j : j + width : stride] for i in rows for j in cols]
     weights = kernel[rows.start : rows.stop, cols.start : cols.stop]
     return jnp.concatenate(taps, axis=-1) @ weights.reshape(-1, weights.shape[-1])
 
 
 def convolve(
-    x: Float[Array, "b h w f"], kernel: Float[Array, "k k f g"], stride: int
+    x: Float[Array, "b h w f"],
+    kernel: Float[Array, "k k f g"],
+    stride: int,
+    padding: Padding = "torch",
 ) -> Float[Array, "b -(-h//{stride}) -(-w//{stride}) g"]:
-    """Convolution padded by k // 2 on every side.
+    """Convolution with zeros around the image.
 
     Args:
       x: [B, H, W, F].
       kernel: [k, k, F, G], k odd.
       stride: step of the output grid in pixels.
+      padding: where the zeros are.
 
     Returns:
       [B, ceil(H / stride), ceil(W / stride), G].
     """
     size = kernel.shape[0]
+    pads = (
+        _pads(x.shape[1], size, stride, padding),
+        _pads(x.shape[2], size, stride, padding),
+    )
     if size == 1 or min(x.shape[1:3]) // stride < size:
         # XLA on CPU is fast, forward and backward, only where both grids are at least as large
         # as the kernel: at 2x2 this is fifty times faster. A 1x1 kernel is a matrix product.
-        return _convolve_small(x, kernel, stride)
+        return _convolve_small(x, kernel, stride, pads)
     return jax.lax.conv_general_dilated(
         jnp.asarray(x),
         jnp.asarray(kernel),
         (stride, stride),
-        [(size // 2, size // 2)] * 2,
+        pads,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
 
 
 class Conv(nn.Module):
-    """Convolution without bias, padded by kernel // 2 on every side as in torch.
+    """Convolution without bias, padded as in torch or TensorFlow.
 
-    'SAME' would pad an even input at stride 2 on one side only and shift the features.
+    `same` would pad an even input at stride 2 on one side only and shift the features.
     """
 
     features: int
     size: int
     stride: int = 1
+    padding: Padding = "torch"
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -109,7 +135,31 @@ class Conv(nn.Module):
         """[B, H, W, F] -> [B, ceil(H / stride), ceil(W / stride), features]."""
         shape = (self.size, self.size, x.shape[-1], self.features)
         kernel = self.param("kernel", he_fan_out, shape)
-        return convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
+        return convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, self.padding)
+
+
+class Depthwise(nn.Module):
+    """Convolution of every channel by itself, without bias, padded as TensorFlow's SAME."""
+
+    size: int
+    stride: int = 1
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w f"]) -> Float[Array, "b _ _ f"]:
+        """[B, H, W, F] -> [B, ceil(H / stride), ceil(W / stride), F]."""
+        # He's for a fan-out of one channel's kernel.
+        init = nn.initializers.normal(2**0.5 / self.size)
+        kernel = self.param("kernel", init, (self.size, self.size, 1, x.shape[-1]))
+        above, left = (_pads(side, self.size, self.stride, "same") for side in x.shape[1:3])
+        return depthwise(
+            x.astype(self.dtype), kernel.astype(self.dtype), self.stride, (above, left)
+        )
+
+
+def relu6(x: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
+    """min(max(x, 0), 6)."""
+    return jnp.clip(x, 0, 6)
 
 
 class DropPath(nn.Module):
@@ -129,6 +179,18 @@ class DropPath(nn.Module):
         shape = (len(x), *(1 for _ in x.shape[1:]))
         stays = jax.random.bernoulli(self.make_rng("drop_path"), 1 - self.rate, shape)
         return jnp.where(stays, x / (1 - self.rate), 0).astype(x.dtype)
+
+
+class LayerScale(nn.Module):
+    """A learned factor for each feature of a residual branch (Touvron et al. 2021, "CaiT")."""
+
+    initial: float
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b *s f"]) -> Float[Array, "b *s f"]:
+        """[B, ..., F] -> [B, ..., F]."""
+        gamma = self.param("gamma", nn.initializers.constant(self.initial), (x.shape[-1],))
+        return x * jnp.asarray(gamma, x.dtype)
 
 
 class BatchNorm(nn.Module):

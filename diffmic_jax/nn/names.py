@@ -9,7 +9,7 @@ its method `torch_names`.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 import numpy as np
@@ -31,6 +31,10 @@ LEAVES = {
     "var": "running_var",
     "pos_embed": "pos_embed",
     "cls_token": "cls_token",
+    "reg_token": "reg_token",
+    "q_bias": "q_bias",
+    "v_bias": "v_bias",
+    "gamma": "gamma",
     "relative_position_bias": "relative_position_bias_table",
     "mixing": "cond_weight",
 }
@@ -48,8 +52,12 @@ class Map(NamedTuple):
     """Modules there whose input has its second half first."""
     left_out: str = r"(?!)"
     """Pattern of further names there that have no variable of ours."""
+    other_modules: Modules = {}  # never changed
+    """Names in files of another origin; the rest of the map holds for them as well."""
     prefix: str = ""
     """Prefix of every name in the published file, without which the names here are given."""
+    standard: Callable[[StateDict], StateDict] = dict
+    """From other files of the same network to the names here; leaves these as they are."""
 
 
 @runtime_checkable
@@ -59,6 +67,18 @@ class Named(Protocol):
     def torch_names(self) -> Map:
         """The names of its modules there, from its own root."""
         ...
+
+
+def fitting(names: Map, state: StateDict) -> Map:
+    """The map with the names that a state dict has: its own, or those of the other origin."""
+    modules = {name.rpartition(".")[0] for name in state}
+
+    def count(those: Modules) -> int:
+        return len(modules.intersection(those.values()))
+
+    if count(names.other_modules) > count(names.modules):
+        return names._replace(modules=names.other_modules)
+    return names
 
 
 def within(modules: Modules, ours: str, theirs: str) -> Modules:
@@ -85,6 +105,14 @@ def block(ours: str, theirs: str, layers: Mapping[str, str] = ATTENTION) -> Modu
     return {f"{ours}/{layer}": f"{theirs}.{name}" for layer, name in layers.items()}
 
 
+def renamed(name: str, rules: Sequence[tuple[str, str]]) -> str:
+    """A name by the first rule (pattern of the whole name, and its replacement) that it fits."""
+    for pattern, replacement in rules:
+        if found := re.fullmatch(pattern, name):
+            return found.expand(replacement)
+    return name
+
+
 def to_variables(state: StateDict, shapes: Variables, names: Map, *, what: str) -> Variables:
     """A network's variables from a state dict.
 
@@ -97,6 +125,7 @@ def to_variables(state: StateDict, shapes: Variables, names: Map, *, what: str) 
     Raises:
       InputError: lists every entry that is missing, unexpected or of another shape.
     """
+    state = names.standard(state)
     wanted = _by_name(shapes, names)
     missing = sorted(wanted.keys() - state.keys())
     extra = sorted(name for name in state.keys() - wanted.keys() if not _is_left_out(name, names))

@@ -173,8 +173,13 @@ def entry(
 
 
 TRUNKS = {
-    "resnet18": entry(stage_sizes=(2, 2, 2, 2), published="timm/resnet18.tv_in1k"),
-    "resnet34": entry(stage_sizes=(3, 4, 6, 3), published="timm/resnet34.tv_in1k"),
-    "resnet50": entry(stage_sizes=(3, 4, 6, 3), bottleneck=True, published="timm/resnet50.tv_in1k"),
+    name: entry(stage_sizes=sizes, bottleneck=bottleneck, published=f"timm/{name}.tv_in1k")
+    for name, sizes, bottleneck in (
+        ("resnet18", (2, 2, 2, 2), False),
+        ("resnet34", (3, 4, 6, 3), False),
+        ("resnet50", (3, 4, 6, 3), True),
+        ("resnet101", (3, 4, 23, 3), True),
+        ("resnet152", (3, 8, 36, 3), True),
+    )
 }
 """Name -> entry of the registry."""

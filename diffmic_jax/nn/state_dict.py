@@ -1,7 +1,7 @@
 """PyTorch state dicts as files: reading them without executing code in them, and writing them.
 
-`.safetensors` needs nothing else. For any other kind PyTorch has to be installed; it loads
-weights only, and refuses a file that contains code.
+`.safetensors` and the format of PyTorch before 1.6 need nothing else. For any other kind PyTorch
+has to be installed; it loads weights only, and refuses a file that contains code.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from safetensors.numpy import load_file, save
 
 from diffmic_jax.errors import InputError
 from diffmic_jax.extras import requires
+from diffmic_jax.nn import torch_legacy
 
 StateDict = dict[str, np.ndarray]
 
@@ -70,6 +71,16 @@ def _read_safetensors(path: Path) -> StateDict:
 
 
 def _read_torch(path: Path) -> StateDict:
+    with path.open("rb") as file:
+        legacy = torch_legacy.is_legacy(file.read(16))
+    found = _unwrapped(torch_legacy.read(path) if legacy else _loaded(path))
+    if not isinstance(found, Mapping):
+        raise InputError(f"{path}: holds a {type(found).__name__}, no state dict; save that alone")
+    return {name: x for name, x in found.items() if isinstance(x, np.ndarray)}
+
+
+def _loaded(path: Path) -> Any:
+    """The object in a file of `torch.save`, its tensors as arrays."""
     torch = _torch(path)
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
@@ -82,12 +93,18 @@ def _read_torch(path: Path) -> StateDict:
         ) from error
     except Exception as error:  # a damaged archive raises nearly anything
         raise InputError(f"{path}: no file of torch.save ({error}); get it anew") from error
-    found = _unwrapped(found)
-    if not isinstance(found, Mapping):
-        raise InputError(f"{path}: holds a {type(found).__name__}, no state dict; save that alone")
-    return {
-        name: x.detach().cpu().numpy() for name, x in found.items() if isinstance(x, torch.Tensor)
-    }
+    return _with_arrays(found, torch.Tensor)
+
+
+def _with_arrays(found: Any, tensor: type) -> Any:
+    """Dictionaries and lists with arrays in the place of tensors."""
+    if isinstance(found, tensor):
+        return found.detach().cpu().numpy()  # type: ignore[attr-defined]
+    if isinstance(found, Mapping):
+        return {name: _with_arrays(x, tensor) for name, x in found.items()}
+    if isinstance(found, list | tuple):
+        return [_with_arrays(x, tensor) for x in found]
+    return found
 
 
 def _unwrapped(found: Any) -> Any:

@@ -14,12 +14,20 @@ import jax
 import jax.numpy as jnp
 
 from diffmic_jax.errors import InputError
-from diffmic_jax.nn import resnet, vit, weights
+from diffmic_jax.nn import convnext, dino, efficientnet, resnet, vit, weights
 from diffmic_jax.nn.baselines import pvt, swin
 from diffmic_jax.nn.entry import TrunkEntry
 from diffmic_jax.types import Variables
 
-_TRUNKS: dict[str, TrunkEntry] = {**resnet.TRUNKS, **vit.TRUNKS, **swin.TRUNKS, **pvt.TRUNKS}
+_TRUNKS: dict[str, TrunkEntry] = {
+    **resnet.TRUNKS,
+    **efficientnet.TRUNKS,
+    **convnext.TRUNKS,
+    **vit.TRUNKS,
+    **dino.TRUNKS,
+    **swin.TRUNKS,
+    **pvt.TRUNKS,
+}
 
 
 def register(name: str, entry: TrunkEntry) -> None:

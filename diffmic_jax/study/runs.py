@@ -201,6 +201,7 @@ class Runs:
             config.train.max_steps,
             config.train.patience,
             config.eval.bootstrap,
+            *filter(None, [self._minutes(row)]),
             [self._digest(each, seed) for each in self._needed(row)],
         ]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
@@ -236,8 +237,12 @@ class Runs:
         config = self.configs[row.name, seed]
         workdir = run_workdir(self.folder, row.of or row.name, seed)
         if row.config:
-            return partial(api.train, config, workdir)
+            return partial(api.train, config, workdir, self._minutes(row))
         return partial(api.evaluate, config, workdir, folder=self._results(row, seed))
+
+    def _minutes(self, row: Row) -> float | None:
+        """Of the training of a row, if they choose its epochs."""
+        return None if "train.epochs" in row.changes else self.study.minutes
 
     def _results(self, row: Row, seed: int) -> Path:
         """The folder for the `metrics.json` of a row and a seed."""

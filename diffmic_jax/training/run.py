@@ -107,7 +107,7 @@ class TrainingRun:
                 training_log.networks(state.params, start)
                 loop = self._loop(checkpoints, meta, training_log)
                 panel = Panel.of(self.method, self.dataset.examples["validation"], training_log)
-                loop.run(state, self._batches(start), panel.before(validate) if panel else None)
+                loop.run(state, self.batches(start), panel.before(validate) if panel else None)
 
     def initial_state(self) -> tuple[TrainState, dict[str, str]]:
         """Fresh parameters, on the mesh, with the pretrained trunks that are asked for.
@@ -149,7 +149,7 @@ class TrainingRun:
             skipped = self.dataset.skipped.items()
             write_table(self.workdir / "skipped.csv", ("image", "reason"), skipped)
 
-    def _batches(self, start: int) -> Generator[Batch, None, None]:
+    def batches(self, start: int) -> Generator[Batch, None, None]:
         """The batches from step `start` on, augmented on the devices."""
         data = self.config.data
         batching = loader.Batching(

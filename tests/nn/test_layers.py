@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffmic_jax.nn.layers import BatchNorm, Conv, Dense, convolve
+from diffmic_jax.nn.layers import BatchNorm, Conv, Dense, DropPath, convolve
 
 
 def plain_convolution(x, kernel, stride):
@@ -109,3 +109,27 @@ def test_conv_starts_he_normal_over_its_outputs():
         "kernel"
     ]
     assert np.std(kernel) == pytest.approx(np.sqrt(2 / (9 * 64)), rel=0.05)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(("size", "grid"), [(3, (8, 7)), (3, (2, 1)), (5, (9, 4)), (1, (5, 4))])
+def test_padding_as_tensorflow_has_it(size, grid, stride):
+    rng = np.random.default_rng(2)
+    x = rng.standard_normal((2, *grid, 3)).astype(np.float32)
+    kernel = rng.standard_normal((size, size, 3, 4)).astype(np.float32)
+    expected = jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    np.testing.assert_allclose(convolve(x, kernel, stride, "same"), expected, atol=1e-5)
+
+
+def test_stochastic_depth_leaves_rows_out_and_keeps_the_mean():
+    x = jnp.ones((4000, 2, 3))
+    drop = DropPath(rate=0.25)
+    rngs = {"drop_path": jax.random.key(0)}
+    found = np.asarray(drop.apply({}, x, True, rngs=rngs))
+    rows = found.reshape(4000, -1)
+    assert set(np.unique(rows)) == {0, np.float32(1 / 0.75)}
+    assert (rows.min(1) == rows.max(1)).all()
+    assert abs((rows[:, 0] == 0).mean() - 0.25) < 0.03
+    np.testing.assert_array_equal(drop.apply({}, x, False), x)

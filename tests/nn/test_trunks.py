@@ -21,7 +21,8 @@ OURS = tuple(name for name in trunks.names() if name not in tiny_trunks.NAMES)
 @pytest.mark.parametrize("name", OURS)
 def test_every_trunk_makes_features_of_an_image_that_fits(name):
     trunk: Any = trunks.build(name, width=8, dtype=jnp.bfloat16, remat=True)
-    side = max(2 * trunks.entry(name).multiple, 32)
+    multiple = trunks.entry(name).multiple
+    side = multiple * max(2, -(-32 // multiple))
     trunks.check(name, side, "guidance.backbone")
     image = jax.ShapeDtypeStruct((2, side, side, 3), jnp.float32)
     found, _ = jax.eval_shape(
@@ -76,9 +77,10 @@ def test_images_that_do_not_fit_are_refused(name, size, multiple):
     trunks.check("resnet18", size, "denoiser.encoder")
 
 
-def test_only_resnets_have_regions():
+def test_convolutional_trunks_have_regions():
     for name in OURS:
-        assert trunks.has_regions(name) == (name in trunks.names("resnet"))
+        convolutional = {*trunks.names("resnet"), *trunks.names("efficientnet")}
+        assert trunks.has_regions(name) == (name in convolutional)
 
 
 def test_a_name_is_registered_once():

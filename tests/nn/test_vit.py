@@ -12,7 +12,8 @@ import pytest
 
 from diffmic_jax.errors import InputError
 from diffmic_jax.nn import names, trunks
-from diffmic_jax.nn.vit import ViT, bicubic
+from diffmic_jax.nn.positions import bicubic
+from diffmic_jax.nn.vit import ViT
 from diffmic_jax.types import Array
 from tests import tiny_trunks
 from tests.helpers import check

@@ -540,6 +540,7 @@ STUDIES = {
     "seeds": ALL,
     "protocols": ("smoke", "ham10000", "full"),
     "plus": ALL,
+    "strong": ("smoke", "ham10000", "busi", "eyepacs", "chestxray14", "retinamnist"),
 }
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import operator
-from functools import partial, reduce
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -11,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from diffmic_jax.nn.depthwise import depthwise
 from diffmic_jax.nn.entry import TrunkEntry
 from diffmic_jax.nn.names import MLP, Map, block
 from diffmic_jax.nn.vit import small
@@ -67,16 +67,9 @@ class Block(nn.Module):
 def _convolve_depthwise(
     x: Array, kernel: Array, strides: Any, padding: Any, **layout: Any
 ) -> Array:
-    """Every feature by itself, as a sum of shifted grids: XLA's own is slow on a CPU.
-
-    [B, H, W, F] and a kernel [h, w, 1, F], without strides -> [B, H, W, F].
-    """
+    """`depthwise` as a layer of Flax calls it, without strides."""
     del strides, layout
-    height, width = x.shape[1:3]
-    padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-    taps = [(i, j) for i in range(kernel.shape[0]) for j in range(kernel.shape[1])]
-    grids = (padded[:, i : i + height, j : j + width] * kernel[i, j, 0] for i, j in taps)
-    return reduce(operator.add, grids)
+    return depthwise(x, kernel, 1, tuple(padding))
 
 
 class PVT(nn.Module):

@@ -1,0 +1,1 @@
+"""What is decided before a training, from the data and the machine."""

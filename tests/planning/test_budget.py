@@ -1,0 +1,56 @@
+"""Epochs that fit into given minutes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+from diffmic_jax import api
+from diffmic_jax.errors import InputError
+from diffmic_jax.planning import budget
+from diffmic_jax.planning.budget import Cost
+from tests import tiny
+
+COST = Cost(start=10, warmup=20, epoch=5, end=15)
+
+
+def test_epochs_fill_what_start_warmup_and_end_leave():
+    assert COST.epochs(100) == 11
+    assert COST.total(11) == 100
+    assert COST.epochs(99.9) == 10
+    assert COST.epochs(1) == 1  # one in any case
+
+
+def test_minutes_choose_the_epochs(tmp_path, tiny_data, monkeypatch, caplog):
+    run = tiny.open_run(tiny.make_config(tiny_data), tmp_path)
+    monkeypatch.setattr(budget, "measure", lambda run: COST)
+    with caplog.at_level("INFO", "diffmic_jax"):
+        assert budget.within(run, 2).train.epochs == 14
+        assert "14 epochs in about 1.9 of 2.0 minutes" in caplog.text
+        assert budget.within(run, 0.5).train.epochs == 1
+    assert "one epoch alone takes about 0.8 minutes, not 0.5" in caplog.text
+    with pytest.raises(InputError, match="0.0 minutes are left to train"):
+        budget.within(run, 0)
+
+
+def test_a_run_that_was_begun_keeps_its_epochs(tmp_path, tiny_data, monkeypatch):
+    config = tiny.make_config(tiny_data, train__epochs=3)
+    # Two epochs, even if opening the data took half a minute.
+    monkeypatch.setattr(budget, "measure", lambda run: dataclasses.replace(COST, epoch=60))
+    first = api.train(config, tmp_path / "run", minutes=3.25)
+    stored = json.loads((tmp_path / "run/config.json").read_text())
+    assert stored["train"]["epochs"] == 2
+    monkeypatch.setattr(budget, "measure", None)  # nothing is timed again
+    again = api.train(config, tmp_path / "run", minutes=3.25)
+    assert again.metrics == first.metrics
+    with pytest.raises(InputError, match="belongs to a run with config.train.batch_size"):
+        api.train(config.changed({"train.batch_size": 2}), tmp_path / "run", minutes=3.25)
+
+
+def test_every_part_of_a_run_takes_some_time(tmp_path, tiny_data):
+    run = tiny.open_run(tiny.make_config(tiny_data), tmp_path)
+    cost = budget.measure(run)
+    assert min(dataclasses.astuple(cost)) > 0
+    assert not list(tmp_path.rglob("*"))
