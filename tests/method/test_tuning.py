@@ -84,7 +84,8 @@ def start(method: Method) -> TrainState:
     shapes = jax.eval_shape(partial(init_state, method), jax.random.key(0))
     variables = arbitrary_variables(shapes.variables())
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    return zeros.replace(**variables, ema_params=jax.tree.map(lambda x: x + 1, variables["params"]))
+    averages = {f"ema_{kind}": jax.tree.map(lambda x: x + 1, variables[kind]) for kind in variables}
+    return zeros.replace(**variables, **averages)
 
 
 def changed(before: Any, after: Any) -> set[str]:

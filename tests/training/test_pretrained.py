@@ -51,8 +51,9 @@ def test_trunks_start_from_the_weights_that_are_named(tmp_path, tiny_data, caplo
         for params in (found.params, found.ema_params):
             kernel = params[network][trunk]["conv1"]["kernel"]
             np.testing.assert_array_equal(kernel, theirs["conv1.weight"].transpose(2, 3, 1, 0))
-        mean = found.batch_stats[network][trunk]["layer1_0"]["bn1"]["mean"]
-        np.testing.assert_array_equal(mean, theirs["layer1.0.bn1.running_mean"])
+        for stats in (found.batch_stats, found.ema_batch_stats):
+            mean = stats[network][trunk]["layer1_0"]["bn1"]["mean"]
+            np.testing.assert_array_equal(mean, theirs["layer1.0.bn1.running_mean"])
     assert "guidance starts with global_trunk and local_trunk from" in caplog.text
     assert origins == {
         "guidance": config.guidance.pretrained,
