@@ -15,7 +15,7 @@ from typing import Any
 from diffmic_jax import extras
 from diffmic_jax.errors import InputError, RunError
 
-SAMPLING = ("num_samples", "num_steps", "sampler", "start", "rederive_eps")
+SAMPLING = ("num_samples", "num_steps", "sampler", "start", "flips", "rederive_eps")
 
 
 def fit(args: argparse.Namespace) -> None:

@@ -199,6 +199,10 @@ def _check_several_labels(config: Config) -> None:
             f"config.train.label_balance={config.train.label_balance:g} needs images of one class; "
             "give 0"
         )
+    if config.data.balance:
+        raise InputError(
+            f"config.data.balance={config.data.balance:g} needs images of one class; give 0"
+        )
 
 
 def _trunk(config: Config, name: str, momentum: float = 0.9, drop_path: float = 0.0) -> Any:

@@ -52,8 +52,6 @@ class Map(NamedTuple):
     """Modules there whose input has its second half first."""
     left_out: str = r"(?!)"
     """Pattern of further names there that have no variable of ours."""
-    other_modules: Modules = {}  # never changed
-    """Names in files of another origin; the rest of the map holds for them as well."""
     prefix: str = ""
     """Prefix of every name in the published file, without which the names here are given."""
     standard: Callable[[StateDict], StateDict] = dict
@@ -67,18 +65,6 @@ class Named(Protocol):
     def torch_names(self) -> Map:
         """The names of its modules there, from its own root."""
         ...
-
-
-def fitting(names: Map, state: StateDict) -> Map:
-    """The map with the names that a state dict has: its own, or those of the other origin."""
-    modules = {name.rpartition(".")[0] for name in state}
-
-    def count(those: Modules) -> int:
-        return len(modules.intersection(those.values()))
-
-    if count(names.other_modules) > count(names.modules):
-        return names._replace(modules=names.other_modules)
-    return names
 
 
 def within(modules: Modules, ours: str, theirs: str) -> Modules:
