@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from diffmic_jax.nn.entry import TrunkEntry, staged_blocks
 from diffmic_jax.nn.layers import Depthwise, DropPath, LayerScale
-from diffmic_jax.nn.names import Map, Modules, block
+from diffmic_jax.nn.names import Map, Modules, block, renaming
 from diffmic_jax.nn.preprocess import IMAGENET_BICUBIC
 from diffmic_jax.nn.vit import small
 from diffmic_jax.types import Array
@@ -104,7 +104,7 @@ class ConvNeXt(nn.Module):
             ("downsample_layers.0", "downsample_layers.{}", "stages.{}", "norm"), AUTHORS_LAYERS
         )
         left_out = r"head\.(fc\.)?(weight|bias)"
-        return Map(timms, left_out=left_out, other_modules=authors)
+        return Map(timms, left_out=left_out, standard=renaming(timms, authors))
 
     def _modules(self, places: tuple[str, str, str, str], layers: Modules) -> Modules:
         """Names of all modules, from those of the stem, what leads to a stage, blocks and norm."""

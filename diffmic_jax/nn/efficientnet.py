@@ -18,9 +18,8 @@ from jaxtyping import Float
 
 from diffmic_jax.nn.entry import TrunkEntry
 from diffmic_jax.nn.layers import BatchNorm, Conv, Depthwise, DropPath, relu6
-from diffmic_jax.nn.names import Map, Modules
+from diffmic_jax.nn.names import Map, Modules, renaming
 from diffmic_jax.nn.preprocess import Preprocess
-from diffmic_jax.nn.state_dict import StateDict
 from diffmic_jax.types import Array
 
 STEM, HEAD = 32, 1280
@@ -134,7 +133,9 @@ class EfficientNetLite(nn.Module):
 
     def torch_names(self) -> Map:
         """timm's network, or that of `efficientnet_pytorch`, without its last layer."""
-        return Map(self._names(), left_out=r"classifier\..*", standard=self._standard)
+        timms = self._names()
+        standard = renaming(timms, self._flat_names())
+        return Map(timms, left_out=r"(classifier|_fc)\..*", standard=standard)
 
     def _names(self) -> Modules:
         """timm's names, whose blocks are a list for each stage."""
@@ -153,20 +154,6 @@ class EfficientNetLite(nn.Module):
                 modules[f"blocks_{i}/{ours}"] = f"{name}.{theirs}"
                 modules[f"blocks_{i}/{ours}_bn"] = f"{name}.bn{n}"
         return modules
-
-    def _standard(self, state: StateDict) -> StateDict:
-        """A state dict by timm's names, from one by those of `efficientnet_pytorch`."""
-        if "_conv_stem.weight" not in state:
-            return state
-        timms, new = self._names(), {"_fc": "classifier"}
-        for ours, theirs in self._flat_names().items():
-            new[theirs] = timms.get(ours, "")
-
-        def renamed(name: str) -> str:
-            module, _, leaf = name.rpartition(".")
-            return f"{new.get(module, module)}.{leaf}"
-
-        return {renamed(name): value for name, value in state.items()}
 
     def _flat_names(self) -> Modules:
         """The names of `efficientnet_pytorch`, whose blocks are one list."""
