@@ -76,5 +76,7 @@ class Prediction(NamedTuple):
     spread: Float[Array, "b c"]
     """[B, C] standard deviation between the samples."""
     y0_hat: Float[Array, "s b c"]
-    """[S, B, C] the samples of the clean label."""
+    """[S, B, C] the samples of the clean label; with flips first those of the image itself, then
+    those of each mirrored copy."""
     guidance: Guidance
+    """Of the image itself; with flips, `fused` is that of the mean probability over the copies."""

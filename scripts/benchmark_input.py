@@ -13,8 +13,9 @@ from pathlib import Path
 import jax
 import numpy as np
 from PIL import Image
-from timing import report, seconds
+from timing import in_turns, report, seconds
 
+from diffmic_jax.config import Data
 from diffmic_jax.data import loader, transforms
 from diffmic_jax.data.cache import Examples, cached
 from diffmic_jax.data.layouts import Record, read_file
@@ -22,6 +23,12 @@ from diffmic_jax.data.sources import Source
 from diffmic_jax.method.task import Task
 from diffmic_jax.training import parallel
 from diffmic_jax.types import Batch
+
+AUGMENTATIONS = {
+    "basic": Data(),
+    "crop": Data(crop=0.35),
+    "trivial": Data(crop=0.35, augmentation="trivial"),
+}
 
 
 def write_jpegs(folder: Path, count: int, height: int, width: int) -> Source:
@@ -109,6 +116,28 @@ def measure_input(args: argparse.Namespace) -> None:
         mesh, device = parallel.make_mesh(), jax.devices()[0].device_kind
         for workers in args.workers:
             stream = batches(examples, args, workers)
-            stream = parallel.augmented(mesh, stream, transforms.augment, jax.random.key(0), 0)
+            augment = partial(transforms.augment, own=AUGMENTATIONS["basic"])
+            stream = parallel.augmented(mesh, stream, augment, jax.random.key(0), 0)
             took = time_batches(stream, count)
             report_rate("cache+augment", images, took, workers=workers, device=device, **facts)
+        measure_augmentations(args, examples.images(np.arange(args.batch) % len(examples)))
+
+
+def measure_augmentations(args: argparse.Namespace, images: np.ndarray) -> None:
+    """Augment the same batch in every way, in turns."""
+    on_device, index, key = jax.device_put(images), np.arange(len(images)), jax.random.key(0)
+    runs = {
+        name: partial(jax.jit(partial(transforms.augment, own=own)), on_device, index, key)
+        for name, own in AUGMENTATIONS.items()
+    }
+    for name, took in in_turns(runs, args.repeat).items():
+        report(
+            args,
+            measurement="augment",
+            augmentation=name,
+            size=args.size,
+            batch=args.batch,
+            images_per_second=len(images) / took.wall,
+            seconds_per_image=took.wall / len(images),
+            cpu_seconds_per_image=took.cpu / len(images),
+        )

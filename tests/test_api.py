@@ -86,7 +86,8 @@ def test_averaged_parameters_are_kept_beside_and_used(tmp_path, tiny_data, train
     assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
     model = load(tmp_path)
     assert model.method.name == "v1_public"
-    jax.tree.map(np.testing.assert_array_equal, model.variables["params"], state.ema_params)
+    average = {"params": state.ema_params, "batch_stats": state.ema_batch_stats}
+    jax.tree.map(np.testing.assert_array_equal, model.variables, average)
     differ = [
         np.any(a != b)
         for a, b in zip(*map(jax.tree.leaves, (state.params, state.ema_params)), strict=True)

@@ -68,5 +68,6 @@ def test_first_results(run, first):
 def test_input(run):
     flags = ["--mode=input", "--size=16", "--batch=2", "--steps=2", "--images=4", "--json"]
     found = run(*flags, "--jpeg=32,32", "--workers=1")
-    assert [line["measurement"] for line in found] == ["decode", "cache", "cache+augment"]
+    measured = ["decode", "cache", "cache+augment", *["augment"] * 3]
+    assert [line["measurement"] for line in found] == measured
     assert all(line["images_per_second"] > 0 for line in found)

@@ -86,6 +86,11 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sampler", choices=choices("sampling.sampler"))
     parser.add_argument("--start", choices=choices("sampling.start"))
     parser.add_argument(
+        "--flips",
+        choices=choices("sampling.flips"),
+        help="mirrored copies of each image that the prediction is averaged over",
+    )
+    parser.add_argument(
         "--rederive_eps",
         action=argparse.BooleanOptionalAction,
         help="where ddim clips the label, go on with the noise that the clipped one implies",

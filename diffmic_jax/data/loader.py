@@ -7,15 +7,16 @@ The numbers of threads, worker processes and shards do not change it.
 from __future__ import annotations
 
 import signal
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import partial
 
 import grain
 import numpy as np
 from absl import flags
 
 from diffmic_jax.data.cache import Examples
+from diffmic_jax.data.order import Balanced, shuffled
 from diffmic_jax.errors import InputError
 from diffmic_jax.types import Batch
 
@@ -57,11 +58,18 @@ class Batching:
 
 
 def train_batches(
-    examples: Examples, batching: Batching, *, seed: int, num_steps: int, start_step: int = 0
+    examples: Examples,
+    batching: Batching,
+    *,
+    seed: int,
+    num_steps: int,
+    start_step: int = 0,
+    balance: float = 0.0,
 ) -> Generator[Batch, None, None]:
     """The training batches of steps `start_step` to `num_steps` - 1, full, not augmented.
 
-    Every epoch has its own order, and leaves out the last images if they do not fill a batch.
+    Every epoch has its own order, and leaves out the last images if they do not fill a batch. With
+    a balance, classes have the frequencies of `order.Balanced`, and an epoch as many steps.
 
     Args:
         examples: what to read.
@@ -69,12 +77,17 @@ def train_batches(
         seed: of the order.
         num_steps: of the whole run.
         start_step: the step to begin (or resume) with.
+        balance: 0 shows every image once in an epoch, 1 every class equally often, which needs one
+            label per image.
 
     Raises:
         InputError: there are fewer examples than a batch holds.
     """
-    steps_per_epoch(examples, batching.batch_size)
-    steps = _TrainSteps(examples, batching, seed, num_steps)
+    size = batching.batch_size * steps_per_epoch(examples, batching.batch_size)
+    order: Callable[[int], np.ndarray] = partial(shuffled, seed, count=len(examples))
+    if balance:
+        order = Balanced(label=examples.label, seed=seed, balance=balance, size=size).epoch
+    steps = _TrainSteps(examples, batching, order, num_steps)
     return _iterate(grain.MapDataset.source(steps)[start_step:], batching.num_workers)
 
 
@@ -115,7 +128,8 @@ class _TrainSteps:
 
     examples: Examples
     batching: Batching
-    seed: int
+    order: Callable[[int], np.ndarray]
+    """Positions of an epoch's images."""
     num_steps: int
 
     def __len__(self) -> int:
@@ -124,7 +138,7 @@ class _TrainSteps:
     def __getitem__(self, step: int) -> Batch:
         size, rows = self.batching.batch_size, self.batching.rows
         epoch, step = divmod(step, len(self.examples) // size)
-        index = _order(self.seed, epoch, len(self.examples))[step * size + rows]
+        index = self.order(epoch)[step * size + rows]
         return _batch(self.examples, index, np.ones(len(rows), bool))
 
 
@@ -142,12 +156,6 @@ class _EvalSteps:
         position = step * self.batching.batch_size + self.batching.rows
         real = position < len(self.examples)
         return _batch(self.examples, np.where(real, position, 0), real)
-
-
-@lru_cache(maxsize=4)
-def _order(seed: int, epoch: int, count: int) -> np.ndarray:
-    """The order of an epoch: [count] positions."""
-    return np.random.default_rng((seed, epoch)).permutation(count)
 
 
 def _batch(examples: Examples, index: np.ndarray, real: np.ndarray) -> Batch:

@@ -6,13 +6,13 @@ batches. The networks normalise their input (`nn.preprocess`).
 
 from __future__ import annotations
 
-from typing import Literal
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from diffmic_jax.config import Data
+from diffmic_jax.data import operations, warp
 from diffmic_jax.types import Array
 
 
@@ -37,40 +37,56 @@ def prepare(image: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(Image.fromarray(square).resize((size, size), Image.Resampling.BILINEAR))
 
 
-def augment(
-    images: Array,
-    index: Array,
-    key: Array,
-    *,
-    flip: Literal["none", "horizontal", "both"] = "horizontal",
-    rotation: float = 30.0,
-) -> Array:
-    """Each flip with probability one half, then a rotation uniform in +-`rotation` degrees.
+def augment(images: Array, index: Array, key: Array, own: Data) -> Array:
+    """Flips, a rotation, a crop and, if asked for, one operation more, at random.
 
-    The result depends on the key and the index of the image alone, not on its row or the batch.
+    Each flip has probability one half, the rotation is uniform in +-`rotation` degrees, the crop is
+    that of `warp.crop`. The result depends on the key and the index of the image alone, not on its
+    row or the batch.
 
     Args:
         images: [B, S, S, 3] uint8.
         index: [B] integers, the images' positions in their part.
         key: of the training step.
-        flip: 'horizontal' mirrors half of the images; 'both' also turns half upside down.
-        rotation: the largest angle in degrees; 0 for none.
+        own: `flip`, `rotation`, `crop` and `augmentation` are used.
 
     Returns:
-        [B, S, S, 3] uint8. The rotation is bilinear about the centre; pixels from outside of the
-        image are black.
+        [B, S, S, 3] uint8. With flips and rotation alone, pixels from outside of the image are
+        black, as in the published training; with a crop or an operation they mirror the inside.
     """
+    plain = own.crop == 1 and own.augmentation == "basic"
 
     def one(image: Array, index: Array) -> Array:
+        key_of_image = jax.random.fold_in(key, index)
         # Always three numbers, so that turning one option off leaves the others as they were.
-        mirrored, flipped, turn = jax.random.uniform(jax.random.fold_in(key, index), (3,))
-        if flip != "none":
-            image = jnp.where(mirrored < 0.5, image[:, ::-1], image)
-        if flip == "both":
-            image = jnp.where(flipped < 0.5, image[::-1], image)
-        return rotate(image, jnp.deg2rad(rotation) * (2 * turn - 1)) if rotation else image
+        mirrored, flipped, turn = jax.random.uniform(key_of_image, (3,))
+        mirrored, flipped = mirrored < 0.5, flipped < 0.5
+        angle = jnp.deg2rad(own.rotation) * (2 * turn - 1)
+        if plain:
+            if own.flip != "none":
+                image = jnp.where(mirrored, image[:, ::-1], image)
+            if own.flip == "both":
+                image = jnp.where(flipped, image[::-1], image)
+            return rotate(image, angle) if own.rotation else image
+        base = warp.mirror(flipped & (own.flip == "both"), mirrored & (own.flip != "none"))
+        return _warped(image, [base, warp.turn(angle)], jax.random.fold_in(key_of_image, 1), own)
 
     return jax.vmap(one)(images, index)
+
+
+def _warped(image: Array, parts: list[Array], key: Array, own: Data) -> Array:
+    """Crop and operation of one image [S, S, 3] uint8, after the maps `parts` of `warp`.
+
+    All maps become one, so that every pixel is interpolated once, and the colours are rounded once.
+    """
+    numbers = jax.random.uniform(key, (8,))
+    crop = warp.crop(own.crop, numbers[:4])
+    if own.augmentation == "basic":
+        return warp.as_bytes(warp.warp(image, [*parts, crop]))
+    amount = operations.choose(numbers[4], numbers[5])
+    pixels = warp.warp(image, [*parts, operations.move(amount), crop])
+    pixels = operations.recolour(pixels, amount)
+    return warp.as_bytes(operations.cut_out(pixels, amount["cutout"], numbers[6:]))
 
 
 def rotate(image: Array, angle: Array) -> Array:
@@ -85,16 +101,7 @@ def rotate(image: Array, angle: Array) -> Array:
     # Where each pixel of the result comes from: y runs down, so the turn looks reversed.
     y = cos * down + sin * right + (size - 1) / 2
     x = cos * right - sin * down + (size - 1) / 2
-    top, left = jnp.floor(y), jnp.floor(x)
-
-    def at(row: Array, column: Array) -> Array:
-        row, column = (jnp.clip(each.astype(jnp.int32), 0, size - 1) for each in (row, column))
-        return image[row, column].astype(jnp.float32)
-
-    across, along = (x - left)[..., None], (y - top)[..., None]
-    upper = (1 - across) * at(top, left) + across * at(top, left + 1)
-    lower = (1 - across) * at(top + 1, left) + across * at(top + 1, left + 1)
     # A pixel reaches half its width beyond its centre.
     inside = (jnp.minimum(x, y) >= -0.5) & (jnp.maximum(x, y) < size - 0.5)
-    mixed = jnp.round((1 - along) * upper + along * lower)
+    mixed = jnp.round(warp.bilinear(image, y, x))
     return jnp.where(inside[..., None], mixed, 0).astype(jnp.uint8)

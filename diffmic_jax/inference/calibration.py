@@ -27,7 +27,8 @@ probable than the true one mostly is.
 
 The file `calibration.json` belongs to one checkpoint and, for the diffusion, to one way of
 sampling: with another number of samples, say, the probabilities are distributed differently. So it
-is looked up by both, and probabilities are never calibrated by one that does not fit.
+is looked up by both, and probabilities are never calibrated by one that does not fit. Of the
+sampling, the guidance prediction depends on the flips alone.
 """
 
 from __future__ import annotations
@@ -224,8 +225,10 @@ def read(workdir: Path, step: int, sampling: Sampling) -> Calibrations:
         if stored["step"] != step:
             return Calibrations()
         same = stored["sampling"] == _as_json(sampling)
+        same_copies = stored["sampling"]["flips"] == sampling.flips
         return Calibrations(
-            _calibration(stored["diffusion"]) if same else None, _calibration(stored["guidance"])
+            _calibration(stored["diffusion"]) if same else None,
+            _calibration(stored["guidance"]) if same_copies else None,
         )
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(

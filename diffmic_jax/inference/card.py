@@ -18,6 +18,12 @@ from diffmic_jax.training.workdir import config_sha256, skipped_images
 FILE = "MODEL_CARD.md"
 PACKAGES = ("diffmic_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 HEADLINE = ("accuracy", "f1_macro", "balanced_accuracy", "auroc_macro", "nll", "ece")
+COPIES = {
+    "none": "",
+    "horizontal": ", mean over the image and its mirror image",
+    "both": ", mean over the image and its three mirror images",
+}
+"""What `sampling.flips` does to a prediction."""
 LIMITS = """\
 **Intended use.** Research on diffusion classifiers and on medical image data sets: to compare
 methods, to study errors and uncertainty.
@@ -91,10 +97,13 @@ def _model(model: Model) -> dict[str, Any]:
         if denoiser.encoder
         else "none: the guidance is the classifier",
         "started from": origins(model.meta.get("origins", {})),
-        "prediction": f"mean of {sampling.num_samples} samples, {sampling.num_steps} "
-        f"{sampling.sampler} steps each"
-        if denoiser.encoder
-        else "that of the guidance",
+        "prediction": (
+            f"mean of {sampling.num_samples} samples, {sampling.num_steps} {sampling.sampler} "
+            "steps each"
+            if denoiser.encoder
+            else "that of the guidance"
+        )
+        + COPIES[sampling.flips],
         "configuration": f"SHA-256 {config_sha256(config)}",
     }
 

@@ -12,9 +12,10 @@ import numpy as np
 from jax import export
 
 from diffmic_jax.data.files import write_bytes, write_json, write_text
-from diffmic_jax.inference.card import model_card, versions
+from diffmic_jax.inference.card import COPIES, model_card, versions
 from diffmic_jax.inference.load import Model
 from diffmic_jax.method.predict_step import fold, predict_step
+from diffmic_jax.method.sampling import MIRRORS
 from diffmic_jax.training.workdir import config_sha256
 from diffmic_jax.types import Array, Batch
 
@@ -40,7 +41,7 @@ Inputs, in this order:
 
 Outputs, by name:
 
-- `probabilities` float32 [{batch}, {classes}]: of {names}; {meaning}
+- `probabilities` float32 [{batch}, {classes}]: of {names}; {meaning}{copies}.
 - `spread` float32 [{batch}, {classes}]: standard deviation of the {samples} samples.
 - `guidance` float32 [{batch}, {classes}]: probabilities of the guidance network alone.
 
@@ -125,6 +126,7 @@ def _facts(model: Model, batch_size: int | None) -> dict[str, Any]:
         "batch_size": batch_size,
         **model.task.for_checkpoint(),
         "config_sha256": config_sha256(model.config),
+        "flips": sampling.flips,
         "image_size": model.method.image_size,
         "num_samples": sampling.num_samples,
         "num_steps": sampling.num_steps,
@@ -148,9 +150,8 @@ def _readme(name: str, facts: dict[str, Any]) -> str:
         size=facts["image_size"],
         classes=len(facts["class_names"]),
         names=", ".join(facts["class_names"]),
-        meaning="each class is a question of its own."
-        if facts["multi_label"]
-        else "they sum to 1.",
-        samples=facts["num_samples"],
+        meaning="each class is a question of its own" if facts["multi_label"] else "they sum to 1",
+        copies=COPIES[facts["flips"]],
+        samples=facts["num_samples"] * len(MIRRORS[facts["flips"]]),
         example=one if facts["batch_size"] in (None, 1) else f"np.repeat({one}, {batch}, axis=0)",
     )

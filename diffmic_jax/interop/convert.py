@@ -103,8 +103,10 @@ def _state_of(abstract: TrainState, networks: dict[str, Variables]) -> TrainStat
     }
     # Whatever optimizers remember starts at zero.
     state = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), abstract)
-    average = variables["params"] if abstract.ema_params else {}
-    return state.replace(**variables, ema_params=average)
+    if abstract.ema_params:
+        average = {f"ema_{kind}": tree for kind, tree in variables.items()}
+        state = state.replace(**average)
+    return state.replace(**variables)
 
 
 def from_backbone(

@@ -176,6 +176,10 @@ def _check_several_labels(config: Config) -> None:
             f"config.train.label_balance={config.train.label_balance:g} needs images of one class; "
             "give 0"
         )
+    if config.data.balance:
+        raise InputError(
+            f"config.data.balance={config.data.balance:g} needs images of one class; give 0"
+        )
 
 
 def _priors(config: Config, task: Task) -> Callable[[Guidance], tuple[Prior, ...]]:

@@ -147,10 +147,14 @@ def _warmup_cosine(
 
 
 def moving_average(average: Variables, params: Variables, k: Int[Array, ""]) -> Variables:
-    """The next EMA; its memory grows with the number k of joint steps before, up to 0.9999."""
+    """The next EMA; its memory grows with the number k of joint steps before, up to 0.9999.
+
+    That is a ninth of these steps, so it fits short runs as well. What has not changed stays as it
+    is, bit for bit.
+    """
     decay = jnp.minimum(0.9999, (1 + k) / (10 + k))
     mixed: Variables = jax.tree.map(
-        lambda old, new: decay * old + (1 - decay) * new, average, params
+        lambda old, new: old + (1 - decay) * (new - old), average, params
     )
     return mixed
 

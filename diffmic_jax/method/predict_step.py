@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from diffmic_jax.method.build import Method
+from diffmic_jax.method.sampling import MIRRORS
 from diffmic_jax.method.state import of_network
 from diffmic_jax.method.train_step import guide, without_conditioning
 from diffmic_jax.nn import folded
@@ -24,6 +25,11 @@ def predict_step(
 
     Without a denoiser the one sample is the prior mean, the limit of no reverse step.
 
+    With `sampling.flips` all of this happens for the image and for its mirrored copies, and the
+    probabilities are the mean of theirs. The copies' samples are further samples: `y0_hat` has
+    those of the image itself, then those of each copy, and `spread` is over all. `guidance` is that
+    of the image itself, except for its fused logits, which are those of the mean probability.
+
     Args:
       method: static under `jit`.
       variables: parameters and statistics, keyed by network.
@@ -32,17 +38,51 @@ def predict_step(
       ready: `fold` of the method and the variables; None computes it here.
     """
     batch = batch._replace(image=method.preprocess.normalise(batch.image))
-    guidance = guide(method, variables, batch)
     ready = fold(method, variables) if ready is None else ready
-    if ready is None:
+    copies = MIRRORS[method.sampling.flips]
+    noise = None if ready is None else _noise(method, batch, key, len(copies))
+    if len(copies) == 1:
+        return _predict(method, variables, batch, noise, ready)
+    images = jnp.stack([jnp.flip(batch.image, axes) for axes in copies], axis=1)
+    # The copies of an image stay together, so that devices which share a batch share it evenly.
+    rows = batch._replace(image=images.reshape(-1, *images.shape[2:]))
+    return _mean_over_copies(method, _predict(method, variables, rows, noise, ready), len(copies))
+
+
+def _predict(
+    method: Method, variables: Variables, batch: Batch, noise: Array | None, ready: Folded | None
+) -> Prediction:
+    """The prediction for a batch of normalised images, each by itself."""
+    guidance = guide(method, variables, batch)
+    if ready is None or noise is None:
         y0_hat = method.priors(guidance)[0].mean[None]
     else:
-        y0_hat = _sample(method, variables, batch, key, guidance, ready)
+        y0_hat = _sample(method, variables, batch, noise, guidance, ready)
     sampling = method.sampling
     own = method.task.link.activate(guidance.fused)
     weight = sampling.ensemble_weight
     probabilities = (1 - weight) * sampling.readout(y0_hat) + weight * own
     return Prediction(probabilities, y0_hat.std(axis=0), y0_hat, guidance)
+
+
+def _mean_over_copies(method: Method, found: Prediction, copies: int) -> Prediction:
+    """The prediction for B images from that for B times `copies` rows."""
+
+    def mean(rows: Array) -> Array:
+        return rows.reshape(-1, copies, rows.shape[-1]).mean(axis=1)
+
+    def of_image(rows: Array) -> Array:
+        return rows.reshape(-1, copies, *rows.shape[1:])[:, 0]
+
+    link = method.task.link
+    guidance = jax.tree.map(of_image, found.guidance)
+    fused = link.logits(mean(link.activate(found.guidance.fused)))
+    samples, _, classes = found.y0_hat.shape
+    y0_hat = found.y0_hat.reshape(samples, -1, copies, classes)
+    y0_hat = jnp.moveaxis(y0_hat, 2, 0).reshape(copies * samples, -1, classes)
+    return Prediction(
+        mean(found.probabilities), y0_hat.std(axis=0), y0_hat, guidance._replace(fused=fused)
+    )
 
 
 def fold(method: Method, variables: Variables) -> Folded | None:
@@ -71,11 +111,11 @@ def _sample(
     method: Method,
     variables: Variables,
     batch: Batch,
-    key: Array,
+    noise: Array,
     guidance: Guidance,
     ready: Folded,
 ) -> Array:
-    """Samples y0_hat [S, B, C] of a batch; arguments as in `predict_step`."""
+    """Samples y0_hat [S, B, C] of a batch; arguments as in `_predict`."""
     sampling = method.sampling
     features = embed(method, variables, batch, guidance)
     unconditional = sampling.is_unconditional[:, None, None]
@@ -87,7 +127,6 @@ def _sample(
     def eps_fn(y_t: Array, t: Array) -> Array:
         return method.denoised(respond(y_t, jnp.asarray(row_of)[t]), y_t, t, prior).eps_hat
 
-    noise = _noise(method, batch, key)
     y_init = sampling.initial(prior, noise[0])
     # The last row of a sampler's noise is unused: the start takes its place.
     y0_hat: Array = sampling.run(eps_fn, y_init, prior.mean, jnp.roll(noise, -1, axis=0))
@@ -95,19 +134,26 @@ def _sample(
     return y0_hat.mean(axis=tuple(range(2, 2 + len(method.cells))))
 
 
-def _noise(method: Method, batch: Batch, key: Array) -> Array:
-    """Standard normal noise [num_steps, S, B, *L, C], the start first.
+def _noise(method: Method, batch: Batch, key: Array, copies: int) -> Array:
+    """Standard normal noise [num_steps, S, B x `copies`, *L, C], the start first.
 
     Every (image, sample) has a key of its own, made from the image's position in its split: neither
-    the batching nor the number of samples changes a sample.
+    the batching nor the number of samples changes a sample. Nor do copies change the samples of the
+    image itself.
     """
     index = jnp.arange(len(batch.image)) if batch.index is None else batch.index
+    samples = jnp.arange(method.sampling.num_samples)
     shape = (method.sampling.num_steps, *method.cells, method.task.num_classes)
 
-    def one(index: Array, sample: Array) -> Array:
-        own = jax.random.fold_in(jax.random.fold_in(key, index), sample)
-        return jax.random.normal(own, shape)
+    def of_copy(copy: int) -> Array:
+        # No image has such a position.
+        key_of_copy = jax.random.fold_in(key, 2**31 + copy) if copy else key
 
-    samples = jnp.arange(method.sampling.num_samples)
-    noise = jax.vmap(jax.vmap(one, (0, None)), (None, 0))(index, samples)
-    return jnp.moveaxis(noise, 2, 0)
+        def one(index: Array, sample: Array) -> Array:
+            own = jax.random.fold_in(jax.random.fold_in(key_of_copy, index), sample)
+            return jax.random.normal(own, shape)
+
+        return jax.vmap(jax.vmap(one, (0, None)), (None, 0))(index, samples)
+
+    noise = jnp.stack([of_copy(copy) for copy in range(copies)], axis=2)
+    return jnp.moveaxis(noise.reshape(len(samples), -1, *shape), 2, 0)

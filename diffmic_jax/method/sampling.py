@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,15 @@ from diffmic_jax.diffusion.schedules import Schedule
 from diffmic_jax.errors import InputError
 from diffmic_jax.types import Array, Prior
 
+MIRRORS: Mapping[str, tuple[tuple[int, ...], ...]] = MappingProxyType(
+    {
+        "none": ((),),
+        "horizontal": ((), (2,)),
+        "both": ((), (2,), (1,), (1, 2)),
+    }
+)
+"""The axes of images [B, H, W, 3] along which each copy is mirrored; first the image itself."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sampling:
@@ -30,18 +40,25 @@ class Sampling:
     timesteps: Integer[np.ndarray, " n"]
     """[n] descending, those that `run` visits; none where the guidance is the whole classifier."""
     num_samples: int
-    """S, samples of each image."""
+    """S, samples of each image, and of each of its copies."""
     readout: Callable[[Array], Array]
     """Samples [S, B, C] -> probabilities [B, C]."""
     unconditional: float
     """Share of the samples, the first ones, without conditioning."""
     ensemble_weight: float
     """Weight of the guidance prediction in the probabilities."""
+    flips: str
+    """Which of `MIRRORS`: the copies of an image over which the prediction is averaged."""
 
     @property
     def num_steps(self) -> int:
         """n, reverse steps."""
         return len(self.timesteps)
+
+    @property
+    def total_samples(self) -> int:
+        """Samples of an image and of its mirrored copies."""
+        return self.num_samples * len(MIRRORS[self.flips])
 
     @property
     def is_unconditional(self) -> Bool[np.ndarray, " s"]:
@@ -84,4 +101,5 @@ def make_sampling(own: config.Sampling, schedule: Schedule, link: Link) -> Sampl
         readout=lambda samples: READOUTS[own.readout](samples, link),
         unconditional=own.unconditional,
         ensemble_weight=own.ensemble_weight,
+        flips=own.flips,
     )

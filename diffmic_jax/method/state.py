@@ -26,11 +26,14 @@ class TrainState(struct.PyTreeNode):
     """Averaged parameters, or an empty dictionary without EMA."""
     skipped: Array
     """Of the steps taken, those that changed nothing because something was not finite."""
+    ema_batch_stats: Variables = struct.field(default_factory=dict)
+    """Averaged statistics, which go with the averaged parameters."""
 
     def variables(self, average: bool = False) -> Variables:
-        """Parameters and statistics; with `average` the averaged parameters, if there are any."""
-        params = self.ema_params if average and self.ema_params else self.params
-        return {"params": params, "batch_stats": self.batch_stats}
+        """Parameters and statistics; with `average` the averages of both, if there are any."""
+        if average and self.ema_params:
+            return {"params": self.ema_params, "batch_stats": self.ema_batch_stats}
+        return {"params": self.params, "batch_stats": self.batch_stats}
 
 
 def of_network(variables: Variables, network: str) -> Variables:
@@ -50,6 +53,7 @@ def inherit(state: TrainState) -> TrainState:
         params=inherited(state.params),
         batch_stats=inherited(state.batch_stats),
         ema_params=inherited(state.ema_params) if state.ema_params else {},
+        ema_batch_stats=inherited(state.ema_batch_stats) if state.ema_params else {},
     )
 
 
@@ -75,6 +79,7 @@ def init_state(method: Method, key: Array) -> TrainState:
     """The state before the first step, as a pure function: for `eval_shape` and `jit`."""
     variables = init_variables(method, key)
     params = variables["params"]
+    average = jax.tree.map(jnp.copy, variables) if method.optimization.ema else {}
     optimizers = make_optimizers(method.optimization)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -84,6 +89,7 @@ def init_state(method: Method, key: Array) -> TrainState:
             network: optimizers[network].init(method.learning(network, params[network]))
             for network in params
         },
-        ema_params=jax.tree.map(jnp.copy, params) if method.optimization.ema else {},
+        ema_params=average.get("params", {}),
+        ema_batch_stats=average.get("batch_stats", {}),
         skipped=jnp.zeros((), jnp.int32),
     )

@@ -13,26 +13,19 @@ gradient.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Bool, Float
 
 from diffmic_jax.diffusion import losses
 from diffmic_jax.diffusion.process import q_sample
 from diffmic_jax.method.build import Method
-from diffmic_jax.method.optimizers import make_optimizers, moving_average
 from diffmic_jax.method.state import TrainState, of_network
-from diffmic_jax.method.tuning import merged
+from diffmic_jax.method.updates import Scalars, gradients, of_what_learns, updated
 from diffmic_jax.types import Array, Batch, Guidance, Timestep, Variables
-
-Scalars = dict[str, Array]
-Loss = Callable[..., tuple[Scalars, Variables]]
-"""(variables of both networks, *arrays) -> scalars, the network's new statistics."""
 
 
 def train_step(
@@ -60,16 +53,16 @@ def train_step(
 
     if method.phase.guidance:
         mixed = _mixed(method, batch, jax.random.fold_in(key, 3))
-        loss, seen = _of_what_learns(method, "guidance", partial(guidance_loss, method), before)
-        grads, found, stats = _gradients(loss, "guidance_loss", seen, "guidance", mixed, parts)
-        after = _updated(method, after, "guidance", grads, stats)
+        loss, seen = of_what_learns(method, "guidance", partial(guidance_loss, method), before)
+        grads, found, stats = gradients(loss, "guidance_loss", seen, "guidance", mixed, parts)
+        after = updated(method, after, "guidance", grads, stats)
         scalars |= found
 
     if method.phase.denoiser:
         loss = partial(_denoiser_loss, method)
         inputs = (batch, *_timesteps_and_noise(method, len(batch.image), key))
-        grads, found, stats = _gradients(loss, "loss", before, "denoiser", inputs, parts)
-        after = _updated(method, after, "denoiser", grads, stats)
+        grads, found, stats = gradients(loss, "loss", before, "denoiser", inputs, parts)
+        after = updated(method, after, "denoiser", grads, stats)
         scalars |= found
 
     return after.replace(step=state.step + 1), scalars
@@ -241,106 +234,3 @@ def _denoiser_loss(
     if dropout := method.objective.conditioning_dropout:
         guidance = without_conditioning(guidance, uniform[:, None] < dropout)
     return diffusion_loss(method, variables, batch, guidance, t, eps)
-
-
-def _updated(
-    method: Method, state: TrainState, network: str, grads: Variables, stats: Variables
-) -> TrainState:
-    """The state after an optimizer step of one network."""
-    optimizer = make_optimizers(method.optimization)[network]
-    learning = partial(method.learning, network)
-    old = learning(state.params[network])
-    updates, opt_state = optimizer.update(grads, state.opt_state[network], old)
-    params = optax.apply_updates(old, updates)
-    average = state.ema_params
-    if average:
-        k = jnp.maximum(state.step - method.warmup_steps, 0)
-        new = moving_average(learning(average[network]), params, k)
-        average = average | {network: merged(average[network], new)}
-    return state.replace(
-        params=state.params | {network: merged(state.params[network], params)},
-        batch_stats=state.batch_stats | {network: stats},
-        opt_state=state.opt_state | {network: opt_state},
-        ema_params=average,
-    )
-
-
-def _of_what_learns(
-    method: Method, network: str, loss: Loss, variables: Variables
-) -> tuple[Loss, Variables]:
-    """A loss of variables that hold only those parameters of a network that learn, and these.
-
-    The others are constants of the loss: no backward pass goes through them, and they have no
-    gradient that would count in its norm.
-    """
-    params = variables["params"]
-
-    def of_part(trial: Variables, *inputs: Any) -> tuple[Scalars, Variables]:
-        whole = merged(params[network], trial["params"][network])
-        return loss(trial | {"params": trial["params"] | {network: whole}}, *inputs)
-
-    part = method.learning(network, params[network])
-    return of_part, variables | {"params": params | {network: part}}
-
-
-def _gradients(
-    loss: Loss,
-    objective: str,
-    variables: Variables,
-    network: str,
-    inputs: tuple[Any, ...],
-    parts: int,
-) -> tuple[Variables, Scalars, Variables]:
-    """Gradients of one network's parameters, with the loss's scalars and new statistics.
-
-    Args:
-      loss: what `variables` and `inputs` go into.
-      objective: which of its scalars is minimised.
-      variables: parameters and statistics of both networks.
-      network: the one that learns.
-      inputs: arrays whose first axis is the batch.
-      parts: equal parts that the batch is taken in, one after the other. The gradients are the mean
-        over the parts, and the statistics those after the last.
-    """
-    params = variables["params"]
-
-    def of_part(stats: Variables, part: Any) -> tuple[Variables, Scalars, Variables]:
-        def scalar(own: Variables) -> tuple[Array, tuple[Scalars, Variables]]:
-            trial = {
-                "params": params | {network: own},
-                "batch_stats": variables["batch_stats"] | {network: stats},
-            }
-            scalars, stats_after = loss(trial, *part)
-            return scalars[objective], (scalars, stats_after)
-
-        grads, (scalars, stats) = jax.grad(scalar, has_aux=True)(params[network])
-        return grads, scalars, stats
-
-    stats = variables["batch_stats"][network]
-    if parts == 1:
-        grads, scalars, stats = of_part(stats, inputs)
-    else:
-        grads, scalars, stats = _mean_over_parts(of_part, stats, inputs, parts)
-    return grads, scalars | {f"{network}_grad_norm": optax.tree.norm(grads)}, stats
-
-
-def _mean_over_parts(
-    of_part: Callable[..., tuple[Variables, Scalars, Variables]],
-    stats: Variables,
-    inputs: tuple[Any, ...],
-    parts: int,
-) -> tuple[Variables, Scalars, Variables]:
-    """Mean gradients and scalars over the parts of a batch, and the statistics after the last."""
-    # Every part has rows from the whole batch, so that devices which share it share each part.
-    split = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), inputs)
-
-    def add(carry: Any, part: Any) -> tuple[Any, None]:
-        total, stats = carry
-        *new, stats = of_part(stats, part)
-        return (jax.tree.map(jnp.add, total, tuple(new)), stats), None
-
-    shapes = jax.eval_shape(of_part, stats, jax.tree.map(lambda x: x[0], split))[:2]
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    (total, stats), _ = jax.lax.scan(add, (zeros, stats), split)
-    grads, scalars = jax.tree.map(lambda x: x / parts, total)
-    return grads, scalars, stats

@@ -18,7 +18,7 @@ from jaxtyping import Float
 
 from diffmic_jax.nn.entry import TrunkEntry
 from diffmic_jax.nn.layers import BatchNorm, Conv, Depthwise, DropPath, relu6
-from diffmic_jax.nn.names import Map, Modules
+from diffmic_jax.nn.names import Map, Modules, renaming
 from diffmic_jax.nn.preprocess import Preprocess
 from diffmic_jax.types import Array
 
@@ -146,25 +146,32 @@ class EfficientNetLite(nn.Module):
         return ("stem", "stem_bn"), *inner, ("head", "head_bn")
 
     def torch_names(self) -> Map:
-        """timm's classifier without its last layer; or that of `efficientnet_pytorch`."""
+        """timm's network, or that of `efficientnet_pytorch`, without its last layer."""
+        timms = self._names()
+        standard = renaming(timms, self._flat_names())
+        return Map(timms, left_out=r"(classifier|_fc)\..*", standard=standard)
+
+    def _names(self) -> Modules:
+        """timm's names, whose blocks are a list for each stage."""
         modules = {"stem": "conv_stem", "stem_bn": "bn1", "head": "conv_head", "head_bn": "bn2"}
-        i = 0
-        for s, stage in enumerate(self.stages):
+        repeats = (
+            (f"blocks.{s}.{repeat}", stage)
+            for s, stage in enumerate(self.stages)
+            for repeat in range(stage.repeats)
+        )
+        for i, (name, stage) in enumerate(repeats):
+            layers = ("conv_pw", "conv_dw", "conv_pwl")
             first = 0 if stage.expansion > 1 else 1
-            layers = ("conv_pw", "conv_dw", "conv_pwl") if not first else ("conv_dw", "conv_pw")
-            for repeat in range(stage.repeats):
-                names = zip(PARTS[first:], layers, strict=True)
-                for n, (ours, theirs) in enumerate(names, 1):
-                    modules[f"blocks_{i}/{ours}"] = f"blocks.{s}.{repeat}.{theirs}"
-                    modules[f"blocks_{i}/{ours}_bn"] = f"blocks.{s}.{repeat}.bn{n}"
-                i += 1
-        left_out = r"(classifier|_fc)\..*"
-        return Map(modules, left_out=left_out, other_modules=self._flat_names())
+            # Without an expansion, the projection is named as the expansion otherwise is.
+            pairs = zip(PARTS[first:], layers if not first else layers[1::-1], strict=True)
+            for n, (ours, theirs) in enumerate(pairs, 1):
+                modules[f"blocks_{i}/{ours}"] = f"{name}.{theirs}"
+                modules[f"blocks_{i}/{ours}_bn"] = f"{name}.bn{n}"
+        return modules
 
     def _flat_names(self) -> Modules:
         """The names of `efficientnet_pytorch`, whose blocks are one list."""
-        modules = {"stem": "_conv_stem", "stem_bn": "_bn0"}
-        modules |= {"head": "_conv_head", "head_bn": "_bn1"}
+        modules = {"stem": "_conv_stem", "stem_bn": "_bn0", "head": "_conv_head", "head_bn": "_bn1"}
         for i in range(sum(stage.repeats for stage in self.stages)):
             for n, part in enumerate(PARTS):
                 modules[f"blocks_{i}/{part}"] = f"_blocks.{i}._{part}_conv"

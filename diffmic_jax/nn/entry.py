@@ -43,12 +43,30 @@ class Trunk(Protocol):
         ...
 
 
+def staged_blocks(
+    depths: tuple[int, ...], stem: tuple[str, ...], lead: tuple[str, ...]
+) -> tuple[tuple[str, ...], ...]:
+    """The blocks of a trunk whose parameters are a stem, `stageS_I`, and a norm, as `Trunk` has it.
+
+    Args:
+      depths: blocks of each stage S.
+      stem: names before the first stage.
+      lead: names of what leads to each later stage, with {} for S; part of its first block.
+    """
+    groups = [stem]
+    for stage, depth in enumerate(depths):
+        names = tuple(name.format(stage) for name in lead) if stage else ()
+        groups.append((*names, f"stage{stage}_0"))
+        groups += [(f"stage{stage}_{i}",) for i in range(1, depth)]
+    return (*groups, ("norm",))
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrunkEntry:
     """A trunk: how it is built, where its weights are, and which images fit."""
 
     kind: str
-    """Its family: resnet, efficientnet, vit, efficientsam, swin or pvt."""
+    """Its family: resnet, efficientnet, convnext, vit, efficientsam, dinov2, dinov3, swin, pvt."""
     make: Callable[..., nn.Module]
     """(dtype=..., and those of `options`) -> module ([B, H, W, 3], train) -> [B, h, w, F]."""
     options: tuple[str, ...] = ()

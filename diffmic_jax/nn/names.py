@@ -52,8 +52,6 @@ class Map(NamedTuple):
     """Modules there whose input has its second half first."""
     left_out: str = r"(?!)"
     """Pattern of further names there that have no variable of ours."""
-    other_modules: Modules = {}  # never changed
-    """Names in files of another origin; the rest of the map holds for them as well."""
     prefix: str = ""
     """Prefix of every name in the published file, without which the names here are given."""
     standard: Callable[[StateDict], StateDict] = dict
@@ -69,16 +67,25 @@ class Named(Protocol):
         ...
 
 
-def fitting(names: Map, state: StateDict) -> Map:
-    """The map with the names that a state dict has: its own, or those of the other origin."""
-    modules = {name.rpartition(".")[0] for name in state}
+def renaming(new: Modules, old: Modules) -> Callable[[StateDict], StateDict]:
+    """For `Map.standard`: names of another origin to those of a map; others stay as they are.
 
-    def count(those: Modules) -> int:
-        return len(modules.intersection(those.values()))
+    Args:
+      new: path of a module of ours to its name in the map.
+      old: path of a module of ours to its name of the other origin.
+    """
+    names = {theirs: new[ours] for ours, theirs in old.items() if ours in new}
 
-    if count(names.other_modules) > count(names.modules):
-        return names._replace(modules=names.other_modules)
-    return names
+    def standard(state: StateDict) -> StateDict:
+        if not any(name.rpartition(".")[0] in names for name in state):
+            return state
+        split = {name: name.rpartition(".") for name in state}
+        return {
+            f"{names.get(split[name][0], split[name][0])}.{split[name][2]}": value
+            for name, value in state.items()
+        }
+
+    return standard
 
 
 def within(modules: Modules, ours: str, theirs: str) -> Modules:

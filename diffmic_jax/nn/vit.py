@@ -23,7 +23,7 @@ from diffmic_jax.nn.entry import TrunkEntry
 from diffmic_jax.nn.layers import DropPath, LayerScale
 from diffmic_jax.nn.names import Map
 from diffmic_jax.nn.positions import Table, rotary, rotate
-from diffmic_jax.nn.preprocess import IMAGENET, Preprocess
+from diffmic_jax.nn.preprocess import IMAGENET, IMAGENET_BICUBIC, Preprocess
 from diffmic_jax.types import Array
 
 small = nn.initializers.truncated_normal(0.02)
@@ -231,7 +231,7 @@ DEIT: dict[str, Any] = {
     "kind": "vit",
     "class_token": True,
     "table": Table(antialias=True),  # as timm
-    "preprocess": dataclasses.replace(IMAGENET, interpolation="bicubic"),
+    "preprocess": IMAGENET_BICUBIC,
 }
 TRUNKS = {
     "efficientsam_ti": entry(

@@ -41,7 +41,6 @@ def trunk_variables(trunk: nn.Module, path: Path) -> Variables:
     shapes: Any = jax.eval_shape(init, jax.random.key(0), np.zeros(IMAGE_SHAPE, np.float32))
     map_ = trunk.torch_names()
     state = state_dict.read(path, map_.prefix)
-    map_ = names.fitting(map_, state)
     return names.to_variables(state, shapes, map_, what=str(path))
 
 

@@ -90,7 +90,7 @@ def _completed(model: Model, dataset: Dataset, split: str) -> Model:
 
 def _summary(model: Model, results: Results) -> str:
     sampling = model.method.sampling
-    samples = f"; {sampling.num_samples} samples of {sampling.num_steps} steps per image"
+    samples = f"; {sampling.total_samples} samples of {sampling.num_steps} steps per image"
     return (
         f"{results.scores['n']:,} images, {results.task.num_classes} classes, checkpoint of step "
         f"{model.step:,}{samples if model.method.denoiser else ''}."

@@ -60,7 +60,7 @@ def batch_of(examples: Examples, positions: np.ndarray) -> Batch:
 def predict_with_states(
     method: Method, variables: Variables, batch: Batch, key: Array
 ) -> tuple[Prediction, Array]:
-    """`predict_step`, and the states of the sampler, [n + 1, S, B, *L, C]."""
+    """`predict_step` without flips, and the states of the sampler, [n + 1, S, B, *L, C]."""
     seen: list[Array] = []
 
     def run(*args: Array) -> Array:
@@ -68,7 +68,8 @@ def predict_with_states(
         seen.append(states)
         return y0_hat
 
-    recording = dataclasses.replace(method, sampling=dataclasses.replace(method.sampling, run=run))
+    sampling = dataclasses.replace(method.sampling, run=run, flips="none")
+    recording = dataclasses.replace(method, sampling=sampling)
     prediction = predict_step(recording, variables, batch, key)
     # Without a denoiser the only state is the prediction itself.
     return prediction, seen[0] if seen else prediction.y0_hat[None]

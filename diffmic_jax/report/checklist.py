@@ -18,7 +18,7 @@ from typing import Any
 from diffmic_jax.config import Config, Data
 from diffmic_jax.data.catalog import CATALOG, MEDMNIST
 from diffmic_jax.data.files import write_text
-from diffmic_jax.inference.card import cell, origins, table, versions
+from diffmic_jax.inference.card import COPIES, cell, origins, table, versions
 from diffmic_jax.inference.load import Model
 from diffmic_jax.method.task import SCALARS, SEPARATOR
 from diffmic_jax.report.checklist_items import CLAIM, TRIPOD_AI, Item
@@ -162,12 +162,18 @@ def _about_data(data: Data, split: _Split) -> dict[str, str]:
             for part, counts in split.labels.items()
         )
         or UNKNOWN,
-        "imbalance": _imbalance(split),
+        "imbalance": _imbalance(split, data.balance),
         "preprocessing": f"centre square, {data.image_size} px (bilinear), RGB, mean and "
         "standard deviation of ImageNet",
-        "augmentation": f"flips: {FLIPS[data.flip]}; rotation up to {data.rotation:g} degrees; in "
-        "training alone",
+        "augmentation": f"flips: {FLIPS[data.flip]}; rotation up to {data.rotation:g} degrees"
+        f"{_more_augmentation(data)}; in training alone",
     }
+
+
+def _more_augmentation(data: Data) -> str:
+    crop = f"; crops of {data.crop:.0%} of the area or more" if data.crop < 1 else ""
+    operations = "; one operation of TrivialAugment" if data.augmentation == "trivial" else ""
+    return crop + operations
 
 
 def _disjoint(split: _Split) -> str:
@@ -179,14 +185,15 @@ def _disjoint(split: _Split) -> str:
     )
 
 
-def _imbalance(split: _Split) -> str:
+def _imbalance(split: _Split, balance: float) -> str:
     classes = (split.labels.get("train") or Counter()).most_common()
     total = split.images["train"]
     ends = classes[:: len(classes) - 1 or 1]
     if not ends:
         return UNKNOWN
     shares = ", ".join(f"{name} {n:,} of {total:,} ({n / total:.1%})" for name, n in ends)
-    return f"commonest and rarest class in training: {shares}; no resampling"
+    sampling = f"classes drawn as count^{1 - balance:g}" if balance else "no resampling"
+    return f"commonest and rarest class in training: {shares}; {sampling}"
 
 
 def _about_classifier(config: Config) -> dict[str, str]:
@@ -195,7 +202,7 @@ def _about_classifier(config: Config) -> dict[str, str]:
         "model": f"recipe {config.recipe}: {_guidance(config)}, without diffusion; all sizes in "
         "config.json",
         "diffusion": "none",
-        "prediction": "the classifier's probabilities",
+        "prediction": f"the classifier's probabilities{COPIES[config.sampling.flips]}",
         "training": f"{_one_model(config)}; {train.epochs} epochs; {_optimizer(config)}; its loss: "
         f"{guidance.loss}",
     }
@@ -219,7 +226,8 @@ def _about_diffusion(model: Model) -> dict[str, str]:
         "diffusion": f"{len(beta)} timesteps, {config.diffusion.schedule} schedule, beta "
         f"{beta[0]:.2g} to {beta[-1]:.2g}",
         "prediction": f"mean of {sampling.num_samples} samples, {sampling.num_steps} "
-        f"{sampling.sampler} steps each ({sampling.start}), readout: {sampling.readout}",
+        f"{sampling.sampler} steps each ({sampling.start}), readout: {sampling.readout}"
+        f"{COPIES[sampling.flips]}",
         "training": f"{_one_model(config)}; guidance alone for {guidance.warmup_epochs} epochs, "
         f"then {train.epochs} epochs of the denoiser with the guidance "
         f"{'frozen' if guidance.frozen else 'trained along'}; guidance: {_optimizer(config)}; "

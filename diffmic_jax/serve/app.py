@@ -171,7 +171,7 @@ def _respond(model: Model, content: str = "", status: int = 200) -> HTMLResponse
         page.paragraph(
             EXPLANATION.format(
                 classes=", ".join(model.task.class_names),
-                samples=model.method.sampling.num_samples,
+                samples=model.method.sampling.total_samples,
             ),
             "note",
         ),

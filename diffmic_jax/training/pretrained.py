@@ -56,8 +56,11 @@ def with_pretrained(
         {network: variables[network][kind] for network in NETWORKS}
         for kind in ("params", "batch_stats")
     )
-    average = jax.tree.map(jnp.copy, params) if state.ema_params else {}
-    return state.replace(params=params, batch_stats=stats, ema_params=average), origins
+    state = state.replace(params=params, batch_stats=stats)
+    if state.ema_params:
+        average, average_stats = jax.tree.map(jnp.copy, (params, stats))
+        state = state.replace(ema_params=average, ema_batch_stats=average_stats)
+    return state, origins
 
 
 def _of_run(found: Variables, own: Variables, workdir: str) -> Variables:

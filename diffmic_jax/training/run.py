@@ -164,8 +164,9 @@ class TrainingRun:
             seed=self.config.seed,
             num_steps=self.method.num_steps,
             start_step=start,
+            balance=data.balance,
         )
-        augment = partial(transforms.augment, flip=data.flip, rotation=data.rotation)
+        augment = partial(transforms.augment, own=data)
         return parallel.augmented(self.mesh, batches, augment, self.key(Purpose.AUGMENT), start)
 
     def _log(self, state: TrainState) -> TrainingLog:

@@ -32,10 +32,16 @@ def examples(tmp_path) -> Examples:
 
 
 def train(
-    examples: Examples, num_steps: int = 12, *, seed: int = 0, start_step: int = 0, **options
+    examples: Examples,
+    num_steps: int = 12,
+    *,
+    seed: int = 0,
+    start_step: int = 0,
+    balance: float = 0.0,
+    **options,
 ) -> list[Batch]:
     batching = Batching(**({"batch_size": 4} | options))
-    order = {"seed": seed, "num_steps": num_steps, "start_step": start_step}
+    order = {"seed": seed, "num_steps": num_steps, "start_step": start_step, "balance": balance}
     return list(loader.train_batches(examples, batching, **order))
 
 
@@ -107,9 +113,10 @@ def test_the_pieces_of_the_shards_joined_are_the_batch(examples, count):
     assert_same(train(examples), joined)
 
 
-@pytest.mark.parametrize("workers", [1, 2, 3])
-def test_worker_processes_give_the_same_batches(examples, workers):
-    assert_same(train(examples, 7), train(examples, 7, num_workers=workers))
+@pytest.mark.parametrize(("workers", "balance"), [(1, 0.0), (2, 0.0), (3, 0.7)])
+def test_worker_processes_give_the_same_batches(examples, workers, balance):
+    alone = train(examples, 7, balance=balance)
+    assert_same(alone, train(examples, 7, num_workers=workers, balance=balance))
 
 
 def test_evaluation_counts_every_image_once_in_order(examples):
@@ -172,3 +179,75 @@ def test_an_abandoned_iterator_does_not_keep_the_interpreter_alive(examples):
     command = [sys.executable, "-W", "error", "-c", textwrap.dedent(script)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+SKEWED = (30, 6, 0, 3)
+"""Images of each class; one class has none."""
+
+
+def skewed(tmp_path, counts=SKEWED) -> Examples:
+    label = np.repeat(np.arange(len(counts)), counts).astype(np.int32)
+    np.save(tmp_path / "skewed.npy", np.zeros((len(label), 1, 1, 3), np.uint8))
+    records = tuple(Record(f"id{i}", int(c), str(i)) for i, c in enumerate(label))
+    pixels = CachedPixels(tmp_path / "skewed.npy")
+    return Examples(records, label, pixels, np.arange(len(label)))
+
+
+@pytest.mark.parametrize("balance", [0.25, 0.5, 1.0])
+def test_balance_shows_classes_by_a_power_of_their_count(tmp_path, balance):
+    examples = skewed(tmp_path)
+    steps = loader.steps_per_epoch(examples, 4)
+    epochs = indices(train(examples, 50 * steps, balance=balance)).reshape(50, -1)
+    shown = np.stack([np.bincount(examples.label[epoch], minlength=4) for epoch in epochs])
+    weight = np.array([n ** (1 - balance) if n else 0 for n in SKEWED])
+    expected = epochs.shape[1] * weight / weight.sum()
+    assert (np.abs(shown - expected) < 1).all()  # in every epoch
+    np.testing.assert_allclose(shown.mean(axis=0), expected, atol=0.05)
+
+
+@pytest.mark.parametrize("balance", [0.5, 1.0])
+def test_balance_shows_all_of_a_class_before_it_repeats_one(tmp_path, balance):
+    examples = skewed(tmp_path)
+    index = indices(train(examples, 400, balance=balance)).ravel()
+    for c, count in enumerate(SKEWED):
+        turns = index[examples.label[index] == c]
+        times = np.bincount(turns, minlength=len(examples.label))[examples.label == c]
+        assert count == 0 or times.max() - times.min() <= 2
+    # The rare class is there in every part of an epoch, not at one end.
+    assert len(set(index[:36])) < 36
+    orders = index[:360].reshape(10, 36)
+    assert len({tuple(order) for order in orders}) == 10
+    where = np.nonzero(examples.label[orders] == 3)[1]
+    assert where.min() < 4 and where.max() > 31
+
+
+def test_balance_of_0_is_the_order_without_it_and_other_seeds_have_other_orders(tmp_path):
+    examples = skewed(tmp_path)
+    plain = indices(train(examples, 20))
+    np.testing.assert_array_equal(plain, indices(train(examples, 20, balance=0.0)))
+    expected = [np.random.default_rng((0, epoch)).permutation(39)[:36] for epoch in (0, 1)]
+    np.testing.assert_array_equal(plain[:18].reshape(2, 36), expected)
+    first, again, other = (
+        indices(train(examples, 20, balance=1.0, seed=seed)) for seed in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_balanced_batches_depend_on_the_step_alone(tmp_path):
+    examples = skewed(tmp_path)
+    whole = train(examples, 30, balance=0.7)
+    assert_same(whole[17:], train(examples, 30, balance=0.7, start_step=17))
+    shards = [
+        indices(train(examples, 30, balance=0.7, shard_index=i, shard_count=2)) for i in (0, 1)
+    ]
+    np.testing.assert_array_equal(np.concatenate(shards, axis=1), indices(whole))
+
+
+def test_a_class_of_less_than_one_image_an_epoch_is_shown_in_some(tmp_path):
+    # An epoch of one batch: 20 of the 39 images.
+    examples = skewed(tmp_path, (36, 2, 1))
+    index = indices(train(examples, 100, batch_size=20, balance=0.01)).ravel()
+    shown = np.bincount(examples.label[index], minlength=3)
+    weight = np.array([36, 2, 1]) ** 0.99
+    np.testing.assert_allclose(shown, 2000 * weight / weight.sum(), atol=1.5)

@@ -96,6 +96,9 @@ def test_a_calibration_fits_one_checkpoint_and_one_sampling(tmp_path, both):
     other = calibration.read(tmp_path, 3, dataclasses.replace(DDIM, num_samples=7))
     # The guidance prediction is not sampled.
     assert other == Calibrations(None, both.guidance)
+    # But it is averaged over mirrored copies as well.
+    mirrored = dataclasses.replace(DDIM, flips="horizontal")
+    assert calibration.read(tmp_path, 3, mirrored) == Calibrations()
 
 
 def test_thresholds_are_read_back(tmp_path):

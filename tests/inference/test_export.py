@@ -16,6 +16,7 @@ from diffmic_jax.errors import InputError
 from diffmic_jax.inference import exported
 from diffmic_jax.inference.classify import classify_exported
 from diffmic_jax.inference.load import load
+from diffmic_jax.types import Batch
 from tests import tiny
 
 # What a server runs: no training stack comes in.
@@ -91,6 +92,22 @@ def test_a_fixed_batch_and_another_sampling(trained, images, tmp_path):
     assert "np.repeat(pixels[None], 2, axis=0)" in Path(f"{out}.md").read_text()
     with pytest.raises(InputError, match=r"uint8\[3, 32, 32, 3\]; give uint8\[2, 32, 32, 3\]"):
         classifier(pixels(images)[:3])
+
+
+def test_an_exported_program_averages_over_mirrored_copies(trained, images, tmp_path):
+    out = tmp_path / "mirrored.stablehlo"
+    assert cli.main(["export", f"--workdir={trained}", f"--out={out}", "--flips=horizontal"]) == 0
+    found = exported.load(out)(pixels(images))
+    model = load(trained, {"sampling.flips": "horizontal"})
+    rows = np.arange(8, dtype=np.int32)
+    batch = Batch(pixels(images), np.zeros(8, np.int32), np.ones(8, np.float32), rows)
+    expected = model.predictor(batch, model.sampling_key)
+    assert expected.samples.shape == (8, 4, 3)  # two of each copy
+    np.testing.assert_allclose(found["probabilities"], expected.probabilities, atol=1e-5)
+    np.testing.assert_allclose(found["guidance"], expected.guidance, atol=1e-5)
+    page = Path(f"{out}.md").read_text()
+    assert "sum to 1, mean over the image and its mirror image." in page
+    assert "deviation of the 4 samples" in page
 
 
 def test_what_lies_beside_the_program(program, trained):

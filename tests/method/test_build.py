@@ -251,6 +251,12 @@ def test_what_is_asked_of_ddim_reaches_it(changes):
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
+def test_images_of_several_labels_cannot_be_drawn_by_class():
+    changed = make_config(Path(), data__balance=0.5)
+    with pytest.raises(InputError, match=r"^config.data.balance=0.5 needs images of one class; gi"):
+        build(changed, SEVERAL)
+
+
 def test_several_labels_cannot_be_balanced():
     changed = make_config(Path(), train__label_weight=1.0, train__label_balance=0.5)
     with pytest.raises(InputError, match=r"config.train.label_balance=0.5 needs images of one"):

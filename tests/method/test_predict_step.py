@@ -35,6 +35,11 @@ def batch() -> Batch:
     return Batch(jnp.asarray(image), label, np.ones(8, np.float32))
 
 
+def mirrored(batch: Batch, *axes: int) -> Batch:
+    """The batch with its images mirrored: 1 upside down, 2 left to right."""
+    return batch._replace(image=np.flip(batch.image, axes))
+
+
 def predict(method: Method, variables: Variables, batch: Batch, **sampling: Any) -> Prediction:
     """A prediction with other values in `method.sampling`."""
     changed = dataclasses.replace(method.sampling, **sampling)
@@ -89,3 +94,69 @@ def test_without_a_denoiser_the_prediction_is_the_guidance_prediction(batch):
     assert found.y0_hat.shape == (1, 8, 3)
     np.testing.assert_allclose(found.probabilities, expected, atol=1e-6)
     np.testing.assert_array_equal(found.spread, np.zeros((8, 3)))
+
+
+COPIES = {"horizontal": [(), (2,)], "both": [(), (2,), (1,), (1, 2)]}
+
+
+@pytest.fixture(scope="module")
+def slanted(batch) -> Batch:
+    """Images that are unlike their mirror images."""
+    rows, columns = np.mgrid[:32, :32, :1][:2] / 8
+    return batch._replace(image=(batch.image * rows + columns**2).astype(np.float32))
+
+
+@pytest.mark.parametrize("flips", COPIES)
+def test_without_a_denoiser_flips_give_the_mean_probability_over_the_copies(slanted, flips):
+    method = make_method("gmic")
+    variables = variables_of(method)
+    run = jax.jit(lambda v, b: predict_step(method, v, b, jax.random.key(7)))
+    alone = [run(variables, mirrored(slanted, *axes)) for axes in COPIES[flips]]
+    found = predict(method, variables, slanted, flips=flips)
+    each = np.stack([one.probabilities for one in alone])
+    assert np.abs(each - each[0]).max() > 1e-2
+    np.testing.assert_allclose(found.probabilities, each.mean(axis=0), atol=1e-5)
+    np.testing.assert_allclose(found.y0_hat, each, atol=1e-5)
+    np.testing.assert_allclose(found.spread, each.std(axis=0), atol=1e-5)
+    own = jax.nn.softmax(found.guidance.fused)
+    np.testing.assert_allclose(own, each.mean(axis=0), atol=1e-5)
+    # What is drawn on the image belongs to the image as it is.
+    for name in ("corners", "saliency", "patches", "attention", "features"):
+        ours, theirs = getattr(found.guidance, name), getattr(alone[0].guidance, name)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4, err_msg=name)
+
+
+def test_with_flips_an_image_and_its_mirror_images_get_the_same_prediction(slanted):
+    method = make_method("gmic", sampling__flips="both")
+    variables = variables_of(method)
+    run = jax.jit(lambda v, b: predict_step(method, v, b, jax.random.key(7)))
+    first, *others = (run(variables, mirrored(slanted, *axes)) for axes in COPIES["both"])
+    for other in others:
+        np.testing.assert_allclose(other.probabilities, first.probabilities, atol=1e-5)
+        np.testing.assert_allclose(other.spread, first.spread, atol=1e-5)
+
+
+def test_copies_have_further_samples_of_the_diffusion(method, variables, batch, prediction):
+    found = predict(method, variables, batch, flips="both")
+    assert found.y0_hat.shape == (8, 8, 3)
+    np.testing.assert_allclose(found.y0_hat[:2], prediction.y0_hat, atol=1e-4)
+    np.testing.assert_allclose(found.spread, found.y0_hat.std(0), rtol=1e-5)
+    readout = method.sampling.readout
+    each = np.stack([readout(found.y0_hat[i : i + 2]) for i in range(0, 8, 2)])
+    np.testing.assert_allclose(found.probabilities, each.mean(axis=0), atol=1e-6)
+    # Images of one value are their own mirror images: their copies differ by the noise alone.
+    flat = batch._replace(image=np.ones_like(batch.image))
+    first, _, second, _ = predict(method, variables, flat, flips="horizontal").y0_hat
+    assert np.abs(first - second).max() > 1e-3
+
+
+def test_copies_depend_on_the_image_and_its_position_alone(method, variables, batch):
+    whole = predict(method, variables, batch, flips="horizontal")
+    order = np.array([5, 2])
+    part = Batch(batch.image[order], batch.label[order], np.ones(2, np.float32), order)
+    found = predict(method, variables, part, flips="horizontal", num_samples=3)
+    for ours, theirs in (
+        (found.y0_hat[:2], whole.y0_hat[:2]),
+        (found.y0_hat[3:5], whole.y0_hat[2:]),
+    ):
+        np.testing.assert_allclose(ours, theirs[:, order], atol=1e-4)

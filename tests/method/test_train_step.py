@@ -17,6 +17,7 @@ from diffmic_jax.method.build import Method, Phase
 from diffmic_jax.method.optimizers import make_optimizers, moving_average
 from diffmic_jax.method.state import TrainState, init_state
 from diffmic_jax.method.train_step import train_step
+from diffmic_jax.method.updates import gradients
 from diffmic_jax.nn.baselines.pvt import PVT
 from diffmic_jax.types import Batch, Variables
 from tests.helpers import arbitrary_variables, check
@@ -48,6 +49,7 @@ def state(method) -> TrainState:
         **variables,
         opt_state=jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes.opt_state),
         ema_params=jax.tree.map(jnp.copy, variables["params"]),
+        ema_batch_stats=jax.tree.map(jnp.copy, variables["batch_stats"]),
         skipped=jnp.int32(0),
     )
 
@@ -76,7 +78,7 @@ def test_what_does_not_learn_is_untouched(method, state, batch, network):
     alone = method.in_phase(Phase(name="alone", steps=1, **{network: True}))
     after, scalars = jax.jit(partial(train_step, alone))(state, batch, jax.random.key(1))
     other = {"guidance": "denoiser", "denoiser": "guidance"}[network]
-    for name in ("params", "batch_stats", "opt_state", "ema_params"):
+    for name in ("params", "batch_stats", "opt_state", "ema_params", "ema_batch_stats"):
         before, now = getattr(state, name), getattr(after, name)
         assert equal(before[other], now[other]), name
         assert not equal(before[network], now[network]), name
@@ -172,17 +174,28 @@ def test_golden_average(golden):
             check(f"EMA at {decay}", average["w"], shadow, 1e-6)
 
 
+def test_the_average_of_what_stays_the_same_is_that_bit_for_bit():
+    same = {"w": np.random.default_rng(0).standard_normal(1000).astype(np.float32)}
+    for k in (0, 7, 1234):
+        np.testing.assert_array_equal(moving_average(same, same, jnp.int32(k))["w"], same["w"])
+
+
 @pytest.mark.parametrize(("joint_steps", "decay"), [(-10, 0.1), (0, 0.1), (80, 0.9)])
 def test_average_follows_closely_at_first(method, state, batch, train_joint, joint_steps, decay):
     state = state.replace(step=jnp.int32(method.warmup_steps + joint_steps))
     after, _ = train_joint(state, batch, jax.random.key(3))
     expected = jax.tree.map(
-        lambda old, new: decay * old + (1 - decay) * new, state.ema_params, after.params
+        lambda old, new: decay * old + (1 - decay) * new,
+        state.variables(average=True),
+        after.variables(),
     )
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), after.ema_params, expected
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
+        after.variables(average=True),
+        expected,
     )
     assert after.variables(average=True)["params"] is after.ema_params
+    assert after.variables(average=True)["batch_stats"] is after.ema_batch_stats
     assert after.variables()["params"] is after.params
 
 
@@ -232,7 +245,7 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(parts):
         return {"loss": error}, {"calls": variables["batch_stats"]["net"]["calls"] + 1}
 
     def run(parts):
-        return steps._gradients(loss, "loss", variables, "net", (x,), parts)
+        return gradients(loss, "loss", variables, "net", (x,), parts)
 
     (grads, scalars, _), (ours, found, stats) = run(1), run(parts)
     np.testing.assert_allclose(ours["w"], grads["w"], rtol=1e-5)

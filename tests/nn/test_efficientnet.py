@@ -55,10 +55,8 @@ def test_weights_by_the_names_of_either_origin(tmp_path, origin):
     module = tiny()
     rng = np.random.default_rng(0)
     values = jax.tree.map(lambda s: rng.normal(size=s.shape).astype(np.float32), shapes(module))
-    map_ = module.torch_names()
-    if origin == "efficientnet_pytorch":
-        map_ = map_._replace(modules=map_.other_modules)
-    state = names.to_state_dict(values, map_, {})
+    modules = module._names() if origin == "timm" else module._flat_names()
+    state = names.to_state_dict(values, names.Map(modules), {})
     assert ("_blocks.2._bn2.bias" in state) == (origin == "efficientnet_pytorch")
     assert ("blocks.1.1.bn3.bias" in state) == (origin == "timm")
     head = "classifier" if origin == "timm" else "_fc"
