@@ -35,7 +35,7 @@ from diffmic_jax.inference.export import export_model
 from diffmic_jax.inference.exported import Exported
 from diffmic_jax.inference.load import Model
 from diffmic_jax.inference.load import load as load_model
-from diffmic_jax.method.build import check_networks
+from diffmic_jax.method.networks import check_networks
 from diffmic_jax.planning import budget
 from diffmic_jax.training import parallel
 from diffmic_jax.training.run import TrainingRun

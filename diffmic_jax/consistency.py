@@ -112,6 +112,11 @@ def _check_denoiser(config: Config) -> None:
             "config.train.noise_weight and config.train.label_weight are both 0, so that the "
             "denoiser has nothing to learn; give one of them"
         )
+    if denoiser.encoder == "guidance" and denoiser.pretrained:
+        raise InputError(
+            f"config.denoiser.pretrained={denoiser.pretrained} needs a trunk to go into, but "
+            "config.denoiser.encoder=guidance has none; give denoiser.pretrained= (empty)"
+        )
     if denoiser.pretrained == "guidance" and denoiser.encoder != config.guidance.backbone:
         raise InputError(
             "config.denoiser.pretrained=guidance needs an encoder like the guidance's trunk; give "

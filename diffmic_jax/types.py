@@ -56,6 +56,8 @@ class Guidance(NamedTuple):
     """[B, K], sums to 1 over the regions."""
     features: Float[Array, "b g"] | None = None
     """[B, G] input of the linear layers: of the whole image and, for DCG, of the regions."""
+    pooled: Float[Array, "b f"] | None = None
+    """[B, F] mean of the trunk's last features of the whole image."""
 
 
 class Prior(NamedTuple):

@@ -41,7 +41,8 @@ from timing import compiled, in_turns, peak_memory, peaks, report, seconds, shar
 
 from diffmic_jax import recipes
 from diffmic_jax.diffusion.samplers import SAMPLERS
-from diffmic_jax.method.build import DTYPES, Method, Phase, build
+from diffmic_jax.method.build import Method, Phase, build
+from diffmic_jax.method.networks import DTYPES
 from diffmic_jax.method.optimizers import make_optimizers
 from diffmic_jax.method.predict_step import embed, fold, predict_step
 from diffmic_jax.method.state import TrainState, init_state, init_variables

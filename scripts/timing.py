@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from diffmic_jax.method.build import DTYPES
+from diffmic_jax.method.networks import DTYPES
 
 
 def seconds(run: Callable[[], object]) -> float:

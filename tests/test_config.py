@@ -17,8 +17,8 @@ from diffmic_jax.diffusion.parameterization import PARAMETERIZATIONS
 from diffmic_jax.diffusion.readout import READOUTS
 from diffmic_jax.errors import InputError
 from diffmic_jax.fields import RENAMED, flatten
-from diffmic_jax.method.build import DTYPES
 from diffmic_jax.method.mixing import MIXES
+from diffmic_jax.method.networks import DTYPES
 from diffmic_jax.method.objectives import GUIDANCE_LOSSES, IMAGE_WEIGHTS
 from diffmic_jax.nn.denoiser import GATES
 from diffmic_jax.report.checklist import FLIPS, PROTOCOLS

@@ -274,4 +274,4 @@ def _add_info(commands: argparse._SubParsersAction) -> None:
     )
     command.add_argument("--workdir", type=Path, help="a finished run's folder")
     command.add_argument("--json", action="store_true", help="as JSON")
-    command.add_argument("--trunks", action="store_true", help="list the trunks by name")
+    command.add_argument("--trunks", action="store_true", help="list the trunks and their images")

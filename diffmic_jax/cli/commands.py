@@ -194,14 +194,13 @@ def export(args: argparse.Namespace) -> None:
 
 def info(args: argparse.Namespace) -> None:
     """Describe a workdir, or list the trunks that there are."""
-    if args.trunks:
-        from diffmic_jax.nn import trunks
+    from diffmic_jax.report.info import describe, describe_trunks, trunks_table
 
-        print("\n".join(trunks.names()))
+    if args.trunks:
+        found = describe_trunks()
+        print(json.dumps(found, indent=2) if args.json else trunks_table(found))
         return
     _needs(args, "workdir")
-    from diffmic_jax.report.info import describe
-
     facts = describe(_load(args))
     if args.json:
         print(json.dumps(facts, indent=2))

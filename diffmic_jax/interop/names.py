@@ -15,7 +15,17 @@ from diffmic_jax.nn.vit import ViT
 
 
 def guidance_map(net: DCG) -> Map:
-    """The guidance network (DCG) of the authors' code; v2's has a layer that it never uses."""
+    """The guidance network (DCG) of the authors' code; v2's has a layer that it never uses.
+
+    Raises:
+      InputError: the network has one trunk for images and regions, or a class map of its own for
+        finer features.
+    """
+    if net.local_trunk is None or net.saliency_stride:
+        raise InputError(
+            "the authors' code has two trunks and a class map of the last features; only a run of "
+            "guidance.local_trunk= (empty) and guidance.saliency_stride=0 can be written for it"
+        )
     modules = _trunk_modules(net.global_trunk, "global_trunk", "ds_net.f.")
     modules |= _trunk_modules(net.local_trunk, "local_trunk", "dn_resnet.f.")
     modules |= {
@@ -37,8 +47,14 @@ def denoiser_map(net: Denoiser, encoder: str = "encoder_x.f.") -> Map:
       encoder: the prefix of the image encoder's names there, with its dot.
 
     Raises:
-      InputError: the network has several input projections, and the authors' has one.
+      InputError: the network has several input projections, and the authors' has one; or it has no
+        image encoder.
     """
+    if net.encoder is None:
+        raise InputError(
+            "the authors' code has an image encoder; a run with denoiser.encoder=guidance cannot "
+            "be written for it"
+        )
     if net.num_projections > 1:
         raise InputError(
             "projections_1/linear has no name in the authors' code; only the recipes v1_public "

@@ -6,9 +6,6 @@ import dataclasses
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any
-
-import jax.numpy as jnp
 
 from diffmic_jax.config import Config
 from diffmic_jax.diffusion import priors, process
@@ -18,6 +15,12 @@ from diffmic_jax.errors import InputError
 from diffmic_jax.method import longtail
 from diffmic_jax.method.longtail import Counts
 from diffmic_jax.method.mixing import MIXES
+from diffmic_jax.method.networks import (
+    OF_GUIDANCE,
+    check_networks,
+    make_denoiser,
+    make_guidance,
+)
 from diffmic_jax.method.objectives import (
     GUIDANCE_LOSSES,
     IMAGE_WEIGHTS,
@@ -29,14 +32,12 @@ from diffmic_jax.method.optimizers import Optimization, make_optimization
 from diffmic_jax.method.sampling import Sampling, make_sampling
 from diffmic_jax.method.task import Task
 from diffmic_jax.method.tuning import make_tuning
-from diffmic_jax.nn import preprocess, trunks
+from diffmic_jax.nn import preprocess
 from diffmic_jax.nn.baselines.classifier import PlainClassifier
 from diffmic_jax.nn.dcg import DCG
 from diffmic_jax.nn.denoiser import Denoiser
 from diffmic_jax.nn.preprocess import Preprocess
 from diffmic_jax.types import Array, Guidance, Prior, Timestep, Variables
-
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -138,7 +139,7 @@ def build(config: Config, task: Task, *, steps_per_epoch: int = 0, counts: Count
     check_networks(config)
     if task.multi_label:
         _check_several_labels(config)
-    guidance = _guidance(config, task)
+    guidance = make_guidance(config, task)
     counts = counts or (1,) * task.num_classes  # where nothing is trained, any will do
     diffusion, denoiser = config.diffusion, config.denoiser
     schedule = make_schedule(
@@ -153,7 +154,7 @@ def build(config: Config, task: Task, *, steps_per_epoch: int = 0, counts: Count
         image_size=config.data.image_size,
         schedule=schedule,
         guidance=guidance,
-        denoiser=_denoiser(config, task) if denoiser.encoder else None,
+        denoiser=make_denoiser(config, task) if denoiser.encoder else None,
         cells=(size, size) if denoiser.conditioning == "map" else (),
         timesteps=process.TIMESTEPS[diffusion.timesteps],
         priors=_priors(config, task),
@@ -164,32 +165,8 @@ def build(config: Config, task: Task, *, steps_per_epoch: int = 0, counts: Count
         phases=phases,
         phase=phases[-1],
         sampling=make_sampling(config.sampling, schedule, task.link),
-        inherits=denoiser.pretrained == "guidance",
+        inherits=denoiser.pretrained == OF_GUIDANCE,
     )
-
-
-def check_networks(config: Config) -> None:
-    """Refuse trunks that do not exist, do not fit the images, or have no regions.
-
-    Raises:
-      InputError: naming the field.
-    """
-    size, guidance, denoiser = config.data.image_size, config.guidance, config.denoiser
-    trunks.check(guidance.backbone, size, "guidance.backbone")
-    if guidance.drop_path and "drop_path" not in trunks.entry(guidance.backbone).options:
-        raise InputError(
-            f"config.guidance.drop_path={guidance.drop_path:g} is not there for "
-            f"config.guidance.backbone={guidance.backbone}; give 0"
-        )
-    if guidance.network == "dcg" and not trunks.has_regions(guidance.backbone):
-        raise InputError(
-            f"config.guidance.backbone={guidance.backbone} needs config.guidance.network=classifier"
-            "; for the regions of dcg give a ResNet"
-        )
-    if denoiser.encoder:
-        trunks.check(denoiser.encoder, size, "denoiser.encoder")
-    if denoiser.local_encoder:
-        trunks.check(denoiser.local_encoder, guidance.region_size, "denoiser.local_encoder")
 
 
 def _check_several_labels(config: Config) -> None:
@@ -209,65 +186,6 @@ def _check_several_labels(config: Config) -> None:
         raise InputError(
             f"config.data.balance={config.data.balance:g} needs images of one class; give 0"
         )
-
-
-def _trunk(config: Config, name: str, momentum: float = 0.9, drop_path: float = 0.0) -> Any:
-    """A trunk with the configuration's width, stem, dtype and memory use."""
-    return trunks.build(
-        name,
-        drop_path=drop_path,
-        width=config.model.width,
-        stem=config.model.stem,
-        momentum=momentum,
-        dtype=DTYPES[config.train.dtype],
-        remat=config.train.remat,
-    )
-
-
-def _guidance(config: Config, task: Task) -> DCG | PlainClassifier:
-    """The guidance network."""
-    own, dtype = config.guidance, DTYPES[config.train.dtype]
-    trunk = partial(_trunk, config, drop_path=own.drop_path)
-    if own.network == "classifier":
-        scale = longtail.COSINE_SCALE if own.loss in longtail.NORMALISED else 0.0
-        return PlainClassifier(
-            num_classes=task.num_classes,
-            global_trunk=trunk(own.backbone),
-            region_size=own.region_size,
-            cosine_scale=scale,
-            dtype=dtype,
-        )
-    return DCG(
-        num_classes=task.num_classes,
-        global_trunk=trunk(own.backbone),
-        local_trunk=trunk(own.backbone),
-        num_regions=own.num_regions,
-        region_size=own.region_size,
-        crop_channels=own.crop_channels,
-        dtype=dtype,
-    )
-
-
-def _denoiser(config: Config, task: Task) -> Denoiser:
-    """The denoiser."""
-    own = config.denoiser
-    # Three updates by the same batch statistics are one with the cubed momentum.
-    momentum = 0.9**own.encoder_updates
-    local = _trunk(config, own.local_encoder, momentum) if own.local_encoder else None
-    return Denoiser(
-        num_classes=task.num_classes,
-        encoder=_trunk(config, own.encoder, momentum),
-        feature_dim=own.feature_dim,
-        num_train_steps=config.diffusion.num_train_steps,
-        num_projections=3 if own.conditioning == "dual" and config.train.mmd_weight else 1,
-        encoder_momentum=momentum,
-        local_encoder=local,
-        preprocess=preprocess.of(trunks.build(config.guidance.backbone)),
-        num_regions=config.guidance.num_regions,
-        zero_output=own.parameterization != "eps",
-        gates=own.gates,
-        dtype=DTYPES[config.train.dtype],
-    )
 
 
 def _priors(config: Config, task: Task) -> Callable[[Guidance], tuple[Prior, ...]]:

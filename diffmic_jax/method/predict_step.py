@@ -108,7 +108,8 @@ def embed(
     assert method.denoiser is not None, "the recipe has no denoiser"
     run: Any = method.denoiser.apply
     own = of_network(variables, "denoiser")
-    return cast(Array, run(own, batch.image, guidance.patches, False, method="encode"))
+    inputs = batch.image, guidance.patches, False, guidance.pooled
+    return cast(Array, run(own, *inputs, method="encode"))
 
 
 def _sample(

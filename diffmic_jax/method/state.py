@@ -66,7 +66,8 @@ def init_variables(method: Method, key: Array) -> Variables:
     if method.denoiser:
         # The guidance prediction only lends its shapes.
         priors = method.priors(guidance)
-        others = method.denoiser.init(keys[1], image, guidance.patches, priors, method="initialize")
+        inputs = image, guidance.patches, priors, guidance.pooled
+        others = method.denoiser.init(keys[1], *inputs, method="initialize")
     both = {"guidance": variables, "denoiser": others}
     return {
         kind: {network: both[network].get(kind, {}) for network in both}  # a ViT has no statistics

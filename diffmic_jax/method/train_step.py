@@ -193,7 +193,8 @@ def _denoiser_streams(
     own = of_network(variables, "denoiser")
     assert method.denoiser is not None, "the recipe has no denoiser"
     run: Any = partial(method.denoiser.apply, mutable=["batch_stats"])
-    features, updates = run(own, batch.image, guidance.patches, True, method="encode")
+    encoded = batch.image, guidance.patches, True, guidance.pooled
+    features, updates = run(own, *encoded, method="encode")
     own = {"params": own["params"], **updates}
     outputs, updates = run(own, *inputs, features, method="streams")
     return outputs, updates["batch_stats"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from functools import partial
 from typing import Any
 
@@ -12,43 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from diffmic_jax.nn.entry import TrunkEntry
-from diffmic_jax.nn.layers import DropPath, LayerScale
-from diffmic_jax.nn.names import Map, block, renamed
-from diffmic_jax.nn.preprocess import IMAGENET
-from diffmic_jax.nn.state_dict import StateDict
+from diffmic_jax.nn.entry import TrunkEntry, staged_blocks
+from diffmic_jax.nn.layers import Depthwise, DropPath, LayerScale
+from diffmic_jax.nn.names import Map, Modules, block, renaming
+from diffmic_jax.nn.preprocess import IMAGENET_BICUBIC
 from diffmic_jax.nn.vit import small
 from diffmic_jax.types import Array
-
-KERNEL = 7
-"""Side of the depthwise kernels in pixels."""
-
-
-def depthwise(
-    x: Float[Array, "b h w f"], kernel: Float[Array, "k k 1 f"], stride: int = 1
-) -> Float[Array, "b -(-h//{stride}) -(-w//{stride}) f"]:
-    """Convolve every feature by itself, padded by k // 2: [B, H, W, F] by [k, k, 1, F], k odd."""
-    return jax.lax.conv_general_dilated(
-        jnp.asarray(x),
-        jnp.asarray(kernel),
-        (stride, stride),
-        [(kernel.shape[0] // 2,) * 2] * 2,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=x.shape[-1],
-    )
-
-
-class Depthwise(nn.Module):
-    """A depthwise convolution of 7x7 px with a bias."""
-
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b h w f"]) -> Float[Array, "b h w f"]:
-        """[B, H, W, F] -> [B, H, W, F]."""
-        kernel = self.param("kernel", small, (KERNEL, KERNEL, 1, x.shape[-1]))
-        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
-        return depthwise(x.astype(self.dtype), kernel.astype(self.dtype)) + bias.astype(self.dtype)
 
 
 class Block(nn.Module):
@@ -63,7 +31,7 @@ class Block(nn.Module):
         """[B, H, W, F] -> [B, H, W, F]."""
         features = x.shape[-1]
         dense = partial(nn.Dense, dtype=self.dtype, kernel_init=small)
-        y = Depthwise(dtype=self.dtype, name="depthwise")(x)
+        y = Depthwise(size=7, use_bias=True, dtype=self.dtype, name="depthwise")(x)
         y = layer_norm(name="norm", dtype=self.dtype)(y)
         y = jax.nn.gelu(dense(4 * features, name="fc1")(y), approximate=False)
         y = LayerScale(initial=1e-6, name="scale")(dense(features, name="fc2")(y))
@@ -81,7 +49,7 @@ class ConvNeXt(nn.Module):
     drop_path: float = 0.0
     """As in `ResNet`."""
 
-    preprocess = dataclasses.replace(IMAGENET, interpolation="bicubic")
+    preprocess = IMAGENET_BICUBIC
 
     @property
     def strides(self) -> tuple[int, ...]:
@@ -122,25 +90,34 @@ class ConvNeXt(nn.Module):
         return reduced
 
     def blocks(self) -> tuple[tuple[str, ...], ...]:
-        """The stem, every block (the first of a stage with what leads to it), the norm."""
-        groups: list[tuple[str, ...]] = [("reduce0", "reduce0_norm")]
-        for stage, depth in enumerate(self.depths):
-            lead = (f"reduce{stage}_norm", f"reduce{stage}") if stage else ()
-            groups.append((*lead, f"stage{stage}_0"))
-            groups += [(f"stage{stage}_{i}",) for i in range(1, depth)]
-        return (*groups, ("norm",))
+        """As `Trunk` has it."""
+        return staged_blocks(
+            self.depths, ("reduce0", "reduce0_norm"), ("reduce{}_norm", "reduce{}")
+        )
 
     def torch_names(self) -> Map:
         """A ConvNeXt of timm, or the authors' own."""
-        modules = {"reduce0": "stem.0", "reduce0_norm": "stem.1", "norm": "head.norm"}
+        timms = self._modules(
+            ("stem", "stages.{}.downsample", "stages.{}.blocks", "head.norm"), LAYERS
+        )
+        authors = self._modules(
+            ("downsample_layers.0", "downsample_layers.{}", "stages.{}", "norm"), AUTHORS_LAYERS
+        )
+        left_out = r"head\.(fc\.)?(weight|bias)"
+        return Map(timms, left_out=left_out, standard=renaming(timms, authors))
+
+    def _modules(self, places: tuple[str, str, str, str], layers: Modules) -> Modules:
+        """Names of all modules, from those of the stem, what leads to a stage, blocks and norm."""
+        stem, down, blocks, norm = places
+        modules = {"reduce0": f"{stem}.0", "reduce0_norm": f"{stem}.1", "norm": norm}
         for stage, depth in enumerate(self.depths):
             if stage:
-                modules[f"reduce{stage}_norm"] = f"stages.{stage}.downsample.0"
-                modules[f"reduce{stage}"] = f"stages.{stage}.downsample.1"
+                modules[f"reduce{stage}_norm"] = f"{down.format(stage)}.0"
+                modules[f"reduce{stage}"] = f"{down.format(stage)}.1"
             for i in range(depth):
-                ours, theirs = f"stage{stage}_{i}", f"stages.{stage}.blocks.{i}"
-                modules |= block(ours, theirs, LAYERS) | {f"{ours}/scale": theirs}
-        return Map(modules, left_out=r"head\.fc\..*", standard=_standard)
+                ours, theirs = f"stage{stage}_{i}", f"{blocks.format(stage)}.{i}"
+                modules |= block(ours, theirs, layers) | {f"{ours}/scale": theirs}
+        return modules
 
 
 class PooledNorm(nn.Module):
@@ -167,22 +144,10 @@ def layer_norm(*, name: str, dtype: Any) -> nn.LayerNorm:
     return nn.LayerNorm(epsilon=1e-6, use_fast_variance=False, dtype=dtype, name=name)
 
 
-def _standard(state: StateDict) -> StateDict:
-    return {renamed(name, RENAMED): value for name, value in state.items()}
-
-
 LAYERS = {"depthwise": "conv_dw", "norm": "norm", "fc1": "mlp.fc1", "fc2": "mlp.fc2"}
 """Layers of a block: ours -> timm's."""
-RENAMED = (
-    (r"downsample_layers\.0\.(.*)", r"stem.\1"),
-    (r"downsample_layers\.([1-3])\.(.*)", r"stages.\1.downsample.\2"),
-    (r"stages\.(\d)\.(\d+)\.dwconv\.(.*)", r"stages.\1.blocks.\2.conv_dw.\3"),
-    (r"stages\.(\d)\.(\d+)\.pwconv([12])\.(.*)", r"stages.\1.blocks.\2.mlp.fc\3.\4"),
-    (r"stages\.(\d)\.(\d+)\.(gamma|norm\..*)", r"stages.\1.blocks.\2.\3"),
-    (r"norm\.(.*)", r"head.norm.\1"),
-    (r"head\.(weight|bias)", r"head.fc.\1"),
-)
-"""The authors' names -> timm's."""
+AUTHORS_LAYERS = {"depthwise": "dwconv", "norm": "norm", "fc1": "pwconv1", "fc2": "pwconv2"}
+"""Layers of a block: ours -> the authors'."""
 
 
 def _entry(name: str, depths: tuple[int, ...], width: int) -> TrunkEntry:

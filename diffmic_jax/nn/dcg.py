@@ -7,6 +7,7 @@ layers and the class map have no bias.
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
@@ -33,7 +34,11 @@ def merge_classes(saliency: Float[Array, "b h w c"]) -> Float[Array, "b h w"]:
 
 
 def select_regions(
-    saliency: Float[Array, "b h w c"], num_regions: int, window: tuple[int, int]
+    saliency: Float[Array, "b h w c"],
+    num_regions: int,
+    window: tuple[int, int],
+    *,
+    overlap: float = 1.0,
 ) -> Int32[Array, "b {num_regions} 2"]:
     """Greedy choice of the grid windows with the highest mean saliency.
 
@@ -45,30 +50,41 @@ def select_regions(
       saliency: [B, h, w, C] raw class maps.
       num_regions: K.
       window: height and width of a region in grid cells.
+      overlap: the largest share of a window's cells that may be in windows before it. When all
+        corners that are left share more, the round takes the best of those that share the least.
 
     Returns:
       [B, K, 2] int32 upper-left cells (row, column), best first.
     """
     height, width = (side - w + 1 for side, w in zip(saliency.shape[1:3], window, strict=True))
     rows, cols = jnp.arange(saliency.shape[1]), jnp.arange(saliency.shape[2])
+    area = window[0] * window[1]
+    most = math.floor(overlap * area + 1e-6)
 
     def inside(index: Array, corner: Array, size: int) -> Array:
         return (index >= corner[:, None]) & (index < corner[:, None] + size)
 
+    def within_windows(x: Array) -> Array:
+        zero = np.zeros((), x.dtype)
+        size = (1, *window)
+        return jnp.asarray(jax.lax.reduce_window(x, zero, jax.lax.add, size, (1, 1, 1), "VALID"))
+
     def choose(carry: Any, _: None) -> tuple[Any, Array]:
-        merged, taken = carry
-        total = jax.lax.reduce_window(
-            merged, np.zeros((), merged.dtype), jax.lax.add, (1, *window), (1, 1, 1), "VALID"
-        )
-        score = jnp.where(taken, -jnp.inf, total / (window[0] * window[1]))
+        merged, covered, taken = carry
+        score = jnp.where(taken, -jnp.inf, within_windows(merged) / area)
+        if most < area:
+            shared = within_windows(covered.astype(jnp.int32))
+            least = jnp.where(taken, area, shared).min((1, 2), keepdims=True)
+            score = jnp.where(shared > jnp.maximum(least, most), -jnp.inf, score)
         best = score.reshape(score.shape[0], -1).argmax(axis=1)
         row, col = best // width, best % width
-        covered = inside(rows, row, window[0])[:, :, None] & inside(cols, col, window[1])[:, None]
+        chosen = inside(rows, row, window[0])[:, :, None] & inside(cols, col, window[1])[:, None]
         taken |= inside(rows[:height], row, 1)[:, :, None] & inside(cols[:width], col, 1)[:, None]
-        return (jnp.where(covered, 0, merged), taken), jnp.stack([row, col], axis=-1)
+        return (jnp.where(chosen, 0, merged), covered | chosen, taken), jnp.stack([row, col], -1)
 
-    taken = jnp.zeros((saliency.shape[0], height, width), bool)
-    _, cells = jax.lax.scan(choose, (merge_classes(saliency), taken), length=num_regions)
+    covered = jnp.zeros(saliency.shape[:3], bool)
+    start = merge_classes(saliency), covered, covered[:, :height, :width]
+    _, cells = jax.lax.scan(choose, start, length=num_regions)
     return cells.swapaxes(0, 1).astype(jnp.int32)
 
 
@@ -125,10 +141,15 @@ class DCG(nn.Module):
     num_classes: int
     global_trunk: nn.Module
     """[B, H, W, 3], train -> [B, h, w, F]."""
-    local_trunk: nn.Module
+    local_trunk: nn.Module | None
+    """Trunk of the regions; None: `global_trunk` as well, with statistics of its own for them."""
+    saliency_stride: int = 0
+    """Of the grid that finds the regions, one of `global_trunk.strides`; 0: the last."""
     num_regions: int = 6
     region_size: int = 32
     """Side of a region in pixels."""
+    region_overlap: float = 1.0
+    """Largest share of a region inside those before it, as in `select_regions`."""
     crop_channels: str = "all"
     """`all` keeps the colour; `first` repeats channel 0 (the authors' v1 code)."""
     dtype: Any = jnp.float32
@@ -136,9 +157,7 @@ class DCG(nn.Module):
     @nn.compact
     def __call__(self, image: Float[Array, "b h w 3"], train: bool) -> Guidance:
         """Classify [B, H, W, 3]; logits are at least float32."""
-        features = self.global_trunk(image, train)
-        dense = partial(Dense, features=self.num_classes, use_bias=False, dtype=self.dtype)
-        saliency = dense(name="saliency")(features)
+        features, saliency = self._saliency(image, train)
         saliency = saliency.astype(jnp.promote_types(saliency.dtype, jnp.float32))
         corners = self._corners(jax.lax.stop_gradient(saliency), image.shape[1:3])
         source = image if self.crop_channels == "all" else image[..., :1].repeat(3, axis=-1)
@@ -146,7 +165,7 @@ class DCG(nn.Module):
         local, attention, z = self._local(patches, train)
         global_ = saliency.mean((1, 2))
         fused = (global_ + local) / 2
-        pooled = jnp.concatenate([features.mean((1, 2)), z], axis=-1)
+        pooled = features.mean((1, 2))
         return Guidance(
             fused=fused,
             global_=global_,
@@ -155,8 +174,27 @@ class DCG(nn.Module):
             corners=corners,
             patches=patches,
             attention=attention,
-            features=pooled,
+            features=jnp.concatenate([pooled, z], axis=-1),
+            pooled=pooled,
         )
+
+    def _saliency(self, image: Array, train: bool) -> tuple[Array, Array]:
+        """The trunk's last features [B, h, w, F] and the class maps, on the grid that is asked for.
+
+        A finer grid has the class map of the last features, interpolated, plus one of the finer
+        features: as if both had been joined before one class map, which is linear and without
+        bias, at less cost.
+        """
+        dense = partial(Dense, features=self.num_classes, use_bias=False, dtype=self.dtype)
+        trunk: Any = self.global_trunk
+        if not self.saliency_stride or self.saliency_stride == trunk.strides[-1]:
+            features = trunk(image, train)
+            return features, dense(name="saliency")(features)
+        grids = trunk.pyramid(image, train)
+        features, fine = grids[trunk.strides[-1]], grids[self.saliency_stride]
+        detail = dense(name="saliency_detail")(fine)
+        coarse = dense(name="saliency")(features)
+        return features, jax.image.resize(coarse, detail.shape, "bilinear") + detail
 
     def _corners(self, saliency: Array, image_size: tuple[int, ...]) -> Array:
         """Pixel corners [B, K, 2] of the most salient regions."""
@@ -165,7 +203,9 @@ class DCG(nn.Module):
             max(1, round(self.region_size * cells / side))
             for cells, side in zip(grid, image_size, strict=True)
         )
-        cells = select_regions(saliency, self.num_regions, (height, width))
+        cells = select_regions(
+            saliency, self.num_regions, (height, width), overlap=self.region_overlap
+        )
         # On the host and in float64: rounds half to even, at the position of each cell.
         pixels = [
             np.rint(np.arange(n) / n * side).astype(np.int32)
@@ -179,11 +219,35 @@ class DCG(nn.Module):
         """Local logits [B, C], attention [B, K] and the features [B, F] of the regions."""
         batch, regions = patches.shape[:2]
         own = preprocess.of(self.global_trunk)
-        patches = own.change(patches, preprocess.of(self.local_trunk))
-        features = self.local_trunk(patches.reshape(-1, *patches.shape[2:]), train)
+        patches = own.change(patches, preprocess.of(self.local_trunk or self.global_trunk))
+        run: Any = self.local_trunk or self._shared_trunk
+        features = run(patches.reshape(-1, *patches.shape[2:]), train)
         h = features.mean((1, 2)).reshape(batch, regions, -1)
         attention = GatedAttention(dtype=self.dtype, name="attention")(h)
         z = jnp.einsum("bk,bkf->bf", attention, h)
         dense = partial(Dense, features=self.num_classes, use_bias=False, dtype=self.dtype)
         logits = dense(name="classifier")(z)
         return logits.astype(jnp.promote_types(logits.dtype, jnp.float32)), attention, z
+
+    def _shared_trunk(self, patches: Array, train: bool) -> Any:
+        """Features of regions [N, p, p, 3] by the weights of the whole image's trunk.
+
+        Magnified regions have other statistics than whole images, and in training each of the two
+        is normalised by a batch of its own. Were both recorded in one running mean and variance,
+        these would fit neither in evaluation; so regions have their own, beside the shared weights
+        (as Xie et al. 2020 do for two kinds of images, "Adversarial examples improve image
+        recognition").
+        """
+        variables = dict(self.global_trunk.variables)
+        trunk = self.global_trunk.clone(parent=None, name=None)
+        rngs = {kind: self.make_rng(kind) for kind in ("drop_path",) if self.has_rng(kind)}
+        if "batch_stats" not in variables:
+            return trunk.apply(variables, patches, train, rngs=rngs)
+        stats = self.variable("batch_stats", "local_trunk", lambda: variables["batch_stats"])
+        variables["batch_stats"] = stats.value
+        features, updates = trunk.apply(
+            variables, patches, train, rngs=rngs, mutable=["batch_stats"]
+        )
+        if train:
+            stats.value = updates["batch_stats"]
+        return features

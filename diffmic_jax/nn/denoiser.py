@@ -55,8 +55,8 @@ class Denoiser(nn.Module):
     """Noise predictor (v1 paper, section 2.3; its "UNet")."""
 
     num_classes: int
-    encoder: nn.Module
-    """Image trunk: [B, H, W, 3], train -> [B, h, w, F]."""
+    encoder: nn.Module | None
+    """Image trunk: [B, H, W, 3], train -> [B, h, w, F]; None: `encode` is given such features."""
     feature_dim: int = 6144
     """D."""
     num_train_steps: int = 1000
@@ -106,16 +106,20 @@ class Denoiser(nn.Module):
         image: Float[Array, "b h w 3"],
         patches: Float[Array, "b *k p p 3"] | None,
         train: bool,
+        pooled: Float[Array, "b f"] | None = None,
     ) -> Float[Array, "b {self.feature_dim}"]:
         """Embedding [B, D] of images [B, H, W, 3] and their regions [B, K, p, p, 3].
 
-        Without a local encoder the regions are not used.
+        Without a local encoder the regions are not used, and without an encoder `pooled` [B, F],
+        features of the whole image, takes the place of its features' mean.
 
         With a local encoder (v2's image-feature prior) the embeddings of the image and of the K
         regions are mixed, feature by feature, with learned weights that sum to 1.
         """
-        image = self.preprocess.change(image, preprocess.of(self.encoder))
-        pooled = self.encoder(image, train).mean((1, 2))
+        if self.encoder is not None:
+            image = self.preprocess.change(image, preprocess.of(self.encoder))
+            pooled = self.encoder(image, train).mean((1, 2))
+        assert pooled is not None, "without an encoder the image's features have to be given"
         whole = self.embed_norm(self.embed(pooled), train)
         if self.local_encoder is None:
             return whole
@@ -230,9 +234,10 @@ class Denoiser(nn.Module):
         image: Float[Array, "b h w 3"],
         patches: Float[Array, "b *k p p 3"] | None,
         priors: tuple[Prior, ...],
+        pooled: Float[Array, "b f"] | None = None,
     ) -> None:
         """Touch every parameter once, for `init` with this as the method."""
-        features = self.encode(image, patches, False)
+        features = self.encode(image, patches, False, pooled)
         for prior in priors:
             t = jnp.zeros((), jnp.int32)
             self(prior.mean, prior.condition, t, features, False, prior.projection)

@@ -7,7 +7,7 @@ from typing import Any
 
 from diffmic_jax.nn.entry import TrunkEntry
 from diffmic_jax.nn.positions import Table
-from diffmic_jax.nn.preprocess import IMAGENET
+from diffmic_jax.nn.preprocess import IMAGENET_BICUBIC
 from diffmic_jax.nn.vit import Style, entry
 
 Fields = dict[str, Any]
@@ -20,7 +20,7 @@ V2: Fields = {
     "class_token": True,
     "patch": 14,
     "style": Style(layer_scale=1e-5),
-    "preprocess": dataclasses.replace(IMAGENET, size=518, interpolation="bicubic"),
+    "preprocess": dataclasses.replace(IMAGENET_BICUBIC, size=518),
     # The authors' code reads the table so; timm always smooths it.
     "table": Table(grid=37, offset=0.1),
 }
@@ -31,7 +31,7 @@ V3: Fields = {
     "registers": 4,
     "table": None,
     "style": Style(layer_scale=1e-5, epsilon=1e-5, biases=""),
-    "preprocess": dataclasses.replace(IMAGENET, size=256, interpolation="bicubic"),
+    "preprocess": dataclasses.replace(IMAGENET_BICUBIC, size=256),
 }
 
 

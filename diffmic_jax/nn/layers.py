@@ -139,10 +139,14 @@ class Conv(nn.Module):
 
 
 class Depthwise(nn.Module):
-    """Convolution of every channel by itself, without bias, padded as TensorFlow's SAME."""
+    """Convolution of every channel by itself, padded as TensorFlow's SAME.
+
+    At stride 1 that is as torch's padding by size // 2.
+    """
 
     size: int
     stride: int = 1
+    use_bias: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -152,9 +156,10 @@ class Depthwise(nn.Module):
         init = nn.initializers.normal(2**0.5 / self.size)
         kernel = self.param("kernel", init, (self.size, self.size, 1, x.shape[-1]))
         above, left = (_pads(side, self.size, self.stride, "same") for side in x.shape[1:3])
-        return depthwise(
-            x.astype(self.dtype), kernel.astype(self.dtype), self.stride, (above, left)
-        )
+        y = depthwise(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, (above, left))
+        if self.use_bias:
+            y = y + self.param("bias", nn.initializers.zeros, (x.shape[-1],)).astype(self.dtype)
+        return y
 
 
 def relu6(x: Float[Array, "b ..."]) -> Float[Array, "b ..."]:

@@ -67,6 +67,27 @@ class Named(Protocol):
         ...
 
 
+def renaming(new: Modules, old: Modules) -> Callable[[StateDict], StateDict]:
+    """For `Map.standard`: names of another origin to those of a map; others stay as they are.
+
+    Args:
+      new: path of a module of ours to its name in the map.
+      old: path of a module of ours to its name of the other origin.
+    """
+    names = {theirs: new[ours] for ours, theirs in old.items() if ours in new}
+
+    def standard(state: StateDict) -> StateDict:
+        if not any(name.rpartition(".")[0] in names for name in state):
+            return state
+        split = {name: name.rpartition(".") for name in state}
+        return {
+            f"{names.get(split[name][0], split[name][0])}.{split[name][2]}": value
+            for name, value in state.items()
+        }
+
+    return standard
+
+
 def within(modules: Modules, ours: str, theirs: str) -> Modules:
     """The names of a trunk inside a larger network.
 

@@ -54,6 +54,7 @@ class Preprocess:
 
 
 IMAGENET = Preprocess(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+IMAGENET_BICUBIC = dataclasses.replace(IMAGENET, interpolation="bicubic")
 
 
 def of(trunk: Any) -> Preprocess:

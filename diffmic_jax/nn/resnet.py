@@ -77,11 +77,23 @@ class ResNet(nn.Module):
         last = self.width << (len(self.stage_sizes) - 1)
         return 4 * last if self.bottleneck else last
 
-    @nn.compact
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Of each stage, as `Trunk` has it."""
+        first = 4 if self.stem == "imagenet" else 1
+        return tuple(first << stage for stage in range(len(self.stage_sizes)))
+
     def __call__(
         self, image: Float[Array, "b h w 3"], train: bool
     ) -> Float[Array, "b _ _ {self.num_features}"]:
         """[B, H, W, 3] -> [B, ceil(H / stride), ceil(W / stride), num_features]."""
+        return self.pyramid(image, train)[self.strides[-1]]
+
+    @nn.compact
+    def pyramid(
+        self, image: Float[Array, "b h w 3"], train: bool
+    ) -> dict[int, Float[Array, "b _ _ _"]]:
+        """The features of every stage, as `Trunk` has it."""
         large = self.stem == "imagenet"
         size, stride = (7, 2) if large else (3, 1)
         conv = Conv(features=self.width, size=size, stride=stride, dtype=self.dtype, name="conv1")
@@ -91,6 +103,7 @@ class ResNet(nn.Module):
             x = max_pool(x)
         kind = nn.remat(Block, static_argnums=2) if self.remat else Block
         rates = iter(np.linspace(0, self.drop_path, sum(self.stage_sizes)).tolist())
+        stages = []
         for stage, size in enumerate(self.stage_sizes):
             for block in range(size):
                 x = kind(
@@ -102,7 +115,8 @@ class ResNet(nn.Module):
                     dtype=self.dtype,
                     name=f"layer{stage + 1}_{block}",
                 )(x, train)
-        return x
+            stages.append(x)
+        return dict(zip(self.strides, stages, strict=True))
 
     def blocks(self) -> tuple[tuple[str, ...], ...]:
         """The stem, then every block, as `Trunk` has it."""
@@ -167,7 +181,6 @@ def entry(
         kind="resnet",
         make=make,
         options=("width", "stem", "momentum", "remat", "drop_path"),
-        regions=True,
         published=published,
     )
 

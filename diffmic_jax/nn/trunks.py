@@ -63,18 +63,14 @@ def entry(name: str) -> TrunkEntry:
     raise InputError(f"trunk {name!r} is unknown; choose one of {', '.join(_TRUNKS)}")
 
 
-def has_regions(name: str) -> bool:
-    """Whether DCG can find regions by a trunk's features and classify regions with it."""
-    return entry(name).regions
-
-
-def check(name: str, image_size: int, field: str) -> None:
+def check(name: str, size: int, field: str, what: str = "images") -> None:
     """Refuse a trunk that does not exist, or that images do not fit.
 
     Args:
       name: of the trunk.
-      image_size: side of the images in pixels.
+      size: side of the images in pixels.
       field: of the configuration, as `guidance.backbone`, that names the trunk.
+      what: the images are.
 
     Raises:
       InputError: one line that names the field and the fix.
@@ -83,9 +79,9 @@ def check(name: str, image_size: int, field: str) -> None:
         multiple = entry(name).multiple
     except InputError as error:
         raise InputError(f"config.{field}: {error}") from error
-    if image_size % multiple:
+    if size % multiple:
         raise InputError(
-            f"config.{field}={name} does not fit images of {image_size} px; give a multiple of "
+            f"config.{field}={name} does not fit {what} of {size} px; give a multiple of "
             f"{multiple} px"
         )
 

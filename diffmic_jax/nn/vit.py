@@ -23,7 +23,7 @@ from diffmic_jax.nn.entry import TrunkEntry
 from diffmic_jax.nn.layers import DropPath, LayerScale
 from diffmic_jax.nn.names import Map
 from diffmic_jax.nn.positions import Table, rotary, rotate
-from diffmic_jax.nn.preprocess import IMAGENET, Preprocess
+from diffmic_jax.nn.preprocess import IMAGENET, IMAGENET_BICUBIC, Preprocess
 from diffmic_jax.types import Array
 
 small = nn.initializers.truncated_normal(0.02)
@@ -118,6 +118,17 @@ class ViT(nn.Module):
     """Of the positions; None: they are rotary."""
     style: Style = Style()
     preprocess: Preprocess = IMAGENET
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Of its one grid, as `Trunk` has it."""
+        return (self.patch,)
+
+    def pyramid(
+        self, image: Float[Array, "b h w 3"], train: bool
+    ) -> dict[int, Float[Array, "b _ _ _"]]:
+        """Its one grid, as `Trunk` has it."""
+        return {self.patch: self(image, train)}
 
     @nn.compact
     def __call__(
@@ -220,7 +231,7 @@ DEIT: dict[str, Any] = {
     "kind": "vit",
     "class_token": True,
     "table": Table(antialias=True),  # as timm
-    "preprocess": dataclasses.replace(IMAGENET, interpolation="bicubic"),
+    "preprocess": IMAGENET_BICUBIC,
 }
 TRUNKS = {
     "efficientsam_ti": entry(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,16 +12,16 @@ import jax.numpy as jnp
 from diffmic_jax.config import Config
 from diffmic_jax.errors import InputError
 from diffmic_jax.method.build import Method
+from diffmic_jax.method.networks import OF_GUIDANCE, local_trunk
 from diffmic_jax.method.state import TrainState, of_network
 from diffmic_jax.nn import trunks, weights
 from diffmic_jax.types import Variables
 
 log = logging.getLogger("diffmic_jax")
 
-AUTO, GUIDANCE = "auto", "guidance"
-"""Values of `pretrained`: the weights that the papers start from; the guidance's trunk."""
-TRUNKS = {"guidance": ("global_trunk", "local_trunk"), "denoiser": ("encoder",)}
-"""The trunks of each network that take published weights."""
+AUTO = "auto"
+"""Value of `pretrained`: the weights that the papers start from."""
+NETWORKS = ("guidance", "denoiser")
 
 
 def with_pretrained(
@@ -43,19 +44,16 @@ def with_pretrained(
       InputError: weights that are named cannot be had, or do not fit the trunk.
     """
     variables, origins = {}, {}
-    for network in TRUNKS:
+    for network in NETWORKS:
         own = of_network(state.variables(), network)
         if network == "guidance" and guidance is not None:
             origins[network] = config.guidance.checkpoint
             variables[network] = _of_run(guidance, own, origins[network])
         else:
-            path, origins[network] = _weights(network, config)
-            variables[network] = _with_trunks(own, method, network, path) if path else own
-            if path:
-                names = " and ".join(TRUNKS[network])
-                log.info("%s starts with %s from %s", network, names, origins[network])
+            net = getattr(method, network, None)
+            variables[network], origins[network] = _with_trunks(own, net, network, config)
     params, stats = (
-        {network: variables[network][kind] for network in TRUNKS}
+        {network: variables[network][kind] for network in NETWORKS}
         for kind in ("params", "batch_stats")
     )
     state = state.replace(params=params, batch_stats=stats)
@@ -78,37 +76,58 @@ def _of_run(found: Variables, own: Variables, workdir: str) -> Variables:
     return _placed(found, own)
 
 
-def _with_trunks(own: Variables, method: Method, network: str, path: Path) -> Variables:
-    """A network's variables, its trunks with the weights of a file."""
+def _with_trunks(own: Variables, net: Any, network: str, config: Config) -> tuple[Variables, str]:
+    """A network's variables with the weights that its trunks start from, and their origin."""
     new = {kind: dict(tree) for kind, tree in own.items()}
-    for name in TRUNKS[network]:
-        if name not in new["params"]:  # a plain classifier has no local trunk
+    origins: dict[str, str] = {}
+    for trunk, (source, places) in _trunks(network, config).items():
+        path, origin = _weights(network, trunk, source, config)
+        origins[" and ".join(places)] = origin
+        if not path:
             continue
-        values = weights.trunk_variables(getattr(getattr(method, network), name), path)
-        for kind in values:  # a ViT has no statistics
-            new[kind][name] = _placed(values[kind], new[kind][name])
-    return new
+        log.info("%s starts with %s from %s", network, " and ".join(places), origin)
+        for place in places:
+            # A plain classifier has nothing for regions; a shared trunk has statistics for them.
+            there = [kind for kind in new if place in new[kind]]
+            if there:
+                module = getattr(net, place) or net.global_trunk
+                values = weights.trunk_variables(module, path)
+                for kind in there:
+                    new[kind][place] = _placed(values[kind], new[kind][place])
+    if len(set(origins.values())) == 1:
+        return new, origin
+    return new, ", ".join(f"{places} {origin}" for places, origin in origins.items())
 
 
-def _weights(network: str, config: Config) -> tuple[Path | None, str]:
-    """The file of a network's pretrained weights and its name; None and `random` without one."""
+def _trunks(network: str, config: Config) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """A network's trunks by name: the source of the weights, and the trunks' places in it."""
     guidance, denoiser = config.guidance, config.denoiser
-    name, source = {
-        "guidance": (guidance.backbone, guidance.pretrained),
-        "denoiser": (denoiser.encoder, denoiser.pretrained),
-    }[network]
+    if network == "denoiser":
+        return {denoiser.encoder: (denoiser.pretrained, ("encoder",))}
+    local = local_trunk(config)
+    if local == guidance.backbone or guidance.network != "dcg":
+        return {guidance.backbone: (guidance.pretrained, ("global_trunk", "local_trunk"))}
+    # Weights that are named are those of one trunk; the other takes what is published of it.
+    return {
+        guidance.backbone: (guidance.pretrained, ("global_trunk",)),
+        local: (guidance.pretrained and AUTO, ("local_trunk",)),
+    }
+
+
+def _weights(network: str, trunk: str, source: str, config: Config) -> tuple[Path | None, str]:
+    """The file of a trunk's pretrained weights and its name; None and `random` without one."""
     field = f"config.{network}.pretrained"
-    if not name:
+    if not trunk:
         return None, "not there"
+    if trunk == OF_GUIDANCE or source == OF_GUIDANCE:
+        return None, "the guidance"  # its features; or its trunk's weights, once that has learned
     if not source:
         log.info("%s starts from random weights, since %s=''", network, field)
         return None, "random"
-    if network == "denoiser" and source == GUIDANCE:
-        return None, "the guidance"  # once that has learned
     if source != AUTO:
         return weights.find(source, field), source
     try:
-        source = trunks.published(name, width=config.model.width, stem=config.model.stem)
+        source = trunks.published(trunk, width=config.model.width, stem=config.model.stem)
         return weights.find(source, field), source
     except InputError as error:
         log.warning("%s starts from RANDOM weights, not from published ones. %s", network, error)

@@ -120,7 +120,16 @@ def test_info_is_also_for_people(trained, capsys):
 
 def test_info_lists_the_trunks(capsys):
     assert cli.main(["info", "--trunks"]) == 0
-    assert {"resnet18", "resnet50", "efficientsam_s"} <= set(capsys.readouterr().out.split())
+    lines = capsys.readouterr().out.splitlines()
+    rows = {line.split()[0]: line.split()[1:] for line in lines}
+    assert {"resnet18", "resnet50", "efficientsam_s"} <= set(rows)
+    imagenet = ["0.485", "0.456", "0.406", "0.229", "0.224", "0.225"]
+    timm = "vit_small_patch14_dinov2"
+    assert rows["dinov2_vits14"] == ["518", "14", *imagenet, "bicubic", timm]
+    assert cli.main(["info", "--trunks", "--json"]) == 0
+    found = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert list(found) == [line.split()[0] for line in lines[1:]]
+    assert found["efficientnet_lite0"]["mean"] == [127 / 255] * 3
 
 
 def test_fit_trains_evaluates_and_reports(tmp_path, tiny_data, capsys):

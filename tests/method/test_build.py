@@ -134,7 +134,42 @@ def test_deferred_class_weights_have_the_last_fifth_to_themselves():
     ("recipe", "changes", "message"),
     [
         ("v1", {"guidance__backbone": "resnet7"}, "config.guidance.backbone: trunk 'resnet7' is"),
-        ("v1", {"guidance__backbone": "tiny_vit"}, "tiny_vit needs config.guidance.network=classi"),
+        ("v1", {"guidance__local_trunk": "vit"}, "config.guidance.local_trunk: trunk 'vit' is unk"),
+        (
+            "v1",
+            {"guidance__local_trunk": "tiny_vit", "guidance__region_size": 20},
+            "config.guidance.local_trunk=tiny_vit does not fit regions of 20 px; give a multiple "
+            "of 16 px",
+        ),
+        (
+            "v1",
+            {"guidance__backbone": "tiny_vit", "guidance__region_size": 20},
+            "config.guidance.backbone=tiny_vit does not fit regions of 20 px; give a multiple of",
+        ),
+        (
+            "v2",
+            {"denoiser__local_encoder": "tiny_vit", "guidance__region_size": 20},
+            "config.denoiser.local_encoder=tiny_vit does not fit regions of 20 px",
+        ),
+        (
+            "v1",
+            {
+                "guidance__local_trunk": "swin_t",
+                "guidance__drop_path": 0.1,
+                "guidance__region_size": 32,
+            },
+            "config.guidance.drop_path=0.1 is not there for config.guidance.local_trunk=swin_t",
+        ),
+        (
+            "v1",
+            {"guidance__saliency_stride": 16},
+            "config.guidance.saliency_stride=16: tiny has features of stride 1, 2 px; choose one",
+        ),
+        (
+            "v1",
+            {"denoiser__encoder": "guidance", "denoiser__pretrained": "guidance"},
+            "config.denoiser.pretrained=guidance needs a trunk to go into, .*pretrained= .empty",
+        ),
         ("v1", {"denoiser__encoder": "vit"}, "config.denoiser.encoder: trunk 'vit' is unknown"),
         ("v2", {"denoiser__local_encoder": "x"}, "config.denoiser.local_encoder: trunk 'x' is unk"),
         (
@@ -156,6 +191,29 @@ def test_stochastic_depth_of_a_trunk_that_has_none_is_refused(monkeypatch):
     assert built.guidance.global_trunk.drop_path == 0
     with pytest.raises(InputError, match="config.guidance.drop_path=0.1 is not there for config"):
         make_method("classifier", guidance__backbone="plain", guidance__drop_path=0.1)
+
+
+@pytest.mark.parametrize(
+    ("named", "expected"),
+    [("", "tiny"), ("tiny_vit", "tiny_vit"), ("shared", None)],
+)
+def test_the_trunk_of_the_regions(named, expected):
+    guidance = make_method(guidance__local_trunk=named).guidance
+    assert isinstance(guidance, DCG)
+    made = expected and trunks.build(expected, width=8, stem="small")
+    assert guidance.local_trunk == made
+
+
+def test_the_grid_and_the_overlap_of_the_regions_reach_the_guidance():
+    guidance = make_method(guidance__saliency_stride=1, guidance__region_overlap=0.25).guidance
+    assert isinstance(guidance, DCG)
+    assert (guidance.saliency_stride, guidance.region_overlap) == (1, 0.25)
+
+
+def test_a_classifier_has_neither_regions_nor_their_trunk():
+    # What a DCG would be built of is not looked at.
+    changes = {"guidance__local_trunk": "tiny_vit", "guidance__region_size": 20}
+    assert make_method(guidance__network="classifier", **changes)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,6 @@ from diffmic_jax.method.train_step import guidance_loss, guide, train_step
 from diffmic_jax.method.tuning import make_tuning
 from diffmic_jax.nn import trunks
 from diffmic_jax.nn.baselines.classifier import PlainClassifier
-from diffmic_jax.nn.entry import Trunk
 from diffmic_jax.types import Batch
 from tests.helpers import arbitrary_variables
 from tests.tiny import make_config, make_method
@@ -29,20 +28,6 @@ from tests.tiny import make_config, make_method
 
 def classifier(trunk: nn.Module) -> PlainClassifier:
     return PlainClassifier(num_classes=2, global_trunk=trunk)
-
-
-@pytest.mark.parametrize("name", trunks.names())
-def test_every_parameter_of_a_trunk_is_in_one_block(name):
-    trunk: Any = trunks.build(name, width=8)
-    if not isinstance(trunk, Trunk):
-        pytest.skip(f"{name} does not name its blocks")
-    multiple = trunks.entry(name).multiple
-    side = multiple * max(2, -(-32 // multiple))
-    image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
-    shapes = jax.eval_shape(lambda x: trunk.init(jax.random.key(0), x, train=False), image)
-    listed = [each for block in trunk.blocks() for each in block]
-    assert len(set(listed)) == len(listed)
-    assert set(shapes["params"]) <= set(listed)
 
 
 def test_the_rates_of_blocks_that_nobody_knows_are_refused():

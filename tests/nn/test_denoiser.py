@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -113,7 +114,8 @@ def test_golden_reverse_loop(golden, variables, features, num_steps):
 
 def small(**options) -> Denoiser:
     trunk = ResNet(stage_sizes=(1, 1), width=8, stem="small")
-    return Denoiser(num_classes=5, encoder=trunk, feature_dim=16, num_train_steps=10, **options)
+    options = {"encoder": trunk} | options
+    return Denoiser(num_classes=5, feature_dim=16, num_train_steps=10, **options)
 
 
 def some_variables(net: Denoiser, *priors: Prior):
@@ -146,6 +148,35 @@ def test_map_of_labels_is_a_batch_of_labels():
         False,
     )
     np.testing.assert_allclose(ours.reshape(18, 5), flat, atol=1e-5)
+
+
+def test_without_an_encoder_the_features_that_are_given_are_embedded():
+    image, nothing = jnp.zeros((2, 8, 8, 3)), jnp.zeros((2, 0, 8, 8, 3))
+    prior = Prior(jnp.zeros((2, 5)), jnp.zeros((2, 5)), 0)
+    pooled = jnp.asarray(np.random.default_rng(0).standard_normal((2, 16)), jnp.float32)
+
+    def shapes(net):
+        given = image, nothing, (prior,), pooled
+        init = partial(net.init, method="initialize")
+        return jax.eval_shape(lambda key: init(key, *given), jax.random.key(0))
+
+    own, without = small(), small(encoder=None)
+    variables = arbitrary_variables(shapes(own))
+    rest = {kind: {**tree} for kind, tree in variables.items()}
+    trunk = {kind: tree.pop("encoder") for kind, tree in rest.items()}
+    assert jax.tree.map(jnp.shape, rest) == jax.tree.map(jnp.shape, shapes(without))
+
+    def encode(net, variables, *given) -> Any:
+        return net.apply(variables, image, nothing, False, *given, method="encode")
+
+    assert own.encoder is not None
+    features: Any = own.encoder.apply(trunk, image, False)
+    theirs = encode(own, variables)
+    np.testing.assert_allclose(encode(without, rest, features.mean((1, 2))), theirs, atol=1e-6)
+    # An encoder of its own has the word, whatever else is known of the image.
+    np.testing.assert_array_equal(encode(own, variables, pooled), theirs)
+    with pytest.raises(AssertionError, match="the image's features have to be given"):
+        encode(without, rest)
 
 
 def test_projections_differ_and_share_the_rest():

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from diffmic_jax.errors import InputError
-from diffmic_jax.nn import names, state_dict, trunks, weights
+from diffmic_jax.nn import names, state_dict, trunks, vit, weights
 from diffmic_jax.nn.baselines.pvt import PVT
 from diffmic_jax.nn.baselines.swin import Swin
 from diffmic_jax.nn.vit import ViT
@@ -60,6 +60,20 @@ def test_a_transformer_answers_with_timms_weights_as_timm_does(golden, tmp_path,
     image = np.random.default_rng(0).normal(size=(2, side, side, 3)).astype(np.float32)
     features = jax.jit(partial(trunk.apply, train=False))(variables, image).mean((1, 2))
     np.testing.assert_allclose(features, g[f"{name}_features"], atol=5e-6)
+
+
+def test_a_vit_reads_its_positions_as_timm_does(golden, tmp_path):
+    # timm 1.0.31 with the same weights and dynamic_img_size=True: the class token.
+    g = golden("timm")
+    state = {key.removeprefix("vit/"): x for key, x in g.items() if key.startswith("vit/")}
+    state_dict.write(tmp_path / "w.safetensors", state)
+    table: Any = vit.DEIT["table"]
+    trunk = ViT(depth=2, num_features=8, num_heads=2, class_token=True, table=table)
+    variables = weights.trunk_variables(trunk, tmp_path / "w.safetensors")
+    image = np.random.default_rng(0).normal(size=(2, 96, 160, 3)).astype(np.float32)
+    features = jax.jit(partial(trunk.apply, train=False))(variables, image).mean((1, 2))
+    expected = golden("timm_foundation")["vit_96x160"]
+    np.testing.assert_allclose(features, expected, atol=5e-6)
 
 
 def test_weights_of_another_network_are_refused_by_name(tmp_path):

@@ -61,6 +61,50 @@ def test_trunks_start_from_the_weights_that_are_named(tmp_path, tiny_data, caplo
     }
 
 
+def test_a_trunk_of_its_own_for_the_regions_takes_the_weights_published_of_it(
+    tmp_path, tiny_data, caplog, monkeypatch
+):
+    named = write_weights(tmp_path / "w.safetensors")
+    published = write_weights(tmp_path / "v.safetensors", seed=1)
+    # The small stem and the width of the tests have no published weights.
+    monkeypatch.setattr(trunks, "published", lambda name, **_: str(tmp_path / "v.safetensors"))
+    monkeypatch.setitem(trunks._TRUNKS, "tiny2", trunks.entry("tiny"))
+    config = tiny.make_config(
+        tiny_data,
+        guidance__local_trunk="tiny2",
+        guidance__pretrained=str(tmp_path / "w.safetensors"),
+    )
+    with caplog.at_level("INFO", "diffmic_jax"):
+        found, origins = tiny.open_run(config, tmp_path / "run").initial_state()
+    for trunk, theirs, file in (
+        ("global_trunk", named, "w.safetensors"),
+        ("local_trunk", published, "v.safetensors"),
+    ):
+        kernel = found.params["guidance"][trunk]["conv1"]["kernel"]
+        np.testing.assert_array_equal(kernel, theirs["conv1.weight"].transpose(2, 3, 1, 0))
+        assert f"guidance starts with {trunk} from {tmp_path / file}" in caplog.text
+        assert f"{trunk} {tmp_path / file}" in origins["guidance"]
+    config = config.changed({"guidance.pretrained": ""})
+    _, origins = tiny.open_run(config, tmp_path / "run").initial_state()
+    assert origins == {"guidance": "random", "denoiser": "random"}
+
+
+def test_a_shared_trunk_starts_from_one_file_with_two_sets_of_statistics(tmp_path, tiny_data):
+    state = write_weights(tmp_path / "w.safetensors")
+    config = tiny.make_config(
+        tiny_data,
+        guidance__local_trunk="shared",
+        guidance__pretrained=str(tmp_path / "w.safetensors"),
+        denoiser__encoder="guidance",
+    )
+    found, origins = tiny.open_run(config, tmp_path / "run").initial_state()
+    assert "local_trunk" not in found.params["guidance"]
+    for place in ("global_trunk", "local_trunk"):
+        mean = found.batch_stats["guidance"][place]["layer1_0"]["bn1"]["mean"]
+        np.testing.assert_array_equal(mean, state["layer1.0.bn1.running_mean"])
+    assert origins == {"guidance": config.guidance.pretrained, "denoiser": "the guidance"}
+
+
 def test_weights_that_cannot_be_had_leave_the_workdir_free(tmp_path, tiny_data):
     config = tiny.make_config(tiny_data, guidance__pretrained="nowhere.safetensors")
     with pytest.raises(InputError, match=r"config\.guidance\.pretrained='nowhere.safetensors'"):
@@ -71,7 +115,7 @@ def test_weights_that_cannot_be_had_leave_the_workdir_free(tmp_path, tiny_data):
 def test_starting_from_scratch_is_logged(tiny_data, caplog):
     config = tiny.make_config(tiny_data, guidance__pretrained="")
     with caplog.at_level("INFO", "diffmic_jax"):
-        assert pretrained._weights("guidance", config) == (None, "random")
+        assert pretrained._weights("guidance", "tiny", "", config) == (None, "random")
     assert "guidance starts from random weights, since config.guidance.pretrained=''" in caplog.text
 
 
@@ -95,7 +139,7 @@ def test_weights_that_nobody_asked_for_by_name_may_be_absent(
     config = tiny.make_config(
         tiny_data, model__stem="imagenet", model__width=width, guidance__backbone=backbone
     )
-    assert pretrained._weights("guidance", config) == (None, "random")
+    assert pretrained._weights("guidance", backbone, "auto", config) == (None, "random")
     (record,) = caplog.records
     assert record.levelname == "WARNING"
     assert (
@@ -108,7 +152,8 @@ def test_imagenet_weights_are_taken_where_they_are(tiny_data, tmp_path, monkeypa
     config = tiny.make_config(
         tiny_data, model__stem="imagenet", model__width=64, guidance__backbone="resnet50"
     )
-    assert pretrained._weights("guidance", config) == (tmp_path / "r50", "timm/resnet50.tv_in1k")
+    found = pretrained._weights("guidance", "resnet50", "auto", config)
+    assert found == (tmp_path / "r50", "timm/resnet50.tv_in1k")
 
 
 def test_a_network_without_statistics_takes_weights_too(tmp_path, tiny_data):

@@ -68,4 +68,5 @@ class PlainClassifier(nn.Module):
             patches=patches,
             attention=attention,
             features=pooled,
+            pooled=pooled,
         )

@@ -8,11 +8,14 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float
 
 from diffmic_jax.nn.depthwise import depthwise
 from diffmic_jax.nn.entry import TrunkEntry
+from diffmic_jax.nn.layers import DropPath
 from diffmic_jax.nn.names import MLP, Map, block
+from diffmic_jax.nn.preprocess import IMAGENET_BICUBIC
 from diffmic_jax.nn.vit import small
 from diffmic_jax.types import Array
 
@@ -23,10 +26,12 @@ class Block(nn.Module):
     num_heads: int
     reduction: int
     mlp_ratio: int
+    drop_path: float = 0.0
+    """Share of the images that leave each of its halves out in training."""
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w f"]) -> Float[Array, "b h w f"]:
+    def __call__(self, x: Float[Array, "b h w f"], train: bool) -> Float[Array, "b h w f"]:
         """[B, H, W, F] -> [B, H, W, F]."""
         norm = partial(nn.LayerNorm, dtype=self.dtype, use_fast_variance=False)
         dense = partial(nn.Dense, dtype=self.dtype, kernel_init=small)
@@ -51,7 +56,8 @@ class Block(nn.Module):
         keys, values = jnp.split(dense(2 * features, name="kv")(source), 2, axis=-1)
         query = dense(features, name="q")(y)
         seen = jax.nn.dot_product_attention(heads(query), heads(keys), heads(values))
-        x = x + dense(features, name="proj")(seen.reshape(x.shape))
+        drop = partial(DropPath(rate=self.drop_path), train=train)
+        x = x + drop(dense(features, name="proj")(seen.reshape(x.shape)))
         y = dense(self.mlp_ratio * features, name="fc1")(norm(epsilon=1e-6, name="norm2")(x))
         # Its zero padding takes the place of position embeddings.
         depthwise = partial(
@@ -61,7 +67,7 @@ class Block(nn.Module):
             conv_general_dilated=_convolve_depthwise,
         )
         y = depthwise(y.shape[-1], (3, 3), padding=1, name="depthwise")(y)
-        return x + dense(features, name="fc2")(jax.nn.gelu(y, approximate=False))
+        return x + drop(dense(features, name="fc2")(jax.nn.gelu(y, approximate=False)))
 
 
 def _convolve_depthwise(
@@ -79,16 +85,32 @@ class PVT(nn.Module):
     widths: tuple[int, ...]
     num_heads: tuple[int, ...]
     mlp_ratios: tuple[int, ...]
+    drop_path: float = 0.0
+    """As in `ResNet`."""
     dtype: Any = jnp.float32
 
-    @nn.compact
+    preprocess = IMAGENET_BICUBIC
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Of each stage, as `Trunk` has it."""
+        return tuple(4 << stage for stage in range(len(self.depths)))
+
     def __call__(
         self, image: Float[Array, "b h w 3"], train: bool
     ) -> Float[Array, "b _ _ {self.widths[-1]}"]:
         """[B, H, W, 3] -> [B, H / 32, W / 32, last width]; sides are multiples of 32."""
-        del train
+        return self.pyramid(image, train)[self.strides[-1]]
+
+    @nn.compact
+    def pyramid(
+        self, image: Float[Array, "b h w 3"], train: bool
+    ) -> dict[int, Float[Array, "b _ _ _"]]:
+        """The features of every stage, as `Trunk` has it."""
+        rates = iter(np.linspace(0, self.drop_path, sum(self.depths)).tolist())
         norm = partial(nn.LayerNorm, dtype=self.dtype, use_fast_variance=False)
         x = image
+        stages = []
         sizes = zip(self.depths, self.widths, self.num_heads, self.mlp_ratios, strict=True)
         for stage, (depth, width, heads, ratio) in enumerate(sizes):
             side, step = (3, 2) if stage else (7, 4)
@@ -99,9 +121,20 @@ class PVT(nn.Module):
                 Block, num_heads=heads, reduction=8 >> stage, mlp_ratio=ratio, dtype=self.dtype
             )
             for i in range(depth):
-                x = kind(name=f"stage{stage}_{i}")(x)
+                x = kind(drop_path=next(rates), name=f"stage{stage}_{i}")(x, train)
             x = norm(epsilon=1e-6, name=f"norm{stage}")(x)
-        return x
+            stages.append(x)
+        return dict(zip(self.strides, stages, strict=True))
+
+    def blocks(self) -> tuple[tuple[str, ...], ...]:
+        """Every block, with what leads to its stage or the norm behind it, as `Trunk` has it."""
+        groups: list[tuple[str, ...]] = []
+        for stage, depth in enumerate(self.depths):
+            names: list[tuple[str, ...]] = [(f"stage{stage}_{i}",) for i in range(depth)]
+            names[0] = (f"embed{stage}", f"embed{stage}_norm", *names[0])
+            names[-1] = (*names[-1], f"norm{stage}")
+            groups += names
+        return tuple(groups)
 
     def torch_names(self) -> Map:
         """A pyramid vision transformer v2 of timm."""
@@ -136,6 +169,7 @@ TRUNKS = {
             num_heads=(1, 2, 5, 8),
             mlp_ratios=(8, 8, 4, 4),
         ),
+        options=("drop_path",),
         multiple=32,
         published="timm/pvt_v2_b2.in1k",
     )

@@ -11,8 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Integer, Shaped
 
-from diffmic_jax.nn.entry import TrunkEntry
+from diffmic_jax.nn.entry import TrunkEntry, staged_blocks
+from diffmic_jax.nn.layers import DropPath
 from diffmic_jax.nn.names import Map, block
+from diffmic_jax.nn.preprocess import IMAGENET_BICUBIC
 from diffmic_jax.nn.vit import small
 from diffmic_jax.types import Array
 
@@ -73,10 +75,12 @@ class Block(nn.Module):
 
     num_heads: int
     shifted: bool
+    drop_path: float = 0.0
+    """Share of the images that leave each of its halves out in training."""
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w f"]) -> Float[Array, "b h w f"]:
+    def __call__(self, x: Float[Array, "b h w f"], train: bool) -> Float[Array, "b h w f"]:
         """[B, H, W, F] -> [B, H, W, F]."""
         norm = partial(nn.LayerNorm, epsilon=1e-5, dtype=self.dtype, use_fast_variance=False)
         dense = partial(nn.Dense, dtype=self.dtype, kernel_init=small)
@@ -87,9 +91,10 @@ class Block(nn.Module):
         y = jnp.roll(norm(name="norm1")(x), (-shift, -shift), (1, 2))
         mask = neighbours(height, width, side, shift) if shift else None
         seen = self._attend(to_windows(y, side), dense, side, mask)
-        x = x + jnp.roll(from_windows(seen, height, width), (shift, shift), (1, 2))
+        drop = partial(DropPath(rate=self.drop_path), train=train)
+        x = x + drop(jnp.roll(from_windows(seen, height, width), (shift, shift), (1, 2)))
         y = dense(4 * features, name="fc1")(norm(name="norm2")(x))
-        return x + dense(features, name="fc2")(jax.nn.gelu(y, approximate=False))
+        return x + drop(dense(features, name="fc2")(jax.nn.gelu(y, approximate=False)))
 
     def _attend(self, x: Array, dense: Any, side: int, mask: np.ndarray | None) -> Any:
         """Self-attention within windows [B, windows, N, F]."""
@@ -115,14 +120,29 @@ class Swin(nn.Module):
     depths: tuple[int, ...]
     num_heads: tuple[int, ...]
     width: int
+    drop_path: float = 0.0
+    """As in `ResNet`."""
     dtype: Any = jnp.float32
 
-    @nn.compact
+    preprocess = IMAGENET_BICUBIC
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Of each stage, as `Trunk` has it."""
+        return tuple(PATCH << stage for stage in range(len(self.depths)))
+
     def __call__(
         self, image: Float[Array, "b h w 3"], train: bool
     ) -> Float[Array, "b _ _ {self.width*2**(len(self.depths)-1)}"]:
         """[B, H, W, 3] -> [B, H / 32, W / 32, 8 width]; sides are multiples of 32."""
-        del train
+        return self.pyramid(image, train)[self.strides[-1]]
+
+    @nn.compact
+    def pyramid(
+        self, image: Float[Array, "b h w 3"], train: bool
+    ) -> dict[int, Float[Array, "b _ _ _"]]:
+        """The features of every stage, as `Trunk` has it; only the last are normalised."""
+        rates = iter(np.linspace(0, self.drop_path, sum(self.depths)).tolist())
         norm = partial(nn.LayerNorm, epsilon=1e-5, dtype=self.dtype, use_fast_variance=False)
         embed = nn.Conv(
             self.width,
@@ -133,6 +153,7 @@ class Swin(nn.Module):
             name="patches",
         )
         x: Array = norm(name="patches_norm")(embed(image))
+        stages = []
         for stage, (depth, heads) in enumerate(zip(self.depths, self.num_heads, strict=True)):
             if stage:
                 # Four neighbours become one token of twice the features.
@@ -141,10 +162,15 @@ class Swin(nn.Module):
                 merge = partial(nn.Dense, use_bias=False, dtype=self.dtype, kernel_init=small)
                 x = merge(x.shape[-1] // 2, name=f"merge{stage}")(x)
             for i in range(depth):
-                name = f"stage{stage}_{i}"
-                x = Block(num_heads=heads, shifted=i % 2 == 1, dtype=self.dtype, name=name)(x)
-        x = norm(name="norm")(x)
-        return x
+                make = partial(Block, num_heads=heads, shifted=i % 2 == 1, dtype=self.dtype)
+                x = make(drop_path=next(rates), name=f"stage{stage}_{i}")(x, train)
+            stages.append(x)
+        stages[-1] = norm(name="norm")(x)
+        return dict(zip(self.strides, stages, strict=True))
+
+    def blocks(self) -> tuple[tuple[str, ...], ...]:
+        """As `Trunk` has it."""
+        return staged_blocks(self.depths, ("patches", "patches_norm"), ("merge{}_norm", "merge{}"))
 
     def torch_names(self) -> Map:
         """A Swin transformer of timm; tables that follow from the sizes are left out."""
@@ -166,6 +192,7 @@ TRUNKS = {
     "swin_t": TrunkEntry(
         kind="swin",
         make=partial(Swin, depths=(2, 2, 6, 2), num_heads=(3, 6, 12, 24), width=96),
+        options=("drop_path",),
         multiple=32,
         published="timm/swin_tiny_patch4_window7_224.ms_in1k",
         aliases=("swin_tiny_patch4_window7_224",),
