@@ -82,6 +82,12 @@ def _check_guidance(config: Config) -> None:
                 "takes labels of one class; give guidance.loss=fused, branches, ohem or "
                 "logit_adjusted"
             )
+    alone = guidance.network == "classifier" and not config.denoiser.encoder
+    if guidance.mix in ("cutmix", "both") and guidance.tune == "head" and alone:
+        raise InputError(
+            f"config.guidance.mix={guidance.mix} cuts images, but with config.guidance.tune=head "
+            "a classifier learns from their features; give none or mixup"
+        )
     if guidance.drop_path and guidance.tune != "full":
         raise InputError(
             f"config.guidance.drop_path={guidance.drop_path:g} needs config.guidance.tune=full, "

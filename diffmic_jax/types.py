@@ -24,8 +24,11 @@ Timestep: TypeAlias = Integer[Array, ""] | Integer[Array, " b *l"] | int | np.in
 class Batch(NamedTuple):
     """Images and their labels, padded to a fixed size."""
 
-    image: UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"]
-    """[B, H, W, 3] uint8, or float32 and normalised."""
+    image: UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"] | Float[Array, "b *m f"]
+    """[B, H, W, 3] uint8, or float32 and normalised.
+
+    Where `Method.on_features`, [B, F] features of images to train on, and [B, M, F] of images and
+    their mirrored copies to predict."""
     label: Int32[Array, " b"] | Float[Array, "b c"]
     """[B] int32 class indices, or [B, C] multi-hot."""
     mask: Float[Array, " b"]

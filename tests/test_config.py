@@ -232,6 +232,11 @@ def test_a_number_has_to_be_finite(value):
             {"guidance.drop_path": 0.1, "guidance.tune": "head"},
             "config.guidance.drop_path=0.1 needs config.guidance.tune=full, not head, whose ",
         ),
+        (
+            "classifier",
+            {"guidance.mix": "both", "guidance.tune": "head"},
+            "config.guidance.mix=both cuts images, but with config.guidance.tune=head a ",
+        ),
     ],
 )
 def test_values_that_do_not_go_together_are_refused(recipe, changes, message):

@@ -46,7 +46,8 @@ class Examples:
     records: tuple[Record, ...]
     label: np.ndarray
     """[N] int32 class indices, or [N, C] zeros and ones."""
-    pixels: CachedPixels
+    pixels: Callable[[np.ndarray], np.ndarray]
+    """[n] rows of the cache -> [n, S, S, 3] uint8; float32 where features stand for images."""
     rows: np.ndarray
     """[N] where in the cache each record is."""
 
@@ -167,10 +168,10 @@ class _Store:
         try:
             self._load(shape)
         except (OSError, ValueError, EOFError):  # new, or damaged
-            _check_space(home, count * size * size * 3)
+            check_space(home, count * size * size * 3, "a smaller config.data.image_size")
             self.path.unlink(missing_ok=True)  # a process that reads the old one keeps it
             np.lib.format.open_memmap(self.path, "w+", np.uint8, shape)
-            _reserve(self.path)
+            reserve(self.path)
             self._write({}, np.zeros(count, np.uint64))
             self._load(shape)
 
@@ -208,7 +209,7 @@ class _Store:
             os.replace(part, path)
 
 
-def _reserve(path: Path) -> None:
+def reserve(path: Path) -> None:
     """Reserve a file's space: writing to a memory map on a full disk kills the process."""
     if hasattr(os, "posix_fallocate"):
         with path.open("r+b") as file:
@@ -258,12 +259,17 @@ def _number(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") | 1
 
 
-def _check_space(home: Path, needed: int) -> None:
+def check_space(home: Path, needed: int, fix: str) -> None:
+    """Refuse to write more bytes than there is space for.
+
+    Raises:
+      InputError: naming the folder, and what would need less.
+    """
     free = shutil.disk_usage(home).free
     if needed > free:
         raise InputError(
             f"config.data.cache_dir: {home} needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are "
-            "free; name another folder or choose a smaller config.data.image_size"
+            f"free; name another folder or choose {fix}"
         )
 
 

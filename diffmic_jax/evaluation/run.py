@@ -31,10 +31,10 @@ from diffmic_jax.training.state import Purpose
 def validator(run: TrainingRun) -> Validate:
     """A function from a training state to its defined scalar metrics on the validation part."""
     prepare = make_predictor(run.method, run.mesh)
-    examples, batching = run.dataset.examples["validation"], _batching(run.config, run.mesh)
+    batching = _batching(run.config, run.mesh)
 
     def validate(state: TrainState) -> dict[str, float]:
-        batches = loader.eval_batches(examples, batching)
+        batches = loader.eval_batches(run.inputs("validation", state), batching)
         predictor = prepare(state.variables(average=run.config.train.ema))
         outputs = predict_batches(predictor, batches, run.key(Purpose.SAMPLING))
         scores = score(outputs, run.dataset.task)

@@ -91,6 +91,12 @@ class Method:
         return preprocess.of(self.guidance.global_trunk)
 
     @property
+    def on_features(self) -> bool:
+        """Whether training can see features for images: nothing that reads these learns."""
+        plain = isinstance(self.guidance, PlainClassifier) and self.denoiser is None
+        return plain and self.optimization.tuning.tune == "head"
+
+    @property
     def num_steps(self) -> int:
         """Training steps in all phases."""
         return sum(phase.steps for phase in self.phases)

@@ -17,6 +17,9 @@ from diffmic_jax.nn import folded
 from diffmic_jax.nn.folded import Folded
 from diffmic_jax.types import Array, Batch, Guidance, Prediction, Variables
 
+FEATURES = 3
+"""Axes of features in a batch; images have four."""
+
 
 def predict_step(
     method: Method, variables: Variables, batch: Batch, key: Array, ready: Folded | None = None
@@ -33,7 +36,8 @@ def predict_step(
     Args:
       method: static under `jit`.
       variables: parameters and statistics, keyed by network.
-      batch: images as bytes or normalised; labels are not used, padding rows get a result too.
+      batch: images as bytes or normalised, or features [B, M, F] of each image and its mirrored
+        copies; labels are not used, padding rows get a result too.
       key: random key of the samples.
       ready: `fold` of the method and the variables; None computes it here.
     """
@@ -41,12 +45,13 @@ def predict_step(
     ready = fold(method, variables) if ready is None else ready
     copies = MIRRORS[method.sampling.flips]
     noise = None if ready is None else _noise(method, batch, key, len(copies))
-    if len(copies) == 1:
-        return _predict(method, variables, batch, noise, ready)
-    images = jnp.stack([jnp.flip(batch.image, axes) for axes in copies], axis=1)
     # The copies of an image stay together, so that devices which share a batch share it evenly.
+    images = batch.image
+    if images.ndim != FEATURES:
+        images = jnp.stack([jnp.flip(images, axes) for axes in copies], axis=1)
     rows = batch._replace(image=images.reshape(-1, *images.shape[2:]))
-    return _mean_over_copies(method, _predict(method, variables, rows, noise, ready), len(copies))
+    found = _predict(method, variables, rows, noise, ready)
+    return found if len(copies) == 1 else _mean_over_copies(method, found, len(copies))
 
 
 def _predict(
@@ -72,7 +77,7 @@ def _mean_over_copies(method: Method, found: Prediction, copies: int) -> Predict
         return rows.reshape(-1, copies, rows.shape[-1]).mean(axis=1)
 
     def of_image(rows: Array) -> Array:
-        return rows.reshape(-1, copies, *rows.shape[1:])[:, 0]
+        return rows[::copies]
 
     link = method.task.link
     guidance = jax.tree.map(of_image, found.guidance)

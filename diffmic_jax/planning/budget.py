@@ -18,11 +18,12 @@ from jax.experimental import multihost_utils
 
 from diffmic_jax.config import Config
 from diffmic_jax.data import loader
+from diffmic_jax.data.cache import Examples
 from diffmic_jax.errors import InputError
 from diffmic_jax.inference.predict import make_predictor
 from diffmic_jax.method.build import Phase
 from diffmic_jax.method.train_step import train_step
-from diffmic_jax.training import parallel
+from diffmic_jax.training import features, parallel
 from diffmic_jax.training.run import TrainingRun
 from diffmic_jax.training.state import Purpose, fresh_state
 from diffmic_jax.types import Batch
@@ -94,10 +95,14 @@ def measure(run: TrainingRun) -> Cost:
     last = run.method.phases[-1]
     warmup = sum(steps[phase] * phase.steps for phase in run.method.phases if phase is not last)
     validation = counts.get("validation", 0) * image
-    per_epoch = run.method.steps_per_epoch * steps[last] + validation + SAVING
+    validations, cached = validation, 0.0
+    if run.method.on_features:
+        # Then it is the features that take the time, once.
+        validations, cached = 0.0, validation + run.config.guidance.views * counts["train"] * image
+    per_epoch = run.method.steps_per_epoch * steps[last] + validations + SAVING
     # The run compiles once more what was compiled here.
     return Cost(
-        start=used + compiled,
+        start=used + compiled + cached,
         warmup=warmup,
         epoch=per_epoch,
         end=validation + counts.get("test", 0) * image + 2 * compiled,
@@ -132,8 +137,19 @@ def _training(run: TrainingRun) -> tuple[dict[Phase, float], float]:
 
 def _batches(run: TrainingRun) -> Generator[Batch, None, None]:
     """Training batches without end, as training reads and augments them."""
+    examples = _examples(run)
     while True:
-        yield from run.batches(0)
+        yield from run.batches(0, examples)
+
+
+def _examples(run: TrainingRun) -> Examples:
+    """What training reads; zeros for features, since to compute these would take long."""
+    images = run.dataset.examples["train"]
+    if not run.method.on_features:
+        return images
+    shape = (run.config.guidance.views, features.width(run.method))
+    rows = np.arange(len(images))
+    return dataclasses.replace(images, pixels=features.Zeros(shape), rows=rows)
 
 
 def _prediction(run: TrainingRun) -> tuple[float, float]:

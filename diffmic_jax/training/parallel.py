@@ -84,6 +84,11 @@ def make_mesh(model_shards: int = 1) -> Mesh:
     return Mesh(grid, ("data", "model"), axis_types=(AxisType.Auto,) * 2)
 
 
+def own_mesh() -> Mesh:
+    """The devices of this process alone, along `data`."""
+    return Mesh(np.array(jax.local_devices()), ("data",), axis_types=(AxisType.Auto,))
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """The sharding of what every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())
@@ -202,6 +207,13 @@ def augmented(
             batch = from_local_rows(mesh, batch)
             # A plain integer would be compiled in, a step at a time.
             yield batch._replace(image=compiled(batch.image, batch.index, np.uint32(number)))
+
+
+def placed(mesh: Mesh, batches: Generator[Batch, None, None]) -> Generator[Batch, None, None]:
+    """Global batches on the devices, of which every process gives its own rows."""
+    with contextlib.closing(batches):
+        for batch in batches:
+            yield from_local_rows(mesh, batch)
 
 
 def jit_train(mesh: Mesh, step: Callable, state: Any) -> Callable:

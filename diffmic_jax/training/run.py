@@ -17,14 +17,17 @@ from jax.sharding import Mesh
 
 from diffmic_jax.config import Config
 from diffmic_jax.data import loader, sources, transforms
+from diffmic_jax.data.cache import Examples
 from diffmic_jax.data.dataset import Dataset
 from diffmic_jax.data.files import write_json, write_table, write_text
+from diffmic_jax.data.places import user_cache
 from diffmic_jax.errors import InputError
 from diffmic_jax.method.build import Method, Phase, build
 from diffmic_jax.method.state import TrainState
 from diffmic_jax.method.train_step import train_step
 from diffmic_jax.training import parallel
 from diffmic_jax.training.checkpoint import Checkpoints
+from diffmic_jax.training.features import FeatureCache, of_random_views
 from diffmic_jax.training.guards import StopRequest, Watchdog
 from diffmic_jax.training.log import TrainingLog
 from diffmic_jax.training.loop import Guards, Loop, Metrics
@@ -51,6 +54,8 @@ class TrainingRun:
     where training goes on."""
     began: float = dataclasses.field(default_factory=time.monotonic)
     """When the time of `train.max_minutes` began."""
+    _features: dict[str, Examples] = dataclasses.field(default_factory=dict, init=False)
+    """By part, what `inputs` has found."""
 
     @classmethod
     def open(
@@ -107,7 +112,8 @@ class TrainingRun:
                 training_log.networks(state.params, start)
                 loop = self._loop(checkpoints, meta, training_log)
                 panel = Panel.of(self.method, self.dataset.examples["validation"], training_log)
-                loop.run(state, self.batches(start), panel.before(validate) if panel else None)
+                batches = self.batches(start, self.inputs("train", state))
+                loop.run(state, batches, panel.before(validate) if panel else None)
 
     def initial_state(self) -> tuple[TrainState, dict[str, str]]:
         """Fresh parameters, on the mesh, with the pretrained trunks that are asked for.
@@ -149,8 +155,34 @@ class TrainingRun:
             skipped = self.dataset.skipped.items()
             write_table(self.workdir / "skipped.csv", ("image", "reason"), skipped)
 
-    def batches(self, start: int) -> Generator[Batch, None, None]:
-        """The batches from step `start` on, augmented on the devices."""
+    def inputs(self, part: str, state: TrainState) -> Examples:
+        """What a network is given of a part in training: images, or features that stand for them.
+
+        Raises:
+          InputError: the cache of features cannot be written.
+        """
+        images = self.dataset.examples[part]
+        if not self.method.on_features:
+            return images
+        if part not in self._features:
+            cache_dir = self.config.data.cache_dir
+            cache = FeatureCache(
+                config=self.config,
+                method=self.method,
+                key=self.key(Purpose.VIEWS),
+                folder=Path(cache_dir) if cache_dir else user_cache(),
+            )
+            take = cache.views if part == "train" else cache.copies
+            self._features[part] = take(images, state.variables())
+        return self._features[part]
+
+    def batches(self, start: int, examples: Examples) -> Generator[Batch, None, None]:
+        """The batches from step `start` on, on the devices, augmented.
+
+        Args:
+          start: the first step.
+          examples: of training, from `inputs`.
+        """
         data = self.config.data
         batching = loader.Batching(
             batch_size=self.config.train.batch_size,
@@ -159,13 +191,16 @@ class TrainingRun:
             num_workers=data.num_workers,
         )
         batches = loader.train_batches(
-            self.dataset.examples["train"],
+            examples,
             batching,
             seed=self.config.seed,
             num_steps=self.method.num_steps,
             start_step=start,
             balance=data.balance,
         )
+        if self.method.on_features:
+            views = of_random_views(batches, batching, self.config.seed, start)
+            return parallel.placed(self.mesh, views)
         augment = partial(transforms.augment, own=data)
         return parallel.augmented(self.mesh, batches, augment, self.key(Purpose.AUGMENT), start)
 

@@ -23,6 +23,7 @@ class Purpose(enum.IntEnum):
     TRAIN = 1
     SAMPLING = 2
     AUGMENT = 3
+    VIEWS = 4
 
 
 def run_key(seed: int, purpose: Purpose) -> Array:

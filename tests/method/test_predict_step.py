@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ import pytest
 
 from diffmic_jax.method.build import Method
 from diffmic_jax.method.predict_step import fold, predict_step
+from diffmic_jax.method.train_step import guide
 from diffmic_jax.types import Batch, Prediction, Variables
 from tests.tiny import make_method, variables_of
 
@@ -124,6 +126,22 @@ def test_without_a_denoiser_flips_give_the_mean_probability_over_the_copies(slan
     for name in ("corners", "saliency", "patches", "attention", "features"):
         ours, theirs = getattr(found.guidance, name), getattr(alone[0].guidance, name)
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize("flips", ["none", "both"])
+def test_features_of_the_copies_stand_for_the_image(slanted, flips):
+    method = make_method("classifier", guidance__tune="head", sampling__flips=flips)
+    variables = variables_of(method)
+    run = jax.jit(lambda v, b: predict_step(method, v, b, jax.random.key(7)))
+    copies = [mirrored(slanted, *axes) for axes in COPIES.get(flips, [()])]
+    alone = jax.jit(partial(guide, method, variables))
+    seen = np.stack([alone(copy).features for copy in copies], axis=1)
+    assert seen.shape == (8, len(copies), 16)
+    of_features = run(variables, slanted._replace(image=seen))
+    of_images = run(variables, slanted)
+    for name in ("probabilities", "spread", "y0_hat"):
+        ours, theirs = getattr(of_features, name), getattr(of_images, name)
+        np.testing.assert_allclose(ours, theirs, atol=1e-5, err_msg=name)
 
 
 def test_with_flips_an_image_and_its_mirror_images_get_the_same_prediction(slanted):

@@ -49,8 +49,23 @@ def test_a_run_that_was_begun_keeps_its_epochs(tmp_path, tiny_data, monkeypatch)
         api.train(config.changed({"train.batch_size": 2}), tmp_path / "run", minutes=3.25)
 
 
-def test_every_part_of_a_run_takes_some_time(tmp_path, tiny_data):
-    run = tiny.open_run(tiny.make_config(tiny_data), tmp_path)
+@pytest.mark.parametrize(
+    ("recipe", "changes"), [("v1", {}), ("classifier", {"guidance__tune": "head"})]
+)
+def test_every_part_of_a_run_takes_some_time(tmp_path, tiny_data, recipe, changes):
+    run = tiny.open_run(tiny.make_config(tiny_data, recipe, **changes), tmp_path)
     cost = budget.measure(run)
     assert min(dataclasses.astuple(cost)) > 0
     assert not list(tmp_path.rglob("*"))
+
+
+def test_the_features_of_a_head_take_time_once(tmp_path, tiny_data, monkeypatch):
+    config = tiny.make_config(tiny_data, "classifier", guidance__warmup_epochs=0)
+    monkeypatch.setattr(budget, "_prediction", lambda run: (1.0, 0.0))  # a second per image
+    monkeypatch.setattr(budget, "_training", lambda run: (dict.fromkeys(run.method.phases, 0.0), 0))
+    whole = budget.measure(tiny.open_run(config, tmp_path))
+    assert (whole.start, whole.epoch) == (0, tiny.VALIDATION + budget.SAVING)
+    head = config.changed({"guidance.tune": "head", "guidance.views": 3})
+    once = budget.measure(tiny.open_run(head, tmp_path))
+    assert (once.start, once.epoch) == (3 * tiny.TRAIN + tiny.VALIDATION, budget.SAVING)
+    assert once.end == whole.end

@@ -12,24 +12,24 @@ import pytest
 
 from diffmic_jax import api
 from diffmic_jax.cli import process as command
+from diffmic_jax.data.cache import Examples
 from diffmic_jax.errors import Interrupted, NonFiniteLossError
 from diffmic_jax.method.state import TrainState
-from diffmic_jax.training import parallel
 from diffmic_jax.training.checkpoint import Checkpoints
+from diffmic_jax.training.run import TrainingRun
 from diffmic_jax.types import Batch
 from tests import tiny
 
 
 def before_step(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[Batch], Batch]) -> None:
     """Let `act` see and change the batch of a step (the first is 1)."""
-    real = parallel.augmented
+    real = TrainingRun.batches
 
-    def augmented(mesh, batches, augment, key, start_step: int) -> Generator[Batch, None, None]:
-        stream = real(mesh, batches, augment, key, start_step)
-        for number, batch in enumerate(stream, start_step + 1):
+    def batches(run: TrainingRun, start: int, examples: Examples) -> Generator[Batch, None, None]:
+        for number, batch in enumerate(real(run, start, examples), start + 1):
             yield act(batch) if number == step else batch
 
-    monkeypatch.setattr(parallel, "augmented", augmented)
+    monkeypatch.setattr(TrainingRun, "batches", batches)
 
 
 def press_ctrl_c(batch: Batch) -> Batch:

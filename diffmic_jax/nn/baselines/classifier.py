@@ -26,13 +26,21 @@ class PlainClassifier(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, image: Float[Array, "b h w 3"], train: bool) -> Guidance:
+    def __call__(
+        self, image: Float[Array, "b h w 3"] | Float[Array, "b f"], train: bool
+    ) -> Guidance:
         """Classify [B, H, W, 3]; logits are at least float32.
+
+        In the place of images it takes the means [B, F] of the features that its trunk has for
+        them, and leaves the trunk out.
 
         The logits of both branches are the same, and K is 0. The saliency is the class activation
         map (Zhou et al. 2016), whose mean is the logits, since the layer is linear.
         """
-        features = self.global_trunk(image, train)
+        if image.ndim == 4:
+            features = self.global_trunk(image, train)
+        else:
+            features = image[:, None, None].astype(self.dtype)
         pooled = features.mean((1, 2))
         if self.cosine_scale:
             # Not the norm, which has no gradient where all features are 0.
