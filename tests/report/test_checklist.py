@@ -105,7 +105,6 @@ def test_the_settings_are_those_of_the_configuration(trained, known, model):
     assert known["origins"] == "guidance: random; denoiser: random"
 
 
-<<<<<<< HEAD
 def test_other_data_and_copies_than_the_published_ones_are_told(model):
     fields = {"data.crop": 0.4, "data.augmentation": "trivial", "data.balance": 0.5}
     config = model.config.changed(fields | {"sampling.flips": "both"})
@@ -115,7 +114,8 @@ def test_other_data_and_copies_than_the_published_ones_are_told(model):
     assert known["prediction"].endswith(", mean over the image and its three mirror images")
     plain = checklist.facts(model)
     assert plain["imbalance"].endswith("; no resampling") and "mirror" not in plain["prediction"]
-=======
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
@@ -134,7 +134,6 @@ def test_other_data_and_copies_than_the_published_ones_are_told(model):
 def test_the_networks_are_named(model, changes, expected):
     changed = dataclasses.replace(model, config=model.config.changed(changes))
     assert expected in checklist.facts(changed)["model"]
->>>>>>> regions
 
 
 def test_several_labels_per_image_have_measures_of_their_own(tmp_path, model):
