@@ -16,9 +16,9 @@ from tests.tiny import make_config, open_run
 def test_batches_are_drawn_and_augmented_as_the_configuration_says(tiny_data, tmp_path):
     changes = {"data__balance": 0.5, "data__crop": 0.5, "data__augmentation": "trivial"}
     run = open_run(make_config(tiny_data, "classifier", **changes), tmp_path)
-    with contextlib.closing(run.batches(4)) as batches:
-        batch = next(batches)
     examples = run.dataset.examples["train"]
+    with contextlib.closing(run.batches(4, examples)) as batches:
+        batch = next(batches)
     order = Balanced(label=examples.label, seed=run.config.seed, balance=0.5, size=24)
     index = order.epoch(1)[8:16]  # of three steps an epoch
     np.testing.assert_array_equal(batch.index, index)
