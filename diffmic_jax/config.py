@@ -93,6 +93,9 @@ class Guidance:
         low=0,
         unit="px",
     )
+    saliency_weights: Literal["uniform", "predicted"] = field(
+        "uniform", "of the classes when regions are found: all alike, or by the class maps' means"
+    )
     num_regions: int = field(6, "K, regions of interest; also the side of v2's label map", low=1)
     region_size: int = field(32, "side of a region", low=1, unit="px")
     region_overlap: float = field(

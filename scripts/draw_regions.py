@@ -66,7 +66,7 @@ def draw(args: argparse.Namespace) -> None:
     images = of_all_classes(dataset.examples[args.split], args.images)
     found = panels.compiled_guide(method)(variables, images)
     above = panels.draw(found, images, method.guidance.region_size)
-    below = panels.draw_saliency(found, above.shape[0])
+    below = panels.draw_saliency(np.asarray(method.guidance.merged(found)), above.shape[0])
     Image.fromarray(np.concatenate([above, below])).save(args.out)
     print(f"written to {args.out}")
 

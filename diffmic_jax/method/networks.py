@@ -103,6 +103,7 @@ def make_guidance(config: Config, task: Task) -> DCG | PlainClassifier:
         global_trunk=trunk(own.backbone),
         local_trunk=None if own.local_trunk == SHARED else trunk(local_trunk(config)),
         saliency_stride=own.saliency_stride,
+        saliency_weights=own.saliency_weights,
         num_regions=own.num_regions,
         region_size=own.region_size,
         region_overlap=own.region_overlap,

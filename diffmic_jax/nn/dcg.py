@@ -22,15 +22,21 @@ from diffmic_jax.nn.layers import Dense
 from diffmic_jax.types import Array, Guidance
 
 
-def merge_classes(saliency: Float[Array, "b h w c"]) -> Float[Array, "b h w"]:
+def merge_classes(
+    saliency: Float[Array, "b h w c"], weights: Float[Array, "b c"] | None = None
+) -> Float[Array, "b h w"]:
     """Min-max normalise each class map and sum over classes: [B, h, w, C] -> [B, h, w].
 
-    A class of zero range has no maximum and becomes 0.
+    A class of zero range has no maximum and becomes 0. The classes count alike, or by their weights
+    [B, C].
     """
     low = saliency.min((1, 2), keepdims=True)
     span = saliency.max((1, 2), keepdims=True) - low
     scaled = (saliency - low) / jnp.where(span > 0, span, 1)
-    return jnp.where(span > 0, scaled, 0).sum(axis=-1)
+    scaled = jnp.where(span > 0, scaled, 0)
+    if weights is not None:
+        scaled = scaled * jnp.asarray(weights)[:, None, None]
+    return scaled.sum(axis=-1)
 
 
 def select_regions(
@@ -39,6 +45,7 @@ def select_regions(
     window: tuple[int, int],
     *,
     overlap: float = 1.0,
+    weights: Float[Array, "b c"] | None = None,
 ) -> Int32[Array, "b {num_regions} 2"]:
     """Greedy choice of the grid windows with the highest mean saliency.
 
@@ -52,6 +59,7 @@ def select_regions(
       window: height and width of a region in grid cells.
       overlap: the largest share of a window's cells that may be in windows before it. When all
         corners that are left share more, the round takes the best of those that share the least.
+      weights: [B, C] of the classes, which count alike without.
 
     Returns:
       [B, K, 2] int32 upper-left cells (row, column), best first.
@@ -83,7 +91,7 @@ def select_regions(
         return (jnp.where(chosen, 0, merged), covered | chosen, taken), jnp.stack([row, col], -1)
 
     covered = jnp.zeros(saliency.shape[:3], bool)
-    start = merge_classes(saliency), covered, covered[:, :height, :width]
+    start = merge_classes(saliency, weights), covered, covered[:, :height, :width]
     _, cells = jax.lax.scan(choose, start, length=num_regions)
     return cells.swapaxes(0, 1).astype(jnp.int32)
 
@@ -145,6 +153,13 @@ class DCG(nn.Module):
     """Trunk of the regions; None: `global_trunk` as well, with statistics of its own for them."""
     saliency_stride: int = 0
     """Of the grid that finds the regions, one of `global_trunk.strides`; 0: the last."""
+    saliency_weights: str = "uniform"
+    """Of the classes when regions are found: `uniform`, or `predicted` by the class maps.
+
+    Softmax makes nothing of what the maps of all classes have in common. Where one is high because
+    it speaks for its class, the others are low because it speaks against theirs, and their sum with
+    equal weights is as high elsewhere.
+    """
     num_regions: int = 6
     region_size: int = 32
     """Side of a region in pixels."""
@@ -159,11 +174,12 @@ class DCG(nn.Module):
         """Classify [B, H, W, 3]; logits are at least float32."""
         features, saliency = self._saliency(image, train)
         saliency = saliency.astype(jnp.promote_types(saliency.dtype, jnp.float32))
-        corners = self._corners(jax.lax.stop_gradient(saliency), image.shape[1:3])
+        global_ = saliency.mean((1, 2))
+        still, logits = jax.lax.stop_gradient((saliency, global_))
+        corners = self._corners(still, image.shape[1:3], self._weights(logits))
         source = image if self.crop_channels == "all" else image[..., :1].repeat(3, axis=-1)
         patches = crop_regions(source, corners, self.region_size)
         local, attention, z = self._local(patches, train)
-        global_ = saliency.mean((1, 2))
         fused = (global_ + local) / 2
         pooled = features.mean((1, 2))
         return Guidance(
@@ -196,16 +212,25 @@ class DCG(nn.Module):
         coarse = dense(name="saliency")(features)
         return features, jax.image.resize(coarse, detail.shape, "bilinear") + detail
 
-    def _corners(self, saliency: Array, image_size: tuple[int, ...]) -> Array:
+    def merged(self, guidance: Guidance) -> Array:
+        """The map [B, h, w] that found the regions of a prediction."""
+        return merge_classes(guidance.saliency, self._weights(guidance.global_))
+
+    def _weights(self, logits: Array) -> Array | None:
+        """Weights [B, C] of the classes when regions are found; None: they count alike."""
+        return None if self.saliency_weights == "uniform" else nn.softmax(logits)
+
+    def _corners(
+        self, saliency: Array, image_size: tuple[int, ...], weights: Array | None = None
+    ) -> Array:
         """Pixel corners [B, K, 2] of the most salient regions."""
         grid = saliency.shape[1:3]
         height, width = (
             max(1, round(self.region_size * cells / side))
             for cells, side in zip(grid, image_size, strict=True)
         )
-        cells = select_regions(
-            saliency, self.num_regions, (height, width), overlap=self.region_overlap
-        )
+        window, overlap = (height, width), self.region_overlap
+        cells = select_regions(saliency, self.num_regions, window, overlap=overlap, weights=weights)
         # On the host and in float64: rounds half to even, at the position of each cell.
         pixels = [
             np.rint(np.arange(n) / n * side).astype(np.int32)

@@ -9,6 +9,7 @@ CONFIG = Config(
         backbone="resnet50",
         local_trunk="",
         saliency_stride=0,
+        saliency_weights="uniform",
         num_regions=6,
         region_size=32,
         region_overlap=1.0,

@@ -16,6 +16,7 @@ CONFIG = Config(
         backbone="efficientnet_lite0",  # its weights come with the package
         local_trunk="",
         saliency_stride=0,
+        saliency_weights="uniform",
         num_regions=6,
         region_size=32,
         region_overlap=1.0,

@@ -13,6 +13,7 @@ CONFIG = Config(
         backbone="resnet50",  # section 2.3: a ResNet; public: ResNet50
         local_trunk="",
         saliency_stride=0,
+        saliency_weights="uniform",
         num_regions=6,  # public: K = 6 regions of interest
         region_size=32,  # public: 32 x 32 pixels
         region_overlap=1.0,

@@ -12,6 +12,7 @@ CONFIG = Config(
         backbone="resnet18",  # public
         local_trunk="",
         saliency_stride=0,
+        saliency_weights="uniform",
         num_regions=6,  # K; the label map has K x K cells (Np = K)
         region_size=32,
         region_overlap=1.0,

@@ -17,7 +17,6 @@ from diffmic_jax.inference.load import Model
 from diffmic_jax.method.build import Method
 from diffmic_jax.method.predict_step import embed, predict_step
 from diffmic_jax.method.state import of_network
-from diffmic_jax.nn.dcg import merge_classes
 from diffmic_jax.types import Array, Batch, Prediction, Variables
 
 LEVEL = 90
@@ -107,7 +106,7 @@ def _explain(method: Method, variables: Variables, batch: Batch, key: Array) -> 
     low, high = jnp.percentile(states, jnp.array([tail, 100 - tail]), axis=1)
     guidance = prediction.guidance
     return (
-        merge_classes(guidance.saliency)[0],
+        method.guidance.merged(guidance)[0],
         guidance.corners[0],
         guidance.attention[0],
         jnp.stack([low, states.mean(axis=1), high]),

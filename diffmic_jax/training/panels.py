@@ -14,7 +14,6 @@ from diffmic_jax.data.cache import Examples
 from diffmic_jax.method.build import Method
 from diffmic_jax.method.state import TrainState
 from diffmic_jax.method.train_step import guide
-from diffmic_jax.nn.dcg import merge_classes
 from diffmic_jax.training.log import TrainingLog
 from diffmic_jax.training.loop import Validate
 from diffmic_jax.types import Array, Batch, Guidance, Variables
@@ -84,11 +83,11 @@ def draw(guidance: Guidance, images: np.ndarray, size: int) -> np.ndarray:
     return np.concatenate([draw_regions(*one, size) for one in each], axis=1)
 
 
-def draw_saliency(guidance: Guidance, side: int) -> np.ndarray:
-    """The saliency over all classes, each cell a square, brighter for more: `side` px high."""
+def draw_saliency(merged: np.ndarray, side: int) -> np.ndarray:
+    """Maps [N, h, w] side by side, `side` px high; each cell is a square, brighter for more."""
     pictures = []
-    for merged in np.asarray(merge_classes(guidance.saliency)):
-        scaled = (merged - merged.min()) / max(float(np.ptp(merged)), 1e-9)
+    for one in merged:
+        scaled = (one - one.min()) / max(float(np.ptp(one)), 1e-9)
         gray = Image.fromarray(np.rint(255 * scaled).astype(np.uint8)).convert("RGB")
         pictures.append(np.asarray(gray.resize((side, side), Image.Resampling.NEAREST)))
     return np.concatenate(pictures, axis=1)

@@ -282,6 +282,28 @@ def test_the_limit_of_overlap_reaches_the_choice():
         assert (distances(corners).min() >= 8) == (overlap == 0)
 
 
+def test_classes_can_count_by_their_prediction_when_regions_are_found():
+    # The first class is predicted, by a cell in the middle; elsewhere the second is as high.
+    saliency = np.zeros((1, 5, 5, 2), np.float32)
+    saliency[0, 2, 2] = 100, -100
+    saliency[0, 0, 0] = 0, 1
+    alike = select_regions(saliency, 1, (1, 1))
+    np.testing.assert_array_equal(alike, [[[0, 0]]])
+    weighted = select_regions(saliency, 1, (1, 1), weights=np.array([[0.9, 0.1]], np.float32))
+    np.testing.assert_array_equal(weighted, [[[2, 2]]])
+
+
+@pytest.mark.parametrize("weights", ["uniform", "predicted"])
+def test_regions_are_found_on_the_map_that_is_shown(weights):
+    net, variables = narrow(saliency_stride=1, saliency_weights=weights)
+    guidance = jax.jit(lambda image: net.apply(variables, image, False))(some_images())
+    shown = net.merged(guidance)
+    classes = jnp.ones((3, 3)) if weights == "uniform" else jax.nn.softmax(guidance.global_)
+    expected = merge_classes(guidance.saliency, classes)
+    np.testing.assert_allclose(shown, expected, atol=1e-6)
+    np.testing.assert_array_equal(guidance.corners, select_regions(shown[..., None], 4, (8, 8)))
+
+
 def test_a_shared_trunk_classifies_regions_by_the_same_weights():
     net, variables = narrow(local_trunk=None)
     apart, _ = narrow()

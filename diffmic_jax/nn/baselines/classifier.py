@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from diffmic_jax.nn.dcg import merge_classes
 from diffmic_jax.nn.layers import Dense
 from diffmic_jax.types import Array, Guidance
 
@@ -24,6 +25,10 @@ class PlainClassifier(nn.Module):
     cosine_scale: float = 0.0
     """If not 0, the logits are this times the cosine between features and class vectors."""
     dtype: Any = jnp.float32
+
+    def merged(self, guidance: Guidance) -> Array:
+        """The class activation maps of a prediction in one [B, h, w], each from 0 to 1."""
+        return merge_classes(guidance.saliency)
 
     @nn.compact
     def __call__(
