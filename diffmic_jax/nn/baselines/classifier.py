@@ -27,8 +27,8 @@ class PlainClassifier(nn.Module):
     dtype: Any = jnp.float32
 
     def merged(self, guidance: Guidance) -> Array:
-        """The class activation maps of a prediction in one [B, h, w], each from 0 to 1."""
-        return merge_classes(guidance.saliency)
+        """The class activation maps in one [B, h, w], by the predicted probabilities."""
+        return merge_classes(guidance.saliency, nn.softmax(guidance.fused))
 
     @nn.compact
     def __call__(
