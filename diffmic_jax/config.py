@@ -89,21 +89,22 @@ class Guidance:
     )
     saliency_stride: int = field(
         0,
-        "of the grid that finds the regions; 0: that of the trunk's last features",
+        "of the grid that finds the regions; 0: that of backbone's last features",
         low=0,
         unit="px",
     )
     num_regions: int = field(6, "K, regions of interest; also the side of v2's label map", low=1)
     region_size: int = field(32, "side of a region", low=1, unit="px")
     region_overlap: float = field(
-        1.0, "largest share of a region inside one before it; 1: no limit", low=0, high=1
+        1.0, "largest share of a region inside those before it; 1: no limit", low=0, high=1
     )
     crop_channels: Literal["all", "first"] = field(
         "all", "channels of a region: its colour, or channel 0 three times"
     )
     pretrained: str = field(
         "auto",
-        "weights of the trunks: a file, a timm name, auto (ImageNet's) or empty (random)",
+        "weights of backbone: a file, a timm name, auto (ImageNet's) or empty (random); another "
+        "local_trunk takes auto",
         free=True,
     )
     checkpoint: str = field("", "workdir of a run whose guidance this one starts with", free=True)
@@ -155,7 +156,7 @@ class Denoiser:
         free=True,
     )
     feature_dim: int = field(6144, "D, width of its layers", low=1)
-    local_encoder: str = field("", "ResNet of the regions (v2); empty: the whole image alone")
+    local_encoder: str = field("", "trunk of the regions (v2); empty: the whole image alone")
     conditioning: Literal["fused", "dual", "map", "global", "local", "none"] = field(
         "dual", "the guidance prediction that the denoiser sees"
     )

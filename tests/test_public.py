@@ -218,7 +218,8 @@ def started(monkeypatch) -> list[tuple[Config, Path]]:
     """The configurations and workdirs that `fit` trains."""
     found: list[tuple[Config, Path]] = []
 
-    def train(config: Config, workdir: Path) -> None:
+    def train(config: Config, workdir: Path, minutes: float | None) -> None:
+        assert minutes is None  # as nobody gives any
         found.append((config, workdir))
         raise Started
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from diffmic_jax.data.files import write_text
 from diffmic_jax.inference.load import Model
+from diffmic_jax.method.networks import OF_GUIDANCE
 from diffmic_jax.training.workdir import config_sha256, skipped_images
 
 FILE = "MODEL_CARD.md"
@@ -85,6 +86,8 @@ def _model(model: Model) -> dict[str, Any]:
     config, task = model.config, model.task
     guidance, denoiser, sampling = config.guidance, config.denoiser, config.sampling
     regions = f"{guidance.num_regions} regions"
+    own = denoiser.encoder != OF_GUIDANCE
+    encoder = denoiser.encoder if own else "on the guidance's features of the image"
     return {
         "method": "DiffMIC: a guidance network and a diffusion model over the label",
         "recipe": config.recipe,
@@ -93,7 +96,7 @@ def _model(model: Model) -> dict[str, Any]:
         "input": f"{config.data.image_size} px squares, RGB",
         "guidance": f"{guidance.backbone}, "
         + (regions if guidance.network == "dcg" else "a plain classifier"),
-        "denoiser": f"{denoiser.encoder}, {denoiser.feature_dim} features"
+        "denoiser": f"{encoder}, {denoiser.feature_dim} features"
         if denoiser.encoder
         else "none: the guidance is the classifier",
         "started from": origins(model.meta.get("origins", {})),

@@ -20,6 +20,7 @@ from diffmic_jax.data.catalog import CATALOG, MEDMNIST
 from diffmic_jax.data.files import write_text
 from diffmic_jax.inference.card import COPIES, cell, origins, table, versions
 from diffmic_jax.inference.load import Model
+from diffmic_jax.method.networks import OF_GUIDANCE, SHARED
 from diffmic_jax.method.task import SCALARS, SEPARATOR
 from diffmic_jax.report.checklist_items import CLAIM, TRIPOD_AI, Item
 from diffmic_jax.training.workdir import config_sha256, skipped_images
@@ -221,8 +222,8 @@ def _about_diffusion(model: Model) -> dict[str, str]:
     limit = f"; at most {train.max_steps:,} steps" if train.max_steps else ""
     return {
         "model": f"recipe {config.recipe}: {_guidance(config)}; denoiser of {denoiser.feature_dim} "
-        f"features over {denoiser.encoder} (width {config.model.width}), condition: "
-        f"{denoiser.conditioning}; all sizes in config.json",
+        f"features over {_encoder(config)}, condition: {denoiser.conditioning}; all sizes in "
+        "config.json",
         "diffusion": f"{len(beta)} timesteps, {config.diffusion.schedule} schedule, beta "
         f"{beta[0]:.2g} to {beta[-1]:.2g}",
         "prediction": f"mean of {sampling.num_samples} samples, {sampling.num_steps} "
@@ -246,7 +247,16 @@ def _guidance(config: Config) -> str:
     trunk = f"{guidance.backbone} (width {config.model.width})"
     if guidance.network == "classifier":
         return f"a plain {trunk} classifier"
-    return f"guidance of two {trunk}, {guidance.num_regions} regions of {guidance.region_size} px"
+    trunks = {"": f"two {trunk}", SHARED: f"one {trunk} for the image and its regions"}.get(
+        guidance.local_trunk, f"{trunk} and, for the regions, {guidance.local_trunk}"
+    )
+    return f"guidance of {trunks}, {guidance.num_regions} regions of {guidance.region_size} px"
+
+
+def _encoder(config: Config) -> str:
+    if config.denoiser.encoder == OF_GUIDANCE:
+        return "the guidance's features of the image"
+    return f"{config.denoiser.encoder} (width {config.model.width})"
 
 
 def _optimizer(config: Config) -> str:

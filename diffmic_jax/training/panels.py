@@ -7,7 +7,6 @@ from collections.abc import Callable
 from functools import cached_property
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageDraw
 
@@ -15,9 +14,10 @@ from diffmic_jax.data.cache import Examples
 from diffmic_jax.method.build import Method
 from diffmic_jax.method.state import TrainState
 from diffmic_jax.method.train_step import guide
+from diffmic_jax.nn.dcg import merge_classes
 from diffmic_jax.training.log import TrainingLog
 from diffmic_jax.training.loop import Validate
-from diffmic_jax.types import Array, Batch, Variables
+from diffmic_jax.types import Array, Batch, Guidance, Variables
 
 SHOWN = 8
 """Images in a panel."""
@@ -53,22 +53,45 @@ class Panel:
 
     def show(self, state: TrainState) -> None:
         """Log the panel of a state."""
-        corners, attention = map(np.asarray, self._regions(state.variables()))
-        size = self.method.guidance.region_size
-        pairs = zip(self.images, corners, attention, strict=True)
-        pictures = [draw_regions(*each, size) for each in pairs]
-        self.log.show("regions", np.concatenate(pictures, axis=1), int(state.step))
+        picture = draw(self._guide(state.variables(), self.images), self.images, self._size)
+        self.log.show("regions", picture, int(state.step))
+
+    @property
+    def _size(self) -> int:
+        return self.method.guidance.region_size
 
     @cached_property
-    def _regions(self) -> Callable[[Variables], tuple[Array, Array]]:
-        @jax.jit
-        def regions(variables: Variables) -> tuple[Array, Array]:
-            count = len(self.images)
-            image = self.method.preprocess.normalise(jnp.asarray(self.images))
-            guidance = guide(self.method, variables, Batch(image, np.zeros(count), np.ones(count)))
-            return guidance.corners, guidance.attention
+    def _guide(self) -> Callable[[Variables, np.ndarray], Guidance]:
+        return compiled_guide(self.method)
 
-        return regions
+
+def compiled_guide(method: Method) -> Callable[[Variables, np.ndarray], Guidance]:
+    """A compiled function (variables, images [N, S, S, 3] uint8) -> guidance prediction."""
+
+    @jax.jit
+    def run(variables: Variables, images: Array) -> Guidance:
+        count = len(images)
+        image = method.preprocess.normalise(images)
+        return guide(method, variables, Batch(image, np.zeros(count), np.ones(count)))
+
+    return run
+
+
+def draw(guidance: Guidance, images: np.ndarray, size: int) -> np.ndarray:
+    """Images [N, S, S, 3] uint8 with their regions of `size` px, side by side."""
+    corners, attention = np.asarray(guidance.corners), np.asarray(guidance.attention)
+    each = zip(images, corners, attention, strict=True)
+    return np.concatenate([draw_regions(*one, size) for one in each], axis=1)
+
+
+def draw_saliency(guidance: Guidance, side: int) -> np.ndarray:
+    """The saliency over all classes, each cell a square, brighter for more: `side` px high."""
+    pictures = []
+    for merged in np.asarray(merge_classes(guidance.saliency)):
+        scaled = (merged - merged.min()) / max(float(np.ptp(merged)), 1e-9)
+        gray = Image.fromarray(np.rint(255 * scaled).astype(np.uint8)).convert("RGB")
+        pictures.append(np.asarray(gray.resize((side, side), Image.Resampling.NEAREST)))
+    return np.concatenate(pictures, axis=1)
 
 
 def draw_regions(

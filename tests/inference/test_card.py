@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 
 from diffmic_jax.cli import main as cli
 from diffmic_jax.inference import card
+from diffmic_jax.inference.load import load
 from tests import tiny
 
 
@@ -25,6 +27,13 @@ def test_a_part_evaluated_later_joins_the_card(trained, tmp_path):
     assert cli.main(["evaluate", f"--workdir={workdir}", "--split=validation"]) == 0
     text = (workdir / "MODEL_CARD.md").read_text()
     assert f"| validation | diffusion | {tiny.VALIDATION} |" in text
+
+
+def test_a_denoiser_without_a_trunk_is_described(trained):
+    model = load(trained)
+    config = model.config.changed({"denoiser.encoder": "guidance"})
+    text = card.model_card(dataclasses.replace(model, config=config))
+    assert "- denoiser: on the guidance's features of the image, 16 features\n" in text
 
 
 def test_undefined_metrics_are_dashes():

@@ -83,3 +83,14 @@ def test_the_denoiser_of_dual_conditioning_has_no_names():
     )
     with pytest.raises(InputError, match="projections_1/linear has no name"):
         names.to_variables({}, shapes, denoiser_map(denoiser), what="file")
+
+
+@pytest.mark.parametrize("changes", [{"local_trunk": None}, {"saliency_stride": 16}])
+def test_a_guidance_that_the_authors_code_cannot_have_is_refused(changes):
+    with pytest.raises(InputError, match=r"only a run of guidance\.local_trunk= \(empty\) and"):
+        guidance_map(golden_weights.golden_dcg().clone(**changes))
+
+
+def test_a_denoiser_without_a_trunk_is_refused():
+    with pytest.raises(InputError, match="a run with denoiser.encoder=guidance cannot be written"):
+        denoiser_map(golden_weights.golden_denoiser().clone(encoder=None))

@@ -105,6 +105,37 @@ def test_the_settings_are_those_of_the_configuration(trained, known, model):
     assert known["origins"] == "guidance: random; denoiser: random"
 
 
+def test_other_data_and_copies_than_the_published_ones_are_told(model):
+    fields = {"data.crop": 0.4, "data.augmentation": "trivial", "data.balance": 0.5}
+    config = model.config.changed(fields | {"sampling.flips": "both"})
+    known = checklist.facts(dataclasses.replace(model, config=config))
+    assert "crops of 40% of the area or more; one operation of TrivialAug" in known["augmentation"]
+    assert known["imbalance"].endswith("; classes drawn as count^0.5")
+    assert known["prediction"].endswith(", mean over the image and its three mirror images")
+    plain = checklist.facts(model)
+    assert plain["imbalance"].endswith("; no resampling") and "mirror" not in plain["prediction"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (
+            {},
+            "guidance of two tiny (width 8), 2 regions of 16 px; denoiser of 16 features over tiny",
+        ),
+        ({"guidance.local_trunk": "shared"}, "guidance of one tiny (width 8) for the image and"),
+        ({"guidance.local_trunk": "vit_s16"}, "tiny (width 8) and, for the regions, vit_s16, 2"),
+        (
+            {"denoiser.encoder": "guidance"},
+            "16 features over the guidance's features of the image,",
+        ),
+    ],
+)
+def test_the_networks_are_named(model, changes, expected):
+    changed = dataclasses.replace(model, config=model.config.changed(changes))
+    assert expected in checklist.facts(changed)["model"]
+
+
 def test_several_labels_per_image_have_measures_of_their_own(tmp_path, model):
     several = dataclasses.replace(model.task, multi_label=True)
     known = checklist.facts(dataclasses.replace(model, workdir=tmp_path, task=several))

@@ -221,6 +221,7 @@ def test_a_batch_reaches_the_devices_as_it_is():
 
 BATCHES = """
 import sys
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -230,6 +231,7 @@ address, count, process, images, out = sys.argv[1:]
 if int(count) > 1:
     jax.distributed.initialize(address, int(count), int(process))
 
+from diffmic_jax.config import Data
 from diffmic_jax.data import loader, transforms
 from diffmic_jax.data.cache import CachedPixels, Examples
 from diffmic_jax.training import parallel
@@ -241,7 +243,8 @@ batching = loader.Batching(
 )
 batches = loader.train_batches(examples, batching, seed=0, num_steps=7, start_step=3)
 mesh = parallel.make_mesh()
-stream = parallel.augmented(mesh, batches, transforms.augment, jax.random.key(1), 3)
+augment = partial(transforms.augment, own=Data())
+stream = parallel.augmented(mesh, batches, augment, jax.random.key(1), 3)
 whole = [
     jax.tree.map(lambda x: np.concatenate([s.data for s in x.addressable_shards]), batch)
     for batch in stream
