@@ -80,31 +80,48 @@ _shifted.defvjp(_forward, _backward)
 
 
 def _image_gradient(x: Array, kernel: Array, stride: int, pads: Pads, grad: Array) -> Array:
-    """The same with the kernel turned round, on the gradient with zeros between its pixels."""
-    zero = jnp.zeros((), grad.dtype)
-    edges = [(0, 0, 0)]
-    for axis, (before, _) in enumerate(pads):
-        left = kernel.shape[axis] - 1 - before
-        last = before + x.shape[axis + 1] - 1  # row of the padded image
-        edges.append((left, last - (grad.shape[axis + 1] - 1) * stride, stride - 1))
-    spread = jax.lax.pad(grad, zero, [*edges, (0, 0, 0)])
-    return _shifted(spread, kernel[::-1, ::-1], 1, ((0, 0), (0, 0)))
+    """Each pixel takes from the output's gradient what its value went into.
+
+    Pixels whose rows and columns have the same remainder by the stride meet the same taps, and are
+    computed together; then they are put in their places.
+    """
+    batch, height, width, features = x.shape
+    rows, columns = -(-height // stride), -(-width // stride)
+    edge = max(kernel.shape[:2])
+    # As many rows below as the last one needs, where the output is smaller than the image.
+    far = [edge + max(0, n - m) for n, m in zip((rows, columns), grad.shape[1:3], strict=True)]
+    around = jnp.pad(grad, ((0, 0), (edge, far[0]), (edge, far[1]), (0, 0)))
+
+    def together(row: int, column: int) -> Array:
+        total = jnp.zeros((batch, rows, columns, features), grad.dtype)
+        for i, j in _taps(kernel):
+            down, right = row + pads[0][0] - i, column + pads[1][0] - j
+            if down % stride or right % stride:
+                continue
+            top, left = edge + down // stride, edge + right // stride
+            total += around[:, top : top + rows, left : left + columns] * kernel[i, j, 0]
+        return total
+
+    steps = range(stride)
+    lines = [jnp.stack([together(row, column) for column in steps], axis=3) for row in steps]
+    whole = jnp.stack(lines, axis=2).reshape(batch, rows * stride, columns * stride, features)
+    return whole[:, :height, :width]
 
 
 def _kernel_gradient(x: Array, kernel: Array, stride: int, pads: Pads, grad: Array) -> Array:
     """For each tap the sum over all pixels of gradient times shifted image."""
     padded = jnp.pad(x, ((0, 0), *pads, (0, 0)))
-    size = grad.shape[1:3]
+    size, features = grad.shape[1:3], x.shape[-1]
+    # A product with ones is the fastest sum over pixels.
+    ones = jnp.ones((1, size[0] * size[1]), grad.dtype)
 
     def add(total: Any, one: Any) -> tuple[Any, None]:
         image, own = one
-        sums = [
-            (own * _tap(image[None], i, j, size, stride)[0]).sum((0, 1)) for i, j in _taps(kernel)
-        ]
-        return total + jnp.stack(sums), None
+        products = (own * _tap(image[None], i, j, size, stride)[0] for i, j in _taps(kernel))
+        sums = [ones @ product.reshape(-1, features) for product in products]
+        return total + jnp.concatenate(sums), None
 
-    count = kernel.shape[0] * kernel.shape[1]
-    total = jnp.zeros((count, x.shape[-1]), kernel.dtype)
+    total = jnp.zeros((kernel.shape[0] * kernel.shape[1], features), kernel.dtype)
     total, _ = jax.lax.scan(add, total, (padded, grad))
     return total.reshape(kernel.shape)
 

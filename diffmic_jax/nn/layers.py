@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -80,7 +81,10 @@ def _convolve_small(x: Array, kernel: Array, stride: int, pads: tuple[Pads, Pads
     padded = jnp.pad(x, ((0, 0), *pads, (0, 0)))
     taps = [padded[:, i : i + height : stride, j : j + width : stride] for i in rows for j in cols]
     weights = kernel[rows.start : rows.stop, cols.start : cols.stop]
-    return jnp.concatenate(taps, axis=-1) @ weights.reshape(-1, weights.shape[-1])
+    seen = taps[0] if len(taps) == 1 else jnp.concatenate(taps, axis=-1)
+    # Of a matrix, XLA on CPU computes the gradient of the weights up to six times as fast.
+    product = seen.reshape(-1, seen.shape[-1]) @ weights.reshape(-1, weights.shape[-1])
+    return product.reshape(*seen.shape[:-1], -1)
 
 
 def convolve(
@@ -164,7 +168,7 @@ class Depthwise(nn.Module):
 
 def relu6(x: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
     """min(max(x, 0), 6)."""
-    return jnp.clip(x, 0, 6)
+    return jnp.where(x > 0, jnp.where(x < 6, x, 6), 0)
 
 
 class DropPath(nn.Module):
@@ -230,19 +234,58 @@ class BatchNorm(nn.Module):
         running_var = self.variable("batch_stats", "var", jnp.ones, (features,))
         # Statistics stay in float32 (or better) whatever the compute dtype is.
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        mean, var = running_mean.value, running_var.value
-        if train:
-            axes = tuple(axis for axis in range(x.ndim - 1) if not recorded or axis != 1)
-            mean = wide.mean(axes, keepdims=True)
-            var = jnp.square(wide - mean).mean(axes, keepdims=True)
-            if not self.is_initializing():
-                streams = recorded or (True,)
-                count = x.size // (features * len(streams))
-                unbiased = var * (count / max(count - 1, 1))
-                keep = self.momentum
-                for i in np.flatnonzero(streams):
-                    for running, new in ((running_mean, mean), (running_var, unbiased)):
-                        own = new.reshape(len(streams), features)[i]
-                        running.value = keep * running.value + (1 - keep) * own
-        factor = scale * jax.lax.rsqrt(var + self.epsilon)
-        return ((wide - mean) * factor + bias).astype(self.dtype)
+        if not train:
+            factor = scale * jax.lax.rsqrt(running_var.value + self.epsilon)
+            return ((wide - running_mean.value) * factor + bias).astype(self.dtype)
+        axes = tuple(axis for axis in range(x.ndim - 1) if not recorded or axis != 1)
+        normal, mean, var = _by_batch(wide, scale, bias, axes, self.epsilon)
+        if not self.is_initializing():
+            streams = recorded or (True,)
+            count = x.size // (features * len(streams))
+            unbiased = var * (count / max(count - 1, 1))
+            keep = self.momentum
+            for i in np.flatnonzero(streams):
+                for running, new in ((running_mean, mean), (running_var, unbiased)):
+                    own = new.reshape(len(streams), features)[i]
+                    running.value = keep * running.value + (1 - keep) * own
+        return normal.astype(self.dtype)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _by_batch(
+    x: Array, scale: Array, bias: Array, axes: tuple[int, ...], epsilon: float
+) -> tuple[Array, Array, Array]:
+    """Normalised x, with its mean and biased variance over the axes, which pass no gradient.
+
+    The gradient is written out: it needs two sums, where the derivative of each step needs six.
+    """
+    mean = x.mean(axes, keepdims=True)
+    var = jnp.square(x - mean).mean(axes, keepdims=True)
+    return (x - mean) * (scale * jax.lax.rsqrt(var + epsilon)) + bias, mean, var
+
+
+def _by_batch_forward(
+    x: Array, scale: Array, bias: Array, axes: tuple[int, ...], epsilon: float
+) -> tuple[tuple[Array, Array, Array], tuple[Array, ...]]:
+    normal, mean, var = _by_batch(x, scale, bias, axes, epsilon)
+    return (normal, mean, var), (x, scale, mean, jax.lax.rsqrt(var + epsilon))
+
+
+def _by_batch_backward(
+    axes: tuple[int, ...], epsilon: float, kept: tuple[Array, ...], grads: tuple[Array, ...]
+) -> tuple[Array, Array, Array]:
+    del epsilon
+    x, scale, mean, inverse = kept
+    grad = grads[0]
+    unit = (x - mean) * inverse
+    of_bias, of_scale = (each.sum(axes, keepdims=True) for each in (grad, grad * unit))
+    count = x.size // mean.size
+    of_x = scale * inverse * (grad - of_bias / count - unit * (of_scale / count))
+
+    def per_feature(sums: Array) -> Array:
+        return sums.reshape(-1, sums.shape[-1]).sum(0)
+
+    return of_x, per_feature(of_scale), per_feature(of_bias)
+
+
+_by_batch.defvjp(_by_batch_forward, _by_batch_backward)

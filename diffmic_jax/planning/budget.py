@@ -22,6 +22,7 @@ from diffmic_jax.data.cache import Examples
 from diffmic_jax.errors import InputError
 from diffmic_jax.inference.predict import make_predictor
 from diffmic_jax.method.build import Phase
+from diffmic_jax.method.sampling import MIRRORS
 from diffmic_jax.method.train_step import train_step
 from diffmic_jax.training import features, parallel
 from diffmic_jax.training.run import TrainingRun
@@ -34,6 +35,9 @@ STEPS = 5
 """Timed steps of each program, after one that compiles it."""
 SAVING = 2.0
 """Seconds for the checkpoint and the log of an epoch."""
+
+VIEW = 1.2
+"""Time to augment an image and compute its features, over that of the features alone."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -97,8 +101,10 @@ def measure(run: TrainingRun) -> Cost:
     validation = counts.get("validation", 0) * image
     validations, cached = validation, 0.0
     if run.method.on_features:
-        # Then it is the features that take the time, once.
-        validations, cached = 0.0, validation + run.config.guidance.views * counts["train"] * image
+        # Then it is the features that take the time, once; a view is of no mirrored copies.
+        view = VIEW * image / len(MIRRORS[run.method.sampling.flips])
+        views = run.config.guidance.views * counts["train"] * view
+        validations, cached = 0.0, validation + views
     per_epoch = run.method.steps_per_epoch * steps[last] + validations + SAVING
     # The run compiles once more what was compiled here.
     return Cost(

@@ -106,14 +106,21 @@ class TrainingRun:
         with Checkpoints(self.workdir, self.config.checkpoint.metric) as checkpoints:
             state, meta = self._start(checkpoints)
             self._write_facts()
-            start = int(state.step)
+            start, seen = int(state.step), self._seen(state)
             log.info("training from step %d to %d", start, self.method.num_steps)
             with self._log(state) as training_log:
                 training_log.networks(state.params, start)
                 loop = self._loop(checkpoints, meta, training_log)
                 panel = Panel.of(self.method, self.dataset.examples["validation"], training_log)
-                batches = self.batches(start, self.inputs("train", state))
+                batches = self.batches(start, seen["train"])
                 loop.run(state, batches, panel.before(validate) if panel else None)
+
+    def _seen(self, state: TrainState) -> dict[str, Examples]:
+        """The `inputs` of the parts that training sees, before its clock starts."""
+        if int(state.step) >= self.method.num_steps:  # nothing will be read
+            return dict(self.dataset.examples)
+        parts = ("train", "validation")
+        return {part: self.inputs(part, state) for part in parts if self.dataset.examples[part]}
 
     def initial_state(self) -> tuple[TrainState, dict[str, str]]:
         """Fresh parameters, on the mesh, with the pretrained trunks that are asked for.

@@ -12,7 +12,7 @@ PADS = {3: ((1, 1), (0, 1)), 5: ((2, 2), (2, 3))}
 
 
 @pytest.mark.parametrize("grid", [(8, 8), (7, 4), (1, 2)])
-@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("stride", [1, 2, 3])
 @pytest.mark.parametrize("size", [3, 5])
 def test_both_forms_agree(size, stride, grid):
     rng = np.random.default_rng(0)

@@ -67,5 +67,9 @@ def test_the_features_of_a_head_take_time_once(tmp_path, tiny_data, monkeypatch)
     assert (whole.start, whole.epoch) == (0, tiny.VALIDATION + budget.SAVING)
     head = config.changed({"guidance.tune": "head", "guidance.views": 3})
     once = budget.measure(tiny.open_run(head, tmp_path))
-    assert (once.start, once.epoch) == (3 * tiny.TRAIN + tiny.VALIDATION, budget.SAVING)
+    views = 3 * tiny.TRAIN * budget.VIEW
+    assert (once.start, once.epoch) == (pytest.approx(views + tiny.VALIDATION), budget.SAVING)
     assert once.end == whole.end
+    # A prediction is then of four copies.
+    once = budget.measure(tiny.open_run(head.changed({"sampling.flips": "both"}), tmp_path))
+    assert once.start == pytest.approx(views / 4 + tiny.VALIDATION)
