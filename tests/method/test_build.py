@@ -153,15 +153,6 @@ def test_deferred_class_weights_have_the_last_fifth_to_themselves():
         ),
         (
             "v1",
-            {
-                "guidance__local_trunk": "swin_t",
-                "guidance__drop_path": 0.1,
-                "guidance__region_size": 32,
-            },
-            "config.guidance.drop_path=0.1 is not there for config.guidance.local_trunk=swin_t",
-        ),
-        (
-            "v1",
             {"guidance__saliency_stride": 16},
             "config.guidance.saliency_stride=16: tiny has features of stride 1, 2 px; choose one",
         ),
@@ -191,6 +182,8 @@ def test_stochastic_depth_of_a_trunk_that_has_none_is_refused(monkeypatch):
     assert built.guidance.global_trunk.drop_path == 0
     with pytest.raises(InputError, match="config.guidance.drop_path=0.1 is not there for config"):
         make_method("classifier", guidance__backbone="plain", guidance__drop_path=0.1)
+    with pytest.raises(InputError, match="is not there for config.guidance.local_trunk=plain"):
+        make_method("v1", guidance__local_trunk="plain", guidance__drop_path=0.1)
 
 
 @pytest.mark.parametrize(

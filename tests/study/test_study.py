@@ -211,7 +211,7 @@ def test_the_tables_list_missing_runs(finished):
 def test_finished_runs_are_not_run_again_but_failed_ones_are(finished, spec, tmp_path, monkeypatch):
     shutil.copytree(finished, tmp_path / "w")  # which the configuration of C1 names
     again: list[str] = []
-    monkeypatch.setattr(api, "train", lambda config, workdir: again.append(workdir.name))
+    monkeypatch.setattr(api, "train", lambda config, workdir, minutes: again.append(workdir.name))
     monkeypatch.setattr(api, "evaluate", lambda *args, **more: again.append("evaluated"))
     argv = ["study", spec, "--num_processes=1", f"--workdir={tmp_path / 'w'}"]
     assert cli.main([*argv, "--set=eval.batch_size=3"]) == 0
@@ -238,7 +238,7 @@ def test_an_evaluation_has_the_changes_of_the_command_line(spec, tmp_path):
 
 def test_some_rows_are_run_in_the_studys_order(spec, tmp_path, monkeypatch):
     ran: list[str] = []
-    monkeypatch.setattr(api, "train", lambda config, workdir: ran.append(workdir.name))
+    monkeypatch.setattr(api, "train", lambda config, workdir, minutes: ran.append(workdir.name))
     monkeypatch.setattr(Runs, "_fingerprint", lambda self, row, seed: "")
     argv = ["study", spec, "--num_processes=1", f"--workdir={tmp_path}", "--rows=C1,basic"]
     assert cli.main(argv) == 0
@@ -246,7 +246,7 @@ def test_some_rows_are_run_in_the_studys_order(spec, tmp_path, monkeypatch):
 
 
 def test_a_study_that_is_stopped_stops_at_once(spec, tmp_path, monkeypatch, capsys):
-    def stop(config, workdir):
+    def stop(config, workdir, minutes):
         raise Interrupted("stopped after step 3 of 9 and saved")
 
     monkeypatch.setattr(api, "train", stop)
@@ -257,7 +257,7 @@ def test_a_study_that_is_stopped_stops_at_once(spec, tmp_path, monkeypatch, caps
 def runs_of(spec: str, folder: Path, ran: list[str], monkeypatch, **changes: object) -> Runs:
     """Those of the rows basic and C1, which needs it, where a training only leaves its files."""
 
-    def train(config, workdir):
+    def train(config, workdir, minutes):
         (workdir / "checkpoints").mkdir(parents=True, exist_ok=True)
         (workdir / "weights").write_text(f"{workdir.name} {config.train.max_steps}")
         write_scores(workdir / "eval/test", [[1]])
@@ -280,7 +280,7 @@ def test_a_run_that_is_lengthened_and_stopped_is_not_done(spec, tmp_path, monkey
     longer = runs_of(spec, tmp_path, ran, monkeypatch)
     assert not longer.is_done(basic, 0)
 
-    def stop(config, workdir):
+    def stop(config, workdir, minutes):
         raise Interrupted("stopped after step 3 of 9 and saved")
 
     monkeypatch.setattr(api, "train", stop)
