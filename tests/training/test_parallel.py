@@ -80,11 +80,11 @@ def eight_devices(tmp_path_factory, tiny_data) -> tuple[Path, str]:
     return folder, done.stderr
 
 
-def losses(workdir: Path) -> list[list[float]]:
-    """Every loss and gradient norm of every step."""
+def logged(workdir: Path, *words: str) -> list[list[float]]:
+    """The columns with one of the words in their name, for every step."""
     with (workdir / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    names = [name for name in rows[0] if "loss" in name or "mmd" in name or "norm" in name]
+    names = [name for name in rows[0] if any(word in name for word in words)]
     return [[float(row[name] or 0) for name in names] for row in rows]
 
 
@@ -96,7 +96,10 @@ def predicted(workdir: Path) -> dict[str, str]:
 
 def assert_same_run(data: Path, workdir: Path, reference: Path, recipe: str = "v1") -> None:
     """Twenty steps that went the same way, but for rounding."""
-    np.testing.assert_allclose(losses(workdir), losses(reference), rtol=1e-4, atol=1e-5)
+    # A gradient is a difference of nearly equal sums, which the devices add in another order.
+    for words, bound in ((("loss", "mmd"), 1e-4), (("norm",), 5e-4)):
+        found, expected = (logged(each, *words) for each in (workdir, reference))
+        np.testing.assert_allclose(found, expected, rtol=bound, atol=1e-5)
     config = tiny.make_config(data, recipe, **tiny.TWENTY_STEPS)
     ours, theirs = (tiny.latest_state(config, each) for each in (workdir, reference))
     assert int(ours.step) == int(theirs.step) == 20
