@@ -86,6 +86,8 @@ def _model(model: Model) -> dict[str, Any]:
     config, task = model.config, model.task
     guidance, denoiser, sampling = config.guidance, config.denoiser, config.sampling
     regions = f"{guidance.num_regions} regions"
+    if guidance.local_trunk:
+        regions += f", their trunk: {guidance.local_trunk}"
     own = denoiser.encoder != OF_GUIDANCE
     encoder = denoiser.encoder if own else "on the guidance's features of the image"
     return {

@@ -31,8 +31,10 @@ def test_a_part_evaluated_later_joins_the_card(trained, tmp_path):
 
 def test_a_denoiser_without_a_trunk_is_described(trained):
     model = load(trained)
-    config = model.config.changed({"denoiser.encoder": "guidance"})
+    changes = {"denoiser.encoder": "guidance", "guidance.local_trunk": "vit_s16"}
+    config = model.config.changed(changes)
     text = card.model_card(dataclasses.replace(model, config=config))
+    assert "- guidance: tiny, 2 regions, their trunk: vit_s16\n" in text
     assert "- denoiser: on the guidance's features of the image, 16 features\n" in text
 
 
