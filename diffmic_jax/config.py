@@ -163,8 +163,10 @@ class Denoiser:
     conditioning: Literal["fused", "dual", "map", "global", "local", "none"] = field(
         "dual", "the guidance prediction that the denoiser sees"
     )
-    parameterization: Literal["eps", "posterior"] = field(
-        "eps", "what it outputs: the noise, or a correction of the posterior given the guidance"
+    parameterization: Literal["eps", "v", "y0", "edm", "posterior"] = field(
+        "eps",
+        "what it outputs: the noise, v, the label around the prior mean, what a linear estimate of "
+        "that leaves, or a correction of the posterior given the guidance",
     )
     gates: Literal["uniform", "ones"] = field(
         "uniform", "start of the factors per timestep and feature: random in [0, 1), or 1"
@@ -213,6 +215,9 @@ class Train:
     loss_weight: Literal["uniform", "focal"] = field(
         "uniform", "weight of an image: 1, or 1 + 10 (1 - p) by the guidance's confidence p"
     )
+    timestep_weight: Literal["noise", "label", "min_snr", "edm"] = field(
+        "noise", "of a squared error: as of the noise, as of the label, or between the two"
+    )
     noise_weight: float = field(1.0, "of the noise MSE", low=0)
     mmd_weight: float = field(0.5, "of each MMD term", low=0)
     label_weight: float = field(0.0, "of the cross-entropy of the denoised label", low=0)
@@ -248,9 +253,14 @@ class Sampling:
     initial: Literal["mean", "map", "random_map"] = field(
         "mean", "start: noise around the prior mean, around the guidance map, or a random map"
     )
+    start_std: Literal["unit", "matched"] = field(
+        "unit", "standard deviation of the noise at the start: 1, or that of its timestep"
+    )
     num_samples: int = field(1, "S, samples per image, averaged", low=1)
-    readout: Literal["clip", "softmax"] = field(
-        "clip", "from the mean sample to probabilities: clip and normalise, or the link function"
+    readout: Literal["clip", "chain", "softmax"] = field(
+        "clip",
+        "from samples to probabilities: their mean, clipped and normalised; chain: the mean over "
+        "all steps as well; softmax: the link function of the mean",
     )
     unconditional: float = field(0.0, "share of the samples without conditioning", low=0, high=1)
     ensemble_weight: float = field(

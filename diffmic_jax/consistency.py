@@ -55,6 +55,11 @@ def _check_sampling(config: Config) -> None:
         raise InputError(
             "config.sampling.initial=random_map needs config.denoiser.conditioning=map"
         )
+    if sampling.initial == "random_map" and sampling.start_std == "matched":
+        raise InputError(
+            "config.sampling.start_std=matched is of normal noise, and config.sampling.initial="
+            "random_map starts with none; give start_std=unit"
+        )
     if sampling.initial == "map" and conditioning in ("none", "dual"):
         raise InputError(
             f"config.sampling.initial=map needs a condition of one label, but "
@@ -82,7 +87,9 @@ def _check_guidance(config: Config) -> None:
                 "takes labels of one class; give guidance.loss=fused, branches, ohem or "
                 "logit_adjusted"
             )
-    alone = guidance.network == "classifier" and not config.denoiser.encoder
+    # As `Method.on_features`.
+    alone = config.denoiser.encoder in ("", "guidance") and not config.denoiser.local_encoder
+    alone = alone and guidance.network == "classifier"
     if guidance.mix in ("cutmix", "both") and guidance.tune == "head" and alone:
         raise InputError(
             f"config.guidance.mix={guidance.mix} cuts images, but with config.guidance.tune=head "

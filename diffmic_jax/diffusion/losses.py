@@ -2,16 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float, Real
 
+from diffmic_jax.diffusion.process import LABEL_STD
 from diffmic_jax.types import Array
 
+MIN_SNR = 5.0
+"""Largest weight of a label's squared error under `min_snr` (Hang et al. 2023)."""
+TIMESTEP_WEIGHTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "noise": np.ones_like,
+    "label": lambda snr: 1 / snr,
+    "min_snr": lambda snr: np.minimum(snr, MIN_SNR) / snr,
+    "edm": lambda snr: 1 + 1 / (LABEL_STD**2 * snr),
+}
+"""Signal-to-noise ratios ab / (1 - ab) -> weights of the squared error of eps_hat.
 
-def noise_mse(eps: Float[Array, "b *l c"], eps_hat: Float[Array, "b *l c"]) -> Float[Array, " b"]:
-    """Mean squared error of the predicted noise per image, [B] from [B, *L, C]."""
-    return jnp.square(eps - eps_hat).reshape(eps.shape[0], -1).mean(axis=1)
+That is this ratio times the squared error of y0_hat, which `label` therefore weighs alike at all
+timesteps. With `edm` it is the output of that parameterization whose error counts everywhere the
+same (Karras et al. 2022)."""
+
+
+def noise_mse(
+    eps: Float[Array, "b *l c"], eps_hat: Float[Array, "b *l c"], weight: Array | float = 1.0
+) -> Float[Array, " b"]:
+    """Mean squared error of the predicted noise per image, [B] from [B, *L, C].
+
+    Args:
+      eps: the noise.
+      eps_hat: its estimate.
+      weight: of each timestep, [B, *L], or one for all.
+    """
+    weight = jnp.expand_dims(jnp.asarray(weight), -1)
+    return (weight * jnp.square(eps - eps_hat)).reshape(eps.shape[0], -1).mean(axis=1)
 
 
 def gaussian_kernel(a: Float[Array, "n c"], b: Float[Array, "m c"]) -> Float[Array, "n m"]:

@@ -26,6 +26,10 @@ Mean: TypeAlias = Float[Array, "..."] | float
 Weight: TypeAlias = Float[np.ndarray, "*n"] | np.floating[Any]
 """One number for each of some timesteps."""
 
+LABEL_STD = 0.3
+"""Standard deviation s of a label around its prior mean, per class: sqrt(p (1 - p)) of a guidance
+prediction that is right nine times in ten."""
+
 
 class Coefficients(NamedTuple):
     """Weights of a reverse step, on the host in the schedule's precision, scalars or [n]."""

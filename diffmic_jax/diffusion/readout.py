@@ -24,5 +24,7 @@ def clip(y0_hat: Float[Array, "s b c"], link: Link) -> Float[Array, "b c"]:
     return link.project(y0_hat.mean(axis=0))
 
 
-READOUTS: dict[str, Callable[..., Array]] = {"softmax": softmax, "clip": clip}
-"""(samples [S, B, C], link) -> probabilities [B, C]."""
+READOUTS: dict[str, Callable[..., Array]] = {"softmax": softmax, "clip": clip, "chain": clip}
+"""(samples [S, B, C], link) -> probabilities [B, C].
+
+For `chain` a sample is the mean of y0_hat over the steps of its chain."""

@@ -69,18 +69,22 @@ def _scan(
     steps: np.ndarray,
     rows: tuple[Any, ...],
     return_states: bool,
+    average: bool,
 ) -> jax.Array | tuple[jax.Array, jax.Array]:
-    """Run `step(y, t, *rows) -> next y`; after the last step it is y0_hat."""
+    """Run `step(y, t, *rows) -> next y, y0_hat`; after the last step both are the same."""
     dtype = jnp.result_type(y_init, jnp.float32)
     # float64 rounds to the compute dtype here, once.
     rows = tuple(jnp.asarray(row, dtype) for row in rows)
 
-    def body(y: jax.Array, row: Any) -> tuple[jax.Array, Any]:
-        y = step(y, *row)
-        return y, y if return_states else None
+    def body(carry: tuple[jax.Array, jax.Array], row: Any) -> tuple[Any, Any]:
+        y, total = carry
+        y, y0_hat = step(y, *row)
+        return (y, total + y0_hat if average else y0_hat), y if return_states else None
 
     y_init = jnp.asarray(y_init, dtype)
-    y0_hat, states = jax.lax.scan(body, y_init, (jnp.asarray(steps), *rows))
+    start = y_init, jnp.zeros_like(y_init)
+    (_, y0_hat), states = jax.lax.scan(body, start, (jnp.asarray(steps), *rows))
+    y0_hat = y0_hat / len(steps) if average else y0_hat
     return (y0_hat, jnp.concatenate([y_init[None], states])) if return_states else y0_hat
 
 
@@ -93,6 +97,7 @@ def ancestral(
     noise: Float[Array, "n b *l c"],
     *,
     return_states: bool = False,
+    average: bool = False,
 ) -> Float[Array, "b *l c"] | tuple[Float[Array, "b *l c"], Float[Array, "n+1 b *l c"]]:
     """Ancestral (DDPM) sampling by the posterior of each step.
 
@@ -104,19 +109,23 @@ def ancestral(
       timesteps: [n] descending host integers.
       noise: [n, B, *L, C] standard normal; row i goes with `timesteps[i]`, the last is unused.
       return_states: also return the n+1 states, [n+1, B, *L, C].
+      average: return the mean of y0_hat over all steps, not that of the last one. Each of them
+        estimates the mean of the label, and it varies less than the last.
 
     Returns:
-      y0_hat [B, *L, C] after the last step, and with `return_states` the states.
+      y0_hat [B, *L, C], and with `return_states` the states.
     """
     steps = np.asarray(timesteps)
     weights = posterior_coefficients(schedule, steps, np.append(steps[1:], -1))
 
-    def step(y: Array, t: Array, g0: Array, g1: Array, g2: Array, std: Array, z: Array) -> Array:
+    def step(
+        y: Array, t: Array, g0: Array, g1: Array, g2: Array, std: Array, z: Array
+    ) -> tuple[Array, Array]:
         y0_hat = predict_y0(schedule, y, t, eps_fn(y, t), prior_mean)
-        return g0 * y0_hat + g1 * y + g2 * prior_mean + std * z
+        return g0 * y0_hat + g1 * y + g2 * prior_mean + std * z, y0_hat
 
     rows = (weights.y0_hat, weights.y_t, weights.prior_mean, np.sqrt(weights.variance), noise)
-    return _scan(step, y_init, steps, rows, return_states)
+    return _scan(step, y_init, steps, rows, return_states, average)
 
 
 def ddim(
@@ -131,6 +140,7 @@ def ddim(
     clip: tuple[float, ...] | None = None,
     rederive_eps: bool = False,
     return_states: bool = False,
+    average: bool = False,
 ) -> Float[Array, "b *l c"] | tuple[Float[Array, "b *l c"], Float[Array, "n+1 b *l c"]]:
     """DDIM sampling (Song et al. 2021), shifted to the prior mean.
 
@@ -146,6 +156,7 @@ def ddim(
       rederive_eps: replace eps_hat by the noise that the clipped y0_hat implies, so that the next
         state is one of the forward process; otherwise eps_hat stays raw (the authors' v2 code).
       return_states: as in `ancestral`.
+      average: as in `ancestral`; of y0_hat as it is used.
 
     Raises:
       ValueError: if eta is above 0 and there is no noise.
@@ -159,17 +170,20 @@ def ddim(
     toward = np.sqrt(np.maximum(1 - ab_prev - std**2, 0))
     z_rows = np.zeros(len(steps)) if noise is None else noise
 
-    def step(y: Array, t: Array, signal: Array, toward: Array, std: Array, z: Array) -> Array:
+    def step(
+        y: Array, t: Array, signal: Array, toward: Array, std: Array, z: Array
+    ) -> tuple[Array, Array]:
         eps_hat = eps_fn(y, t)
         y0_hat = predict_y0(schedule, y, t, eps_hat, prior_mean)
         if clip:
             y0_hat = jnp.clip(y0_hat, *clip)
             if rederive_eps:
                 eps_hat = predict_eps(schedule, y, t, y0_hat, prior_mean)
-        return signal * y0_hat + (1 - signal) * prior_mean + toward * eps_hat + std * z
+        y = signal * y0_hat + (1 - signal) * prior_mean + toward * eps_hat + std * z
+        return y, y0_hat
 
     rows = (np.sqrt(ab_prev), toward, std, z_rows)
-    return _scan(step, y_init, steps, rows, return_states)
+    return _scan(step, y_init, steps, rows, return_states, average)
 
 
 SAMPLERS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {

@@ -27,6 +27,7 @@ from diffmic_jax.method.objectives import (
     Objective,
     label_loss,
     smoothed,
+    timestep_weight,
 )
 from diffmic_jax.method.optimizers import Optimization, make_optimization
 from diffmic_jax.method.sampling import Sampling, make_sampling
@@ -93,7 +94,9 @@ class Method:
     @property
     def on_features(self) -> bool:
         """Whether training can see features for images: nothing that reads these learns."""
-        plain = isinstance(self.guidance, PlainClassifier) and self.denoiser is None
+        own = self.denoiser
+        alone = own is None or (own.encoder is None and own.local_encoder is None)
+        plain = isinstance(self.guidance, PlainClassifier) and alone
         return plain and self.optimization.tuning.tune == "head"
 
     @property
@@ -159,7 +162,7 @@ def build(config: Config, task: Task, *, steps_per_epoch: int = 0, counts: Count
         timesteps=process.TIMESTEPS[diffusion.timesteps],
         priors=_priors(config, task),
         denoised=partial(parameterization, link=task.link, schedule=schedule),
-        objective=_objective(config, task, counts),
+        objective=_objective(config, task, schedule, counts),
         optimization=make_optimization(config, steps_per_epoch, make_tuning(config, guidance)),
         steps_per_epoch=steps_per_epoch,
         phases=phases,
@@ -196,7 +199,7 @@ def _priors(config: Config, task: Task) -> Callable[[Guidance], tuple[Prior, ...
     return every if config.train.mmd_weight else lambda guidance: every(guidance)[:1]
 
 
-def _objective(config: Config, task: Task, counts: Counts) -> Objective:
+def _objective(config: Config, task: Task, schedule: Schedule, counts: Counts) -> Objective:
     """The losses of `config.guidance` and `config.train`."""
     train, link = config.train, task.link
     loss = partial(GUIDANCE_LOSSES[config.guidance.loss], link=link, counts=counts)
@@ -204,6 +207,7 @@ def _objective(config: Config, task: Task, counts: Counts) -> Objective:
         guidance_loss=smoothed(loss, config.guidance.label_smoothing, link),
         mix=MIXES[config.guidance.mix],
         image_weight=partial(IMAGE_WEIGHTS[train.loss_weight], link=link),
+        timestep_weight=partial(timestep_weight, kind=train.timestep_weight, schedule=schedule),
         label_loss=partial(label_loss, link=link, counts=counts, balance=train.label_balance),
         weights=train,
         conditioning_dropout=config.denoiser.conditioning_dropout,

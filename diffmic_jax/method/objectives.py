@@ -11,10 +11,11 @@ from jaxtyping import Float, Real
 from diffmic_jax.config import Train
 from diffmic_jax.diffusion import losses
 from diffmic_jax.diffusion.link import Link
+from diffmic_jax.diffusion.schedules import Schedule
 from diffmic_jax.method import longtail
 from diffmic_jax.method.longtail import Counts
 from diffmic_jax.method.mixing import Mixed
-from diffmic_jax.types import Array, Guidance
+from diffmic_jax.types import Array, Guidance, Timestep
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,8 @@ class Objective:
     """(images [B, ...], labels [B, C], key) -> those that the guidance learns from; None: these."""
     image_weight: Callable[[Guidance, Array], Array]
     """(guidance prediction, labels [B, C]) -> weight of each image in the denoiser's loss [B]."""
+    timestep_weight: Callable[[Timestep], Array]
+    """Timesteps [B, *L] -> weights of their squared errors of the noise [B, *L]."""
     label_loss: Callable[[Array, Array], Array]
     """(logits, labels [B, *L, C]) -> loss of the denoised label [B, *L]."""
     weights: Train
@@ -92,6 +95,18 @@ def focal_weight(
 
 IMAGE_WEIGHTS: dict[str, Callable[..., Array]] = {"uniform": uniform_weight, "focal": focal_weight}
 """(guidance prediction, labels [B, C], *, link) -> [B]."""
+
+
+def timestep_weight(t: Timestep, *, kind: str, schedule: Schedule) -> Float[Array, "*s"]:
+    """Weights of the timesteps t in the squared error of the noise, of the shape of t.
+
+    Args:
+      t: scalar or [B, *L].
+      kind: a name in `losses.TIMESTEP_WEIGHTS`.
+      schedule: the noise schedule.
+    """
+    ab = schedule.alpha_bar
+    return jnp.asarray(losses.TIMESTEP_WEIGHTS[kind](ab / (1 - ab)), jnp.float32)[t]
 
 
 def label_loss(

@@ -80,8 +80,9 @@ def make_sampling(own: config.Sampling, schedule: Schedule, link: Link) -> Sampl
     except ValueError as error:
         raise InputError(f"config.sampling.start={own.start!r}: {error}") from error
     sampler, options = samplers.SAMPLERS[own.sampler]
+    chosen = {name: getattr(own, name) for name in options}
     run: Callable[..., Array | tuple[Array, Array]] = partial(
-        sampler, **{name: getattr(own, name) for name in options}
+        sampler, **chosen, average=own.readout == "chain"
     )
 
     def sample(
@@ -93,8 +94,11 @@ def make_sampling(own: config.Sampling, schedule: Schedule, link: Link) -> Sampl
     ) -> Array | tuple[Array, Array]:
         return run(eps_fn, schedule, y_init, prior_mean, steps, noise, return_states=return_states)
 
+    matched = own.start_std == "matched" and len(steps)
+    scale = float(np.sqrt(1 - schedule.alpha_bar[steps[0]])) if matched else 1.0
+    initial = priors.INITIALS[own.initial]
     return Sampling(
-        initial=priors.INITIALS[own.initial],
+        initial=lambda prior, noise: initial(prior, scale * noise),
         run=sample,
         timesteps=steps,
         num_samples=own.num_samples,

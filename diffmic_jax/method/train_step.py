@@ -146,7 +146,8 @@ def diffusion_loss(
     )
     # Eq. 4: squared error of the noise.
     weight = objective.image_weight(guidance, target)
-    scalars = {"mse": (weight * losses.noise_mse(eps, main.eps_hat)).mean()}
+    error = losses.noise_mse(eps, main.eps_hat, objective.timestep_weight(t))
+    scalars = {"mse": (weight * error).mean()}
     # Eq. 5 and 6: maximum mean discrepancy of the others' noise.
     scalars["loss"] = weights.noise_weight * scalars["mse"]
     for i, other in enumerate(others, 1):

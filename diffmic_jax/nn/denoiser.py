@@ -103,7 +103,7 @@ class Denoiser(nn.Module):
 
     def encode(
         self,
-        image: Float[Array, "b h w 3"],
+        image: Float[Array, "b h w 3"] | Float[Array, "b f"],
         patches: Float[Array, "b *k p p 3"] | None,
         train: bool,
         pooled: Float[Array, "b f"] | None = None,

@@ -105,12 +105,13 @@ def measure(run: TrainingRun) -> Cost:
         views = run.config.guidance.views * counts["train"] * view
         validations, cached = 0.0, validation + views
     per_epoch = run.method.steps_per_epoch * steps[last] + validations + SAVING
-    # The run compiles once more what was compiled here.
+    # The run compiles once more what was compiled here: another number of epochs is another
+    # learning rate. Its evaluation runs the program of its validation.
     return Cost(
         start=used + compiled + cached,
         warmup=warmup,
         epoch=per_epoch,
-        end=validation + counts.get("test", 0) * image + 2 * compiled,
+        end=validation + counts.get("test", 0) * image,
     )
 
 

@@ -60,6 +60,7 @@ CONFIG = Config(
         warmup_fraction=0.04,
         clip_norm=1.0,
         loss_weight="uniform",
+        timestep_weight="noise",
         noise_weight=0.0,
         mmd_weight=0.0,
         label_weight=1.0,  # cross-entropy of the denoised label
@@ -71,6 +72,7 @@ CONFIG = Config(
         num_steps=1,  # from t = T - 1 to the posterior mean
         start="full",
         initial="mean",
+        start_std="unit",
         num_samples=2,  # one unconditional, one conditional
         readout="clip",
         unconditional=0.5,

@@ -60,6 +60,7 @@ CONFIG = Config(
         warmup_fraction=0.04,  # public: 40 of 1,000 epochs
         clip_norm=1.0,  # public
         loss_weight="uniform",
+        timestep_weight="noise",
         noise_weight=1.0,  # Eq. 4 and 6
         mmd_weight=0.5,  # Eq. 6: lambda = 0.5
         label_weight=0.0,
@@ -71,6 +72,7 @@ CONFIG = Config(
         num_steps=100,  # section 3.2: PMG2000; other data sets in configs/
         start="full",  # measured: docs/recipes.md
         initial="mean",  # Eq. 1: noise around the mean of both predictions
+        start_std="unit",
         num_samples=1,
         readout="clip",
         unconditional=0.0,

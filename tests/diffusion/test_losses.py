@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from diffmic_jax.diffusion import losses
+from diffmic_jax.diffusion.process import LABEL_STD
+from diffmic_jax.diffusion.schedules import make_schedule
 from tests.helpers import check
 
 
@@ -66,3 +68,23 @@ def test_the_likelihood_of_many_labels_is_a_mean_over_them():
     p = 1 / (1 + np.exp(-logits))
     expected = np.where(target, p, 1 - p).mean()
     np.testing.assert_allclose(losses.binary_likelihood(logits, target), [expected], rtol=1e-6)
+
+
+def test_weights_of_the_timesteps_are_those_of_other_errors():
+    """A squared error of the noise is that of the label times the signal-to-noise ratio."""
+    ab = make_schedule().alpha_bar
+    snr = ab / (1 - ab)
+    of = {name: weight(snr) * snr for name, weight in losses.TIMESTEP_WEIGHTS.items()}
+    np.testing.assert_allclose(of["noise"], snr)
+    np.testing.assert_allclose(of["label"], 1)
+    np.testing.assert_allclose(of["min_snr"], np.minimum(snr, 5))
+    std = LABEL_STD
+    out = np.sqrt(1 - ab) * std / np.sqrt(ab * std**2 + 1 - ab)  # label per output of `edm`
+    np.testing.assert_allclose(of["edm"], 1 / out**2)
+
+
+def test_noise_mse_weighs_every_cell_by_its_timestep():
+    eps, eps_hat = np.ones((2, 3, 3, 4)), np.zeros((2, 3, 3, 4))
+    weight = np.zeros((2, 3, 3))
+    weight[1, 0, :] = [1, 2, 6]
+    np.testing.assert_allclose(losses.noise_mse(eps, eps_hat, weight), [0, 1])

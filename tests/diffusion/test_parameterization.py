@@ -72,3 +72,55 @@ def test_the_noise_itself_gives_the_label_that_it_was_added_to():
     np.testing.assert_array_equal(found.eps_hat, noise)
     np.testing.assert_allclose(found.logits, label, atol=1e-4)
     np.testing.assert_allclose(found.certainty, SCHEDULE.alpha_bar[[3, 700]], rtol=1e-6)
+
+
+def noisy(t, std=0.3):
+    """Labels of residuals of standard deviation `std`, their noise and noisy labels, at t."""
+    rng = np.random.default_rng(t)
+    mean = jnp.float32(rng.dirichlet([2.0, 2.0, 2.0], 4000))
+    label = mean + jnp.float32(std * rng.standard_normal(mean.shape))
+    noise = jnp.float32(rng.standard_normal(mean.shape))
+    return Prior(mean, mean, 0), label, noise, process.q_sample(SCHEDULE, label, t, noise, mean)
+
+
+@pytest.mark.parametrize("t", [0, 100, 500, 999])
+def test_the_output_that_each_parameterization_is_after_gives_label_and_noise(t):
+    prior, label, noise, y_t = noisy(t)
+    ab = SCHEDULE.alpha_bar[t]
+    residual = label - prior.mean
+    q = np.sqrt(ab * process.LABEL_STD**2 + 1 - ab)
+    linear = np.sqrt(ab) * process.LABEL_STD**2 * (y_t - prior.mean) / q**2
+    left = (residual - linear) * q / (np.sqrt(1 - ab) * process.LABEL_STD)
+    outputs = {
+        "y0": residual,
+        "v": np.sqrt(ab) * noise - np.sqrt(1 - ab) * residual,
+        "edm": left,
+    }
+    # The network of `edm` has an output of unit variance at every timestep.
+    np.testing.assert_allclose(np.std(left), 1, atol=0.02)
+    for name, output in outputs.items():
+        found = parameterization.PARAMETERIZATIONS[name](
+            output, y_t, t, prior, link=SOFTMAX, schedule=SCHEDULE
+        )
+        np.testing.assert_allclose(found.logits, label, atol=1e-4, err_msg=name)
+        # At t = 0 the noise is a hundredth of the state.
+        np.testing.assert_allclose(found.eps_hat, noise, atol=2e-3, err_msg=name)
+
+
+def test_a_network_of_zeros_returns_the_prior_mean_unless_it_predicts_the_noise():
+    prior, _, _, y_t = noisy(999)
+    for name, found in parameterization.PARAMETERIZATIONS.items():
+        estimate = found(jnp.zeros_like(y_t), y_t, 999, prior, link=SOFTMAX, schedule=SCHEDULE)
+        y0_hat = process.predict_y0(SCHEDULE, y_t, 999, estimate.eps_hat, prior.mean)
+        error = np.abs(y0_hat - prior.mean).max()
+        assert (error < 0.05) == (name != "eps"), (name, error)
+
+
+def test_v_is_the_linear_estimate_for_residuals_of_unit_variance(monkeypatch):
+    monkeypatch.setattr(parameterization, "LABEL_STD", 1.0)
+    prior, _, noise, y_t = noisy(300)
+    by_edm, by_v = (
+        found(sign * noise, y_t, 300, prior, link=SOFTMAX, schedule=SCHEDULE).logits
+        for found, sign in ((parameterization.edm, -1), (parameterization.v, 1))
+    )
+    np.testing.assert_allclose(by_edm, by_v, atol=1e-5)

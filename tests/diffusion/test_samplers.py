@@ -210,3 +210,19 @@ def test_golden_ddim_without_clipping(golden):
     reference = channels_last(g["out_noclip"])
     ours, _, _ = run_golden_ddim(g, 10, None)
     check("ddim n10 unclipped", ours, reference, 2e-5 * max(1, np.abs(reference).max()))
+
+
+@pytest.mark.parametrize("sampler", [samplers.ancestral, samplers.ddim])
+def test_the_average_is_over_the_estimates_of_all_steps(sampler):
+    steps = samplers.timesteps(SCHEDULE, 5, "full")
+    estimates = np.linspace(-1, 1, 1000)  # of y0, by timestep
+    mean, noise = 0.25, np.zeros((5, 2, 3), np.float32)
+
+    def eps_fn(y, t):
+        y0_hat = jnp.full_like(y, jnp.asarray(estimates, y.dtype)[t])
+        return process.predict_eps(SCHEDULE, y, t, y0_hat, mean)
+
+    run = sampler, eps_fn, SCHEDULE, np.ones((2, 3), np.float32), mean, steps, noise
+    last, average = (run[0](*run[1:], average=average) for average in (False, True))
+    np.testing.assert_allclose(last, estimates[steps[-1]], atol=1e-4)
+    np.testing.assert_allclose(average, estimates[steps].mean(), atol=1e-4)
