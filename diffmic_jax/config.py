@@ -125,6 +125,12 @@ class Guidance:
     mix: Literal["none", "mixup", "cutmix", "both"] = field(
         "none", "training images are mixed with others, and so are their labels"
     )
+    hidden: tuple[int, ...] = field(
+        (), "classifier: widths of layers between the trunk's features and the last, linear one"
+    )
+    dropout: float = field(
+        0.0, "classifier: share of the inputs of these layers left out in training", low=0, high=1
+    )
     drop_path: float = field(
         0.0, "stochastic depth: share of images without the last block; less before", low=0, high=1
     )

@@ -74,6 +74,16 @@ def _check_guidance(config: Config) -> None:
             f"config.guidance.loss={guidance.loss} needs config.guidance.network=classifier, which "
             "has a normalised last layer for it"
         )
+    for name, asked in (("hidden", guidance.hidden), ("dropout", guidance.dropout)):
+        if asked and guidance.network != "classifier":
+            raise InputError(
+                f"config.guidance.{name}={asked} needs config.guidance.network=classifier, not "
+                f"{guidance.network}; leave it out"
+            )
+    if guidance.hidden and min(guidance.hidden) < 1:
+        raise InputError(
+            f"config.guidance.hidden={guidance.hidden} has a layer without width; give at least 1"
+        )
     if guidance.weight_decay and guidance.optimizer != "adamw":
         raise InputError(
             f"config.guidance.weight_decay={guidance.weight_decay:g} needs "

@@ -96,6 +96,8 @@ def make_guidance(config: Config, task: Task) -> DCG | PlainClassifier:
             global_trunk=trunk(own.backbone),
             region_size=own.region_size,
             cosine_scale=scale,
+            hidden=own.hidden,
+            dropout=own.dropout,
             dtype=dtype,
         )
     return DCG(

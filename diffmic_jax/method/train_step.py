@@ -82,14 +82,14 @@ def guidance_loss(
       variables: parameters and statistics, keyed by network.
       batch: normalised images, no padding rows.
       target: [B, C] labels of mixed images; those of the batch if there are none.
-      keys: [B] random keys for stochastic depth.
+      keys: [B] random keys for stochastic depth and dropout.
 
     Returns:
       Scalars, of which `guidance_loss` is the objective, and the guidance's new statistics.
     """
     own = of_network(variables, "guidance")
     train = not method.optimization.tuning.keeps_statistics
-    rngs = {} if keys is None else {"drop_path": keys[0]}
+    rngs = {} if keys is None else {"drop_path": keys[0], "dropout": jax.random.fold_in(keys[0], 1)}
     guidance, updates = method.guidance.apply(
         own, batch.image, train, mutable=["batch_stats"], rngs=rngs
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -24,6 +25,11 @@ class PlainClassifier(nn.Module):
     """p of the [B, 0, p, p, 3] regions."""
     cosine_scale: float = 0.0
     """If not 0, the logits are this times the cosine between features and class vectors."""
+    hidden: tuple[int, ...] = ()
+    """Widths of layers between the features and the last, linear one; normalised, with ReLU."""
+    dropout: float = 0.0
+    """Share of the inputs of each of these layers that is left out where a random key `dropout` is
+    given."""
     dtype: Any = jnp.float32
 
     def merged(self, guidance: Guidance) -> Array:
@@ -40,26 +46,18 @@ class PlainClassifier(nn.Module):
         them, and leaves the trunk out.
 
         The logits of both branches are the same, and K is 0. The saliency is the class activation
-        map (Zhou et al. 2016), whose mean is the logits, since the layer is linear.
+        map (Zhou et al. 2016): what the layers make of each position. Its mean is the logits where
+        they are linear.
         """
         if image.ndim == 4:
             features = self.global_trunk(image, train)
         else:
             features = image[:, None, None].astype(self.dtype)
         pooled = features.mean((1, 2))
-        if self.cosine_scale:
-            # Not the norm, which has no gradient where all features are 0.
-            inverse = jax.lax.rsqrt(jnp.square(pooled).sum(axis=-1) + 1e-12)
-            scale = self.cosine_scale * inverse[:, None, None, None]
-            shape = (features.shape[-1], self.num_classes)
-            vectors = self.param("class_vectors", nn.initializers.normal(), shape)
-            vectors = vectors / jnp.linalg.norm(vectors, axis=0)
-            saliency = scale * features @ vectors
-        else:
-            head = Dense(features=self.num_classes, dtype=self.dtype, name="classifier")
-            saliency = head(features)
-        saliency = saliency.astype(jnp.promote_types(saliency.dtype, jnp.float32))
-        logits = saliency.mean((1, 2))
+        classify = self._head()
+        saliency = classify(features)
+        whole = classify(pooled[:, None, None]) if self.hidden else saliency
+        logits = whole.mean((1, 2))
         batch, size = image.shape[0], self.region_size
         corners = jnp.zeros((batch, 0, 2), jnp.int32)
         patches = jnp.zeros((batch, 0, size, size, 3), image.dtype)
@@ -75,3 +73,40 @@ class PlainClassifier(nn.Module):
             features=pooled,
             pooled=pooled,
         )
+
+    def _head(self) -> Callable[[Array], Array]:
+        """From features [B, h, w, F] to the logits of each position, [B, h, w, C]."""
+        layers = [
+            (
+                Dense(width, dtype=self.dtype, name=f"hidden_{i}"),
+                nn.LayerNorm(dtype=self.dtype, use_fast_variance=False, name=f"norm_{i}"),
+            )
+            for i, width in enumerate(self.hidden)
+        ]
+        drop = nn.Dropout(
+            self.dropout, broadcast_dims=(1, 2), deterministic=not self.has_rng("dropout")
+        )
+        last = (
+            self._cosine
+            if self.cosine_scale
+            else Dense(self.num_classes, dtype=self.dtype, name="classifier")
+        )
+
+        def classify(x: Array) -> Array:
+            for layer, norm in layers:
+                x = nn.relu(norm(layer(drop(x))))
+            logits: Array = last(drop(x))
+            return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+
+        return classify
+
+    def _cosine(self, x: Array) -> Array:
+        """Scaled cosines [B, h, w, C] between features and class vectors."""
+        # Not the norm, which has no gradient where all features are 0.
+        mean = x.mean((1, 2))
+        inverse = jax.lax.rsqrt(jnp.square(mean).sum(axis=-1) + 1e-12)
+        scale = self.cosine_scale * inverse[:, None, None, None]
+        shape = (x.shape[-1], self.num_classes)
+        vectors = self.param("class_vectors", nn.initializers.normal(), shape)
+        cosines: Array = scale * x @ (vectors / jnp.linalg.norm(vectors, axis=0))
+        return cosines

@@ -56,6 +56,43 @@ class Pixels(nn.Module):
         return image
 
 
+def test_hidden_layers_classify_the_mean_of_the_features():
+    net = PlainClassifier(num_classes=3, global_trunk=Pixels(), hidden=(8, 5), dropout=0.5)
+    image = np.random.default_rng(0).standard_normal((4, 2, 2, 3)).astype(np.float32)
+    variables = net.init(jax.random.key(0), image, False)
+    params = variables["params"]
+    shapes = {
+        name: jax.tree.map(np.shape, tree["linear"])
+        for name, tree in params.items()
+        if "linear" in tree
+    }
+    assert {name: tree["kernel"] for name, tree in shapes.items()} == {
+        "hidden_0": (3, 8),
+        "hidden_1": (8, 5),
+        "classifier": (5, 3),
+    }
+    x = image.mean((1, 2))
+    for i in range(2):
+        linear, norm = params[f"hidden_{i}"]["linear"], params[f"norm_{i}"]
+        x = x @ linear["kernel"] + linear["bias"]
+        x = (x - x.mean(1, keepdims=True)) / np.sqrt(x.var(1, keepdims=True) + 1e-6)
+        x = np.maximum(x * norm["scale"] + norm["bias"], 0)
+    linear = params["classifier"]["linear"]
+    expected = x @ linear["kernel"] + linear["bias"]
+    found = net.apply(variables, image, False)
+    np.testing.assert_allclose(found.fused, expected, atol=1e-5)
+    of_features = net.apply(variables, image.mean((1, 2)), False)
+    np.testing.assert_allclose(of_features.fused, expected, atol=1e-5)
+    assert found.saliency.shape == (4, 2, 2, 3)
+    # With a key, in training, inputs are left out; others for another key.
+    dropped = [
+        net.apply(variables, image, False, rngs={"dropout": jax.random.key(i)}) for i in (0, 0, 1)
+    ]
+    np.testing.assert_array_equal(dropped[0].fused, dropped[1].fused)
+    for other in (found, dropped[2]):
+        assert np.abs(dropped[0].fused - other.fused).max() > 0.01
+
+
 def test_cosines_are_those_of_the_pooled_features_and_have_a_gradient_at_0():
     net = PlainClassifier(num_classes=2, global_trunk=Pixels(), cosine_scale=30.0)
     image = np.random.default_rng(0).standard_normal((1, 4, 4, 3)).astype(np.float32)
