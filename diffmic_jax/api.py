@@ -31,6 +31,7 @@ from diffmic_jax.fields import flatten
 from diffmic_jax.inference import exported
 from diffmic_jax.inference.calibration import COVERAGE
 from diffmic_jax.inference.classify import Predictions, classify, classify_exported, predictions
+from diffmic_jax.inference.ensemble import Ensemble
 from diffmic_jax.inference.export import export_model
 from diffmic_jax.inference.exported import Exported
 from diffmic_jax.inference.load import Model
@@ -38,7 +39,7 @@ from diffmic_jax.inference.load import load as load_model
 from diffmic_jax.method.networks import check_networks
 from diffmic_jax.planning import budget
 from diffmic_jax.training import parallel
-from diffmic_jax.training.run import TrainingRun
+from diffmic_jax.training.run import TrainingRun, check_split
 from diffmic_jax.training.workdir import check_workdir, check_writable
 from diffmic_jax.types import Variables
 
@@ -270,6 +271,27 @@ def evaluate(config: Config, workdir: Path, *, folder: Path | None = None) -> Ev
         check_workdir(workdir, config)
     model = load_model(workdir, flatten(config.to_dict()))
     return evaluate_model(model, open_dataset(config), folder=folder)
+
+
+def evaluate_ensemble(config: Config, workdirs: Sequence[Path], folder: Path) -> Evaluation:
+    """Evaluate the mean of several runs on the test part, calibrated on the validation part.
+
+    Args:
+      config: of the first of them.
+      workdirs: of the runs.
+      folder: where the results and the calibration go.
+
+    Raises:
+      InputError: the runs have other data, or the data has changed.
+    """
+    members = [load_model(workdir) for workdir in workdirs]
+    dataset = open_dataset(config)
+    for each in members:
+        check_split(each.workdir, dataset)
+    ensemble = Ensemble.of(members, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    calibrate(ensemble, dataset)
+    return evaluate_model(ensemble, dataset, folder=folder)
 
 
 def _guidance(config: Config) -> Variables | None:

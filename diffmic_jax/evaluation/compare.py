@@ -68,14 +68,9 @@ def compare(
     """
     both = list(zip(probabilities, thresholds, strict=True))
     points = [metrics.compute(p, labels, task, bootstrap=0, thresholds=own) for p, own in both]
-    resampled = [
-        metrics.bootstrap_scalars(
-            p, labels, task, groups=groups, bootstrap=bootstrap, thresholds=own
-        )
-        for p, own in both
-    ]
+    resampled = differences(probabilities, labels, task, groups, bootstrap, thresholds)
     rows = {
-        name: _difference(first, second, resampled[1][name] - resampled[0][name])
+        name: _difference(first, second, resampled[name])
         for name in task.metrics
         if (first := points[0][name]) is not None and (second := points[1][name]) is not None
     }
@@ -87,16 +82,44 @@ def compare(
     }
 
 
-def _difference(first: float, second: float, resampled: np.ndarray) -> dict[str, Any]:
-    """The row of a metric, of its two values and of the differences in the resamples."""
+def differences(
+    probabilities: tuple[Float[np.ndarray, "n c"], Float[np.ndarray, "n c"]],
+    labels: Int[np.ndarray, " n"] | Int[np.ndarray, "n c"],
+    task: Task,
+    groups: Shaped[np.ndarray, " n"],
+    bootstrap: int = 1000,
+    thresholds: tuple[Sequence[float], Sequence[float]] = ((), ()),
+) -> dict[str, np.ndarray]:
+    """Second minus first in each metric over the resamples [bootstrap], NaN where undefined.
+
+    The same images have the same resamples. Arguments as in `compare`.
+    """
+    first, second = (
+        metrics.bootstrap_scalars(
+            p, labels, task, groups=groups, bootstrap=bootstrap, thresholds=own
+        )
+        for p, own in zip(probabilities, thresholds, strict=True)
+    )
+    return {name: second[name] - first[name] for name in first}
+
+
+def interval(resampled: Float[np.ndarray, " n"]) -> tuple[list[float], float]:
+    """The central 95% of differences in resamples, and p, twice the share on 0's other side."""
     defined = resampled[~np.isnan(resampled)]
     below, above = (defined <= 0).mean(), (defined >= 0).mean()
+    low_high: list[float] = np.percentile(defined, [2.5, 97.5]).tolist()
+    return low_high, float(min(1.0, 2 * min(below, above)))
+
+
+def _difference(first: float, second: float, resampled: np.ndarray) -> dict[str, Any]:
+    """The row of a metric, of its two values and of the differences in the resamples."""
+    ci95, p = interval(resampled)
     return {
         "first": first,
         "second": second,
         "difference": second - first,
-        "ci95": np.percentile(defined, [2.5, 97.5]).tolist(),
-        "p_bootstrap": float(min(1.0, 2 * min(below, above))),
+        "ci95": ci95,
+        "p_bootstrap": p,
     }
 
 
@@ -119,7 +142,7 @@ def compare_workdirs(
     second: Path,
     split: str = "test",
     bootstrap: int = 1000,
-    guidance: tuple[bool, bool] = (False, False),
+    kinds: tuple[str, str] = ("prob", "prob"),
     run: Path | None = None,
 ) -> dict[str, Any]:
     """Compare two runs by their `predictions.csv` on a split.
@@ -129,24 +152,41 @@ def compare_workdirs(
       second: likewise.
       split: of runs, which evaluation.
       bootstrap: number of resamples.
-      guidance: for which of them to compare the guidance prediction instead.
+      kinds: of probabilities, of each of them: `prob`, `calibrated` or `guidance`.
       run: whose split has the groups; default the first of them that has one.
 
     Raises:
       InputError: one is not evaluated, or they were evaluated on other images or labels.
     """
+    return compare(**pair(first, second, split, kinds, run), bootstrap=bootstrap)
+
+
+def pair(
+    first: Path,
+    second: Path,
+    split: str = "test",
+    kinds: tuple[str, str] = ("prob", "prob"),
+    run: Path | None = None,
+) -> dict[str, Any]:
+    """The arguments of `compare`, but for `bootstrap`, for two runs.
+
+    Arguments and errors as in `compare_workdirs`.
+    """
     paths = [
         own if (own := folder / "predictions.csv").exists() else folder / "eval" / split / own.name
         for folder in (first, second)
     ]
-    ours, theirs = map(read_predictions, paths, guidance)
+    ours, theirs = map(read_predictions, paths, kinds)
     order = _matched(ours, theirs, paths)
-    both = (ours.probabilities, theirs.probabilities[order])
     # An evaluation by itself does not contain the groups, the run beside it does.
     runs = [run] if run else [f for f in (first, second) if (f / "split.csv").exists()]
-    groups = groups_of((runs or [first])[0], ours.ids)
-    thresholds = ours.thresholds, theirs.thresholds
-    return compare(both, ours.label, ours.task, groups, bootstrap, thresholds)
+    return {
+        "probabilities": (ours.probabilities, theirs.probabilities[order]),
+        "labels": ours.label,
+        "task": ours.task,
+        "groups": groups_of((runs or [first])[0], ours.ids),
+        "thresholds": (ours.thresholds, theirs.thresholds),
+    }
 
 
 def _matched(ours: Evaluated, theirs: Evaluated, paths: Sequence[Path]) -> list[int]:
@@ -173,24 +213,25 @@ def _matched(ours: Evaluated, theirs: Evaluated, paths: Sequence[Path]) -> list[
     return order
 
 
-def read_predictions(path: Path, guidance: bool = False) -> Evaluated:
+def read_predictions(path: Path, kind: str = "prob") -> Evaluated:
     """Read back a `predictions.csv` of an evaluation.
 
     Args:
       path: of the file.
-      guidance: take the probabilities of the guidance prediction, from `uncertainty.csv` beside it.
+      kind: of probabilities, `prob`; from `uncertainty.csv` beside it `calibrated`, or `guidance`,
+        those of the guidance prediction.
 
     Raises:
-      InputError: it is not there, or has no labels.
+      InputError: it is not there, or has no labels or no such probabilities.
     """
     rows = read_rows(path)
     names = tuple(key.removeprefix("prob_") for key in rows[0] if key.startswith("prob_"))
     if "label" not in rows[0] or not names:
         raise InputError(f"{path}: has no labels; name a run that was evaluated")
     ids, labels = [row["id"] for row in rows], [row["label"] for row in rows]
-    kind, source = "prob", rows
-    if guidance:
-        kind, source = "guidance", read_rows(path.with_name("uncertainty.csv"))
+    source = rows if kind == "prob" else read_rows(path.with_name("uncertainty.csv"))
+    if f"{kind}_{names[0]}" not in source[0]:
+        raise InputError(f"{path}: has no {kind} probabilities; name a run with a validation part")
     by_id = {row["id"]: row for row in source}
     p = np.array([[float(by_id[image][f"{kind}_{name}"]) for name in names] for image in ids])
     if set(labels) <= set(names) and np.allclose(p.sum(axis=1), 1, atol=1e-3):
@@ -199,7 +240,7 @@ def read_predictions(path: Path, guidance: bool = False) -> Evaluated:
     hot = np.array([[name in label.split(SEPARATOR) for name in names] for label in labels], int)
     beside = path.with_name("metrics.json")
     scores = json.loads(beside.read_text()) if beside.exists() else {}
-    own = thresholds_of(scores.get("guidance", {}) if guidance else scores)
+    own = thresholds_of(scores.get("guidance", {}) if kind == "guidance" else scores)
     return Evaluated(ids, Task(class_names=names, multi_label=True), hot, p, own)
 
 

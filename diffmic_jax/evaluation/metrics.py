@@ -16,6 +16,9 @@ Definitions, for N images and C classes (scikit-learn's where it has one):
 - NLL: mean -log p of the label, p no smaller than `NLL_PROBABILITY_FLOOR`.
 - Brier score: squared distance between the probabilities and the one-hot label, summed over the
   classes (Brier 1950).
+- ranked probability score: squared distance between the cumulated probabilities and the cumulated
+  one-hot label, summed over the C - 1 thresholds between classes and divided by their number
+  (Epstein 1969); it means something where the classes have an order.
 - sensitivity at a fixed specificity: of one class against the rest, at the lowest threshold that
   at least that share of the other images stay below (read off the ROC curve of the same images).
 - ECE: mean over images of |accuracy - confidence| in 15 equal bins of the top probability (Guo et
@@ -56,7 +59,8 @@ class _Columns(NamedTuple):
     predicted: np.ndarray
     """[N, C] 1 where it was predicted."""
     losses: np.ndarray
-    """[N, 3] NLL, Brier score, squared distance between predicted and true class index."""
+    """[N, 4] NLL, Brier score, ranked probability score, squared distance between predicted and
+    true class index."""
     gaps: np.ndarray
     """[N, 15] confidence minus outcome, in the bin of the confidence."""
     ranks: np.ndarray
@@ -170,13 +174,15 @@ def _columns(
 
 def _losses(
     probabilities: np.ndarray, actual: np.ndarray, task: Task
-) -> tuple[np.ndarray, np.ndarray]:
-    """[N] NLL and [N] Brier score of each image."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """[N] NLL, [N] Brier and [N] ranked probability score (0 with several labels) of each image."""
     brier = np.square(probabilities - actual)
     if task.multi_label:
         of_outcome = np.where(actual == 1, probabilities, 1 - probabilities)
-        return _negative_log(of_outcome).mean(axis=1), brier.mean(axis=1)
-    return _negative_log((probabilities * actual).sum(axis=1)), brier.sum(axis=1)
+        return _negative_log(of_outcome).mean(axis=1), brier.mean(axis=1), np.zeros(len(actual))
+    nll = _negative_log((probabilities * actual).sum(axis=1))
+    cumulated = np.cumsum(probabilities - actual, axis=1)[:, :-1]
+    return nll, brier.sum(axis=1), np.square(cumulated).mean(axis=1)
 
 
 def _negative_log(probabilities: np.ndarray) -> np.ndarray:
@@ -216,7 +222,7 @@ def _scores(
     support = _weighted_sum(weights, columns.actual)
     predictions = _weighted_sum(weights, columns.predicted)
     hits = _weighted_sum(weights, columns.actual * columns.predicted)
-    nll, brier, distance = _weighted_sum(weights, columns.losses)
+    nll, brier, rps, distance = _weighted_sum(weights, columns.losses)
     per_class = {
         "precision": _ratio(hits, predictions),
         "recall": _ratio(hits, support),
@@ -232,6 +238,7 @@ def _scores(
         "kappa_quadratic": _kappa(distance, support, predictions),
         "nll": nll / total,
         "brier": brier / total,
+        "rps": rps / total,
         "ece": np.abs(_weighted_sum(weights, columns.gaps)).sum() / total,
     }
     return per_class, {n: x if n in columns.task.metrics else np.nan for n, x in scalars.items()}

@@ -35,6 +35,8 @@ class Evaluation:
     """That fit the checkpoint and the sampling."""
     coverage: float = COVERAGE
     """Of the prediction sets, 0..1."""
+    cpu_seconds: float | None = None
+    """To predict an image, over all threads of this process; None: not measured."""
 
 
 def add_calibrated(

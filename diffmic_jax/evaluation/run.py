@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from diffmic_jax.inference import calibration
 from diffmic_jax.inference.calibration import COVERAGE
 from diffmic_jax.inference.card import write_card
 from diffmic_jax.inference.load import Model
-from diffmic_jax.inference.predict import make_predictor, predict_batches
+from diffmic_jax.inference.predict import Predictor, Timed, make_predictor, predict_batches
 from diffmic_jax.inference.predictions import Outputs
 from diffmic_jax.method.state import TrainState
 from diffmic_jax.training import parallel
@@ -43,10 +44,12 @@ def validator(run: TrainingRun) -> Validate:
     return validate
 
 
-def predict_part(model: Model, examples: Examples, title: str = "") -> Outputs:
-    """The model's outputs for a part of a data set, in order."""
+def predict_part(
+    model: Model, examples: Examples, title: str = "", predictor: Predictor | None = None
+) -> Outputs:
+    """The model's outputs for a part of a data set, in order; by its own predictor if none."""
     batches = loader.eval_batches(examples, _batching(model.config, model.mesh))
-    return predict_batches(model.predictor, batches, model.sampling_key, title)
+    return predict_batches(predictor or model.predictor, batches, model.sampling_key, title)
 
 
 def _batching(config: Config, mesh: Mesh) -> loader.Batching:
@@ -101,10 +104,12 @@ def evaluate(
         raise InputError(f"the data has no {split} split; it has {known}")
     _check_same_data(model, dataset)
     whole = examples["test" if split == CLEAN else split]
-    outputs = predict_part(model, whole, title=split)
+    timed = Timed(predictor=model.predictor)
+    outputs = predict_part(model, whole, split, timed)
     parts = [CLEAN, split] if split == "test" and CLEAN in examples else [split]
     for part in parts:
         found = _measure(model, examples[part], *_inside(examples[part], whole, outputs), coverage)
+        found = dataclasses.replace(found, cpu_seconds=timed.cpu_seconds)
         place = folder or model.workdir / "eval" / part
         place = place / CLEAN if folder and part != split else place
         write(place, found)

@@ -31,15 +31,15 @@ def assess(
       coverage: 0..1, the share of the prediction sets that are to contain the true class.
 
     Returns:
-      `temperature`, `uniform`, their `nll`, `brier` and `ece`, and for single labels `conformal`:
-      the `target` and the reached `coverage`, the interval `expected` in which 95% of splits of
-      this size would reach it, the mean `set_size` and the share of `empty` sets.
+      `temperature`, `uniform`, their `nll`, `brier`, `rps` and `ece`, and for single labels
+      `conformal`: the `target` and the reached `coverage`, the interval `expected` in which 95% of
+      splits of this size would reach it, the mean `set_size` and the share of `empty` sets.
     """
     calibrated = calibration.apply(fitted, probabilities, coverage)
     if fitted is None or calibrated is None:
         return None
     scores = compute(calibrated.probabilities, labels, task, bootstrap=0)
-    found: dict[str, Any] = {name: scores[name] for name in ("nll", "brier", "ece")}
+    found: dict[str, Any] = {name: scores[name] for name in ("nll", "brier", "rps", "ece")}
     found |= {"temperature": fitted.temperature, "uniform": fitted.uniform}
     sets = calibrated.sets
     return found | {"conformal": None if sets is None else _reached(sets, labels, coverage)}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import statistics
+import time
 from collections.abc import Callable, Iterable
 from functools import lru_cache, partial
 
@@ -51,6 +54,27 @@ def make_predictor(method: Method, mesh: Mesh) -> Callable[[Variables], Predicto
         return predict
 
     return predictor
+
+
+@dataclasses.dataclass(kw_only=True)
+class Timed:
+    """A predictor that measures itself; the first batch, which compiles, does not count."""
+
+    predictor: Predictor
+    _seconds: list[float] = dataclasses.field(default_factory=list, init=False)
+    """Per image, CPU time of all threads of this process."""
+
+    def __call__(self, batch: Batch, key: Array) -> Outputs:
+        """As the predictor."""
+        began = time.process_time()
+        outputs = self.predictor(batch, key)
+        self._seconds.append((time.process_time() - began) / len(batch.label))
+        return outputs
+
+    @property
+    def cpu_seconds(self) -> float | None:
+        """Median over the batches; None if there was only one."""
+        return statistics.median(self._seconds[1:]) if len(self._seconds) > 1 else None
 
 
 def predict_batches(

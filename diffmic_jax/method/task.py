@@ -23,10 +23,11 @@ SCALARS = (
     "kappa_quadratic",
     "nll",
     "brier",
+    "rps",
     "ece",
 )
 """Scalar metrics of an evaluation; null where a task does not have one."""
-SINGLE_LABEL_ONLY = ("accuracy", "balanced_accuracy", "kappa_quadratic")
+SINGLE_LABEL_ONLY = ("accuracy", "balanced_accuracy", "kappa_quadratic", "rps")
 SEPARATOR = "|"
 """Between the names of several classes of one image."""
 

@@ -21,6 +21,7 @@ TITLES = {
     "kappa_quadratic": "quadratic kappa",
     "nll": "NLL (lower is better)",
     "brier": "Brier score (lower is better)",
+    "rps": "Ranked probability score (lower is better)",
     "ece": "ECE (lower is better)",
 }
 LOSSES = {"loss": "denoiser", "guidance_loss": "guidance"}

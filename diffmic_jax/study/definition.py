@@ -38,11 +38,25 @@ class Row:
     """The results of the guidance prediction in the runs `of` that row."""
     sampling: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Fields of `config.sampling` to change; the runs `of` that row are evaluated with them."""
+    members: tuple[str, ...] = ()
+    """Instead of a configuration: the mean prediction of the runs of these rows."""
+    seed_shift: int = 0
+    """Added to the seed of its trainings, so that a member of an ensemble is one of its own."""
 
     def needs(self) -> set[str]:
         """The rows whose runs this one uses."""
         named = _NAME_IN_TEXT.findall(str([*self.changes.values()]))
-        return {*named, self.of} - {""}
+        return {*named, self.of, *self.members} - {""}
+
+    @property
+    def runs_of(self) -> tuple[str, ...]:
+        """The rows whose trainings the results are of."""
+        return self.members or (self.of or self.name,)
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether trainings of other rows are evaluated anew, into a folder of its own."""
+        return bool(self.sampling or self.members)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +90,7 @@ class Study:
                     f"study: row name {row.name!r} is not unique, or not of letters, digits and ._-"
                 )
             _check_kind(row)
-            for name in {row.of, *row.needs().intersection(names)} - {""}:
+            for name in {row.of, *row.members, *row.needs().intersection(names)} - {""}:
                 if name not in trained:
                     raise InputError(f"study: row {row.name}: no row {name!r} is trained")
                 if name not in names[:i] and not row.guidance:  # for which nothing is run
@@ -131,12 +145,13 @@ def _check_types(study: Study) -> None:
 
 def _check_kind(row: Row) -> None:
     """Refuse a row that is not of exactly one kind."""
-    kinds = (row.config, row.of and row.guidance, row.of and row.sampling)
-    unused = (row.guidance or row.sampling) if row.config else row.changes
-    if sum(map(bool, kinds)) != 1 or bool(row.config and row.of) or unused:
+    kinds = (row.config, row.of and row.guidance, row.of and row.sampling, row.members)
+    mixed = (row.config or row.members) and row.of
+    unused = (row.guidance or row.sampling) if row.config else (row.changes or row.seed_shift)
+    if sum(map(bool, kinds)) != 1 or mixed or unused:
         raise InputError(
             f"study: row {row.name}: give config, perhaps with changes; or of, with guidance or "
-            "with sampling"
+            "with sampling; or members"
         )
 
 
@@ -188,14 +203,16 @@ def make_configs(study: Study, folder: Path) -> Configs:
 
 def make_config(study: Study, row: Row, seed: int, folder: Path) -> Config:
     """The configuration of one run, or of one evaluation. Errors as in `make_configs`."""
-    trained = study.row(row.of) if row.of else row
+    trained = study.row(row.runs_of[0])
     places = {each.name: str(run_workdir(folder, each.name, seed)) for each in study.rows}
     changes = {**study.changes, **trained.changes}
     if "seed" in changes:
         raise InputError(f"study row {row.name}: seed is no change; give the study its seeds")
     sampling = {f"sampling.{name}": value for name, value in row.sampling.items()}
     try:
-        config = configfile.load(trained.config).changed(_placed(changes, places) | {"seed": seed})
+        config = configfile.load(trained.config).changed(
+            _placed(changes, places) | {"seed": seed + trained.seed_shift}
+        )
         return config.changed(sampling)
     except InputError as error:
         raise InputError(f"study row {row.name}: {error}") from error

@@ -28,6 +28,7 @@ from diffmic_jax import api
 from diffmic_jax.data.files import write_json
 from diffmic_jax.data.sources import CLEAN
 from diffmic_jax.errors import InputError, Interrupted
+from diffmic_jax.evaluation.results import Evaluation
 from diffmic_jax.study.definition import Row, Study, make_configs, run_workdir
 from diffmic_jax.training import parallel
 from diffmic_jax.training.checkpoint import Checkpoints
@@ -35,7 +36,12 @@ from diffmic_jax.training.workdir import config_sha256
 
 log = logging.getLogger("diffmic_jax")
 
-METRICS = ("accuracy", "f1_macro", "balanced_accuracy", "auroc_macro", "nll", "ece")
+CALIBRATED = "calibrated"
+"""Group of metrics in `metrics.json`: of the probabilities after temperature scaling."""
+METRICS = (
+    *("accuracy", "f1_macro", "balanced_accuracy", "auroc_macro", "nll", "ece"),
+    *(f"{CALIBRATED}.{name}" for name in ("nll", "rps")),
+)
 LEAKED, CLEAN_ACCURACY = "accuracy_leaked", "accuracy_clean"
 CLEAN_MATCHED = "accuracy_clean_matched"
 """Of the clean images, where each class counts as often as in the leaked ones."""
@@ -57,6 +63,11 @@ class Outcome:
     """Of the run that was evaluated."""
     seconds: float = 0.0
     """Of training and evaluation."""
+    train_cpu: float | None = None
+    """CPU seconds of all trainings that the results are of, with their evaluations; None: of the
+    guidance in a run with a denoiser, which has none of its own."""
+    predict_cpu: float | None = None
+    """CPU seconds to predict an image, without compiling; None: not measured."""
     values: Mapping[str, float] = dataclasses.field(default_factory=dict)
     intervals: Mapping[str, Sequence[float]] = dataclasses.field(default_factory=dict)
     """95%, by bootstrap over the test images."""
@@ -132,7 +143,7 @@ class Runs:
         Raises:
           Interrupted: it was asked to stop, and is saved.
         """
-        began = time.monotonic()
+        began, used = time.monotonic(), time.process_time()
         record = self._record.setdefault(f"{row.name}-{seed}", {})
         # Older results may remain after a stop; the rows that use this run are out of date with it.
         for each in (row, *(other for other in self.study.rows if row.name in other.needs())):
@@ -141,7 +152,7 @@ class Runs:
         try:
             self._check_needed(row, seed, record)
             self._write()
-            self._job(row, seed)()
+            record["predict_cpu_seconds"] = self._job(row, seed)().cpu_seconds
             record["done"] = self._digest(row, seed)
         except Interrupted:
             raise
@@ -153,7 +164,11 @@ class Runs:
         finally:
             # The next run does not use the compiled programs of this one, which take memory.
             jax.clear_caches()
-            record["seconds"] = record.get("seconds", 0.0) + time.monotonic() - began
+            for name, spent in (
+                ("seconds", time.monotonic() - began),
+                ("cpu_seconds", time.process_time() - used),
+            ):
+                record[name] = record.get(name, 0.0) + spent
             self._write()
 
     def outcomes(self) -> list[Outcome]:
@@ -162,7 +177,7 @@ class Runs:
 
     def _outcome(self, row: Row, seed: int) -> Outcome:
         results = self._results(row, seed)
-        workdir = run_workdir(self.folder, row.of or row.name, seed)
+        workdir = run_workdir(self.folder, row.runs_of[0], seed)
         outcome = Outcome(
             row=row.name, seed=seed, status="waiting", folder=results, workdir=workdir
         )
@@ -170,16 +185,28 @@ class Runs:
             return dataclasses.replace(outcome, status=f"failed: {reason}")
         if not self.is_done(row, seed):
             return outcome
-        clean = results / CLEAN if row.sampling else results.with_name(CLEAN)
+        clean = results / CLEAN if row.evaluates else results.with_name(CLEAN)
         values, intervals = _measured(results, clean, row.guidance)
         return dataclasses.replace(
             outcome,
             status="done",
             seconds=self._record.get(f"{row.name}-{seed}", {}).get("seconds", 0.0),
+            **self._cost(row, seed),
             values=values,
             intervals=intervals,
             clean=clean if (clean / "metrics.json").exists() else None,
         )
+
+    def _cost(self, row: Row, seed: int) -> dict[str, Any]:
+        """The costs of an `Outcome`."""
+        if row.guidance:
+            return {}
+        trained = [self._record.get(f"{name}-{seed}", {}) for name in row.runs_of]
+        own = self._record.get(f"{row.name}-{seed}", {})
+        return {
+            "train_cpu": sum(each.get("cpu_seconds", 0.0) for each in trained),
+            "predict_cpu": own.get("predict_cpu_seconds"),
+        }
 
     def _fail(self, row: Row, seed: int, reason: str) -> None:
         self.failures[row.name, seed] = reason
@@ -232,13 +259,15 @@ class Runs:
         with Checkpoints(workdir, metric, read_only=True) as checkpoints:
             return checkpoints.fingerprint(checkpoints.best_step)
 
-    def _job(self, row: Row, seed: int) -> Callable[[], object]:
+    def _job(self, row: Row, seed: int) -> Callable[[], Evaluation]:
         """A function that computes the results of a row and a seed."""
-        config = self.configs[row.name, seed]
-        workdir = run_workdir(self.folder, row.of or row.name, seed)
+        config, results = self.configs[row.name, seed], self._results(row, seed)
+        workdirs = [run_workdir(self.folder, name, seed) for name in row.runs_of]
         if row.config:
-            return partial(api.train, config, workdir, self._minutes(row))
-        return partial(api.evaluate, config, workdir, folder=self._results(row, seed))
+            return partial(api.train, config, workdirs[0], self._minutes(row))
+        if row.members:
+            return partial(api.evaluate_ensemble, config, workdirs, results)
+        return partial(api.evaluate, config, workdirs[0], folder=results)
 
     def _minutes(self, row: Row) -> float | None:
         """Of the training of a row, if they choose its epochs."""
@@ -246,9 +275,9 @@ class Runs:
 
     def _results(self, row: Row, seed: int) -> Path:
         """The folder for the `metrics.json` of a row and a seed."""
-        if row.sampling:
+        if row.evaluates:
             return run_workdir(self.folder, row.name, seed)
-        return run_workdir(self.folder, row.of or row.name, seed) / "eval/test"
+        return run_workdir(self.folder, row.runs_of[0], seed) / "eval/test"
 
 
 def read_scores(folder: Path, guidance: bool) -> dict[str, Any]:
@@ -268,7 +297,8 @@ def _measured(
       guidance: take those of the guidance prediction.
     """
     whole = read_scores(results, guidance)
-    values = {name: whole[name] for name in METRICS if whole[name] is not None}
+    known = {**whole, **_named(CALIBRATED, whole.get(CALIBRATED) or {})}
+    values = {name: known[name] for name in METRICS if known.get(name) is not None}
     intervals = {name: whole["ci95"][name] for name in values if whole["ci95"].get(name)}
     if whole["confusion"] and (clean / "metrics.json").exists():
         part = read_scores(clean, guidance)
@@ -282,3 +312,7 @@ def _measured(
             recall = inside.diagonal() / np.maximum(of_class, 1)
             values[CLEAN_MATCHED] = float(recall @ wanted / wanted.sum())
     return values, intervals
+
+
+def _named(group: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"{group}.{name}": value for name, value in values.items()}

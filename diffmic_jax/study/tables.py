@@ -19,11 +19,12 @@ from scipy import stats
 from diffmic_jax.data.files import write_table, write_text
 from diffmic_jax.data.sources import CLEAN
 from diffmic_jax.errors import InputError
-from diffmic_jax.evaluation.compare import compare_workdirs
+from diffmic_jax.evaluation.compare import differences, interval, pair
 from diffmic_jax.inference.card import table
 from diffmic_jax.report import figures, page
 from diffmic_jax.study.definition import Row, Study
 from diffmic_jax.study.runs import (
+    CALIBRATED,
     CLEAN_ACCURACY,
     CLEAN_MATCHED,
     LEAKED,
@@ -35,7 +36,8 @@ from diffmic_jax.study.runs import (
 log = logging.getLogger("diffmic_jax")
 
 Gaps = dict[tuple[str, str], dict[str, Any]]
-"""(row, metric) -> its difference from the first row, as `paired` returns it, and the `seeds`."""
+"""(row, metric) -> its difference from the first row, as `paired` returns it, with the `seeds`, an
+interval and p by bootstrap over the images, and p corrected for the number of rows."""
 
 
 def mean_and_interval(
@@ -99,6 +101,8 @@ def _lines(row: Row, folder: Path, outcome: Outcome) -> list[dict[str, Any]]:
             continue
         line = {"row": outcome.row, "seed": outcome.seed, "split": split, "status": outcome.status}
         line["seconds"] = f"{outcome.seconds:.0f}"
+        for name, cost in (("train_cpu", outcome.train_cpu), ("predict_cpu", outcome.predict_cpu)):
+            line[f"{name}_seconds"] = None if cost is None else f"{cost:.4g}"
         line["metrics"] = results.relative_to(folder) / "metrics.json"
         if outcome.status == "done":
             line |= scalars(read_scores(results, row.guidance))
@@ -146,18 +150,24 @@ def _note(study: Study) -> str:
     if len(study.seeds) == 1:
         return (
             "One seed: intervals are 95% by bootstrap over the test images (lesions or patients "
-            "whole, where known) and do not include the variation between trainings."
+            "whole, where known) and do not include the variation between trainings. p is "
+            "corrected for the number of rows (Holm)."
         )
     return (
         f"Means of {len(study.seeds)} seeds, 95% intervals by Student's t over seeds; differences "
-        "paired by seed, p by the paired t-test. Where there is one run, intervals and p are by "
-        "bootstrap over the test images, lesions or patients whole."
+        "paired by seed, p by the paired t-test, corrected for the number of rows (Holm). Where "
+        "there is one run, intervals and p are by bootstrap over the test images, lesions or "
+        "patients whole; comparisons.csv has both for every row."
     )
 
 
-def _done(found: Sequence[Outcome], row: str, name: str) -> dict[int, Outcome]:
-    """The finished runs of a row that have a metric, by seed."""
-    return {e.seed: e for e in found if e.row == row and name in e.values}
+def _done(found: Sequence[Outcome], row: str, name: str = "") -> dict[int, Outcome]:
+    """The finished runs of a row, by seed; with a metric's name those that have it."""
+    return {
+        e.seed: e
+        for e in found
+        if e.row == row and e.status == "done" and (not name or name in e.values)
+    }
 
 
 def _with_interval(value: float, interval: Sequence[float] | None, sign: str = "") -> str:
@@ -176,61 +186,124 @@ def _interval(runs: Sequence[Outcome], name: str) -> tuple[float, Sequence[float
 
 def _means(study: Study, found: Sequence[Outcome]) -> list[Sequence[str]]:
     known = [name for name in METRICS if any(name in each.values for each in found)]
-    rows: list[Sequence[str]] = [("row", "runs", *known, "minutes a run")]
+    costs = ("minutes a run", "CPU minutes to train", "CPU ms an image")
+    rows: list[Sequence[str]] = [("row", "runs", *known, *costs)]
     for row in study.rows:
         cells = []
         for name in known:
             runs = [*_done(found, row.name, name).values()]
             cells.append(_with_interval(*_interval(runs, name)) if runs else "-")
         done = [each for each in found if each.row == row.name and each.status == "done"]
-        minutes = np.mean([each.seconds for each in done]) / 60 if done else 0.0
-        time_ = "-" if not row.config or not done else f"{minutes:.1f}"
-        rows.append((row.name, f"{len(done)} of {len(study.seeds)}", *cells, time_))
+        costs = (
+            _mean([each.seconds for each in done if row.config], 1 / 60),
+            _mean([each.train_cpu for each in done], 1 / 60),
+            _mean([each.predict_cpu for each in done], 1000),
+        )
+        rows.append((row.name, f"{len(done)} of {len(study.seeds)}", *cells, *costs))
     return rows
+
+
+def _mean(values: Sequence[float | None], factor: float) -> str:
+    """The mean of the values that are known, times a factor, as text."""
+    known = [value for value in values if value is not None]
+    return f"{factor * np.mean(known):.1f}" if known else "-"
 
 
 def _gaps(study: Study, found: Sequence[Outcome]) -> Gaps:
     """Differences of the other rows from the first, on the seeds that both have."""
     first, *others = study.rows
-    gaps = {}
+    gaps: Gaps = {}
     for row in others:
+        pairs = {
+            seed: (theirs, ours)
+            for seed, ours in _done(found, row.name).items()
+            if (theirs := _done(found, first.name).get(seed))
+        }
+        images = _over_images(study, row, list(pairs.values()))
         for name in METRICS:
-            ours, theirs = (_done(found, each.name, name) for each in (row, first))
-            seeds = sorted(ours.keys() & theirs.keys())
-            gap = _gap(study, row, [(theirs[s], ours[s]) for s in seeds], name)
-            if gap is not None:
-                gaps[row.name, name] = gap | {"seeds": seeds}
-    return gaps
+            both = {
+                seed: [outcome.values[name] for outcome in sides]
+                for seed, sides in pairs.items()
+                if all(name in outcome.values for outcome in sides)
+            }
+            if both and images:
+                low_high, p = images.get(name, (None, None))
+                gap = paired(*zip(*both.values(), strict=True))
+                own = {"ci95_images": low_high, "p_images": p, "seeds": sorted(both)}
+                gaps[row.name, name] = gap | own
+    return _corrected(gaps)
 
 
-def _gap(
-    study: Study, row: Row, pairs: Sequence[tuple[Outcome, Outcome]], name: str
-) -> dict[str, Any] | None:
-    """A paired difference, its interval and p; None where the test images differ."""
-    if not pairs:
-        return None
-    if len(pairs) > 1:
-        return paired(*([run.values[name] for run in side] for side in zip(*pairs, strict=True)))
-    first, second = (outcome.folder for outcome in pairs[0])
-    guidance = study.rows[0].guidance, row.guidance
-    try:
-        run = pairs[0][0].workdir
-        both = compare_workdirs(first, second, guidance=guidance, run=run)["metrics"][name]
-    except InputError as error:
-        log.warning("study: %s is not compared: %s", row.name, error)
-        return None
-    return {"difference": both["difference"], "ci95": both["ci95"], "p": both["p_bootstrap"]}
+def _over_images(
+    study: Study, row: Row, pairs: Sequence[tuple[Outcome, Outcome]]
+) -> dict[str, tuple[list[float], float]]:
+    """For each metric the interval and p of the difference, its mean over the seeds.
+
+    By bootstrap over the test images, whose resamples are the same for all seeds; empty where the
+    rows have other images.
+    """
+    resampled = []
+    for sides in pairs:
+        try:
+            resampled.append(_differences(study.rows[0], row, sides))
+        except InputError as error:
+            log.warning("study: %s is not compared: %s", row.name, error)
+            return {}
+    names = resampled[0] if resampled else {}
+    means = {name: np.mean([each[name] for each in resampled], axis=0) for name in names}
+    return {name: interval(x) for name, x in means.items() if not np.isnan(x).all()}
+
+
+def _differences(first: Row, row: Row, sides: tuple[Outcome, Outcome]) -> dict[str, np.ndarray]:
+    """Second minus first in each metric over the resamples of the test images.
+
+    Raises:
+      InputError: these are not the same.
+    """
+
+    def between(kinds: tuple[str, str]) -> dict[str, np.ndarray]:
+        ours, theirs = (side.folder for side in sides)
+        return differences(**pair(ours, theirs, kinds=kinds, run=sides[0].workdir))
+
+    own = tuple("guidance" if each.guidance else "prob" for each in (first, row))
+    found = between((own[0], own[1]))
+    # Those of the guidance prediction after temperature scaling are not in the files.
+    if "guidance" not in own and all(f"{CALIBRATED}.nll" in side.values for side in sides):
+        calibrated = between((CALIBRATED, CALIBRATED))
+        found |= {f"{CALIBRATED}.{name}": values for name, values in calibrated.items()}
+    return found
+
+
+def _corrected(gaps: Gaps) -> Gaps:
+    """The differences with `p_holm`: p for all rows of the table together (Holm 1979).
+
+    p is that over seeds; with one seed, that over images.
+    """
+    found = {key: gap | {"p_holm": None} for key, gap in gaps.items()}
+    for metric in dict.fromkeys(metric for _, metric in gaps):
+        own = {key: gap for key, gap in gaps.items() if key[1] == metric}
+        p = {key: gap["p_images"] if gap["p"] is None else gap["p"] for key, gap in own.items()}
+        p = {key: value for key, value in p.items() if value is not None}
+        largest = 0.0
+        for rank, key in enumerate(sorted(p, key=lambda each: p[each])):
+            largest = max(largest, min(1.0, (len(p) - rank) * p[key]))
+            found[key]["p_holm"] = largest
+    return found
 
 
 def write_comparisons(study: Study, folder: Path, gaps: Gaps) -> None:
     """Write `comparisons.csv`: each difference from the first row, its interval and p."""
     write_table(
         folder / "comparisons.csv",
-        ("row", "minus", "metric", "seeds", "difference", "ci95.low", "ci95.high", "p"),
+        (
+            *("row", "minus", "metric", "seeds", "difference", "ci95.low", "ci95.high", "p"),
+            *("ci95_images.low", "ci95_images.high", "p_images", "p_holm"),
+        ),
         [
             (
                 *(row, study.rows[0].name, metric, " ".join(map(str, gap["seeds"]))),
                 *(gap["difference"], *(gap["ci95"] or (None, None)), gap["p"]),
+                *(*(gap["ci95_images"] or (None, None)), gap["p_images"], gap["p_holm"]),
             )
             for (row, metric), gap in gaps.items()
         ],
@@ -238,16 +311,19 @@ def write_comparisons(study: Study, folder: Path, gaps: Gaps) -> None:
 
 
 def _against_first(study: Study, gaps: Gaps) -> list[Sequence[str]]:
-    """The differences as a table, with p beside each."""
+    """The differences as a table, with the corrected p beside each."""
     names = [name for name in METRICS if any(metric == name for _, metric in gaps)]
     rows: list[Sequence[str]] = [("row", *(f"{each}{p}" for each in names for p in ("", ", p")))]
     for row in study.rows[1:] if gaps else ():
         cells: list[str] = []
         for name in names:
             gap = gaps.get((row.name, name))
-            p = "-" if gap is None or gap["p"] is None else f"{gap['p']:.3f}"
-            gap_cell = _with_interval(gap["difference"], gap["ci95"], "+") if gap else "-"
-            cells += [gap_cell, p]
+            if gap is None:
+                cells += ["-", "-"]
+                continue
+            low_high = gap["ci95"] or gap["ci95_images"]
+            p = "-" if gap["p_holm"] is None else f"{gap['p_holm']:.3f}"
+            cells += [_with_interval(gap["difference"], low_high, "+"), p]
         rows.append((row.name, *cells))
     return rows
 

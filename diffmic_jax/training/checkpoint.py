@@ -32,7 +32,7 @@ from diffmic_jax.training.checksum import checksums, described, digest, facts_te
 
 log = logging.getLogger("diffmic_jax")
 
-LOWER_IS_BETTER = ("nll", "brier", "ece")
+LOWER_IS_BETTER = ("nll", "brier", "rps", "ece")
 LATEST = 2
 """Newest checkpoints to keep: one may turn out to be damaged."""
 

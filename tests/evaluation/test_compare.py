@@ -148,7 +148,7 @@ def test_two_runs_are_compared_whatever_the_order_of_their_images(trained, other
 
 def test_the_guidance_alone_can_be_compared(trained):
     scores = json.loads((trained / "eval/test/metrics.json").read_text())
-    found = compare_workdirs(trained, trained, guidance=(True, False))
+    found = compare_workdirs(trained, trained, kinds=("guidance", "prob"))
     for name in ("accuracy", "auroc_macro", "nll"):
         row = found["metrics"][name]
         assert row["first"] == pytest.approx(scores["guidance"][name], abs=1e-4)

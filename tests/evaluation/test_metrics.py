@@ -59,6 +59,12 @@ def test_agrees_with_scikit_learn(split):
         "auroc_macro": np.mean(aurocs),
         "kappa_quadratic": sk.cohen_kappa_score(labels, predicted, weights="quadratic"),
         "brier": np.mean(np.sum((probabilities - np.eye(5)[labels]) ** 2, axis=1)),
+        "rps": np.mean(
+            [
+                [np.square(p[: k + 1].sum() - (label <= k)) for k in range(4)]
+                for p, label in zip(probabilities, labels, strict=True)
+            ]
+        ),
     }
     for name, value in expected.items():
         assert found[name] == pytest.approx(value, abs=1e-12), name

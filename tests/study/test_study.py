@@ -6,7 +6,9 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from PIL import Image
 from diffmic_jax import api
 from diffmic_jax.cli import main as cli
 from diffmic_jax.errors import InputError, Interrupted
+from diffmic_jax.evaluation.compare import read_rows
 from diffmic_jax.inference import exported
 from diffmic_jax.method.build import build
 from diffmic_jax.method.task import Task
@@ -42,10 +45,13 @@ def get_study(variant="all"):
         Row("broken", CONFIG + ":v1", dict([("data.root", "/no/such/folder")])),
         Row("guidance", of="v1", guidance=True),
         Row("samples", of="v1", sampling=dict(num_samples=3)),
+        Row("basic-b", CONFIG + ":classifier", seed_shift=100),
+        Row("pair", members=("basic", "basic-b")),
     )
     return Study("A study", rows, seeds=(0, 1) if variant == "all" else (0,))
 """
 CONFIG = """
+from functools import partial
 from pathlib import Path
 
 from tests import tiny
@@ -80,7 +86,16 @@ def read_csv(folder: Path) -> dict[str, dict[str, str]]:
 
 def test_every_number_is_that_of_a_metrics_json(finished):
     rows = read_csv(finished)
-    assert list(rows) == ["basic-0", "v1-0", "C1-0", "broken-0", "guidance-0", "samples-0"]
+    assert list(rows) == [
+        "basic-0",
+        "v1-0",
+        "C1-0",
+        "broken-0",
+        "guidance-0",
+        "samples-0",
+        "basic-b-0",
+        "pair-0",
+    ]
     for name, row in rows.items():
         if name == "broken-0":
             assert row["status"].startswith("failed: ")
@@ -90,11 +105,38 @@ def test_every_number_is_that_of_a_metrics_json(finished):
         scores = json.loads((finished / row["metrics"]).read_text())
         scores = scores["guidance"] if name == "guidance-0" else scores
         for metric in study_runs.METRICS:
-            assert float(row[metric]) == scores[metric], (name, metric)
+            group, _, of = metric.rpartition(".")
+            value = (scores[group] or {}).get(of, "") if group else scores[metric]
+            assert row[metric] == str(value), (name, metric)
     assert rows["guidance-0"]["metrics"] == rows["v1-0"]["metrics"]
     config = json.loads((finished / "runs/v1-0/config.json").read_text())
     assert config["sampling"]["num_samples"] != 3
     assert rows["samples-0"]["nll"] != rows["v1-0"]["nll"]
+
+
+def test_a_row_of_several_runs_has_the_mean_of_their_predictions(finished):
+    first, second, both = (
+        read_rows(finished / f"runs/{place}/predictions.csv")
+        for place in ("basic-0/eval/test", "basic-b-0/eval/test", "pair-0")
+    )
+    seeds = [
+        json.loads((finished / f"runs/{name}/config.json").read_text())["seed"]
+        for name in ("basic-0", "basic-b-0")
+    ]
+    assert seeds == [0, 100]
+    for rows in zip(first, second, both, strict=True):
+        assert len({row["id"] for row in rows}) == 1
+        for name in tiny.CLASSES:
+            a, b, mean = (float(row[f"prob_{name}"]) for row in rows)
+            assert mean == pytest.approx((a + b) / 2, abs=1e-5)
+    rows = read_csv(finished)
+    costs = [float(rows[f"{name}-0"]["train_cpu_seconds"]) for name in ("basic", "basic-b", "pair")]
+    assert costs[2] == pytest.approx(costs[0] + costs[1], rel=1e-3)
+    scores = json.loads((finished / "runs/pair-0/metrics.json").read_text())
+    assert scores["calibrated"]["temperature"] > 0
+    assert not (finished / "runs/basic-0/calibration.json").samefile(
+        finished / "runs/pair-0/calibration.json"
+    )
 
 
 def test_the_table_of_a_study_has_every_scalar_of_every_run(finished):
@@ -111,6 +153,8 @@ def test_the_table_of_a_study_has_every_scalar_of_every_run(finished):
         numbers = {path: float(row[path]) for path in wanted}
         assert numbers == wanted  # to the last digit
         facts = {"row", "seed", "split", "status", "seconds", "metrics"}
+        if name != "guidance-0":  # which is measured with its run
+            facts |= {"train_cpu_seconds", "predict_cpu_seconds"}
         assert {path for path, cell in row.items() if cell} == {*wanted, *facts}
 
 
@@ -151,14 +195,17 @@ def test_what_is_undefined_in_every_run_has_no_column(tmp_path):
 def test_differences_have_a_table_of_their_own(finished):
     with (finished / "comparisons.csv").open(newline="") as file:
         rows = {(row["row"], row["metric"]): row for row in csv.DictReader(file)}
-    assert {row for row, _ in rows} == {"v1", "C1", "guidance", "samples"}
+    assert {row for row, _ in rows} == {"v1", "C1", "guidance", "samples", "basic-b", "pair"}
     ours, first = (read_csv(finished)[f"{name}-0"] for name in ("guidance", "basic"))
     found = rows["guidance", "nll"]
     assert (found["minus"], found["seeds"]) == ("basic", "0")
     gap = float(ours["nll"]) - float(first["nll"])  # of predictions with six digits
     assert float(found["difference"]) == pytest.approx(gap, abs=1e-4)
-    assert float(found["ci95.low"]) <= float(found["difference"]) <= float(found["ci95.high"])
-    assert 0 <= float(found["p"]) <= 1
+    low, high = (float(found[f"ci95_images.{end}"]) for end in ("low", "high"))
+    assert low <= float(found["difference"]) <= high
+    assert 0 <= float(found["p_images"]) <= float(found["p_holm"]) <= 1
+    assert (found["p"], found["ci95.low"]) == ("", "")  # of a single seed
+    assert rows["pair", "calibrated.nll"]["ci95_images.low"]
 
 
 @pytest.mark.parametrize("name", ["basic", "C1"])
@@ -208,10 +255,16 @@ def test_the_tables_list_missing_runs(finished):
     assert "broken, seed 0: failed" in page
 
 
+def noted(ran: list[str], config: object, workdir: Path, minutes: object) -> SimpleNamespace:
+    """A training that only leaves its name."""
+    ran.append(workdir.name)
+    return SimpleNamespace(cpu_seconds=None)
+
+
 def test_finished_runs_are_not_run_again_but_failed_ones_are(finished, spec, tmp_path, monkeypatch):
     shutil.copytree(finished, tmp_path / "w")  # which the configuration of C1 names
     again: list[str] = []
-    monkeypatch.setattr(api, "train", lambda config, workdir, minutes: again.append(workdir.name))
+    monkeypatch.setattr(api, "train", partial(noted, again))
     monkeypatch.setattr(api, "evaluate", lambda *args, **more: again.append("evaluated"))
     argv = ["study", spec, "--num_processes=1", f"--workdir={tmp_path / 'w'}"]
     assert cli.main([*argv, "--set=eval.batch_size=3"]) == 0
@@ -220,7 +273,7 @@ def test_finished_runs_are_not_run_again_but_failed_ones_are(finished, spec, tmp
 
 def test_an_evaluation_is_repeated_if_its_sampling_changes(finished, spec):
     found = definition.load_study(spec)
-    *others, samples = found.rows
+    others, samples = found.rows[:5], found.row("samples")
     changed = dataclasses.replace(samples, sampling={"num_samples": 5})
     done = []
     for row in (samples, changed):
@@ -238,7 +291,7 @@ def test_an_evaluation_has_the_changes_of_the_command_line(spec, tmp_path):
 
 def test_some_rows_are_run_in_the_studys_order(spec, tmp_path, monkeypatch):
     ran: list[str] = []
-    monkeypatch.setattr(api, "train", lambda config, workdir, minutes: ran.append(workdir.name))
+    monkeypatch.setattr(api, "train", partial(noted, ran))
     monkeypatch.setattr(Runs, "_fingerprint", lambda self, row, seed: "")
     argv = ["study", spec, "--num_processes=1", f"--workdir={tmp_path}", "--rows=C1,basic"]
     assert cli.main(argv) == 0
@@ -261,7 +314,7 @@ def runs_of(spec: str, folder: Path, ran: list[str], monkeypatch, **changes: obj
         (workdir / "checkpoints").mkdir(parents=True, exist_ok=True)
         (workdir / "weights").write_text(f"{workdir.name} {config.train.max_steps}")
         write_scores(workdir / "eval/test", [[1]])
-        ran.append(workdir.name)
+        return noted(ran, config, workdir, minutes)
 
     monkeypatch.setattr(api, "train", train)
     weights = folder / "runs/basic-0/weights"
@@ -406,7 +459,7 @@ def test_a_sampling_that_cannot_work_is_refused_before_anything_runs(
     spec, tmp_path, sampling, message
 ):
     found = definition.load_study(spec)
-    rows = (*found.rows[:-1], Row("samples", of="v1", sampling=sampling))
+    rows = (*found.rows[:4], Row("samples", of="v1", sampling=sampling))
     with pytest.raises(InputError, match=f"study row samples: {message}"):
         Runs(dataclasses.replace(found, rows=rows), tmp_path)
 
@@ -453,6 +506,28 @@ def test_differences_are_paired_by_seed():
     gaps = np.array([100, 120, 143]) / 234, np.array([101, 121, 144]) / 234
     assert np.ptp(gaps[1] - gaps[0]) > 0
     assert study_tables.paired(*gaps)["p"] is None
+
+
+def test_p_is_corrected_for_the_number_of_rows():
+    """Of three rows the smallest p counts three times, the next twice, and none less than those."""
+    gaps = {
+        (row, "nll"): {"p": p, "p_images": images}
+        for row, p, images in (
+            ("a", 0.04, 0.5),
+            ("b", 0.01, 0.5),
+            ("c", None, 0.021),  # of one seed
+            ("d", None, None),
+        )
+    }
+    gaps["a", "ece"] = {"p": 0.04, "p_images": None}
+    found = study_tables._corrected(gaps)
+    assert {key: gap["p_holm"] for key, gap in found.items()} == {
+        ("a", "nll"): pytest.approx(0.042),
+        ("b", "nll"): pytest.approx(0.03),
+        ("c", "nll"): pytest.approx(0.042),
+        ("d", "nll"): None,
+        ("a", "ece"): pytest.approx(0.04),
+    }
 
 
 def write_scores(folder: Path, confusion: list[list[int]]) -> None:
@@ -504,11 +579,11 @@ def test_a_single_seed_is_compared_by_group(finished, tmp_path):
         writer.writeheader()
         writer.writerows(row | {"group": "all"} for row in rows)
     wanted = Study("Groups", (Row("basic", "c.py"), Row("v1", "c.py")))
-    scores = dict.fromkeys(study_runs.METRICS, 0.5)
-    found = [
-        outcome(row.name, finished / f"runs/{row.name}-0/eval/test", tmp_path, values=scores)
-        for row in wanted.rows
-    ]
+    found = []
+    for row in wanted.rows:
+        results = finished / f"runs/{row.name}-0/eval/test"
+        values, _ = study_runs._measured(results, tmp_path / "none", guidance=False)
+        found.append(outcome(row.name, results, tmp_path, values=values))
     [_, v1] = study_tables._against_first(wanted, study_tables._gaps(wanted, found))
     gap, low, high = re.fullmatch(r"(\S+) \((\S+) to (\S+)\)", v1[1]).groups()
     assert gap == low == high
