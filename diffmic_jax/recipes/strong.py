@@ -8,8 +8,8 @@ from diffmic_jax.config import Config, Data, Denoiser, Diffusion, Guidance, Samp
 CONFIG = Config(
     recipe="strong",
     data=Data(
-        crop=0.4,
-        augmentation="trivial",  # TrivialAugment, Mueller and Hutter 2021
+        crop=0.7,
+        augmentation="basic",  # in a few epochs more of it is too much
     ),
     guidance=Guidance(
         network="classifier",
@@ -30,13 +30,13 @@ CONFIG = Config(
         mix="none",
         hidden=(),
         dropout=0.0,
-        drop_path=0.1,  # Huang et al. 2016
+        drop_path=0.0,
         tune="full",
         views=4,
         optimizer="adamw",  # Loshchilov and Hutter 2019
-        learning_rate=1e-3,
+        learning_rate=2e-3,
         rate="cosine",
-        layer_decay=0.85,
+        layer_decay=1.0,
         weight_decay=0.05,
     ),
     denoiser=Denoiser(
