@@ -35,6 +35,7 @@ from diffmic_jax.method.sampling import MIRRORS
 from diffmic_jax.method.state import init_variables, of_network
 from diffmic_jax.method.train_step import guide
 from diffmic_jax.training import parallel
+from diffmic_jax.training.state import Purpose, run_key
 from diffmic_jax.types import Array, Batch, Variables
 
 log = logging.getLogger("diffmic_jax")
@@ -44,7 +45,7 @@ VERSION = 1
 CHUNK = 64
 """Images that go through the trunk together."""
 TRUNK = ("guidance.backbone", "model.width", "model.stem", "train.dtype")
-VIEWS = ("data.flip", "data.rotation", "data.crop", "data.augmentation", "seed")
+VIEWS = ("data.flip", "data.rotation", "data.crop", "data.augmentation")
 COPIES = ("sampling.flips",)
 """Fields of the configuration that features depend on: all, those of views, those of copies."""
 
@@ -67,8 +68,6 @@ class FeatureCache:
 
     config: Config
     method: Method
-    key: Array
-    """Random key of the augmented views."""
     folder: Path
 
     def views(self, examples: Examples, variables: Variables) -> Examples:
@@ -98,7 +97,8 @@ class FeatureCache:
 
     def _augmented(self, images: Array, index: Array, view: Array) -> Array:
         """The images [B, S, S, 3] in one view; the first is the image itself."""
-        key = jax.random.fold_in(self.key, view)
+        # Not the run's own seed, so that runs of several seeds share their views.
+        key = jax.random.fold_in(run_key(0, Purpose.VIEWS), view)
         augment = partial(transforms.augment, own=self.config.data)
         found: Array = jax.lax.cond(view > 0, augment, lambda x, *_: x, images, index, key)
         return found

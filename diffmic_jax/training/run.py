@@ -176,7 +176,6 @@ class TrainingRun:
             cache = FeatureCache(
                 config=self.config,
                 method=self.method,
-                key=self.key(Purpose.VIEWS),
                 folder=Path(cache_dir) if cache_dir else user_cache(),
             )
             take = cache.views if part == "train" else cache.copies

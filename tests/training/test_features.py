@@ -24,7 +24,7 @@ from diffmic_jax.method.train_step import guide
 from diffmic_jax.training import features
 from diffmic_jax.training.features import FeatureCache, of_random_views
 from diffmic_jax.training.run import TrainingRun
-from diffmic_jax.training.state import Purpose, TrainState
+from diffmic_jax.training.state import Purpose, TrainState, run_key
 from diffmic_jax.types import Batch
 from tests import tiny
 from tests.training.test_loop import before_step, logged_steps, press_ctrl_c
@@ -72,7 +72,7 @@ def test_each_view_has_the_features_of_the_image_augmented(run, state):
     assert found.shape == (len(images), 3, 16)
     np.testing.assert_allclose(found[:, 0], expected(pixels), rtol=1e-4, atol=1e-6)
     for view in (1, 2):
-        key = jax.random.fold_in(run.key(Purpose.VIEWS), view)
+        key = jax.random.fold_in(run_key(0, Purpose.VIEWS), view)
         augmented = transforms.augment(pixels, index, key, own=run.config.data)
         # A pixel may be rounded the other way.
         np.testing.assert_allclose(found[:, view], expected(augmented), rtol=1e-3, atol=1e-4)
@@ -134,26 +134,26 @@ def test_features_follow_all_that_they_depend_on(run, state):
         (
             (fresh(run), state.replace(params=params)),
             (fresh(run, data__rotation=5.0), state),
-            (fresh(run, seed=1), state),
             (fresh(run, guidance__views=4), state),
         ),
         1,
     ):
         other.inputs("train", new)
         assert len(files(run)) == len(before) + number
+    # Runs of other seeds share them.
+    fresh(run, seed=1).inputs("train", state)
     # The images as they are do not depend on the augmentation.
     fresh(run, seed=2, data__rotation=6.0).inputs("validation", state)
-    assert len(files(run)) == len(before) + 4
+    assert len(files(run)) == len(before) + 3
     examples = run.dataset.examples["train"]
     fewer = dataclasses.replace(examples, records=examples.records[:20], rows=examples.rows[:20])
     cache = FeatureCache(
         config=run.config,
         method=run.method,
-        key=run.key(Purpose.VIEWS),
         folder=Path(run.config.data.cache_dir),
     )
     assert cache.views(fewer, state.variables()).images(np.arange(20)).shape == (20, 3, 16)
-    assert len(files(run)) == len(before) + 5
+    assert len(files(run)) == len(before) + 4
 
 
 def test_a_damaged_file_is_computed_again(tiny_data, tmp_path, state):
@@ -169,9 +169,7 @@ def test_a_damaged_file_is_computed_again(tiny_data, tmp_path, state):
 
 def test_a_folder_that_cannot_be_written_is_named(run, state, tmp_path):
     (tmp_path / "features").write_text("in the way")
-    cache = FeatureCache(
-        config=run.config, method=run.method, key=run.key(Purpose.VIEWS), folder=tmp_path
-    )
+    cache = FeatureCache(config=run.config, method=run.method, folder=tmp_path)
     with pytest.raises(InputError, match="config.data.cache_dir: .* cannot be used"):
         cache.copies(run.dataset.examples["train"], state.variables())
 
@@ -200,10 +198,19 @@ def test_the_view_of_an_image_depends_on_seed_and_step_alone():
     assert np.any(np.stack(batches(Batching(batch_size=8), range(40), 1)) != np.stack(whole))
 
 
-def test_a_head_learns_from_features_as_from_images(tiny_data, tmp_path, monkeypatch):
+DIFFUSION = {
+    "denoiser__encoder": "guidance",
+    "denoiser__conditioning": "dual",
+    "guidance__hidden": (8,),
+    "sampling__num_steps": 3,
+}
+
+
+@pytest.mark.parametrize("changes", [{}, DIFFUSION], ids=["classifier", "diffusion"])
+def test_a_head_learns_from_features_as_from_images(tiny_data, tmp_path, monkeypatch, changes):
     """Where an image has one view, which is the image itself."""
     plain = {"guidance__views": 1, "data__flip": "none", "data__rotation": 0.0, "train__ema": True}
-    config = head_config(tiny_data, tmp_path / "cache", **plain, train__epochs=6)
+    config = head_config(tiny_data, tmp_path / "cache", **plain, train__epochs=6, **changes)
     tiny.train(config, tmp_path / "features")
     monkeypatch.setattr(Method, "on_features", False)
     tiny.train(config, tmp_path / "images")
