@@ -605,6 +605,7 @@ def test_rows_with_other_test_images_are_not_compared(finished, tmp_path, caplog
 
 
 ALL = ("smoke", "busi", "ham10000", "full")
+SETS = ("smoke", "ham10000", "busi", "eyepacs", "chestxray14", "retinamnist")
 STUDIES = {
     "table1_pmg2000": ALL,
     "table1_ham_aptos": (*ALL, "aptos"),
@@ -615,7 +616,8 @@ STUDIES = {
     "seeds": ALL,
     "protocols": ("smoke", "ham10000", "full"),
     "plus": ALL,
-    "strong": ("smoke", "ham10000", "busi", "eyepacs", "chestxray14", "retinamnist"),
+    "strong": SETS,
+    "equal_cost": (*SETS, "phantom"),
 }
 
 
