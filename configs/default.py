@@ -4,7 +4,7 @@
     python main.py --config=configs/default.py:v2 --config.data.root=DIR
 
 A recipe follows after a colon: `v1` (DiffMIC as the paper has it), `v1_public` (what the authors'
-code computes), `v2` (DiffMIC-v2), `diffmic_plus` (ours); `strong`, `classifier` or `gmic` (no
+code computes), `v2` (DiffMIC-v2), `plus` (ours); `strong`, `classifier` or `gmic` (no
 diffusion).
 Every field and its meaning: docs/config.md.
 """

@@ -31,7 +31,17 @@ BY_RECIPE: dict[str, dict[str, Any]] = {
     "v1": {"sampling.start": "truncated", "sampling.num_samples": 32},
     # Its ViT needs the weights that it was published with.
     "v2": {"denoiser.encoder": "resnet18", "denoiser.pretrained": ""},
-    "diffmic_plus": {"denoiser.encoder": "resnet18"},
+    # The whole method: the guidance looks at regions too, and learns from random weights.
+    "plus": {
+        "guidance.network": "dcg",
+        "guidance.optimizer": "amsgrad",
+        "guidance.weight_decay": 0.0,
+        "guidance.rate": "constant",
+        "guidance.label_smoothing": 0.0,
+        "guidance.warmup_epochs": 14,
+        "data.crop": 1.0,
+        "train.epochs": 8,
+    },
     "strong": {
         "guidance.backbone": "efficientnet_lite0",
         "guidance.pretrained": "auto",
@@ -41,6 +51,6 @@ BY_RECIPE: dict[str, dict[str, Any]] = {
 }
 
 
-def get_config(recipe: str = "v1") -> ConfigDict:
+def get_config(recipe: str = "plus") -> ConfigDict:
     """Small networks, few epochs."""
     return recipes.config_dict(recipe, CHANGES, BY_RECIPE)

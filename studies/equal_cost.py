@@ -115,9 +115,9 @@ def get_study(variant: str = "ham10000") -> Study:
             )
         ),
         Row("y0-last", of="y0", sampling={"readout": "clip"}),
-        Row("plus", f"{config}diffmic_plus", DENOISER | ON["guidance"]),
-        Row("posterior", f"{config}diffmic_plus", DENOISER | ON["guidance"] | ONE_STEP),
-        Row("posterior-mlp", f"{config}diffmic_plus", DENOISER | ON["mlp"] | ONE_STEP),
+        Row("plus", f"{config}plus", DENOISER | ON["guidance"]),
+        Row("posterior", f"{config}plus", DENOISER | ON["guidance"] | ONE_STEP),
+        Row("posterior-mlp", f"{config}plus", DENOISER | ON["mlp"] | ONE_STEP),
         Row("posterior-mlp-half", of="posterior-mlp", sampling={"ensemble_weight": 0.5}),
     )
     return Study(f"Equal cost, {variant}", rows, seeds, changes)

@@ -1,4 +1,4 @@
-"""`diffmic_plus` beside its own guidance, v1 and v2, and what each of its ideas adds.
+"""`plus` beside its own guidance, v1 and v2, and what each of its ideas adds.
 
     diffmic study studies/plus.py:smoke --workdir=runs/plus-smoke
     diffmic study studies/plus.py:busi --workdir=runs/plus-busi \
@@ -9,7 +9,7 @@
 
 All start with the guidance of the `v1` run of the same seed. HAM10000 is cut by lesion. Rows that
 begin with `no-` lack one idea, `with-ema` has one more; `conditional` and the other rows of
-`SAMPLED` are the checkpoints of `diffmic_plus`, evaluated with another sampling.
+`SAMPLED` are the checkpoints of `plus`, evaluated with another sampling.
 """
 
 from typing import Any
@@ -32,10 +32,25 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
     "ham10000": ("configs/ham10000.py", HAM10000, settings.THREE),
     "full": ("configs/ham10000.py", {}, settings.THREE),
 }
-SHARED_GUIDANCE = {
+AS_OF_V1 = {
+    "data.crop": 1.0,
+    "guidance.network": "dcg",
+    "guidance.optimizer": "amsgrad",
+    "guidance.learning_rate": 2e-4,
+    "guidance.rate": "constant",
+    "guidance.weight_decay": 0.0,
+    "guidance.label_smoothing": 0.0,
+    "train.warmup_fraction": 0.04,
+    "train.ema": False,
+    "sampling.flips": "none",
+}
+"""What the recipe has of its own beside what this study is about."""
+SHARED_GUIDANCE = AS_OF_V1 | {
     "guidance.checkpoint": "{v1}",
     "guidance.warmup_epochs": 0,
     "denoiser.pretrained": "guidance",
+    "train.learning_rate": 3e-4,
+    "train.label_balance": 0.3,
 }
 CHAIN: dict[str, Any] = {"sampler": "ancestral", "num_steps": 10, "num_samples": 8}
 TRAINED: dict[str, dict[str, Any]] = {
@@ -60,14 +75,16 @@ def get_study(variant: str = "full") -> Study:
         raise ValueError(f"variant {variant!r} is unknown; choose one of {', '.join(VARIANTS)}")
     config, changes, seeds = VARIANTS[variant]
     full = variant == "full"
-    ours = SHARED_GUIDANCE | {"denoiser.encoder": "resnet50" if full else "resnet18"}
+    trunk = "resnet50" if full else "resnet18"
+    width = {"denoiser.feature_dim": 6144} if full else {}
+    ours = SHARED_GUIDANCE | {"guidance.backbone": trunk, "denoiser.encoder": trunk} | width
     rows = (
         Row("guidance", of="v1", guidance=True),
         Row("v1", f"{config}:v1"),
         Row("v1-samples", of="v1", sampling={"num_samples": 8}),
         Row("v2", f"{config}:v2", V2 | SAME_GUIDANCE if full else V2),
-        Row("plus", f"{config}:diffmic_plus", ours),
+        Row("plus", f"{config}:plus", ours),
         *(Row(name, of="plus", sampling=changed) for name, changed in SAMPLED.items()),
-        *(Row(name, f"{config}:diffmic_plus", ours | each) for name, each in TRAINED.items()),
+        *(Row(name, f"{config}:plus", ours | each) for name, each in TRAINED.items()),
     )
-    return Study(f"diffmic_plus, {variant}", rows, seeds, changes)
+    return Study(f"plus, {variant}", rows, seeds, changes)

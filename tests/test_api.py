@@ -98,7 +98,7 @@ def test_averaged_parameters_are_kept_beside_and_used(tmp_path, tiny_data, train
 
 def test_our_own_recipe_runs_whole(tmp_path, tiny_data):
     changes = {"denoiser__pretrained": "guidance", "sampling__num_steps": 1}
-    config = tiny.make_config(tiny_data, "diffmic_plus", **changes)
+    config = tiny.make_config(tiny_data, "plus", **changes)
     api.train(config, tmp_path)
     with open(tmp_path / "eval/test/predictions.csv", newline="") as file:
         rows = list(csv.DictReader(file))

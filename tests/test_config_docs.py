@@ -28,7 +28,7 @@ def test_every_field_has_a_row(script):
     assert len(rows) == len(fields())
     assert {row.count("|") for row in rows} == {6}
     (frozen,) = (row for row in rows if row.startswith("| `frozen`"))
-    assert "| `False` | diffmic_plus `True`; v2 `True` |" in frozen
+    assert "| `False` | plus `True`; v2 `True` |" in frozen
     (size,) = (row for row in rows if row.startswith("| `image_size`"))
     assert "| whole number, at least 1 (px) | `224` |" in size
     (minutes,) = (row for row in rows if row.startswith("| `max_minutes`"))

@@ -45,7 +45,7 @@ def loaded(file: str, recipe: str) -> module.Config:
 
 def test_there_is_a_file_for_every_recipe_and_configuration():
     published = {"v1", "v1_public", "v2", "gmic"}
-    assert set(recipes.NAMES) == published | {"diffmic_plus", "classifier", "strong"}
+    assert set(recipes.NAMES) == published | {"plus", "classifier", "strong"}
     own = {path.stem for path in Path(configs.__file__).parent.glob("[a-z]*.py")}
     assert set(FILES) == own
     assert {"default", "quickstart", "ham10000", "medmnist"} <= own
@@ -76,7 +76,7 @@ def test_a_recipe_spells_out_every_field_of_the_method(name):
 def test_an_unknown_recipe_is_named_with_the_known_ones():
     with pytest.raises(InputError) as error:
         recipes.config_dict("v3")
-    choices = "classifier, diffmic_plus, gmic, strong, v1, v1_public, v2"
+    choices = "classifier, gmic, plus, strong, v1, v1_public, v2"
     assert str(error.value) == f"recipe 'v3' is unknown; choose one of {choices}"
 
 
@@ -111,7 +111,7 @@ def test_every_file_works_with_every_recipe(file, recipe):
 @pytest.mark.parametrize("member", MEDMNIST)
 def test_every_member_of_medmnist_has_a_configuration(member):
     task = Task(class_names=("a", "b"), multi_label=member == "chestmnist")
-    for recipe in ("v1", "diffmic_plus"):
+    for recipe in ("v1", "plus"):
         config = configfile.load(f"configs/medmnist.py:{member},{recipe}")
         assert (config.data.name, config.recipe, config.data.image_size) == (member, recipe, 64)
         assert config.checkpoint.metric in task.metrics

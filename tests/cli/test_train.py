@@ -79,7 +79,7 @@ def test_an_old_field_names_the_new_one(name, capsys):
             ["--config=ham"],
             "--config=ham: no such file; give one of your own, or one of aptos2019, ",
         ),
-        (["--config=busi:v9"], "recipe 'v9' is unknown; choose one of classifier, diffmic_plus, "),
+        (["--config=busi:v9"], "recipe 'v9' is unknown; choose one of classifier, gmic, plus, "),
         (["--config=medmnist:v2"], "configs/medmnist.py:v2 is not one of pathmnist, "),
         (["--config=busi", "--colour=red"], "command line: Unknown command line flag 'colour'"),
         (["--config=busi", "--process_id=a"], "command line: flag --process_id=a: invalid literal"),
