@@ -40,21 +40,21 @@ FEATURES = {
     "checkpoint.metric": "brier",
     "train.batch_size": 32,
 }
-LINEAR = {"guidance.learning_rate": 2e-3, "train.epochs": 60}
-MLP = {"guidance.hidden": (512, 512, 512), "guidance.dropout": 0.2}
-DENOISER = {
+LINEAR: dict[str, Any] = {"guidance.learning_rate": 2e-3, "train.epochs": 60}
+MLP: dict[str, Any] = {"guidance.hidden": (512, 512, 512), "guidance.dropout": 0.2}
+DENOISER: dict[str, Any] = {
     "guidance.warmup_epochs": 0,
     "guidance.frozen": True,
     "denoiser.encoder": "guidance",
     "denoiser.pretrained": "",
     "denoiser.local_encoder": "",
 }
-ON = {
+ON: dict[str, dict[str, Any]] = {
     "guidance": {"guidance.checkpoint": "{guidance}"},
     "mlp": MLP | {"guidance.checkpoint": "{mlp}"},
 }
 """The finished guidance that a denoiser starts with."""
-OF_LABEL = {
+OF_LABEL: dict[str, Any] = {
     "denoiser.gates": "ones",
     "denoiser.conditioning": "fused",
     "train.epochs": 60,
@@ -66,7 +66,7 @@ OF_LABEL = {
     "sampling.readout": "chain",
 }
 """A denoiser of the label, whose estimates are averaged along ten steps."""
-ONE_STEP = {
+ONE_STEP: dict[str, Any] = {
     "denoiser.conditioning": "fused",
     "denoiser.conditioning_dropout": 0.0,
     "train.epochs": 60,
@@ -76,10 +76,10 @@ ONE_STEP = {
     "sampling.unconditional": 0.0,
 }
 """The posterior given the guidance prediction, read in one step."""
-PHANTOM = {"data.image_size": 64, "data.rotation": 15.0, "data.flip": "horizontal"}
+PHANTOM: dict[str, Any] = {"data.image_size": 64, "data.rotation": 15.0, "data.flip": "horizontal"}
 EVERY = {"ham10000": 4000}
 """Steps between checkpoints; elsewhere 500."""
-FIVE = (0, 1, 2, 3, 4)
+FIVE: tuple[int, ...] = (0, 1, 2, 3, 4)
 
 
 def get_study(variant: str = "ham10000") -> Study:
@@ -93,7 +93,7 @@ def get_study(variant: str = "ham10000") -> Study:
         raise ValueError(f"variant {variant!r} is unknown; choose one of {', '.join(known)}")
     config, changes, _ = known[variant]
     changes = {**FEATURES, "checkpoint.every_steps": EVERY.get(variant, 500), **changes}
-    seeds = settings.THREE if variant == "ham10000" else FIVE
+    seeds: tuple[int, ...] = settings.THREE if variant == "ham10000" else FIVE
     thousand = {"train.epochs": 1000}
     if variant == "smoke":
         seeds = (0,)
