@@ -55,11 +55,10 @@ def add_calibrated(
       calibrations: of both classifiers.
       coverage: 0..1, the share of the prediction sets that are to contain the true class.
     """
+    both = (outputs.probabilities, outputs.samples), (outputs.guidance, None)
     own, alone = (
-        uncertainty.assess(fitted, probabilities, outputs.label, task, coverage)
-        for fitted, probabilities in zip(
-            calibrations, (outputs.probabilities, outputs.guidance), strict=True
-        )
+        uncertainty.assess(fitted, probabilities, outputs.label, task, coverage, samples)
+        for fitted, (probabilities, samples) in zip(calibrations, both, strict=True)
     )
     guidance = scores["guidance"] | {"calibrated": alone}
     return scores | {"calibrated": own, "guidance": guidance}

@@ -20,6 +20,7 @@ def assess(
     labels: Int[np.ndarray, " n"] | Int[np.ndarray, "n c"],
     task: Task,
     coverage: float = COVERAGE,
+    samples: Float[np.ndarray, "n s c"] | None = None,
 ) -> dict[str, Any] | None:
     """What calibration changes in the predictions for a split; None without a calibration.
 
@@ -29,9 +30,11 @@ def assess(
       labels: [N] class indices, or with several labels [N, C] multi-hot.
       task: what the classes are.
       coverage: 0..1, the share of the prediction sets that are to contain the true class.
+      samples: [N, S, C], with several labels; those of one classifier if there are none.
 
     Returns:
-      `temperature`, `uniform`, their `nll`, `brier`, `rps` and `ece`, and for single labels
+      `temperature`, `uniform`, their `nll`, `brier`, `rps` and `ece`, with several labels
+      `joint_nll`, of all labels of an image together in nats, and for single labels
       `conformal`: the `target` and the reached `coverage`, the interval `expected` in which 95% of
       splits of this size would reach it, the mean `set_size` and the share of `empty` sets.
     """
@@ -40,7 +43,11 @@ def assess(
         return None
     scores = compute(calibrated.probabilities, labels, task, bootstrap=0)
     found: dict[str, Any] = {name: scores[name] for name in ("nll", "brier", "rps", "ece")}
-    found |= {"temperature": fitted.temperature, "uniform": fitted.uniform}
+    found |= {"temperature": fitted.temperature, "uniform": fitted.uniform, "joint_nll": None}
+    if fitted.prevalence:
+        samples = probabilities[:, None] if samples is None else samples
+        joint = calibration.joint_log_likelihood(fitted, samples, labels)
+        found["joint_nll"] = float(-joint.mean())
     sets = calibrated.sets
     return found | {"conformal": None if sets is None else _reached(sets, labels, coverage)}
 

@@ -25,6 +25,15 @@ the validation images come from, not of any one class, and it is slightly optimi
 images chose the checkpoint and the temperature. A set may be empty: then every class is less
 probable than the true one mostly is.
 
+Several labels of an image may depend on each other beyond what the image says, and a diffusion over
+the label vector can draw them together. With S samples p_s their joint probability is the mixture
+
+    p(y) = mean_s prod_c q_sc^(y_c) (1 - q_sc)^(1 - y_c),  q_s = (p_s + v pi) / (1 + v),
+
+pi the prevalence of each class and v fitted by the joint NLL on validation; without it, a few
+samples would exclude every combination that they do not contain. For one sample, as of a
+classifier, the labels are independent given the image.
+
 The file `calibration.json` belongs to one checkpoint and, for the diffusion, to one way of
 sampling: with another number of samples, say, the probabilities are distributed differently. So it
 is looked up by both, and probabilities are never calibrated by one that does not fit. Of the
@@ -41,8 +50,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy.optimize import minimize
-from scipy.special import expit, log_softmax, logit, softmax
+from scipy.optimize import minimize, minimize_scalar
+from scipy.special import expit, log_softmax, logit, logsumexp, softmax
 
 from diffmic_jax.config import Sampling
 from diffmic_jax.data.files import write_json
@@ -56,6 +65,8 @@ COVERAGE = 0.9
 """Default share of the prediction sets that contain the true class."""
 NLL_PROBABILITY_FLOOR = float(np.finfo(np.float32).eps)
 """Smallest probability whose logarithm the NLL takes: scikit-learn's for float32."""
+_JOINT_BOUNDS = (-16.0, 3.0)
+"""Of log v."""
 _BOUNDS = ((-4.0, 4.0), (-16.0, 0.0))
 """Of log T and log w: where every validation image is correct, the NLL sets T no lower bound."""
 
@@ -74,6 +85,11 @@ class Calibration:
     """The probabilities are of yes-or-no questions, one per class."""
     thresholds: tuple[float, ...] = ()
     """[C] if multi-label: the probability from which each class is predicted."""
+    prevalence: tuple[float, ...] = ()
+    """[C] if multi-label: share of the validation images that have each class."""
+    joint: float = 0.0
+    """If multi-label: weight of the prevalence to one of a sample, where all labels of an image are
+    scored together."""
 
 
 class Calibrations(NamedTuple):
@@ -91,10 +107,12 @@ class Calibrations(NamedTuple):
 
 def fit(validation: Outputs, task: Task) -> Calibrations:
     """Calibrate both classifiers on the outputs for the validation part."""
-    return Calibrations(
-        fit_one(validation.probabilities, validation.label, task),
-        fit_one(validation.guidance, validation.label, task),
-    )
+    own = fit_one(validation.probabilities, validation.label, task)
+    alone = fit_one(validation.guidance, validation.label, task)
+    if task.multi_label:
+        own = _fit_joint(own, validation.samples, validation.label)
+        alone = _fit_joint(alone, validation.guidance[:, None], validation.label)
+    return Calibrations(own, alone)
 
 
 def fit_one(
@@ -127,6 +145,40 @@ def fit_one(
         return dataclasses.replace(found, thresholds=thresholds)
     scores = np.sort(1 - of_label(tempered(found, probabilities), labels))
     return dataclasses.replace(found, scores=tuple(scores.tolist()))
+
+
+def _fit_joint(
+    fitted: Calibration, samples: Float[np.ndarray, "n s c"], labels: Int[np.ndarray, "n c"]
+) -> Calibration:
+    """The calibration with `prevalence` and `joint`."""
+    found = dataclasses.replace(fitted, prevalence=tuple(labels.mean(axis=0).tolist()))
+
+    def weighing(log_weight: float) -> Calibration:
+        return dataclasses.replace(found, joint=math.exp(log_weight))
+
+    def nll(log_weight: float) -> float:
+        return float(-joint_log_likelihood(weighing(log_weight), samples, labels).mean())
+
+    best = minimize_scalar(nll, bounds=_JOINT_BOUNDS, method="bounded").x
+    return weighing(float(best))
+
+
+def joint_log_likelihood(
+    fitted: Calibration, samples: Float[np.ndarray, "n s c"], labels: Int[np.ndarray, "n c"]
+) -> Float[np.ndarray, " n"]:
+    """Log of the probability [N] that all labels of an image are as they are.
+
+    Args:
+      fitted: with several labels.
+      samples: [N, S, C] probabilities of each sample.
+      labels: [N, C] zeros and ones.
+    """
+    floor = NLL_PROBABILITY_FLOOR
+    q = (samples + fitted.joint * np.array(fitted.prevalence)) / (1 + fitted.joint)
+    of_outcome = np.where(labels[:, None] == 1, q, 1 - q)
+    log = np.log(np.clip(of_outcome, floor, 1)).sum(axis=2)
+    joint: np.ndarray = logsumexp(log, axis=1) - math.log(samples.shape[1])
+    return joint
 
 
 def best_threshold(probabilities: Float[np.ndarray, " n"], labels: Int[np.ndarray, " n"]) -> float:
@@ -241,5 +293,5 @@ def _as_json(sampling: Sampling) -> Any:
 
 
 def _calibration(stored: dict[str, Any]) -> Calibration:
-    lists = {name: tuple(stored[name]) for name in ("scores", "thresholds")}
+    lists = {name: tuple(stored.get(name, ())) for name in ("scores", "thresholds", "prevalence")}
     return Calibration(**stored | lists)

@@ -40,7 +40,7 @@ CALIBRATED = "calibrated"
 """Group of metrics in `metrics.json`: of the probabilities after temperature scaling."""
 METRICS = (
     *("accuracy", "f1_macro", "balanced_accuracy", "auroc_macro", "nll", "ece"),
-    *(f"{CALIBRATED}.{name}" for name in ("nll", "rps")),
+    *(f"{CALIBRATED}.{name}" for name in ("nll", "rps", "joint_nll")),
 )
 LEAKED, CLEAN_ACCURACY = "accuracy_leaked", "accuracy_clean"
 CLEAN_MATCHED = "accuracy_clean_matched"

@@ -110,6 +110,45 @@ def test_thresholds_are_read_back(tmp_path):
     assert Calibrations(one).thresholds == ((0.2, 0.7), ())
 
 
+TOGETHER = Task(class_names=("a", "b"), multi_label=True)
+
+
+def drawn_together(count: int, seed: int) -> Outputs:
+    """Images with both classes or none, and samples that know it; their mean does not."""
+    rng = np.random.default_rng(seed)
+    labels = np.repeat(rng.integers(0, 2, (count, 1)), 2, axis=1)
+    samples = np.repeat(rng.integers(0, 2, (count, 32, 1)), 2, axis=2).astype(float)
+    half = np.full((count, 2), 0.5)
+    return Outputs(half, half, half, labels, samples)
+
+
+def test_samples_that_draw_labels_together_are_scored_together():
+    fitted = calibration.fit(drawn_together(400, 0), TOGETHER)
+    assert fitted.diffusion is not None and fitted.guidance is not None
+    test = drawn_together(400, 1)
+    joint = calibration.joint_log_likelihood(fitted.diffusion, test.samples, test.label)
+    alone = calibration.joint_log_likelihood(fitted.guidance, test.guidance[:, None], test.label)
+    # One question of two equally likely answers, not two.
+    np.testing.assert_allclose(-joint.mean(), np.log(2), atol=0.05)
+    np.testing.assert_allclose(-alone.mean(), 2 * np.log(2), atol=0.01)
+    assert fitted.diffusion.joint < 0.1
+
+
+def test_samples_that_know_nothing_have_the_weight_of_the_prevalence():
+    """Wrong in every image, they would have a probability of 0."""
+    rng = np.random.default_rng(0)
+    labels = (rng.random((500, 2)) < [0.1, 0.3]).astype(int)
+    wrong = np.repeat(1.0 - labels[:, None], 4, axis=1)
+    outputs = Outputs(wrong[:, 0], wrong[:, 0], wrong[:, 0], labels, wrong)
+    fitted = calibration.fit(outputs, TOGETHER).diffusion
+    assert fitted is not None and fitted.joint > 10
+    np.testing.assert_allclose(fitted.prevalence, labels.mean(axis=0))
+    q = (wrong[0, 0] + fitted.joint * labels.mean(axis=0)) / (1 + fitted.joint)
+    expected = np.log(np.where(labels[0] == 1, q, 1 - q)).sum()
+    found = calibration.joint_log_likelihood(fitted, wrong[:1], labels[:1])
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"step": 3}'])
 def test_a_damaged_calibration_is_named(tmp_path, text):
     (tmp_path / "calibration.json").write_text(text)
