@@ -1,0 +1,115 @@
+"""Write the tables of docs/results.md from the files in docs/results/.
+
+python scripts/write_results.py
+
+A table stands between two comments, and is what the script makes of the first one:
+
+    <!-- means strong-busi: accuracy f1_macro calibrated.nll -->
+    <!-- differences equal-busi: f1_macro calibrated.nll -->
+    <!-- end -->
+
+`means` reads docs/results/NAME.csv, `differences` NAME-comparisons.csv, as a study writes them.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from diffmic_jax.inference.card import table
+from diffmic_jax.study.tables import mean_and_interval
+
+DOCS = Path(__file__).parents[1] / "docs"
+FILE = DOCS / "results.md"
+TITLES = {
+    "f1_macro": "macro-F1",
+    "balanced_accuracy": "balanced accuracy",
+    "auroc_macro": "AUROC",
+    "nll": "NLL",
+    "ece": "ECE",
+    "calibrated.nll": "NLL, calibrated",
+    "calibrated.rps": "RPS, calibrated",
+    "calibrated.joint_nll": "joint NLL",
+    "train_cpu_seconds": "CPU minutes to train",
+    "predict_cpu_seconds": "CPU ms an image",
+}
+FACTORS = {"train_cpu_seconds": 1 / 60, "predict_cpu_seconds": 1000}
+"""Columns that are costs: the mean alone is shown, times this."""
+_BLOCK = re.compile(r"(<!-- (means|differences) ([\w-]+): ([\w. ]+) -->\n).*?(<!-- end -->)", re.S)
+
+
+def text(page: str, folder: Path) -> str:
+    """A page with its tables written anew from the files in a folder."""
+    makers = {"means": means, "differences": differences}
+
+    def made(block: re.Match[str]) -> str:
+        start, kind, name, columns, end = block.groups()
+        return f"{start}\n{table(makers[kind](folder, name, columns.split()))}\n{end}"
+
+    return _BLOCK.sub(made, page)
+
+
+def means(folder: Path, name: str, columns: Sequence[str]) -> list[Sequence[str]]:
+    """A row of the table for each row of a study: means over its seeds, with intervals."""
+    lines = [line for line in _read(folder / f"{name}.csv") if line["split"] == "test"]
+    rows: list[Sequence[str]] = [("row", "seeds", *(TITLES.get(each, each) for each in columns))]
+    for row in dict.fromkeys(line["row"] for line in lines):
+        own = [line for line in lines if line["row"] == row and line["status"] == "done"]
+        cells = [_cell([float(x[each]) for x in own if x.get(each)], each) for each in columns]
+        rows.append((f"`{row}`", str(len(own)), *cells))
+    return rows
+
+
+def _cell(values: Sequence[float], column: str) -> str:
+    if not values:
+        return ""
+    mean, interval = mean_and_interval(values)
+    if column in FACTORS:
+        return _short(mean * FACTORS[column])
+    if interval is None:
+        return _short(mean)
+    return f"{_short(mean)} ({_short(interval[0])} to {_short(interval[1])})"
+
+
+def differences(folder: Path, name: str, columns: Sequence[str]) -> list[Sequence[str]]:
+    """A row for each row of a study: its differences from the first, and p by Holm's method."""
+    lines = _read(folder / f"{name}-comparisons.csv")
+    found = {(line["row"], line["metric"]): line for line in lines}
+    titles = [f"{TITLES.get(each, each)}{p}" for each in columns for p in ("", ", p")]
+    rows: list[Sequence[str]] = [(f"row, less `{lines[0]['minus']}`", *titles)]
+    for row in dict.fromkeys(line["row"] for line in lines):
+        cells = [cell for each in columns for cell in _difference(found.get((row, each)))]
+        rows.append((f"`{row}`", *cells))
+    return rows
+
+
+def _difference(line: dict[str, str] | None) -> tuple[str, str]:
+    if line is None:
+        return "", ""
+    ends = [line["ci95.low"], line["ci95.high"]]
+    if not all(ends):
+        ends = [line["ci95_images.low"], line["ci95_images.high"]]
+    cell = _short(float(line["difference"]), "+")
+    if all(ends):
+        low, high = (_short(float(end), "+") for end in ends)
+        cell += f" ({low} to {high})"
+    return cell, f"{float(line['p_holm']):.3f}" if line["p_holm"] else ""
+
+
+def _short(value: float, sign: str = "") -> str:
+    """Three digits, without the zero before the point."""
+    digits = 1 if abs(value) >= 10 else 2 if abs(value) >= 1 else 3
+    return re.sub(r"^([+-]?)0\.", r"\1.", f"{np.round(value, digits):{sign}.{digits}f}")
+
+
+def _read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+if __name__ == "__main__":
+    FILE.write_text(text(FILE.read_text(), DOCS / "results"))
