@@ -16,11 +16,17 @@ from diffmic_jax.data.sources import CLEAN
 from diffmic_jax.errors import InputError
 from diffmic_jax.evaluation.evaluate import score, table
 from diffmic_jax.evaluation.results import Evaluation, add_calibrated, write
-from diffmic_jax.inference import calibration
+from diffmic_jax.inference import calibration, ood
 from diffmic_jax.inference.calibration import COVERAGE
 from diffmic_jax.inference.card import write_card
 from diffmic_jax.inference.load import Model
-from diffmic_jax.inference.predict import Predictor, Timed, make_predictor, predict_batches
+from diffmic_jax.inference.predict import (
+    Predictor,
+    Timed,
+    make_predictor,
+    predict_batches,
+    trunk_features,
+)
 from diffmic_jax.inference.predictions import Outputs
 from diffmic_jax.method.state import TrainState
 from diffmic_jax.training import parallel
@@ -61,7 +67,8 @@ def _batching(config: Config, mesh: Mesh) -> loader.Batching:
 
 
 def calibrate(model: Model, dataset: Dataset) -> None:
-    """Fit temperature and prediction sets on the validation part, if there is one.
+    """Fit what the validation part can tell, if there is one: temperature, prediction sets, and
+    the detector of images unlike the training's.
 
     Raises:
       InputError: the run had other classes or another split.
@@ -70,9 +77,23 @@ def calibrate(model: Model, dataset: Dataset) -> None:
     examples = dataset.examples["validation"]
     if not len(examples):
         return
-    found = calibration.fit(predict_part(model, examples, "calibrate"), model.task)
+    outputs = predict_part(model, examples, "calibrate")
+    found = calibration.fit(outputs, model.task)
+    detector = ood.fit(_training_features(model, dataset), outputs.features)
     if parallel.is_main_process():
         calibration.write(model.workdir, found, model.step, model.config.sampling)
+        if detector:
+            ood.write(model.workdir, detector, model.step)
+
+
+def _training_features(model: Model, dataset: Dataset) -> np.ndarray:
+    """Features [M, F] of those training images that the detector keeps."""
+    examples = dataset.examples["train"]
+    kept = ood.chosen(len(examples))
+    records = tuple(examples.records[i] for i in kept)
+    some = dataclasses.replace(examples, records=records, rows=examples.rows[kept])
+    batches = loader.eval_batches(some, _batching(model.config, model.mesh))
+    return trunk_features(model.method, model.mesh, model.variables, batches)
 
 
 def evaluate(
@@ -143,6 +164,9 @@ def _measure(
         bootstrap=model.config.eval.bootstrap,
         thresholds=fitted.thresholds,
     )
+    scores["unfamiliar"] = None
+    if model.detector:
+        scores["unfamiliar"] = float(1 - model.detector.is_familiar(outputs.features).mean())
     return Evaluation(
         task=model.task,
         ids=ids,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 
 from diffmic_jax.data import loader
 from diffmic_jax.data.cache import cached
+from diffmic_jax.data.files import write_table
 from diffmic_jax.data.images import Decoded, list_images
 from diffmic_jax.data.layouts import Record, read_file, unlabelled
 from diffmic_jax.data.sources import Source
@@ -23,7 +24,7 @@ from diffmic_jax.inference.calibration import COVERAGE
 from diffmic_jax.inference.exported import Exported
 from diffmic_jax.inference.load import Model
 from diffmic_jax.inference.predict import predict_batches
-from diffmic_jax.inference.predictions import Outputs, write_predictions, write_uncertainty
+from diffmic_jax.inference.predictions import Outputs, prediction_rows, write_uncertainty
 from diffmic_jax.method.task import SEPARATOR, Task
 from diffmic_jax.training import parallel
 
@@ -97,6 +98,7 @@ def predictions(model: Model, found: Classified, coverage: float = COVERAGE) -> 
         probabilities=outputs.probabilities,
         std=outputs.std,
         sets=sets,
+        in_distribution=model.detector.is_familiar(outputs.features) if model.detector else None,
     )
 
 
@@ -222,8 +224,19 @@ def classify_folder(
         share = COVERAGE if coverage is None else coverage
         calibrated = calibration.apply(fitted.diffusion, found.outputs.probabilities, share)
         write_uncertainty(uncertainty, found.ids, found.outputs, model.task, calibrated)
-    thresholds = fitted.thresholds[0]
-    write_predictions(
-        out, found.ids, found.outputs, model.task, thresholds=thresholds, labelled=False
-    )
+    write_table(out, *table(model, found.ids, found.outputs))
     return found
+
+
+def table(model: Model, ids: Sequence[str], outputs: Outputs) -> tuple[list[str], list[list[str]]]:
+    """Header and a row per image, without labels: see `prediction_rows`.
+
+    With a detector the column `in_distribution` says whether an image looks like the training's.
+    """
+    p, std, thresholds = outputs.probabilities, outputs.std, model.calibrations.thresholds[0]
+    header, rows = prediction_rows(ids, None, model.task, p, std, thresholds)
+    if model.detector is None:
+        return header, rows
+    familiar = model.detector.is_familiar(outputs.features)
+    cells = ["yes" if each else "no" for each in familiar]
+    return [*header, "in_distribution"], [[*row, c] for row, c in zip(rows, cells, strict=True)]

@@ -61,6 +61,7 @@ def mean(outputs: Sequence[Outputs]) -> Outputs:
     """One classifier's outputs for some images from those of several.
 
     The samples are those of all, one after the other, and `std` is over them as they are read out.
+    The features are the first one's.
     """
     samples = np.concatenate([each.samples for each in outputs], axis=1)
     return Outputs(
@@ -69,4 +70,5 @@ def mean(outputs: Sequence[Outputs]) -> Outputs:
         guidance=np.mean([each.guidance for each in outputs], axis=0),
         label=outputs[0].label,
         samples=samples,
+        features=outputs[0].features,
     )

@@ -14,8 +14,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from diffmic_jax.config import Config
-from diffmic_jax.inference import calibration
+from diffmic_jax.inference import calibration, ood
 from diffmic_jax.inference.calibration import Calibrations
+from diffmic_jax.inference.ood import Detector
 from diffmic_jax.inference.predict import Predictor, make_predictor
 from diffmic_jax.method.build import Method, build
 from diffmic_jax.method.task import Task
@@ -49,6 +50,15 @@ class Model:
           InputError: the file is damaged.
         """
         return calibration.read(self.workdir, self.step, self.config.sampling)
+
+    @cached_property
+    def detector(self) -> Detector | None:
+        """Of images unlike the training's, for this checkpoint; None if there is none.
+
+        Raises:
+          InputError: the file is damaged.
+        """
+        return ood.read(self.workdir, self.step)
 
     @cached_property
     def predictor(self) -> Predictor:

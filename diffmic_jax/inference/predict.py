@@ -11,11 +11,13 @@ from functools import lru_cache, partial
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Float
 from tqdm import tqdm
 
 from diffmic_jax.inference.predictions import Outputs
 from diffmic_jax.method.build import Method
 from diffmic_jax.method.predict_step import fold, predict_step
+from diffmic_jax.method.train_step import guide
 from diffmic_jax.nn.folded import Folded
 from diffmic_jax.training import parallel
 from diffmic_jax.types import Array, Batch, Variables
@@ -39,7 +41,9 @@ def make_predictor(method: Method, mesh: Mesh) -> Callable[[Variables], Predicto
         found = predict_step(method, variables, batch, key, denoiser)
         guidance = method.task.link.activate(found.guidance.fused)
         samples = jax.vmap(lambda y0_hat: method.sampling.readout(y0_hat[None]), 0, 1)(found.y0_hat)
-        return found.probabilities, found.spread, guidance, samples
+        features = found.guidance.pooled
+        assert features is not None, "every guidance has features"
+        return found.probabilities, found.spread, guidance, samples, features
 
     compiled, prepare = parallel.jit_predict(mesh, step), jax.jit(partial(fold, method))
 
@@ -48,8 +52,9 @@ def make_predictor(method: Method, mesh: Mesh) -> Callable[[Variables], Predicto
 
         def predict(batch: Batch, key: Array) -> Outputs:
             real = np.asarray(batch.mask) > 0
-            *parts, samples = compiled(ready, parallel.from_all_rows(mesh, batch), key)
-            return Outputs(*(np.asarray(part)[real] for part in (*parts, batch.label, samples)))
+            *parts, samples, features = compiled(ready, parallel.from_all_rows(mesh, batch), key)
+            columns = (*parts, batch.label, samples, features)
+            return Outputs(*(np.asarray(column)[real] for column in columns))
 
         return predict
 
@@ -75,6 +80,36 @@ class Timed:
     def cpu_seconds(self) -> float | None:
         """Median over the batches; None if there was only one."""
         return statistics.median(self._seconds[1:]) if len(self._seconds) > 1 else None
+
+
+def trunk_features(
+    method: Method, mesh: Mesh, variables: Variables, batches: Iterable[Batch]
+) -> Float[np.ndarray, "n f"]:
+    """Means [N, F] of the guidance trunk's features of images, without a prediction.
+
+    Args:
+      method: static under `jit`.
+      mesh: the devices.
+      variables: parameters and statistics.
+      batches: on the host, perhaps padded.
+    """
+
+    def step(variables: Variables, batch: Batch, key: Array) -> Array:
+        del key
+        image = method.preprocess.normalise(batch.image)
+        pooled = guide(method, variables, batch._replace(image=image)).pooled
+        assert pooled is not None, "every guidance has features"
+        return pooled
+
+    compiled, key = parallel.jit_predict(mesh, step), jax.random.key(0)
+    return np.concatenate(
+        [
+            np.asarray(compiled(variables, parallel.from_all_rows(mesh, batch), key))[
+                np.asarray(batch.mask) > 0
+            ]
+            for batch in batches
+        ]
+    )
 
 
 def predict_batches(

@@ -35,6 +35,8 @@ class Outputs(NamedTuple):
     """[N] class indices, or with several labels [N, C] zeros and ones."""
     samples: np.ndarray
     """[N, S, C] probabilities of each sample by itself, read out as their mean is."""
+    features: np.ndarray
+    """[N, F] means of the guidance trunk's features of the image itself."""
 
 
 class Calibrated(NamedTuple):
@@ -86,26 +88,21 @@ def write_predictions(
     task: Task,
     *,
     thresholds: Sequence[float] = (),
-    labelled: bool = True,
 ) -> None:
     """Write the table of `prediction_rows` as CSV; its folder is made when absent.
 
     Args:
       path: the file.
       ids: names of the N images.
-      outputs: of the images.
+      outputs: of the images, with their labels.
       task: what the classes are.
       thresholds: as in `prediction_rows`.
-      labelled: the labels in `outputs` are known; if not, the column is left out.
 
     Raises:
       InputError: the file cannot be written.
     """
-    labels = outputs.label if labelled else None
-    write_table(
-        path,
-        *prediction_rows(ids, labels, task, outputs.probabilities, outputs.std, thresholds),
-    )
+    p, std = outputs.probabilities, outputs.std
+    write_table(path, *prediction_rows(ids, outputs.label, task, p, std, thresholds))
 
 
 def prediction_rows(

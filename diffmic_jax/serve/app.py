@@ -26,8 +26,8 @@ from diffmic_jax.data.files import table_text
 from diffmic_jax.data.images import EXTENSIONS
 from diffmic_jax.errors import InputError
 from diffmic_jax.inference.calibration import COVERAGE
+from diffmic_jax.inference.classify import table
 from diffmic_jax.inference.load import Model, load
-from diffmic_jax.inference.predictions import prediction_rows
 from diffmic_jax.report import gallery, page
 from diffmic_jax.report.collect import predicted
 from diffmic_jax.serve.images import ImageClassifier
@@ -39,6 +39,10 @@ MAX_BYTES = 200_000_000
 EXPLANATION = (
     "Classes: {classes}. The prediction is the mean of {samples} samples; their range is a measure "
     "of the sampler's noise alone. An image of any other kind is classified too, and wrongly."
+)
+UNFAMILIAR = (
+    "This does not look like the images that the classifier was trained on: do not rely on what "
+    "follows."
 )
 
 _SAFE = {
@@ -133,7 +137,10 @@ def _card(classifier: ImageClassifier, name: str, data: bytes, coverage: float) 
     outputs, case = classifier.explain(data, name)
     model = classifier.model
     fitted = model.calibrations.diffusion
-    return gallery.card("image", predicted([name], outputs, model.task, fitted, coverage), 0, case)
+    shown = predicted([name], outputs, model.task, fitted, coverage)
+    strange = model.detector and not model.detector.is_familiar(outputs.features)[0]
+    warning = page.paragraph(UNFAMILIAR, "warning") if strange else ""
+    return warning + gallery.card("image", shown, 0, case)
 
 
 def _csv(classifier: ImageClassifier, files: list[tuple[str, bytes]]) -> str:
@@ -146,8 +153,7 @@ def _csv(classifier: ImageClassifier, files: list[tuple[str, bytes]]) -> str:
     header: list[str] = []
     for name, data in files:
         found = classifier.classify(data, name)
-        p, std, thresholds = found.probabilities, found.std, model.calibrations.thresholds[0]
-        header, row = prediction_rows([name], None, model.task, p, std, thresholds)
+        header, row = table(model, [name], found)
         rows += row
     return table_text(header, rows)
 

@@ -27,7 +27,7 @@ def predictions(correct: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def outputs(p: np.ndarray, labels: np.ndarray) -> Outputs:
-    return Outputs(p, 0 * p, p, labels, p[:, None])
+    return Outputs(p, 0 * p, p, labels, p[:, None], p)
 
 
 def test_mcnemar_is_the_exact_binomial_test():

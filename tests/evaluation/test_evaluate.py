@@ -51,9 +51,8 @@ TWO = Task(class_names=("a", "b"))
 
 
 def outputs(probabilities: np.ndarray, label: np.ndarray) -> Outputs:
-    return Outputs(
-        probabilities, np.zeros_like(probabilities), probabilities, label, probabilities[:, None]
-    )
+    p = probabilities
+    return Outputs(p, np.zeros_like(p), p, label, p[:, None], p)
 
 
 def test_the_table_shows_a_metric_that_is_undefined_as_a_dash():
@@ -67,5 +66,5 @@ def test_the_table_shows_a_metric_that_is_undefined_as_a_dash():
 
 def test_the_guidance_is_scored_apart():
     right, wrong = np.array([[0.9, 0.1]]), np.array([[0.2, 0.8]])
-    scores = evaluate.score(Outputs(wrong, wrong, right, np.array([0]), wrong[:, None]), TWO)
+    scores = evaluate.score(Outputs(wrong, wrong, right, np.array([0]), wrong[:, None], wrong), TWO)
     assert (scores["accuracy"], scores["guidance"]["accuracy"]) == (0.0, 1.0)

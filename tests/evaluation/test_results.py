@@ -24,7 +24,7 @@ IDS = [f"{i}.png" for i in range(50)]
 def outputs() -> Outputs:
     """An overconfident classifier with an underconfident guidance."""
     (p, label), (guidance, _) = classifier(50, 3.0, 0), classifier(50, 0.3, 0)
-    return Outputs(p, 0 * p, guidance, label, p[:, None])
+    return Outputs(p, 0 * p, guidance, label, p[:, None], p)
 
 
 def test_each_classifier_has_the_effect_of_its_own_calibration(outputs):

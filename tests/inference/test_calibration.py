@@ -37,7 +37,7 @@ def test_the_uniform_distribution_is_mixed_in_before_the_temperature():
 
 def test_both_classifiers_are_calibrated_by_their_own_probabilities():
     (sharp, labels), (soft, _) = classifier(500, 3.0, 0), classifier(500, 0.3, 0)
-    found = calibration.fit(Outputs(sharp, 0 * sharp, soft, labels, sharp[:, None]), FOUR)
+    found = calibration.fit(Outputs(sharp, 0 * sharp, soft, labels, sharp[:, None], sharp), FOUR)
     assert found.diffusion == calibration.fit_one(sharp, labels, FOUR)
     assert found.guidance == calibration.fit_one(soft, labels, FOUR)
     assert found.diffusion.temperature > 1 > found.guidance.temperature
@@ -119,7 +119,7 @@ def drawn_together(count: int, seed: int) -> Outputs:
     labels = np.repeat(rng.integers(0, 2, (count, 1)), 2, axis=1)
     samples = np.repeat(rng.integers(0, 2, (count, 32, 1)), 2, axis=2).astype(float)
     half = np.full((count, 2), 0.5)
-    return Outputs(half, half, half, labels, samples)
+    return Outputs(half, half, half, labels, samples, half)
 
 
 def test_samples_that_draw_labels_together_are_scored_together():
@@ -139,7 +139,7 @@ def test_samples_that_know_nothing_have_the_weight_of_the_prevalence():
     rng = np.random.default_rng(0)
     labels = (rng.random((500, 2)) < [0.1, 0.3]).astype(int)
     wrong = np.repeat(1.0 - labels[:, None], 4, axis=1)
-    outputs = Outputs(wrong[:, 0], wrong[:, 0], wrong[:, 0], labels, wrong)
+    outputs = Outputs(wrong[:, 0], wrong[:, 0], wrong[:, 0], labels, wrong, wrong[:, 0])
     fitted = calibration.fit(outputs, TOGETHER).diffusion
     assert fitted is not None and fitted.joint > 10
     np.testing.assert_allclose(fitted.prevalence, labels.mean(axis=0))

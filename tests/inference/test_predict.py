@@ -12,7 +12,9 @@ from diffmic_jax.types import Array, Batch
 def first_pixel(batch: Batch, key: Array) -> Outputs:
     """A predictor whose every output of a real row is the first pixel of its image."""
     pixel = batch.image[batch.mask > 0, 0, 0, :2] + key
-    return Outputs(pixel, 10 * pixel, 20 * pixel, batch.label[batch.mask > 0], pixel[:, None])
+    return Outputs(
+        pixel, 10 * pixel, 20 * pixel, batch.label[batch.mask > 0], pixel[:, None], pixel
+    )
 
 
 def test_outputs_of_batches_are_joined_in_order_without_padding():

@@ -20,7 +20,9 @@ from diffmic_jax.method.task import Task
 
 PROBABILITIES = np.array([[0.25, 0.75], [0.5, 0.5], [1.0, 0.0]], np.float32)
 STD = np.array([[0.1, 0.2], [0.3, 0.4], [1 / 3, 0.0]])
-OUTPUTS = Outputs(PROBABILITIES, STD, PROBABILITIES, np.array([1, 1, 0]), PROBABILITIES[:, None])
+OUTPUTS = Outputs(
+    PROBABILITIES, STD, PROBABILITIES, np.array([1, 1, 0]), PROBABILITIES[:, None], STD
+)
 IDS = ["one.png", "two, with comma.png", "tri.png"]
 LESIONS = Task(class_names=("mel", "nv"))
 SEVERAL = Task(class_names=("a", "b"), multi_label=True)
@@ -43,9 +45,8 @@ def test_predictions(tmp_path):
     ]
 
 
-def test_predictions_without_labels(tmp_path):
-    write_predictions(tmp_path / "p.csv", IDS, OUTPUTS, LESIONS, labelled=False)
-    header, first, *_ = read(tmp_path / "p.csv")
+def test_predictions_without_labels():
+    header, (first, *_) = prediction_rows(IDS, None, LESIONS, PROBABILITIES, STD)
     assert header[:3] == ["id", "prediction", "prob_mel"]
     assert first == ["one.png", "nv", "0.25", "0.75", "0.75", "0.562335", "0.2"]
 
@@ -94,7 +95,7 @@ def test_the_interval_leaves_five_percent_of_the_samples_on_either_side():
 def test_uncertainty(tmp_path, calibrated, columns):
     samples = np.array([[[0.2, 0.8], [0.4, 0.6]]])
     p, guidance, label = samples.mean(axis=1), np.array([[0.125, 0.875]]), np.array([0])
-    outputs = Outputs(p, 0 * p, guidance, label, samples)
+    outputs = Outputs(p, 0 * p, guidance, label, samples, p)
     write_uncertainty(tmp_path / "new/u.csv", ["x"], outputs, LESIONS, calibrated)
     header, row = read(tmp_path / "new/u.csv")
     expected = {

@@ -23,7 +23,7 @@ def multi_label(tmp_path) -> Results:
     label = (rng.random((40, 2)) < 0.4).astype(int)
     samples = np.clip(0.5 * label[:, None] + 0.5 * rng.random((40, 3, 2)), 0, 1)
     p = samples.mean(axis=1)
-    outputs = Outputs(p, samples.std(axis=1), p[::-1], label, samples)
+    outputs = Outputs(p, samples.std(axis=1), p[::-1], label, samples, p)
     scores = evaluate.score(outputs, TASK, bootstrap=10)
     metrics = results.add_calibrated(scores, outputs, TASK, Calibrations())
     ids = [f"{i}.png" for i in range(40)]
@@ -69,7 +69,7 @@ def test_what_is_undefined_is_a_dash():
 def test_images_without_labels_are_shown_as_an_evaluation_shows_them():
     samples = np.array([[[0.9, 0.1], [0.5, 0.5]], [[0.2, 0.8], [0.0, 1.0]]])
     p = samples.mean(axis=1)
-    outputs = Outputs(p, samples.std(axis=1), p, np.zeros(2, int), samples)
+    outputs = Outputs(p, samples.std(axis=1), p, np.zeros(2, int), samples, p)
     task = Task(class_names=("x", "y"))
     fitted = Calibration(temperature=1.0, uniform=1e-7, scores=(0.1, 0.4), multi_label=False)
     found = predicted(["a", "b"], outputs, task, fitted, 0.5)
