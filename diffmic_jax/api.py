@@ -74,7 +74,7 @@ class Classifier:
     ) -> Predictions:
         """Classify images.
 
-        An image's place in the list seeds its samples, so the same list gives the same result.
+        An image gets the same result wherever it stands.
 
         Args:
           images: one or several, files or arrays uint8 [H, W, 3] or [H, W].

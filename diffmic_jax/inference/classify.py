@@ -103,7 +103,7 @@ def predictions(model: Model, found: Classified, coverage: float = COVERAGE) -> 
 
 
 def classify(model: Model, images: Mapping[str, Image], on_bad_image: str = "error") -> Classified:
-    """Classify images, in order; an image's place among them seeds its samples.
+    """Classify images, in order.
 
     Args:
       model: the classifier.
@@ -172,10 +172,10 @@ def classify_exported(program: Exported, images: Mapping[str, Image]) -> Predict
     ]
     pixels = np.stack([prepare(each.pixels, program.image_size) for each in decoded])
     rows = program.batch_size or len(pixels)
-    index = np.arange(-(-len(pixels) // rows) * rows)
+    place = np.arange(-(-len(pixels) // rows) * rows)
     # The last batch is filled up with copies of the first image.
-    source = np.where(index < len(pixels), index, 0)
-    parts = [program(pixels[source[i : i + rows]], index[i : i + rows]) for i in index[::rows]]
+    source = np.where(place < len(pixels), place, 0)
+    parts = [program(pixels[source[i : i + rows]]) for i in place[::rows]]
     found = {key: np.concatenate([part[key] for part in parts])[: len(pixels)] for key in parts[0]}
     predicted = task.predicted(found["probabilities"], program.facts["thresholds"])
     return Predictions(

@@ -32,12 +32,10 @@ device.
 | `{name}.json` | classes, sizes, hashes and versions |
 | `{name}.md` | this page and the model card |
 
-Inputs, in this order:
+Input:
 
 - `image` uint8 [{batch}, {size}, {size}, 3]: RGB; the centre square, resized to {size} px with an
   antialiased bilinear filter. Gray images have three equal channels. No further normalisation.
-- `index` int32 [{batch}]: seeds the samples of each image. `predict` numbers the images of a
-  folder from 0 in the order of their names.
 
 Outputs, by name:
 
@@ -67,7 +65,7 @@ With jax alone:
 ```python
 import jax
 program = jax.export.deserialize(bytearray(open("{name}", "rb").read()))
-answer = jax.jit(program.call)(image, index)
+answer = jax.jit(program.call)(image)
 ```
 
 """
@@ -100,13 +98,11 @@ def _program(model: Model, batch_size: int | None) -> export.Exported:
     # Folded here, a program need not do it in every call.
     folded = jax.tree.map(np.asarray, jax.jit(partial(fold, method))(host))
 
-    def classify(image: Array, index: Array) -> dict[str, Array]:
+    def classify(image: Array) -> dict[str, Array]:
         variables = jax.tree.map(jnp.asarray, host)
         rows = jnp.ones(image.shape[:1])
         ready = jax.tree.map(jnp.asarray, folded)
-        found = predict_step(
-            method, variables, Batch(image, rows, rows, index), model.sampling_key, ready
-        )
+        found = predict_step(method, variables, Batch(image, rows, rows), model.sampling_key, ready)
         return {
             "probabilities": found.probabilities,
             "spread": found.spread,
@@ -116,8 +112,7 @@ def _program(model: Model, batch_size: int | None) -> export.Exported:
     (batch,) = (batch_size,) if batch_size else export.symbolic_shape("b")
     size = method.image_size
     image = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.uint8)
-    index = jax.ShapeDtypeStruct((batch,), jnp.int32)
-    return export.export(jax.jit(classify), platforms=PLATFORMS)(image, index)
+    return export.export(jax.jit(classify), platforms=PLATFORMS)(image)
 
 
 def _facts(model: Model, batch_size: int | None) -> dict[str, Any]:

@@ -36,6 +36,8 @@ def load(path: str | Path) -> Exported:
     except Exception as error:  # a damaged program fails in many ways
         reason = " ".join(str(error).split())[:100]
         raise InputError(f"{path}: no exported classifier ({reason}); export it anew") from error
+    if len(program.in_avals) != 1:
+        raise InputError(f"{path}: was exported by an older version; export it anew")
     return Exported(facts, program)
 
 
@@ -51,13 +53,11 @@ class Exported:
         # Compiled once per batch size.
         self._call = jax.jit(program.call)
 
-    def __call__(self, image: np.ndarray, index: np.ndarray | None = None) -> dict[str, np.ndarray]:
-        """Classify images.
+    def __call__(self, image: np.ndarray) -> dict[str, np.ndarray]:
+        """Classify images; equal images get equal results, whatever they are classified with.
 
         Args:
           image: [B, S, S, 3] uint8, RGB, centre square, resized to S = `image_size`.
-          index: [B] whole numbers that seed each image's samples; default 0..B-1. An image with the
-            same index gets the same result, whatever it is classified with.
 
         Returns:
           `probabilities` [B, C], `spread` [B, C] (standard deviation between the samples) and
@@ -75,8 +75,5 @@ class Exported:
                 f"image is {image.dtype}{list(image.shape)}; give uint8[{batch}, {size[0]}, "
                 f"{size[1]}, 3]"
             )
-        index = np.arange(len(image)) if index is None else np.asarray(index)
-        if index.shape != image.shape[:1]:
-            raise InputError(f"index is {list(index.shape)}; give one number per image")
-        found = self._call(image, index.astype(np.int32))
+        found = self._call(image)
         return {name: np.asarray(value) for name, value in found.items()}

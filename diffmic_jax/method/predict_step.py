@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8, UInt32
 
 from diffmic_jax.method.build import Method
 from diffmic_jax.method.sampling import MIRRORS
@@ -38,13 +39,13 @@ def predict_step(
       variables: parameters and statistics, keyed by network.
       batch: images as bytes or normalised, or features [B, M, F] of each image and its mirrored
         copies; labels are not used, padding rows get a result too.
-      key: random key of the samples.
+      key: random key of the samples; an image has the same ones wherever it occurs.
       ready: `fold` of the method and the variables; None computes it here.
     """
-    batch = batch._replace(image=method.preprocess.normalise(batch.image))
     ready = fold(method, variables) if ready is None else ready
     copies = MIRRORS[method.sampling.flips]
-    noise = None if ready is None else _noise(method, batch, key, len(copies))
+    noise = None if ready is None else _noise(method, batch.image, key, len(copies))
+    batch = batch._replace(image=method.preprocess.normalise(batch.image))
     # The copies of an image stay together, so that devices which share a batch share it evenly.
     images = batch.image
     if images.ndim != FEATURES:
@@ -139,26 +140,51 @@ def _sample(
     return y0_hat.mean(axis=tuple(range(2, 2 + len(method.cells))))
 
 
-def _noise(method: Method, batch: Batch, key: Array, copies: int) -> Array:
+def _noise(method: Method, images: Array, key: Array, copies: int) -> Array:
     """Standard normal noise [num_steps, S, B x `copies`, *L, C], the start first.
 
-    Every (image, sample) has a key of its own, made from the image's position in its split: neither
-    the batching nor the number of samples changes a sample. Nor do copies change the samples of the
-    image itself.
+    Every (image, sample) has a key of its own, made from what the image shows: neither its place in
+    a list, nor the batching, nor the number of samples changes a sample. Nor do copies change the
+    samples of the image itself.
     """
-    index = jnp.arange(len(batch.image)) if batch.index is None else batch.index
+    numbers = content_hash(images)
     samples = jnp.arange(method.sampling.num_samples)
     shape = (method.sampling.num_steps, *method.cells, method.task.num_classes)
 
     def of_copy(copy: int) -> Array:
-        # No image has such a position.
-        key_of_copy = jax.random.fold_in(key, 2**31 + copy) if copy else key
+        key_of_copy = jax.random.fold_in(key, copy)
 
-        def one(index: Array, sample: Array) -> Array:
-            own = jax.random.fold_in(jax.random.fold_in(key_of_copy, index), sample)
+        def one(number: Array, sample: Array) -> Array:
+            own = jax.random.fold_in(jax.random.fold_in(key_of_copy, number), sample)
             return jax.random.normal(own, shape)
 
-        return jax.vmap(jax.vmap(one, (0, None)), (None, 0))(index, samples)
+        return jax.vmap(jax.vmap(one, (0, None)), (None, 0))(numbers, samples)
 
     noise = jnp.stack([of_copy(copy) for copy in range(copies)], axis=2)
     return jnp.moveaxis(noise.reshape(len(samples), -1, *shape), 2, 0)
+
+
+def content_hash(images: UInt8[Array, "b ..."] | Float[Array, "b ..."]) -> UInt32[Array, " b"]:
+    """A number [B] for what each of B images shows: equal arrays have equal numbers.
+
+    It is computed with the prediction, on any device alike, so that every way to a prediction has
+    the same samples. Each value is hashed with its place (the finalizer of MurmurHash3) and the
+    hashes are added.
+
+    Args:
+      images: [B, ...] bytes, or float32.
+    """
+    if images.dtype == jnp.uint8:
+        words = jnp.asarray(images, jnp.uint32)
+    else:
+        words = jax.lax.bitcast_convert_type(jnp.asarray(images, jnp.float32), jnp.uint32)
+    place = jnp.arange(math.prod(words.shape[1:]), dtype=jnp.uint32).reshape(words.shape[1:])
+    mixed = _mixed(words ^ _mixed(place + jnp.uint32(1)))
+    return mixed.sum(axis=tuple(range(1, words.ndim)), dtype=jnp.uint32)
+
+
+def _mixed(x: Array) -> Array:
+    """A one-to-one map of 32-bit words in which every bit depends on all."""
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        x = (x ^ (x >> shift)) * jnp.uint32(factor)
+    return x ^ (x >> 16)

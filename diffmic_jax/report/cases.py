@@ -47,12 +47,11 @@ class Case(NamedTuple):
 
 
 def batch_of(examples: Examples, positions: np.ndarray) -> Batch:
-    """The images at some positions of a part; their samples are those of the evaluation."""
+    """The images at some positions of a part."""
     return Batch(
         examples.images(positions),
         examples.label[positions],
         np.ones(len(positions), np.float32),
-        positions.astype(np.int32),
     )
 
 

@@ -31,7 +31,7 @@ class ImageClassifier:
         self._case(black)
 
     def classify(self, data: bytes, name: str) -> Outputs:
-        """The outputs for an image file, as for the first image of a folder.
+        """The outputs for an image file, as for one in a folder.
 
         Raises:
           InputError: naming the file and what is wrong with it.
@@ -59,6 +59,6 @@ class ImageClassifier:
             return self._explain(self._batch(image, np.ones(1, np.float32)))
 
     def _batch(self, image: np.ndarray, mask: np.ndarray) -> Batch:
-        """The image in every row, at position 0 of its part; the labels are not used."""
+        """The image in every row; the labels are not used."""
         zeros = np.zeros(len(mask), np.int32)
-        return Batch(np.repeat(image[None], len(mask), axis=0), zeros, mask, zeros)
+        return Batch(np.repeat(image[None], len(mask), axis=0), zeros, mask)

@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import ClassVar
 
+import jax
+import jax.export
 import numpy as np
 import pytest
 from PIL import Image
@@ -29,7 +31,7 @@ file, images, out = sys.argv[1:]
 classifier = exported.load(file)
 image = np.load(images)
 found = {str(n): classifier(image[:n])["probabilities"] for n in (1, 3, 8)}
-found["later"] = classifier(image[3:], np.arange(3, 8))["probabilities"]
+found["later"] = classifier(image[3:])["probabilities"]
 alone = {"flax", "optax", "orbax", "grain", "ml_collections", "PIL", "scipy.special"}
 assert not alone & set(sys.modules), alone & set(sys.modules)
 np.savez(out, **found)
@@ -99,8 +101,7 @@ def test_an_exported_program_averages_over_mirrored_copies(trained, images, tmp_
     assert cli.main(["export", f"--workdir={trained}", f"--out={out}", "--flips=horizontal"]) == 0
     found = exported.load(out)(pixels(images))
     model = load(trained, {"sampling.flips": "horizontal"})
-    rows = np.arange(8, dtype=np.int32)
-    batch = Batch(pixels(images), np.zeros(8, np.int32), np.ones(8, np.float32), rows)
+    batch = Batch(pixels(images), np.zeros(8, np.int32), np.ones(8, np.float32))
     expected = model.predictor(batch, model.sampling_key)
     assert expected.samples.shape == (8, 4, 3)  # two of each copy
     np.testing.assert_allclose(found["probabilities"], expected.probabilities, atol=1e-5)
@@ -123,21 +124,28 @@ def test_what_lies_beside_the_program(program, trained):
 
 
 @pytest.mark.parametrize(
-    ("image", "index", "message"),
+    ("image", "message"),
     [
-        (
-            np.zeros((1, 32, 32, 3), np.float32),
-            None,
-            r"image is float32\[1, 32, 32, 3\]; give uint8",
-        ),
-        (np.zeros((32, 32, 3), np.uint8), None, r"give uint8\[B, 32, 32, 3\]"),
-        (np.zeros((1, 16, 16, 3), np.uint8), None, r"give uint8\[B, 32, 32, 3\]"),
-        (np.zeros((2, 32, 32, 3), np.uint8), np.zeros(1), r"index is \[1\]; give one number per"),
+        (np.zeros((1, 32, 32, 3), np.float32), r"image is float32\[1, 32, 32, 3\]; give uint8"),
+        (np.zeros((32, 32, 3), np.uint8), r"give uint8\[B, 32, 32, 3\]"),
+        (np.zeros((1, 16, 16, 3), np.uint8), r"give uint8\[B, 32, 32, 3\]"),
     ],
 )
-def test_a_wrong_input_is_refused(program, image, index, message):
+def test_a_wrong_input_is_refused(program, image, message):
     with pytest.raises(InputError, match=message):
-        exported.load(program)(image, index)
+        exported.load(program)(image)
+
+
+def test_a_program_with_other_inputs_is_refused(program, tmp_path):
+    def older(image: jax.Array, index: jax.Array) -> jax.Array:
+        return image.sum() + index.sum()
+
+    shapes = (jax.ShapeDtypeStruct((1, 2), np.float32), jax.ShapeDtypeStruct((1,), np.int32))
+    out = tmp_path / "older.stablehlo"
+    out.write_bytes(jax.export.export(jax.jit(older))(*shapes).serialize())
+    Path(f"{out}.json").write_bytes(Path(f"{program}.json").read_bytes())
+    with pytest.raises(InputError, match="was exported by an older version; export it anew"):
+        exported.load(out)
 
 
 def test_a_file_that_is_missing_or_damaged_is_named(program, tmp_path):
@@ -163,7 +171,7 @@ class TwoLabels:
     facts: ClassVar = {"class_names": ["a", "b"], "multi_label": True, "thresholds": [0.2, 0.6]}
     class_names, image_size, batch_size = ("a", "b"), 4, None
 
-    def __call__(self, image: np.ndarray, index: np.ndarray) -> dict[str, np.ndarray]:
+    def __call__(self, image: np.ndarray) -> dict[str, np.ndarray]:
         p = np.tile([[0.3, 0.5]], (len(image), 1))
         return {"probabilities": p, "spread": 0 * p}
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from diffmic_jax.method.build import Method
-from diffmic_jax.method.predict_step import fold, predict_step
+from diffmic_jax.method.predict_step import content_hash, fold, predict_step
 from diffmic_jax.method.train_step import guide
 from diffmic_jax.types import Batch, Prediction, Variables
 from tests.tiny import make_method, variables_of
@@ -168,13 +168,49 @@ def test_copies_have_further_samples_of_the_diffusion(method, variables, batch, 
     assert np.abs(first - second).max() > 1e-3
 
 
-def test_copies_depend_on_the_image_and_its_position_alone(method, variables, batch):
+def test_samples_depend_on_the_image_alone(method, variables, batch):
+    """Not on where it stands, nor on what stands beside it, nor on how many samples are drawn."""
+    image = np.random.default_rng(1).integers(0, 256, (3, 32, 32, 3), np.uint8)
+
+    def samples(order: list[int], **changes: object) -> np.ndarray:
+        rows = Batch(image[order], np.zeros(len(order), np.int32), np.ones(len(order)))
+        return np.asarray(predict(method, variables, rows, **changes).y0_hat)
+
+    whole = samples([0, 1, 2])
+    np.testing.assert_allclose(
+        samples([2, 2, 0])[:, [0, 2]], whole[:, [2, 0]], rtol=1e-5, atol=1e-4
+    )
+    np.testing.assert_allclose(
+        samples([2, 2, 0])[:, 0], samples([2, 2, 0])[:, 1], rtol=1e-5, atol=1e-4
+    )
+    np.testing.assert_allclose(samples([1], num_samples=3)[:2], whole[:, [1]], rtol=1e-5, atol=1e-4)
+    assert np.abs(whole[:, 0] - whole[:, 1]).max() > 1e-2
+
+
+def test_one_pixel_changes_the_number_of_an_image():
+    images = np.zeros((4, 6, 5, 3), np.uint8)
+    images[1, 0, 0, 0] = images[2, 0, 0, 1] = 1
+    images[3, 5, 4, 2] = 255
+    numbers = np.asarray(content_hash(images))
+    assert numbers.dtype == np.uint32 and len({*numbers.tolist()}) == 4
+    np.testing.assert_array_equal(jax.jit(content_hash)(images), numbers)
+    floats = np.float32(images)
+    assert len({*np.asarray(content_hash(floats)).tolist()}) == 4
+    # Of many images no two have the same one, and its bits are even.
+    many = np.random.default_rng(0).integers(0, 2, (2000, 4, 4, 3), np.uint8)
+    found = np.asarray(content_hash(many))
+    assert len({*found.tolist()}) == 2000
+    ones = np.unpackbits(found.view(np.uint8)).mean()
+    assert abs(ones - 0.5) < 0.01
+
+
+def test_copies_depend_on_the_image_alone(method, variables, batch):
     whole = predict(method, variables, batch, flips="horizontal")
     order = np.array([5, 2])
-    part = Batch(batch.image[order], batch.label[order], np.ones(2, np.float32), order)
+    part = Batch(batch.image[order], batch.label[order], np.ones(2, np.float32))
     found = predict(method, variables, part, flips="horizontal", num_samples=3)
     for ours, theirs in (
         (found.y0_hat[:2], whole.y0_hat[:2]),
         (found.y0_hat[3:5], whole.y0_hat[2:]),
     ):
-        np.testing.assert_allclose(ours, theirs[:, order], atol=1e-4)
+        np.testing.assert_allclose(ours, theirs[:, order], rtol=1e-5, atol=1e-4)
