@@ -210,10 +210,13 @@ def _mean(values: Sequence[float | None], factor: float) -> str:
 
 
 def _gaps(study: Study, found: Sequence[Outcome]) -> Gaps:
-    """Differences of the other rows from the first, on the seeds that both have."""
+    """Differences of the other rows from the first, on the seeds that both have.
+
+    A row that only repeats another one with other seeds, as a member of an ensemble, has none.
+    """
     first, *others = study.rows
     gaps: Gaps = {}
-    for row in others:
+    for row in (each for each in others if not each.seed_shift):
         pairs = {
             seed: (theirs, ours)
             for seed, ours in _done(found, row.name).items()
@@ -249,7 +252,7 @@ def _over_images(
         except InputError as error:
             log.warning("study: %s is not compared: %s", row.name, error)
             return {}
-    names = resampled[0] if resampled else {}
+    names = set.intersection(*map(set, resampled)) if resampled else set()
     means = {name: np.mean([each[name] for each in resampled], axis=0) for name in names}
     return {name: interval(x) for name, x in means.items() if not np.isnan(x).all()}
 
