@@ -14,5 +14,5 @@ CHANGES = {"data.name": "busi", "data.root": "data/busi", "data.test_fraction": 
 
 
 def get_config(recipe: str = "v1") -> ConfigDict:
-    """The paper's settings for an ultrasound set of this size."""
+    """A recipe as it is; no paper has this data set."""
     return recipes.config_dict(recipe, CHANGES)

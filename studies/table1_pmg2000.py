@@ -5,10 +5,10 @@
         --set=data.root=DIR
 
 `full` has the published sizes; the paper has .879 (ResNet), .886 (ViT), .893 (Swin), .907 (PVT),
-.900 (GMIC) and .931 (DiffMIC) accuracy. The transformers start from random weights here and from
-ImageNet's in the paper: without these they are no match for a ResNet. `busi` and `ham10000` are the
-same rows on other images, small; `smoke` has one seed, 32 px, a ViT-S and three epochs, since
-transformers are slow on a CPU.
+.900 (GMIC) and .931 (DiffMIC) accuracy. The transformers start from random weights here, with which
+they are no match for a ResNet; the paper does not say what theirs start from. `busi` and `ham10000`
+are the same rows on other images, small; `smoke` has one seed, 32 px, a ViT-S and three epochs,
+since transformers are slow on a CPU.
 """
 
 from diffmic_jax.study.definition import Row, Study

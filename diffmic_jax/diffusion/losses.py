@@ -48,7 +48,7 @@ def gaussian_kernel(a: Float[Array, "n c"], b: Float[Array, "m c"]) -> Float[Arr
 
 
 def mmd(n: Float[Array, "n c"], m: Float[Array, "m c"]) -> Float[Array, ""]:
-    """Biased squared maximum mean discrepancy of two samples [N, C] and [M, C] (v1, Eq. 4).
+    """Biased squared maximum mean discrepancy of two samples [N, C] and [M, C] (v1, Eq. 5).
 
     Diagonal pairs are counted, as in the authors' code; the value is a scalar of the batch.
     """

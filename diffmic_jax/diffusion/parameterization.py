@@ -41,7 +41,7 @@ def eps(
     link: Link,
     schedule: Schedule,
 ) -> Denoised:
-    """The output is eps_hat (v1, Eq. 2; v2).
+    """The output is eps_hat (v1, Eq. 3; v2).
 
     The logits are y0_hat; they are weighted by alpha_bar, the share of signal in y_t.
     """

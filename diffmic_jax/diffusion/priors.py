@@ -31,10 +31,10 @@ def fused_priors(guidance: Guidance, activate: Activation = jax.nn.softmax) -> t
 
 
 def dual_priors(guidance: Guidance, activate: Activation = jax.nn.softmax) -> tuple[Prior, ...]:
-    """The main stream's condition is both branches, each MMD stream's is one (v1, Eq. 3).
+    """The main stream's condition is both branches, each MMD stream's is one (v1, Eq. 3 and 5).
 
-    The main mean is the average of the two probabilities. There is one projection per stream, since
-    their conditions differ in width and meaning.
+    The main mean is the average of the two probabilities (Eq. 1). There is one projection per
+    stream, since their conditions differ in width and meaning.
     """
     global_, local = activate(guidance.global_), activate(guidance.local)
     both = jnp.concatenate([global_, local], axis=-1)

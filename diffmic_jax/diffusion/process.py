@@ -2,7 +2,7 @@
 
 With `m` the prior mean, the noisy label is
 
-    y_t = sqrt(ab_t) y_0 + (1 - sqrt(ab_t)) m + sqrt(1 - ab_t) eps            (v1, Eq. 1)
+    y_t = sqrt(ab_t) y_0 + (1 - sqrt(ab_t)) m + sqrt(1 - ab_t) eps            (v1, Eq. 2)
 
 which is plain DDPM on the residual `y - m`. v2 has m = 0. Labels are arrays [B, *L, C] with
 L = () in v1 and (K, K) in v2; a timestep is a scalar or an array [B, *L].
@@ -53,7 +53,7 @@ def q_sample(
     eps: Float[Array, "*#s c"],
     prior_mean: Mean,
 ) -> Float[Array, "*#s c"]:
-    """Noisy label y_t at timestep t (v1, Eq. 1).
+    """Noisy label y_t at timestep t (v1, Eq. 2).
 
     Args:
       schedule: the noise schedule.

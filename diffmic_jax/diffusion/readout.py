@@ -19,7 +19,7 @@ def clip(y0_hat: Float[Array, "s b c"], link: Link) -> Float[Array, "b c"]:
     """The mean sample, clipped to [0, 1] and for single labels normalised: [S, B, C] -> [B, C].
 
     The mean of y0_hat estimates the class posterior, so no squashing is wanted. A vector without
-    any positive entry carries no information and becomes uniform.
+    any positive entry becomes nearly uniform. The most probable class is that of the largest entry.
     """
     return link.project(y0_hat.mean(axis=0))
 

@@ -1,7 +1,8 @@
 """The training step: a pure function of state, batch and key.
 
     L_denoiser = mean w (eps - eps_hat)^2 + lambda (MMD(eps, eps_hat_g) + MMD(eps, eps_hat_l))
-    L_guidance = CE((logits_g + logits_l) / 2, label)                            (v1, section 2)
+                                                                                 (v1, Eq. 4 to 6)
+    L_guidance = CE((logits_g + logits_l) / 2, label)                          (v1, section 2.3)
 
 with binary cross-entropy in place of CE where images have any number of labels. In v1 the weights w
 are 1; v2 has no MMD, a focal w, a map of labels, and trains each branch of the guidance by itself.

@@ -51,7 +51,7 @@ CONFIG = Config(
         schedule="linear",  # section 2.3: beta from 1e-4 to 0.02
         num_train_steps=1000,  # public: T = 1000
         precision="float64",
-        timesteps="antithetic",  # public
+        timesteps="antithetic",  # public; section 2.3: uniform
     ),
     train=Train(
         batch_size=32,  # section 3.2

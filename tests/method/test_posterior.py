@@ -83,16 +83,30 @@ def test_the_guidance_prediction_has_its_weight_in_the_ensemble(variables, batch
     assert np.abs(guidance - without.probabilities).max() > 0.01
 
 
-def test_conditioning_dropout_takes_the_guidance_prediction_away(variables, batch):
-    method = posterior_method(denoiser__conditioning_dropout=1.0)
-    t, eps, uniform = train_step._timesteps_and_noise(method, 4, jax.random.key(0))
-    guidance = train_step.guide(method, variables, batch)
-    branches = ("fused", "global_", "local")
-    other = guidance._replace(**{name: 0 * getattr(guidance, name) for name in branches})
-    loss, _ = train_step._denoiser_loss(method, variables, batch, t, eps, uniform)
-    for seen, same in ((other, True), (guidance, False)):
-        expected, _ = train_step.diffusion_loss(method, variables, batch, seen, t, eps)
-        assert (loss["loss"] == pytest.approx(float(expected["loss"]), rel=1e-5)) is same
+def test_conditioning_dropout_takes_the_guidance_prediction_of_its_share_away(variables, batch):
+    uniform = np.array([0.0, 0.69, 0.71, 0.99], np.float32)
+    t, eps = np.array([900, 900, 500, 500]), np.ones((4, 3), np.float32)
+    guidance = train_step.guide(make_method(), variables, batch)
+
+    def loss(dropout: float) -> float:
+        method = posterior_method(denoiser__conditioning_dropout=dropout)
+        found, _ = train_step._denoiser_loss(method, variables, batch, t, eps, uniform)
+        return float(found["loss"])
+
+    def expected(seen: np.ndarray) -> float:
+        """The loss where the images in question have the guidance's logits, the others 0."""
+        branches = ("fused", "global_", "local")
+        kept = {name: getattr(guidance, name) * seen[:, None] for name in branches}
+        given = guidance._replace(**kept)
+        method = posterior_method()
+        found, _ = train_step.diffusion_loss(method, variables, batch, given, t, eps)
+        return float(found["loss"])
+
+    seen = {0.0: [1, 1, 1, 1], 0.7: [0, 0, 1, 1], 1.0: [0, 0, 0, 0]}
+    losses = {share: loss(share) for share in seen}
+    for share, mask in seen.items():
+        assert losses[share] == pytest.approx(expected(np.array(mask, np.float32)), rel=1e-4)
+    assert len({round(each, 4) for each in losses.values()}) == 3
 
 
 def test_the_share_without_conditioning_is_as_asked():

@@ -3,7 +3,7 @@ from __future__ import annotations
 import csv
 import os
 import signal
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Container, Generator
 from pathlib import Path
 
 import jax
@@ -14,20 +14,21 @@ from diffmic_jax import api
 from diffmic_jax.cli import process as command
 from diffmic_jax.data.cache import Examples
 from diffmic_jax.errors import Interrupted, NonFiniteLossError
-from diffmic_jax.method.state import TrainState
 from diffmic_jax.training.checkpoint import Checkpoints
 from diffmic_jax.training.run import TrainingRun
 from diffmic_jax.types import Batch
 from tests import tiny
 
 
-def before_step(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[Batch], Batch]) -> None:
-    """Let `act` see and change the batch of a step (the first is 1)."""
+def before_step(
+    monkeypatch: pytest.MonkeyPatch, steps: Container[int], act: Callable[[Batch], Batch]
+) -> None:
+    """Let `act` see and change the batches of some steps (the first is 1)."""
     real = TrainingRun.batches
 
     def batches(run: TrainingRun, start: int, examples: Examples) -> Generator[Batch, None, None]:
         for number, batch in enumerate(real(run, start, examples), start + 1):
-            yield act(batch) if number == step else batch
+            yield act(batch) if number in steps else batch
 
     monkeypatch.setattr(TrainingRun, "batches", batches)
 
@@ -55,7 +56,7 @@ def test_a_run_that_was_stopped_ends_like_one_that_was_not(
     config, workdir = tiny.make_config(tiny_data), tmp_path / "run"
     for step in stops:
         with monkeypatch.context() as patch:
-            before_step(patch, step, press_ctrl_c)
+            before_step(patch, [step], press_ctrl_c)
             with pytest.raises(Interrupted, match=f"stopped after step {step} of {tiny.TOTAL}"):
                 api.train(config, workdir)
         assert steps_kept(workdir)["latest"] == step
@@ -86,30 +87,41 @@ def test_max_steps_counts_the_warmup_and_can_be_raised_later(tmp_path, tiny_data
     )
 
 
-def worse_and_worse(state: TrainState) -> dict[str, float]:
-    """A validation whose first result is the best."""
-    return {"accuracy": 1 / int(state.step)}
+def mislabel(batch: Batch) -> Batch:
+    return batch._replace(label=(batch.label + 1) % 3)
 
 
-def test_the_best_on_validation_is_evaluated_and_the_latest_resumed(
+def validated(workdir: Path) -> dict[int, float]:
+    """The accuracy on validation at every checkpoint, from the log."""
+    with (workdir / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {int(row["step"]): float(row["val_accuracy"]) for row in rows if row["val_accuracy"]}
+
+
+def test_the_best_on_validation_is_evaluated_and_training_ends_when_it_stays_worse(
     tmp_path, tiny_data, monkeypatch, capsys
 ):
-    monkeypatch.setattr(api, "validator", lambda run: worse_and_worse)
-    config = tiny.make_config(tiny_data, "classifier")
-    api.train(config, tmp_path)
-    assert steps_kept(tmp_path) == {"best": 6, "latest": 9}
-    assert "test, checkpoint of step 6" in capsys.readouterr().out
-    assert int(tiny.latest_state(config, tmp_path).step) == 9
+    # What was learned in six steps is unlearned after them.
+    before_step(monkeypatch, range(7, 99), mislabel)
+    changes = {"train__epochs": 7, "guidance__learning_rate": 0.01, "seed": 1}
+    config = tiny.make_config(tiny_data, "classifier", **changes)
+    api.train(config, tmp_path / "whole")
+    found = validated(tmp_path / "whole")
+    assert list(found) == [6, 9, 12, 15, 18, 21, 24]
+    best = max(found, key=lambda step: (found[step], step))
+    assert best <= 15 and found[24] < found[best]
+    assert steps_kept(tmp_path / "whole") == {"best": best, "latest": 24}
+    assert f"test, checkpoint of step {best}\n" in capsys.readouterr().out
+    assert int(tiny.latest_state(config, tmp_path / "whole").step) == 24
 
-
-def test_training_ends_when_validation_has_been_worse_for_long(tmp_path, tiny_data):
-    config = tiny.make_config(tiny_data, "classifier", train__epochs=4, train__patience=2)
+    workdir = tmp_path / "patient"
+    patient = config.changed({"train.patience": 2})
     for _ in range(2):  # the second time there is nothing to do
-        tiny.open_run(config, tmp_path).train(worse_and_worse)
-        assert steps_kept(tmp_path) == {"best": 6, "latest": 12}
-    config = config.changed({"train.patience": 0})
-    tiny.open_run(config, tmp_path).train(worse_and_worse)
-    assert steps_kept(tmp_path) == {"best": 6, "latest": 15}
+        tiny.train(patient, workdir)
+        assert steps_kept(workdir) == {"best": best, "latest": best + 6}
+    assert validated(workdir) == {step: found[step] for step in found if step <= best + 6}
+    tiny.train(config, workdir)
+    assert validated(workdir) == found
 
 
 def test_without_a_validation_part_the_last_step_is_evaluated(tmp_path, capsys):
@@ -125,7 +137,7 @@ def poison(batch: Batch) -> Batch:
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, tiny_data, monkeypatch, capsys):
-    before_step(monkeypatch, 5, poison)
+    before_step(monkeypatch, [5], poison)
     config = tiny.make_config(tiny_data, "classifier", checkpoint__every_steps=2)
     status = command.run_command(lambda: api.train(config, tmp_path))
     *_, last = capsys.readouterr().err.strip().splitlines()
@@ -146,7 +158,7 @@ def test_a_step_that_breaks_the_parameters_is_not_saved(tmp_path, tiny_data):
 
 
 def test_a_poisoned_step_is_skipped_counted_and_does_no_harm(tmp_path, tiny_data, monkeypatch):
-    before_step(monkeypatch, 5, poison)
+    before_step(monkeypatch, [5], poison)
     config = tiny.make_config(tiny_data, train__on_nan="skip", train__log_every=1)
     tiny.train(config, tmp_path)
     state = tiny.latest_state(config, tmp_path)
