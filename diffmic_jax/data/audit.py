@@ -155,7 +155,7 @@ def _views(
 
 def _view(read: Callable[[Record], Decoded], record: Record) -> View | InputError:
     try:
-        pixels, mode = read(record)
+        pixels, mode, *_ = read(record)
     except InputError as error:
         return error
     pixels = np.ascontiguousarray(pixels)

@@ -47,6 +47,8 @@ SPECIFICITIES = (0.8, 0.9, 0.95)
 OPERATING_POINTS = tuple(f"sensitivity_at_{level:.2f}" for level in SPECIFICITIES)
 INTERVALS = ("precision", "recall", "f1", "auroc", *OPERATING_POINTS)
 """Metrics of a class that have confidence intervals."""
+MEANS = {"f1_macro": "f1", "balanced_accuracy": "recall", "auroc_macro": "auroc"}
+"""Means over the classes in which a metric is defined, and that metric."""
 SEED = 0
 """Of the resamples: equal predictions give equal intervals."""
 
@@ -89,7 +91,8 @@ def compute(
         0.5.
 
     Returns:
-      n, each of `SCALARS`, per_class (name -> precision, recall, f1, auroc, support and,
+      n, each of `SCALARS`, classes_in_mean (of each of `MEANS`, how many classes it is over),
+      per_class (name -> precision, recall, f1, auroc, support and,
       multi-label, the threshold),
       operating_points (name -> 'sensitivity_at_0.90' and so on), confusion ([C][C] counts, rows
       are the true classes), ci95 (metric -> [low, high], the 2.5th and 97.5th percentile over the
@@ -112,6 +115,11 @@ def compute(
     return {
         "n": len(labels),
         **{name: _optional(scalars[name]) for name in SCALARS},
+        "classes_in_mean": {
+            mean: int(np.isfinite(per_class[name]).sum())
+            for mean, name in MEANS.items()
+            if mean in task.metrics
+        },
         "per_class": _by_name(per_class, task),
         "operating_points": {
             name: {point: _optional(values[i]) for point, values in points.items()}

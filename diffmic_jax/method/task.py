@@ -28,6 +28,8 @@ SCALARS = (
 )
 """Scalar metrics of an evaluation; null where a task does not have one."""
 SINGLE_LABEL_ONLY = ("accuracy", "balanced_accuracy", "kappa_quadratic", "rps")
+ORDINAL = ("kappa_quadratic", "rps")
+"""Of these, the metrics of classes that have an order."""
 SEPARATOR = "|"
 """Between the names of several classes of one image."""
 
@@ -43,15 +45,21 @@ class Task:
     """The C classes in label order."""
     multi_label: bool = False
     """Any number of classes applies to an image, not exactly one."""
+    ordered: bool = True
+    """The order of the classes is one of degrees, not only that of a list."""
 
     @classmethod
     def of_checkpoint(cls, meta: Mapping[str, Any]) -> Task:
         """The task that a checkpoint's metadata describe."""
-        return cls(class_names=tuple(meta["class_names"]), multi_label=meta["multi_label"])
+        return cls(
+            class_names=tuple(meta["class_names"]),
+            multi_label=meta["multi_label"],
+            ordered=meta.get("ordered", True),
+        )
 
     def for_checkpoint(self) -> dict[str, Any]:
         """As JSON, the inverse of `of_checkpoint`."""
-        return {"class_names": list(self.class_names), "multi_label": self.multi_label}
+        return dataclasses.asdict(self) | {"class_names": list(self.class_names)}
 
     @property
     def num_classes(self) -> int:
@@ -66,7 +74,8 @@ class Task:
     @property
     def metrics(self) -> tuple[str, ...]:
         """The scalar metrics that are defined for such labels."""
-        undefined = SINGLE_LABEL_ONLY if self.multi_label else ()
+        undefined: tuple[str, ...] = SINGLE_LABEL_ONLY if self.multi_label else ()
+        undefined += () if self.ordered else ORDINAL
         return tuple(name for name in SCALARS if name not in undefined)
 
     def targets(
