@@ -33,8 +33,8 @@ class Data:
     unlabelled: Literal["error", "skip"] = field(
         "error", "stop at an image without a label, or leave it out"
     )
-    uncertain: Literal["error", "zero", "one"] = field(
-        "error", "what a blank or -1 in a class's column means; error: stop"
+    uncertain: Literal["error", "ignore", "zero", "one"] = field(
+        "error", "a blank or -1 in a class's column: stop, count it in no loss and metric, 0, or 1"
     )
     class_names: tuple[str, ...] = field(
         (), "in label order, which is one of degrees; empty: as the labels have them"

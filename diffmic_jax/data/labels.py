@@ -19,7 +19,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from diffmic_jax.data.csvfile import normal
 from diffmic_jax.data.options import numbers_of
 from diffmic_jax.errors import InputError
-from diffmic_jax.method.task import SEPARATOR
+from diffmic_jax.method.task import DOUBT, SEPARATOR, UNKNOWN
 
 log = logging.getLogger("diffmic_jax")
 
@@ -175,9 +175,12 @@ def find(label: str, known: Mapping[str, int], where: str) -> int:
 def find_several(
     cell: str, known: Mapping[str, int], where: str, num_classes: int
 ) -> tuple[int, ...]:
-    """The multi-hot label [C] of labels 'Mass|Nodule'; errors as `find`."""
-    found = {find(label, known, where) for label in cell.split(SEPARATOR) if label}
-    return tuple(int(index in found) for index in range(num_classes))
+    """The multi-hot label [C] of labels 'Mass|?Nodule'; errors as `find`."""
+    found = [0] * num_classes
+    for text in filter(None, cell.split(SEPARATOR)):
+        label = text.removeprefix(DOUBT)
+        found[find(label, known, where)] = UNKNOWN if label != text else 1
+    return tuple(found)
 
 
 def _is_whole(label: str) -> bool:

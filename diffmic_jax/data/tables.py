@@ -16,7 +16,7 @@ from diffmic_jax.config import Data
 from diffmic_jax.data import csvfile, labels
 from diffmic_jax.data.options import Options
 from diffmic_jax.errors import InputError, Problems
-from diffmic_jax.method.task import SEPARATOR
+from diffmic_jax.method.task import SEPARATOR, name_classes
 
 log = logging.getLogger("diffmic_jax")
 
@@ -221,7 +221,8 @@ class _Reader:
         values = [self._hot_cell(line[name], where) for name in classes]
         if -1.0 in values and self._options.data.uncertain == "error":
             return None  # told by `settle`
-        if not set(values) <= {0.0, 1.0} or not (several or sum(values) == 1):
+        allowed = {0.0, 1.0, -1.0} if several else {0.0, 1.0}
+        if not set(values) <= allowed or not (several or sum(values) == 1):
             wanted = "each" if several else "one"
             others = "0 or 1" if several else "1, the others 0"
             raise InputError(
@@ -230,7 +231,7 @@ class _Reader:
             )
         if several and any(SEPARATOR in name for name in classes):
             raise InputError(f"{where}: a class name holds {SEPARATOR!r}; rename its column")
-        return SEPARATOR.join(name for name, value in zip(classes, values, strict=True) if value)
+        return name_classes(classes, values)
 
     def _hot_cell(self, cell: str, where: str) -> float:
         """0 or 1; -1 where it is not known, unless it is said what that means; 2 if it is bad."""
@@ -243,7 +244,7 @@ class _Reader:
             value = -1.0
         if value == -1.0:
             self._unsure.append((where, cell))
-            return {"zero": 0.0, "one": 1.0}.get(self._options.data.uncertain, -1.0)
+            return {"zero": 0.0, "one": 1.0, "ignore": -1.0}.get(self._options.data.uncertain, -1.0)
         return value if value in (0.0, 1.0) else 2.0
 
     def settle(self) -> None:
@@ -262,8 +263,8 @@ class _Reader:
         self._tell(
             self._unsure,
             "a class is neither 0 nor 1",
-            "choose config.data.uncertain=zero or one, or fix it",
-            "" if uncertain == "error" else f"taken as {uncertain}",
+            "choose config.data.uncertain=ignore, zero or one, or fix it",
+            {"error": "", "ignore": "ignored"}.get(uncertain, f"taken as {uncertain}"),
         )
         self._tell(
             self._joined,

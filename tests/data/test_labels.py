@@ -71,3 +71,8 @@ def test_missing_labels_unless_a_class_has_that_name():
     for cell in ("", "nan", "N/A", "None", "?", "NULL"):
         assert labels.is_missing(cell, ())
     assert not labels.is_missing("None", ("none", "mild"))
+
+
+def test_several_labels_with_doubt():
+    known = labels.lookup(("a", "b", "c"))
+    assert labels.find_several("a|?c", known, "row", 3) == (1, 0, -1)

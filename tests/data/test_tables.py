@@ -252,10 +252,16 @@ def test_blank_and_uncertain_cells_need_a_rule(table, caplog):
     with pytest.raises(InputError, match=message):
         read(path, multi_label=True)
     both = "Mass|Nodule"
-    for rule, wanted in (("zero", ["Mass", "", "Nodule"]), ("one", [both, "Mass", both])):
+    rules = {
+        "zero": ["Mass", "", "Nodule"],
+        "one": [both, "Mass", both],
+        "ignore": ["Mass|?Nodule", "?Mass", "?Mass|Nodule"],
+    }
+    for rule, wanted in rules.items():
         found = read(path, multi_label=True, uncertain=rule)
         assert [row.label for row in found.rows] == wanted
-        assert f"(blank 2, -1.0 1) are taken as {rule}" in caplog.text
+        done = "ignored" if rule == "ignore" else f"taken as {rule}"
+        assert f"(blank 2, -1.0 1) are {done}" in caplog.text
 
 
 def test_missing_labels_are_counted(table):
