@@ -27,7 +27,18 @@ class Data:
     lists: str = field("", "folder or pair TRAIN,TEST of DiffMIC's pickled split lists")
     groups: str = field("", "CSV of image and group (lesion, patient), which stay on one side")
     split: str = field("", "CSV of image and part, as a run writes it; wins over the protocol")
-    class_names: tuple[str, ...] = field((), "in label order; empty: as the labels have them")
+    label_columns: tuple[str, ...] = field(
+        (), "the label column of the CSV, or one for each class; empty: by their names"
+    )
+    unlabelled: Literal["error", "skip"] = field(
+        "error", "stop at an image without a label, or leave it out"
+    )
+    uncertain: Literal["error", "ignore", "zero", "one"] = field(
+        "error", "a blank or -1 in a class's column: stop, count it in no loss and metric, 0, or 1"
+    )
+    class_names: tuple[str, ...] = field(
+        (), "in label order, which is one of degrees; empty: as the labels have them"
+    )
     multi_label: bool = field(False, "any number of classes per image")
     protocol: Literal["given", "authors", "random", "grouped"] = field(
         "given", "which split: the data set's own, DiffMIC's lists, or one cut anew"
@@ -58,6 +69,16 @@ class Data:
     )
     on_bad_image: Literal["error", "skip"] = field(
         "error", "stop at an image that cannot be read, or leave it out and list it"
+    )
+    on_conflict: Literal["warn", "error"] = field(
+        "warn", "tell of the same picture under two labels, or stop"
+    )
+    gray_bits: int = field(
+        0,
+        "scale of gray images stored in more than 8 bits; 0: one for all, of the bits in use",
+        low=0,
+        high=16,
+        free=True,
     )
     max_pixels: int = field(100_000_000, "larger images are refused", low=1, unit="px")
     cache_dir: str = field("", "of decoded images; empty: ~/.cache/diffmic_jax", free=True)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 
 class InputError(Exception):
     """Something the user gave is wrong: a file, a field or a flag.
@@ -32,3 +35,39 @@ class RunError(Exception):
 
 class Interrupted(Exception):
     """The run was asked to stop; everything up to the named step is saved."""
+
+
+class Problems:
+    """What is wrong with a file, collected to be told at once."""
+
+    MOST = 10
+    """That are told."""
+
+    def __init__(self) -> None:
+        """No problem yet."""
+        self._found: list[str] = []
+
+    def add(self, problem: str) -> None:
+        """One more, a line as of an `InputError`."""
+        self._found.append(problem)
+
+    @contextlib.contextmanager
+    def collect(self) -> Iterator[None]:
+        """Keep an `InputError` for later."""
+        try:
+            yield
+        except InputError as error:
+            self.add(str(error))
+
+    def check(self) -> None:
+        """Tell the first problems, and how many there are.
+
+        Raises:
+          InputError: there is one.
+        """
+        count = len(self._found)
+        if not count:
+            return
+        told = " | ".join(self._found[: self.MOST])
+        more = f" | and {count - self.MOST} more" if count > self.MOST else ""
+        raise InputError(told if count == 1 else f"{count} problems: {told}{more}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import re
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -13,12 +14,14 @@ from typing import Any
 import numpy as np
 
 from diffmic_jax.data import images, tables
-from diffmic_jax.data.catalog import MEDMNIST
+from diffmic_jax.data.catalog import MEDMNIST, MEDMNIST_COUNTS
 from diffmic_jax.data.images import Decoded
 from diffmic_jax.data.layouts import PARTS, Layout, Parts, Record
 from diffmic_jax.errors import InputError
 from diffmic_jax.extras import requires
 from diffmic_jax.method.task import Task
+
+log = logging.getLogger("diffmic_jax")
 
 MEDMNIST_SIZES = (28, 64, 128, 224)
 NPZ_PARTS = ("train", "val", "test")
@@ -50,6 +53,12 @@ def open_npz(path: Path, name: str, class_names: Sequence[str] = ()) -> Layout:
         raise InputError(
             f"{path}: has {needed} classes, not {len(names)} ({','.join(names)}); "
             "name them in config.data.class_names"
+        )
+    counts = tuple(len(labels[part]) for part in NPZ_PARTS)
+    if counts != MEDMNIST_COUNTS.get(name, counts):
+        log.warning(
+            "%s: has %s training, validation and test images, but %s is published with %s",
+            *(path, "/".join(map(str, counts)), name, "/".join(map(str, MEDMNIST_COUNTS[name]))),
         )
     task = Task(class_names=names, multi_label=multi_label)
     parts: Parts = {tables.PART_NAMES[part]: [] for part in NPZ_PARTS}
@@ -122,7 +131,8 @@ class _NpzImages:
         self._path = path
         self._arrays: dict[str, np.ndarray] = {}
 
-    def __call__(self, record: Record) -> Decoded:
+    def __call__(self, record: Record, gray_bits: int = 0) -> Decoded:
+        del gray_bits  # they are uint8
         part, index = record.path.split("/")
         if part not in self._arrays:
             self._arrays[part] = _npz_array(self._path, f"{part}_images")
@@ -195,7 +205,7 @@ class _PreparedImages:
         self._folder, self._max_pixels = folder, max_pixels
         self._splits: Mapping[str, Sequence[Any]] = {}
 
-    def __call__(self, record: Record) -> Decoded:
+    def __call__(self, record: Record, gray_bits: int = 0) -> Decoded:
         split, index = record.path.split("/")
         name = f"{self._folder} image {record.id}"
         try:
@@ -206,7 +216,7 @@ class _PreparedImages:
             raise InputError(f"{name}: cannot be read ({error}); prepare it again") from error
         if row["id"].decode() != record.id:
             raise InputError(f"{name}: its record holds {row['id']!r}; prepare the data set again")
-        return images.decode(io.BytesIO(row["image"]), name, self._max_pixels)
+        return images.decode(io.BytesIO(row["image"]), name, self._max_pixels, gray_bits)
 
     def _open(self) -> Mapping[str, Sequence[Any]]:
         if not self._splits:

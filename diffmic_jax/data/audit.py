@@ -155,7 +155,7 @@ def _views(
 
 def _view(read: Callable[[Record], Decoded], record: Record) -> View | InputError:
     try:
-        pixels, mode = read(record)
+        pixels, mode, *_ = read(record)
     except InputError as error:
         return error
     pixels = np.ascontiguousarray(pixels)
@@ -184,7 +184,7 @@ def _by_class(source: Source, records: Sequence[Record]) -> dict[str, int]:
     label = label_array(records, source.task)
     counts = dict(zip(source.task.class_names, source.task.counts(label), strict=True))
     if source.task.multi_label:
-        counts["none"] = int((label.sum(axis=1) == 0).sum())
+        counts["none"] = int((~(label > 0).any(axis=1)).sum())
     return counts
 
 

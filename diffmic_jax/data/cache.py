@@ -5,18 +5,20 @@ image size; another split, seed or recipe uses the same one. A second file holds
 state (size and times) of the file that it was decoded from, and is written after the pixels. So a
 run decodes the rows that are missing, because an earlier run was interrupted, and those whose file
 has changed since. Runs that need the same cache wait for each other.
+
+Gray images of more than eight bits are first decoded on the scale of the bits that each uses. Those
+that use fewer than another one are then decoded again, so that all are on one scale.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import shutil
 import typing
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -27,12 +29,13 @@ from tqdm import tqdm
 from diffmic_jax.config import Data
 from diffmic_jax.data import transforms
 from diffmic_jax.data.images import Decoded
-from diffmic_jax.data.layouts import Record, label_array
+from diffmic_jax.data.layouts import Read, Record, label_array
 from diffmic_jax.data.places import user_cache
 from diffmic_jax.data.sources import Source
+from diffmic_jax.data.store import Store, number
 from diffmic_jax.errors import InputError
 
-VERSION = 1
+VERSION = 2
 """Of the pixels: raise it when decoding or resizing changes."""
 CHUNK = 512
 """Images whose state is recorded at once."""
@@ -68,6 +71,14 @@ class Cached:
     """By part; without the bad images."""
     skipped: dict[str, str]
     """Why each image that is left out cannot be read, by its id."""
+    digest: dict[str, int] = field(default_factory=dict)
+    """A hash of the prepared pixels of each image that can be read, by its id."""
+    notes: dict[str, str] = field(default_factory=dict)
+    """What was done about a flaw of an image, by its id."""
+    bits: dict[int, int] = field(default_factory=dict)
+    """How many gray images of more than eight bits use so many."""
+    gray_bits: int = 0
+    """The bits of the scale of these; 0: there are none."""
 
 
 class CachedPixels:
@@ -92,8 +103,8 @@ def cached(
     folder: Path | None = None,
     *,
     on_bad_image: str = "error",
+    gray_bits: int = 0,
     num_threads: int = 0,
-    progress: bool = True,
 ) -> Cached:
     """Decode the images of a source that the cache does not have yet.
 
@@ -102,8 +113,8 @@ def cached(
         image_size: S, side in pixels.
         folder: of all caches; default `user_cache()`.
         on_bad_image: 'error' stops at an image that cannot be decoded, 'skip' leaves it out.
+        gray_bits: of the scale of gray images of more than eight bits; 0: the most that one uses.
         num_threads: that decode; 0: one for each core.
-        progress: show a bar on standard error, if that is a terminal.
 
     Raises:
         InputError: an image is bad, or the folder cannot be written or is too small.
@@ -115,13 +126,14 @@ def cached(
         )
     # In an order that does not depend on the split.
     records = sorted(source.records, key=lambda record: (record.id, record.path))
-    home = (folder or user_cache()) / f"{source.name}-{image_size}-{_hash(source, records)}"
+    name = f"{source.name}-{image_size}-{_hash(source, records)}"
+    home = _home((folder or user_cache()) / name, gray_bits)
     try:
         home.mkdir(parents=True, exist_ok=True)
         with FileLock(home / "lock"):
-            store = _Store(home, len(records), image_size)
-            chunks = _decode(source, records, store, image_size, num_threads, progress)
-            while next(chunks, False):
+            store = Store(home, len(records), image_size)
+            decoder = _Decoder(source, records, store, image_size, num_threads)
+            for _ in decoder.decode(gray_bits):
                 if store.bad and on_bad_image == "error":
                     break
     except OSError as error:
@@ -131,98 +143,62 @@ def cached(
         ) from error
     if store.bad and on_bad_image == "error":
         raise InputError(store.bad[min(store.bad)])
-    return _by_part(source, records, store)
+    return _by_part(source, records, store, gray_bits)
 
 
-def _decode(
-    source: Source,
-    records: Sequence[Record],
-    store: _Store,
-    size: int,
-    num_threads: int,
-    progress: bool,
-) -> Iterator[bool]:
-    """Bring the store up to date, a chunk at a time."""
-    states = _states(source, records)
-    # Bad images are tried again: a limit or a library may have changed.
-    due = sorted({*np.flatnonzero(store.states != states).tolist(), *store.bad})
-    read = partial(_decoded, source.read, size=size)
-    hidden = None if progress else True
-    bar = tqdm(total=len(due), unit="image", desc="decode", leave=False, disable=hidden)
-    with ThreadPoolExecutor(num_threads or os.cpu_count()) as pool, bar:
-        for start in range(0, len(due), CHUNK):
-            rows = due[start : start + CHUNK]
-            store.fill(rows, states[rows], pool.map(read, [records[row] for row in rows]))
-            bar.update(len(rows))
-            yield True
-
-
-class _Store:
-    """A cache on disk: pixels, the state of each row's file, and the errors of bad rows."""
-
-    def __init__(self, home: Path, count: int, size: int) -> None:
-        self.path, self._states, self._bad = (
-            home / name for name in ("images.npy", "states.npy", "bad.json")
-        )
-        shape = (count, size, size, 3)
-        try:
-            self._load(shape)
-        except (OSError, ValueError, EOFError):  # new, or damaged
-            check_space(home, count * size * size * 3, "a smaller config.data.image_size")
-            self.path.unlink(missing_ok=True)  # a process that reads the old one keeps it
-            np.lib.format.open_memmap(self.path, "w+", np.uint8, shape)
-            reserve(self.path)
-            self._write({}, np.zeros(count, np.uint64))
-            self._load(shape)
-
-    def _load(self, shape: tuple[int, ...]) -> None:
-        self.states = np.load(self._states)
-        bad = json.loads(self._bad.read_text())
-        self.bad: dict[int, str] = {int(row): reason for row, reason in bad.items()}
-        if np.load(self.path, mmap_mode="r").shape != shape or self.states.shape != shape[:1]:
-            raise ValueError("of another shape")
-
-    def fill(
-        self, rows: list[int], states: np.ndarray, images: Iterable[np.ndarray | InputError]
-    ) -> None:
-        """Store images that were decoded from files in the given states."""
-        array = np.lib.format.open_memmap(self.path, "r+")
-        for row, image in zip(rows, images, strict=True):
-            if isinstance(image, InputError):
-                self.bad[row] = str(image)
-            else:
-                self.bad.pop(row, None)
-                array[row] = image
-        array.flush()
-        self.states[rows] = states
-        self._write(self.bad, self.states)
-
-    def _write(self, bad: dict[int, str], states: np.ndarray) -> None:
-        """The states last: they show that the rest is complete."""
-        for path, save in (
-            (self._bad, lambda file: file.write(json.dumps(bad).encode())),
-            (self._states, lambda file: np.save(file, states)),
-        ):
-            part = path.with_suffix(".part")
-            with part.open("wb") as file:
-                save(file)
-            os.replace(part, path)
-
-
-def reserve(path: Path) -> None:
-    """Reserve a file's space: writing to a memory map on a full disk kills the process."""
-    if hasattr(os, "posix_fallocate"):
-        with path.open("r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-
-
-def _decoded(
-    read: Callable[[Record], Decoded], record: Record, size: int
-) -> np.ndarray | InputError:
+def _home(common: Path, gray_bits: int) -> Path:
+    """The folder of a cache: one of its own for a scale that the images do not ask for."""
+    if not gray_bits:
+        return common
     try:
-        return transforms.prepare(read(record).pixels, size)
+        fits = int(np.load(common / "facts.npy")["bits"].max(initial=0)) in (0, gray_bits)
+    except (OSError, ValueError, EOFError):
+        fits = False
+    return common if fits else common.with_name(f"{common.name}-{gray_bits}")
+
+
+@dataclass(frozen=True)
+class _Decoder:
+    """Brings a store up to date."""
+
+    source: Source
+    records: Sequence[Record]
+    store: Store
+    size: int
+    num_threads: int
+
+    def decode(self, gray_bits: int) -> Iterator[None]:
+        """Decode what is due, a chunk at a time, gray images of more than 8 bits on one scale."""
+        store, states = self.store, _states(self.source, self.records)
+        # Bad images are tried again: a limit or a library may have changed.
+        due = sorted({*np.flatnonzero(store.states != states).tolist(), *store.bad})
+        yield from self._fill(due, states, gray_bits)
+        scale = gray_bits or store.gray_bits
+        other = (store.facts["bits"] > 0) & (store.facts["scale"] != scale)
+        yield from self._fill(np.flatnonzero(other).tolist(), states, scale)
+
+    def _fill(self, due: Sequence[int], states: np.ndarray, gray_bits: int) -> Iterator[None]:
+        source = self.source.read
+        if gray_bits:
+            source = partial(source, gray_bits=gray_bits)
+        read = partial(_decoded, source, size=self.size)
+        bar = tqdm(total=len(due), unit="image", desc="decode", leave=False, disable=None)
+        with ThreadPoolExecutor(self.num_threads or os.cpu_count()) as pool, bar:
+            for start in range(0, len(due), CHUNK):
+                rows = due[start : start + CHUNK]
+                found = pool.map(read, [self.records[row] for row in rows])
+                self.store.fill(rows, states[rows], found, gray_bits)
+                bar.update(len(rows))
+                yield
+
+
+def _decoded(read: Read, record: Record, size: int) -> Decoded | InputError:
+    """The image, its pixels prepared."""
+    try:
+        decoded = read(record)
     except InputError as error:
         return error
+    return decoded._replace(pixels=transforms.prepare(decoded.pixels, size))
 
 
 def _hash(source: Source, records: Sequence[Record]) -> str:
@@ -242,8 +218,8 @@ def _states(source: Source, records: Sequence[Record]) -> np.ndarray:
     """[N] a number for the state of the file behind each record, never 0."""
     if source.files:
         common = " ".join(str(_file_state(file)) for file in source.files)
-        return np.full(len(records), _number(common), np.uint64)
-    return np.array([_number(_file_state(record.path)) for record in records], np.uint64)
+        return np.full(len(records), number(common.encode()), np.uint64)
+    return np.array([number(_file_state(record.path).encode()) for record in records], np.uint64)
 
 
 def _file_state(path: str) -> str:
@@ -255,25 +231,7 @@ def _file_state(path: str) -> str:
     return f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}"
 
 
-def _number(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") | 1
-
-
-def check_space(home: Path, needed: int, fix: str) -> None:
-    """Refuse to write more bytes than there is space for.
-
-    Raises:
-      InputError: naming the folder, and what would need less.
-    """
-    free = shutil.disk_usage(home).free
-    if needed > free:
-        raise InputError(
-            f"config.data.cache_dir: {home} needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are "
-            f"free; name another folder or choose {fix}"
-        )
-
-
-def _by_part(source: Source, records: Sequence[Record], store: _Store) -> Cached:
+def _by_part(source: Source, records: Sequence[Record], store: Store, gray_bits: int) -> Cached:
     """The examples of every part, without those that could not be decoded."""
     rows = {record.id: row for row, record in enumerate(records)}
     pixels = CachedPixels(store.path)
@@ -282,5 +240,17 @@ def _by_part(source: Source, records: Sequence[Record], store: _Store) -> Cached
         good = [record for record in listed if rows[record.id] not in store.bad]
         where = np.array([rows[record.id] for record in good], np.int64)
         examples[part] = Examples(tuple(good), label_array(good, source.task), pixels, where)
-    skipped = {records[row].id: reason for row, reason in sorted(store.bad.items())}
-    return Cached(examples, skipped)
+    bad, notes = (
+        {records[row].id: text for row, text in sorted(texts.items())}
+        for texts in (store.bad, store.notes)
+    )
+    digests = zip(records, store.facts["digest"].tolist(), strict=True)
+    used = store.facts["bits"][store.facts["bits"] > 0].tolist()
+    return Cached(
+        examples=examples,
+        skipped=bad,
+        digest={record.id: digest for record, digest in digests if digest},
+        notes=notes,
+        bits=dict(sorted(Counter(used).items())),
+        gray_bits=gray_bits or store.gray_bits,
+    )

@@ -16,6 +16,8 @@ class DataSet:
     name: str
     class_names: tuple[str, ...]
     """In label order; empty where the folders or lists decide."""
+    ordered: bool = False
+    """The classes are degrees."""
     count: int
     """Images in the complete set."""
     where: str
@@ -77,6 +79,7 @@ HAM10000 = DataSet(
 APTOS2019 = DataSet(
     name="aptos2019",
     class_names=("no_dr", "mild", "moderate", "severe", "proliferative"),
+    ordered=True,
     count=3_662,
     where=(
         "download aptos2019-blindness-detection.zip from "
@@ -209,6 +212,21 @@ MEDMNIST: dict[str, tuple[str, ...]] = {
     "organsmnist": _ORGANS,
 }
 """Classes of MedMNIST's two-dimensional members, in label order."""
+MEDMNIST_COUNTS: dict[str, tuple[int, int, int]] = {
+    "pathmnist": (89_996, 10_004, 7_180),
+    "chestmnist": (78_468, 11_219, 22_433),
+    "dermamnist": (7_007, 1_003, 2_005),
+    "octmnist": (97_477, 10_832, 1_000),
+    "pneumoniamnist": (4_708, 524, 624),
+    "retinamnist": (1_080, 120, 400),
+    "breastmnist": (546, 78, 156),
+    "bloodmnist": (11_959, 1_712, 3_421),
+    "tissuemnist": (165_466, 23_640, 47_280),
+    "organamnist": (34_561, 6_491, 17_778),
+    "organcmnist": (12_975, 2_392, 8_216),
+    "organsmnist": (13_932, 2_452, 8_827),
+}
+"""Training, validation and test images of each, as they are published."""
 MEDMNIST_WHERE = (
     "download {name}.npz (or another size of it) from https://medmnist.com and put it there"
 )

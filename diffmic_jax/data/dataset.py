@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from diffmic_jax.config import Config
-from diffmic_jax.data.cache import Examples, cached
+from diffmic_jax.data.cache import Cached, Examples, cached
 from diffmic_jax.data.sources import Source, open_source
 from diffmic_jax.errors import InputError
-from diffmic_jax.method.task import Task
+from diffmic_jax.method.task import ORDINAL, Task
 
 log = logging.getLogger("diffmic_jax")
 
@@ -30,6 +31,10 @@ class Dataset:
     """Why each of the other images cannot be read, by its id."""
     image_size: int
     """S, side of an image in pixels."""
+    digest: Mapping[str, int] = field(default_factory=dict)
+    """A hash of the prepared pixels of each image, by its id."""
+    gray_bits: int = 0
+    """Scale of its gray images of more than eight bits; 0: there are none."""
 
     @property
     def task(self) -> Task:
@@ -56,19 +61,33 @@ def open_dataset(config: Config) -> Dataset:
     source = open_source(data)
     _check_metric(config.checkpoint.metric, source.task)  # first: decoding may take long
     folder = Path(data.cache_dir) if data.cache_dir else None
-    decoded = cached(source, data.image_size, folder, on_bad_image=data.on_bad_image)
+    decoded = cached(
+        source,
+        data.image_size,
+        folder,
+        on_bad_image=data.on_bad_image,
+        gray_bits=data.gray_bits,
+    )
     dataset = Dataset(
         source=source,
         examples=decoded.examples,
         skipped=decoded.skipped,
         image_size=data.image_size,
+        digest=decoded.digest,
+        gray_bits=decoded.gray_bits,
     )
     _warn_of_skipped(dataset)
+    _tell_of_flaws(decoded)
     _check_parts(dataset)
     return dataset
 
 
 def _check_metric(metric: str, task: Task) -> None:
+    if metric in ORDINAL and not task.ordered:
+        raise InputError(
+            f"config.checkpoint.metric={metric!r} needs an order of the classes "
+            f"{','.join(task.class_names)}; give it in config.data.class_names"
+        )
     if metric not in task.metrics:
         raise InputError(
             f"config.checkpoint.metric={metric!r} is unknown; choose one of "
@@ -81,6 +100,18 @@ def _warn_of_skipped(dataset: Dataset) -> None:
         log.warning("skipped %s", reason)
     if dataset.skipped:
         log.warning("%d images skipped, all listed in skipped.csv", len(dataset.skipped))
+
+
+def _tell_of_flaws(decoded: Cached) -> None:
+    """Log on which scale gray images are, and what was done about flaws that stop nothing."""
+    if decoded.bits:
+        used = ", ".join(f"{count} use {bits} bits" for bits, count in decoded.bits.items())
+        level = logging.INFO if set(decoded.bits) == {decoded.gray_bits} else logging.WARNING
+        high = 2**decoded.gray_bits - 1
+        log.log(level, "gray images of more than 8 bits: %s; all are scaled from 0..%d", used, high)
+    for note, count in Counter(decoded.notes.values()).most_common(_SHOWN):
+        first = next(name for name, each in decoded.notes.items() if each == note)
+        log.warning("%d images, the first of them %s: %s", count, first, note)
 
 
 def _check_parts(dataset: Dataset) -> None:

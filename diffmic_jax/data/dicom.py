@@ -44,15 +44,20 @@ def decode_dicom(data: bytes, max_pixels: int) -> Decoded:
     check_size(_whole(dataset, "Columns"), _whole(dataset, "Rows"), max_pixels)
     check_frames(_whole(dataset, "NumberOfFrames", 1))
     stored, properties = _stored_pixels(dataset)
+    note = ""
     if photometric.startswith("MONOCHROME") and stored.ndim == 2:
-        pixels = stack(_display(dataset, stored, photometric == "MONOCHROME1"))
+        shape = str(dataset.get("PresentationLUTShape", ""))
+        # MONOCHROME1 is stored with INVERSE: both state the same inversion.
+        inverted = photometric == "MONOCHROME1" or shape == "INVERSE"
+        gray, note = _display(dataset, stored, inverted)
+        pixels = stack(gray)
     elif photometric == "PALETTE COLOR" and stored.ndim == 2:
         pixels = _colour_by_palette(dataset, stored)
     elif properties["photometric_interpretation"] == "RGB" and stored.ndim == 3:
         pixels = scale(stored, 0, 2 ** properties["bits_stored"] - 1)
     else:
         raise Refused(f"its photometric interpretation {photometric!r} is not supported")
-    return Decoded(pixels, photometric)
+    return Decoded(pixels, photometric, note=note)
 
 
 class _LimitedReads(io.BytesIO):
@@ -168,11 +173,11 @@ def _colour_by_palette(dataset: Any, stored: np.ndarray) -> np.ndarray:
     return np.stack(colours, axis=-1)
 
 
-def _display(dataset: Any, stored: np.ndarray, inverted: bool) -> np.ndarray:
-    """Gray pixels as they are to be displayed, [H, W] uint8."""
+def _display(dataset: Any, stored: np.ndarray, inverted: bool) -> tuple[np.ndarray, str]:
+    """Gray pixels as they are to be displayed, [H, W] uint8, and a note on what was wrong."""
     values = _modality(dataset, stored)
     low, high = _range(values)
-    holder = _first_item(dataset, "VOILUTSequence")
+    holder, note = _first_item(dataset, "VOILUTSequence"), ""
     window = _number(dataset, "WindowCenter"), _number(dataset, "WindowWidth")
     if holder is not None:
         gray = _table(holder, "LUT", dataset).scaled().look_up(values)
@@ -180,7 +185,13 @@ def _display(dataset: Any, stored: np.ndarray, inverted: bool) -> np.ndarray:
         gray = scale(values, low, high)
     else:
         gray = _window(values, *window, str(dataset.get("VOILUTFunction") or "LINEAR"))
-    return 255 - gray if inverted else gray
+    if gray.min() == gray.max() and low != high:  # a window that misses all values
+        gray = scale(values, low, high)
+        note = (
+            "its window leaves one shade of gray, so it is shown from its darkest to its brightest"
+            " pixel"
+        )
+    return 255 - gray if inverted else gray, note
 
 
 def _modality(dataset: Any, stored: np.ndarray) -> np.ndarray:
@@ -254,11 +265,12 @@ class _Table(NamedTuple):
 
 
 def _first_item(dataset: Any, keyword: str) -> Any:
-    """The first data set of a sequence; None if there is none."""
+    """The first data set of a sequence; None if there is none, or if it has no table."""
     if getattr(dataset.get_item(keyword), "length", 0) > _LONGEST_SEQUENCE:
         raise Refused(f"its {keyword} is too long")
     items = dataset.get(keyword)  # parsed only now, without the limits of `_LimitedReads`
-    return items[0] if items else None
+    first = items[0] if items else None
+    return None if first is None or not {"LUTDescriptor", "LUTData"} & set(first.dir()) else first
 
 
 def _table(holder: Any, kind: str, dataset: Any) -> _Table:

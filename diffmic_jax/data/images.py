@@ -14,9 +14,9 @@ import re
 import stat
 import unicodedata
 import warnings
-from collections.abc import Callable
+from collections import Counter
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -28,14 +28,19 @@ from diffmic_jax.data.pixels import (
     MOST_FRAMES,
     Decoded,
     Refused,
+    bits_in_use,
     check_frames,
     check_ratio,
     check_scans,
     check_size,
-    scale,
+    scale_floats,
+    scale_integers,
     stack,
+    turn,
 )
 from diffmic_jax.errors import InputError
+
+log = logging.getLogger("diffmic_jax")
 
 EXTENSIONS = frozenset(
     {
@@ -62,27 +67,32 @@ Image.MAX_IMAGE_PIXELS = None
 logging.getLogger("PIL").setLevel(logging.CRITICAL)  # it logs what it raises as well
 
 
-def decode(file: Path | BinaryIO, name: str = "", max_pixels: int = MAX_PIXELS) -> Decoded:
+def decode(
+    file: Path | BinaryIO, name: str = "", max_pixels: int = MAX_PIXELS, gray_bits: int = 0
+) -> Decoded:
     """Decode an image to eight-bit RGB, upright.
 
     A file with 'DICM' at byte 128, or with the extension of DICOM, is read as DICOM: with its
     modality and display tables or windows, or from its darkest to its brightest pixel if it has
     none. The format of any other file is recognised by its content. Alpha is dropped.
 
-    Sixteen-bit pictures become eight-bit ones by a fixed scale: from 0..4095 if no value exceeds
-    that, else from 0..65535. Many devices store 12 bits in 16; scaled from 16 bits, their images
-    would be nearly black. Colours of 16 bits keep the upper eight. Pixels in floating point have to
-    lie in [0, 1].
+    Gray pictures of more than eight bits become eight-bit ones on the scale of `gray_bits`. Many
+    devices store 8, 10 or 12 bits in 16; scaled from 16 bits, their images would be nearly black.
+    The images of one data set have to be on one scale, see `cache.cached`; 0 takes the smallest of
+    `GRAY_BITS` that holds this image. Colours of 16 bits keep the upper eight. Pixels in floating
+    point have to lie in [0, 1].
 
     Args:
         file: a regular file, or an open one that can seek; it is read from its start.
         name: in messages; default `str(file)`.
         max_pixels: the largest accepted width times height. Memory and time are bounded by it and
             by the size of the file.
+        gray_bits: of the scale of gray pictures of more than eight bits.
 
     Raises:
         InputError: the file is missing, damaged, too large, of another kind, or holds several
-            frames; or it is DICOM and pydicom is not installed. The message is one line.
+            frames; its gray values do not fit `gray_bits`; or it is DICOM and pydicom is not
+            installed. The message is one line.
     """
     _silence_decoders()
     try:
@@ -90,9 +100,24 @@ def decode(file: Path | BinaryIO, name: str = "", max_pixels: int = MAX_PIXELS) 
         suffixes = {os.path.splitext(text)[1].lower() for text in (name, str(file))}
         if data[128:132] == b"DICM" or not suffixes.isdisjoint(_DICOM_EXTENSIONS):
             return decode_dicom(data, max_pixels)
-        return _decode_picture(data, max_pixels)
+        return _decode_picture(data, max_pixels, gray_bits)
     except Exception as error:  # damaged data can make a decoder raise anything
         raise InputError(_message(name or str(file), error)) from error
+
+
+class Found(NamedTuple):
+    """The files under a folder that are not hidden."""
+
+    images: list[Path]
+    others: Counter[str]
+    """How many have an ending, in lower case, and are not read."""
+
+    def tell(self, root: Path) -> None:
+        """Log what is left out, by ending and number."""
+        if self.others:
+            counts = self.others.most_common()
+            endings = ", ".join(f"{count} {ending or 'without ending'}" for ending, count in counts)
+            log.warning("%s: files that are not read as images: %s", root, endings)
 
 
 def list_images(folder: str | os.PathLike[str]) -> list[Path]:
@@ -104,30 +129,59 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
     root = Path(folder)
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; name a folder of images")
-    images = images_under(root)
-    if not images:
+    found = scan(root)
+    found.tell(root)
+    if not found.images:
         raise InputError(f"{root}: no images in this folder; add some or remove it")
-    return images
+    return found.images
 
 
 def images_under(root: Path) -> list[Path]:
-    """As `list_images`; there may be none. Links to folders are followed, each once."""
-    found, seen = [], set()
+    """As `list_images`; there may be none, and nothing is logged."""
+    return scan(root).images
+
+
+def scan(root: Path) -> Found:
+    """The images and other files under a folder. Links to folders are followed, each once."""
+    found: list[Path] = []
+    others: Counter[str] = Counter()
+    seen = set()
     for folder, children, names in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
         if real in seen:  # a link to a folder above, or a second one to the same
             children.clear()
             continue
         seen.add(real)
-        children.sort()  # the first of two links is followed, on every system
-        found += [path for path in (Path(folder, name) for name in names) if is_image(path, root)]
-    return sorted(found)
+        # The first of two links is followed, on every system.
+        children[:] = sorted(name for name in children if not is_hidden(name))
+        for path in (Path(folder, name) for name in names if not is_hidden(name)):
+            if is_image(path, root):
+                found.append(path)
+            elif path.is_file():
+                others[path.suffix.lower()] += 1
+    return Found(sorted(found), others)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is not meant to be looked at; so is what macOS adds to archives."""
+    return name.startswith(".") or name == "__MACOSX"
 
 
 def is_image(path: Path, root: Path) -> bool:
-    """Whether it is a file with the extension of an image and not hidden below `root`."""
-    hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
-    return path.suffix.lower() in EXTENSIONS and not hidden and path.is_file()
+    """Whether it is an image, by its extension or as DICOM, and not hidden below `root`."""
+    if any(map(is_hidden, path.relative_to(root).parts)) or not path.is_file():
+        return False
+    return path.suffix.lower() in EXTENSIONS or _is_dicom(path)
+
+
+def _is_dicom(path: Path) -> bool:
+    """Whether a file has the mark of DICOM, which often comes without an extension."""
+    try:
+        with path.open("rb") as file:
+            file.seek(128)
+            return file.read(4) == b"DICM"
+    except OSError:
+        return False
 
 
 # Messages and warnings.
@@ -205,14 +259,15 @@ def _content(file: BinaryIO, max_pixels: int) -> bytes:
 # Pictures.
 
 
-def _decode_picture(data: bytes, max_pixels: int) -> Decoded:
+def _decode_picture(data: bytes, max_pixels: int, gray_bits: int) -> Decoded:
     image = _open(data)
     mode = image.mode
     _check_header(image, data, max_pixels)
     check_frames(_count_frames(image))
     image.load()
     orientation = _orientation(image)
-    return Decoded(_turn(_to_rgb(image), orientation), mode)
+    pixels, bits = _to_rgb(image, gray_bits)
+    return Decoded(turn(pixels, orientation), mode, bits)
 
 
 def _open(data: bytes) -> Image.Image:
@@ -264,52 +319,18 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Undo an EXIF orientation; unknown ones are ignored."""
-    turns: dict[int, Callable[[np.ndarray], np.ndarray]] = {
-        2: np.fliplr,
-        3: lambda image: np.rot90(image, 2),
-        4: np.flipud,
-        5: lambda image: image.swapaxes(0, 1),
-        6: lambda image: np.rot90(image, -1),
-        7: lambda image: np.rot90(image, 2).swapaxes(0, 1),
-        8: np.rot90,
-    }
-    turn = turns.get(orientation)
-    return pixels if turn is None else np.ascontiguousarray(turn(pixels))
-
-
-def _to_rgb(image: Image.Image) -> np.ndarray:
-    """Loaded pixels of any mode as [H, W, 3] uint8."""
+def _to_rgb(image: Image.Image, gray_bits: int) -> tuple[np.ndarray, int]:
+    """Loaded pixels of any mode as [H, W, 3] uint8; the bits in use of gray with more than 8."""
     if image.mode == "F" or image.mode.startswith("I"):
-        scale = _scale_floats if image.mode == "F" else _scale_integers
-        gray = scale(np.asarray(image))
-        return stack(255 - gray if _is_negative(image) else gray)
+        values = np.asarray(image)
+        bits = 0 if image.mode == "F" else bits_in_use(values)
+        scaled = scale_integers(values, bits, gray_bits) if bits else scale_floats(values)
+        return stack(255 - scaled if _is_negative(image) else scaled), bits
     if image.mode == "L":
-        return stack(np.asarray(image))
-    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+        return stack(np.asarray(image)), 0
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB")), 0
 
 
 def _is_negative(image: Image.Image) -> bool:
     """Whether 0 is white in a TIFF; Pillow inverts those of up to eight bits, and only those."""
     return image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0  # type: ignore[attr-defined]
-
-
-def _scale_integers(values: np.ndarray) -> np.ndarray:
-    """Gray of more than eight bits as uint8, on the scale of 12 or of 16 bits."""
-    low, high = int(values.min()), int(values.max())
-    if low < 0 or high > 65535:
-        raise Refused(
-            f"its values, from {low} to {high}, are not 16-bit ones", "rescale them to 0..65535"
-        )
-    return scale(values, 0, 4095 if high <= 4095 else 65535)
-
-
-def _scale_floats(values: np.ndarray) -> np.ndarray:
-    """Gray in [0, 1] as uint8."""
-    low, high = float(values.min()), float(values.max())
-    if not 0 <= low <= high <= 1:  # NaN is not, either
-        raise Refused(
-            f"its values, from {low:g} to {high:g}, are not all in [0, 1]", "rescale them to [0, 1]"
-        )
-    return scale(values, 0, 1)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal
 
 from diffmic_jax.data.options import Options
 from diffmic_jax.data.tables import Row
@@ -144,10 +145,38 @@ def read_list(path: Path, part: str) -> list[Row]:
     return [_row(entry, f"{path} entry {i}", part) for i, entry in enumerate(entries)]
 
 
+class _Type:
+    """Stands for a NumPy type in a pickle, of which only the kind and byte order are read."""
+
+    def __init__(self, code: str, *_: Any) -> None:
+        self.code, self.order = code, "<"
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.order = state[1]
+
+
+def _number(kind: _Type, content: bytes) -> int:
+    """A NumPy integer of a pickle, as Python's."""
+    if not re.fullmatch(r"[iu][1248]", kind.code):
+        raise InputError("holds NumPy values that are no whole numbers; write it again")
+    order: Literal["big", "little"] = "big" if kind.order == ">" else "little"
+    return int.from_bytes(content, order, signed=kind.code[0] == "i")
+
+
+_NUMPY = {
+    ("numpy", "dtype"): _Type,
+    ("numpy.core.multiarray", "scalar"): _number,
+    ("numpy._core.multiarray", "scalar"): _number,
+}
+"""What builds a NumPy integer, and what stands for it here, so that nothing of a pickle is run."""
+
+
 class _SplitListUnpickler(pickle.Unpickler):
     """Builds lists, dictionaries, strings and numbers; refuses all that could run code."""
 
-    def find_class(self, module: str, name: str) -> NoReturn:
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in _NUMPY:
+            return _NUMPY[module, name]
         raise InputError(
             f"asks for {module}.{name}, but a split list holds only lists and dictionaries;"
             " do not trust this file, write it again"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,6 +13,15 @@ from diffmic_jax.errors import InputError
 
 OWN_LISTS = ("train.pkl", "test.pkl")
 """Split lists that are read without being named, where a known data set has no table."""
+
+
+def numbers_of(names: Sequence[str]) -> list[float] | None:
+    """Names as numbers; None if one is not, or there is none."""
+    try:
+        numbers = [float(name) for name in names]
+    except ValueError:
+        return None
+    return numbers if numbers and all(map(math.isfinite, numbers)) else None
 
 
 @dataclass(frozen=True)
@@ -35,6 +46,13 @@ class Options:
         # The flag --config.data.class_names=a,b gives one name, 'a,b'.
         names = tuple(name for each in self.data.class_names for name in each.split(","))
         return names or (self.known.class_names if self.known else ())
+
+    def ordered(self, names: Sequence[str]) -> bool:
+        """Whether the order of classes is one of degrees: it is given, or that of numbers."""
+        numbers = numbers_of(names)
+        ascending = numbers is not None and numbers == sorted(numbers)
+        known = bool(self.known and self.known.ordered)
+        return bool(self.data.class_names) or known or ascending
 
     @property
     def multi_label(self) -> bool:

@@ -11,6 +11,8 @@ import numpy as np
 _MOST_PIXELS_PER_BYTE = 2**14
 MOST_FRAMES = 100  # that are counted one by one
 _MOST_SCANS = 200  # of a JPEG; encoders make about ten
+GRAY_BITS = (8, 10, 12, 16)
+"""Of devices: the scale of a gray picture that is stored in more than eight bits."""
 _BLOCK = 2**16  # pixels that are scaled at once
 
 
@@ -22,6 +24,10 @@ class Decoded(NamedTuple):
     mode: str
     """How it was stored: Pillow's mode ('L', 'RGB', 'I;16', 'CMYK', 'P', ...), or DICOM's
     photometric interpretation ('MONOCHROME2', 'RGB', ...)."""
+    bits: int = 0
+    """That a gray picture of more than eight bits uses, one of `GRAY_BITS`; 0: another image."""
+    note: str = ""
+    """What was done about a flaw that did not stop it; '' for none."""
 
 
 class Refused(Exception):
@@ -95,3 +101,48 @@ def blockwise(function: Callable, values: np.ndarray, dtype: Any) -> np.ndarray:
     for start in range(0, flat.size, _BLOCK):
         results[start : start + _BLOCK] = function(flat[start : start + _BLOCK].astype(np.float64))
     return results.reshape(values.shape)
+
+
+def bits_in_use(values: np.ndarray) -> int:
+    """The smallest of `GRAY_BITS` that holds all values."""
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high > 65535:
+        raise Refused(
+            f"its values, from {low} to {high}, are not 16-bit ones", "rescale them to 0..65535"
+        )
+    return next(bits for bits in GRAY_BITS if high < 2**bits)
+
+
+def scale_integers(values: np.ndarray, bits: int, gray_bits: int) -> np.ndarray:
+    """Gray that uses so many bits as uint8, on the scale of `gray_bits`, or of its own bits."""
+    if gray_bits and bits > gray_bits:
+        raise Refused(
+            f"its values reach {values.max()}, but the other images use {gray_bits} bits",
+            "rescale it as they are",
+        )
+    return scale(values, 0, 2 ** (gray_bits or bits) - 1)
+
+
+def scale_floats(values: np.ndarray) -> np.ndarray:
+    """Gray in [0, 1] as uint8."""
+    low, high = float(values.min()), float(values.max())
+    if not 0 <= low <= high <= 1:  # NaN is not, either
+        raise Refused(
+            f"its values, from {low:g} to {high:g}, are not all in [0, 1]", "rescale them to [0, 1]"
+        )
+    return scale(values, 0, 1)
+
+
+def turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Undo an EXIF orientation; unknown ones are ignored."""
+    turns: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+        2: np.fliplr,
+        3: lambda image: np.rot90(image, 2),
+        4: np.flipud,
+        5: lambda image: image.swapaxes(0, 1),
+        6: lambda image: np.rot90(image, -1),
+        7: lambda image: np.rot90(image, 2).swapaxes(0, 1),
+        8: np.rot90,
+    }
+    turn = turns.get(orientation)
+    return pixels if turn is None else np.ascontiguousarray(turn(pixels))

@@ -16,7 +16,6 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,8 +24,10 @@ import numpy as np
 from diffmic_jax.config import Data
 from diffmic_jax.data import archives, layouts, splits, tables
 from diffmic_jax.data.catalog import CATALOG, MEDMNIST, MEDMNIST_WHERE
-from diffmic_jax.data.images import MAX_PIXELS, Decoded
-from diffmic_jax.data.layouts import PARTS, Layout, Parts, Record
+from diffmic_jax.data.folders import open_folders
+from diffmic_jax.data.images import MAX_PIXELS
+from diffmic_jax.data.layouts import PARTS, Layout, Parts, Read, Record
+from diffmic_jax.data.listed import open_lists, open_table
 from diffmic_jax.data.lists import authors_parts
 from diffmic_jax.data.options import Options
 from diffmic_jax.errors import InputError
@@ -46,7 +47,7 @@ class Source:
     splits: dict[str, tuple[Record, ...]]
     """Keys 'train', 'validation' (may be empty) and 'test'; also 'test_clean', a part of 'test',
     where test images show groups (lesions, patients) of the training images."""
-    read: Callable[[Record], Decoded]
+    read: Read
     files: tuple[str, ...] = ()
     """The files that hold all images, if there is not one for each record."""
     max_pixels: int = MAX_PIXELS
@@ -96,7 +97,7 @@ def open_native(name: str, root: Path) -> Layout:
     """
     options = Options(Data(name=name, root=str(root)))
     _check_root(options.data)
-    return _with_groups(layouts.open_files(options.completed()), options)
+    return _with_groups(_open_files(options.completed()), options)
 
 
 def write_split(source: Source) -> str:
@@ -162,8 +163,17 @@ def _open(options: Options) -> Layout:
         _refuse(options, f"{prepared} has", "labels", *lists)
         layout = archives.open_prepared(prepared, options.data.max_pixels)
     else:
-        layout = layouts.open_files(_labelled(options).completed())
+        layout = _open_files(_labelled(options).completed())
+    ordered = options.ordered(layout.task.class_names)
+    layout = layout._replace(task=replace(layout.task, ordered=ordered))
     return _with_groups(layout, options)
+
+
+def _open_files(options: Options) -> Layout:
+    """Split lists if they are named, a CSV of labels if there is one, else class folders."""
+    if options.data.lists:
+        return open_lists(options)
+    return open_table(options) if options.data.labels else open_folders(options)
 
 
 def _labelled(options: Options) -> Options:

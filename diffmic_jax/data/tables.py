@@ -5,18 +5,41 @@ Nothing here reads an image. A row has its file and line number, for errors that
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from diffmic_jax.errors import InputError
-from diffmic_jax.method.task import SEPARATOR
+from diffmic_jax.config import Data
+from diffmic_jax.data import csvfile, labels
+from diffmic_jax.data.options import Options
+from diffmic_jax.errors import InputError, Problems
+from diffmic_jax.method.task import SEPARATOR, name_classes
 
-IMAGE_COLUMNS = ("image", "image_id", "id_code", "image index")
-LABEL_COLUMNS = ("label", "diagnosis", "dx", "finding labels")
-GROUP_COLUMNS = ("group", "lesion_id", "patient_id", "patient id")
-NO_LABEL = ("", "no finding")
+log = logging.getLogger("diffmic_jax")
+
+IMAGE_COLUMNS = (
+    *("image", "image id", "id code", "image index", "image name", "path", "filename"),
+    *("file name", "image path"),
+)
+"""As `csvfile.plain` gives them; so are the others."""
+LABEL_COLUMNS = (
+    *("label", "labels", "target", "level", "retinopathy grade", "diagnosis", "dx"),
+    *("finding labels",),
+)
+GROUP_COLUMNS = ("group", "lesion id", "patient id", "subject id")
+METADATA = frozenset(
+    (
+        *("sex", "gender", "male", "female", "age", "age approx", "patient age", "patient sex"),
+        *("patient gender", "ethnicity", "race", "bmi", "height", "weight", "width", "laterality"),
+        *("frontal/lateral", "ap/pa", "view", "view position", "follow-up #", "study", "study id"),
+        *("series id", "dicom id", "site", "anatom site general", "centre", "center", "hospital"),
+        *("anatom site general challenge", "localization", "device", "scanner", "date", "fold"),
+    )
+)
+"""Columns, also of 0 and 1, that are no classes unless `data.label_columns` says so."""
 PART_NAMES = {
     "train": "train",
     "training": "train",
@@ -26,6 +49,7 @@ PART_NAMES = {
     "test": "test",
     "testing": "test",
 }
+_HOT = {"true": 1.0, "false": 0.0}
 
 
 class Row(NamedTuple):
@@ -35,77 +59,271 @@ class Row(NamedTuple):
     """File and row number, for messages."""
     image: str
     label: str
-    """A class name or an index; several of them, or none, in a multi-label table."""
+    """A class name or an index; several of them as 'a|b', or none, in a multi-label table."""
     part: str = "train"
     group: str = ""
 
 
-def read_labels(path: Path, multi_label: bool = False) -> tuple[list[Row], tuple[str, ...]]:
-    """The rows of a CSV of labels, and its class columns if it has one for each class (else none).
+class Labels(NamedTuple):
+    """A table of labels."""
+
+    rows: list[Row]
+    columns: tuple[str, ...] = ()
+    """The classes, if there is a column for each."""
+
+    def names(self, options: Options) -> tuple[str, ...]:
+        """The classes in label order: as they are given, those of the columns, or the labels'."""
+        if options.class_names or self.columns:
+            return options.class_names or self.columns
+        return class_names_of(self.rows, options.multi_label)
+
+
+def class_names_of(rows: Sequence[Row], multi_label: bool = False) -> tuple[str, ...]:
+    """The classes where no names are given, see `labels.class_names`."""
+    return labels.class_names(labels_of(rows, multi_label))
+
+
+def labels_of(rows: Sequence[Row], multi_label: bool = False) -> set[str]:
+    """All labels that occur."""
+    if not multi_label:
+        return {row.label for row in rows}
+    return {label for row in rows for label in row.label.split(SEPARATOR) if label}
+
+
+def read_labels(path: Path, options: Options | None = None) -> Labels:
+    """A CSV of labels.
 
     The header has an image column, then either a label column or one 0/1 column per class, and
-    perhaps a `split` and a group column. With `multi_label` any number of classes applies to an
-    image: a cell like 'Mass|Nodule', or several columns of 1.
+    perhaps a `split` and a group column; `data.label_columns` names those of the labels. With
+    several labels per image a cell is like 'Mass|Nodule', or several columns hold 1.
+
+    Raises:
+      InputError: the file cannot be used; of problems in rows it tells the first ones.
     """
-    header, lines = _read_csv(path, "labels")
-    image, label = _column(header, IMAGE_COLUMNS), _column(header, LABEL_COLUMNS)
-    part, group = _column(header, ("split",)), _column(header, GROUP_COLUMNS)
-    classes = () if label else tuple(c for c in header if c not in (image, part, group))
-    if multi_label:  # 'No Finding' means that no class applies
-        classes = tuple(c for c in classes if c.casefold() not in NO_LABEL)
-    if not image or not (label or len(classes) > 1):
-        needed = f"a label column ({', '.join(LABEL_COLUMNS)}) or one 0/1 column per class"
-        raise _unknown_columns(path, header, needed)
-    rows = [
-        Row(
-            where,
-            line[image],
-            _label(line[label], where, multi_label)
-            if label
-            else _hot_columns(line, classes, where, multi_label),
-            _part(line[part], where) if part else "train",
-            line[group] if group else "",
-        )
-        for where, line in lines
+    options, problems = options or Options(Data()), Problems()
+    known = (*IMAGE_COLUMNS, *LABEL_COLUMNS)
+    table = csvfile.read(path, "labels", known, problems)
+    columns = _Columns.of(table, options)
+    reader = _Reader(table, columns, options, problems)
+    rows = [row for where, line in table.lines for row in reader.row(where, line)]
+    reader.settle()
+    problems.check()
+    return Labels(_unified(rows, options.multi_label) if columns.label else rows, columns.classes)
+
+
+def _unified(rows: Sequence[Row], multi_label: bool) -> list[Row]:
+    """The rows with labels that are all whole numbers in one writing."""
+    found = labels.unified(labels_of(rows, multi_label))
+
+    def write(label: str) -> str:
+        return SEPARATOR.join(found[each] for each in label.split(SEPARATOR) if each)
+
+    return [
+        row._replace(label=write(row.label) if multi_label else found[row.label]) for row in rows
     ]
-    return rows, classes
 
 
-def _label(cell: str, where: str, multi_label: bool) -> str:
-    if not cell and not multi_label:
-        raise InputError(f"{where}: no label; give one or remove the row")
-    return cell
+@dataclass(frozen=True, kw_only=True)
+class _Columns:
+    """What the columns of a table of labels are."""
+
+    image: str
+    label: str
+    """'' where each class has a column."""
+    part: str
+    group: str
+    classes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, table: csvfile.Table, options: Options) -> _Columns:
+        """The columns by their names, which are logged where there was a choice."""
+        image, group = table.column(IMAGE_COLUMNS), table.column(GROUP_COLUMNS)
+        part, chosen = table.column(("split",)), _chosen(table, options)
+        label = chosen[0] if len(chosen) == 1 else "" if chosen else table.column(LABEL_COLUMNS)
+        rest = [name for name in table.header if name not in (image, part, group, label)]
+        others = [name for name in rest if csvfile.plain(name) in METADATA]
+        classes = chosen or [name for name in rest if name not in others]
+        if options.multi_label:  # that no class applies is no class
+            classes = [name for name in classes if name.casefold() != labels.NO_FINDING]
+        if not image or not (label or len(classes) > 1):
+            needed = f"a label column ({', '.join(LABEL_COLUMNS)}) or one 0/1 column per class"
+            raise _unknown_columns(table, needed)
+        if label and (also := [n for n in rest if csvfile.plain(n) in LABEL_COLUMNS]):
+            log.info("%s: labels from column %s, not %s", table.path, label, ", ".join(also))
+        if not label and len(rest) > len(classes):
+            unused = [name for name in rest if name not in classes]
+            told = table.path, ", ".join(classes), ", ".join(unused)
+            log.info("%s: classes are the columns %s; not %s", *told)
+        return cls(
+            image=image,
+            label=label,
+            part=part,
+            group=group,
+            classes=() if label else tuple(classes),
+        )
 
 
-def _mapped(pairs: Iterable[tuple[str, str, str]]) -> dict[str, str]:
-    """From (where, image, value) to a map, unless an image has two values."""
-    found: dict[str, str] = {}
-    for where, image, value in pairs:
-        if found.setdefault(image, value) != value:
+def _chosen(table: csvfile.Table, options: Options) -> list[str]:
+    """The columns that `data.label_columns` names."""
+    names = [name for each in options.data.label_columns for name in each.split(",")]
+    actual = {csvfile.plain(name): name for name in table.header}
+    for name in names:
+        if csvfile.plain(csvfile.normal(name)) not in actual:
             raise InputError(
-                f"{where}: {image!r} is {found[image]!r} in an earlier row; keep only one"
+                f"config.data.label_columns: {table.path} has no column {name!r}; choose among "
+                f"{', '.join(table.header)}"
             )
-    return found
+    return [actual[csvfile.plain(csvfile.normal(name))] for name in names]
+
+
+class _Reader:
+    """Reads the rows of a table of labels, and keeps what is to be told about all of them."""
+
+    def __init__(
+        self, table: csvfile.Table, columns: _Columns, options: Options, problems: Problems
+    ) -> None:
+        self._path, self._columns, self._options = table.path, columns, options
+        self._problems = problems
+        self._names = options.class_names
+        self._missing: list[tuple[str, str]] = []  # where, and the cell
+        self._unsure: list[tuple[str, str]] = []
+        self._joined: list[tuple[str, str]] = []
+        self._several: list[str] = []
+        if columns.label and not options.multi_label:
+            cells = [line[columns.label] for _, line in table.lines]
+            self._several = labels.several(set(cells), self._names)
+
+    def row(self, where: str, line: Mapping[str, str]) -> list[Row]:
+        """The row; none if its label is missing or cannot be used."""
+        columns = self._columns
+        with self._problems.collect():
+            part = _part(line[columns.part], where) if columns.part else "train"
+            label = self._label(line, where) if columns.label else self._hot(line, where)
+            if label is not None:
+                group = line[columns.group] if columns.group else ""
+                return [Row(where, line[columns.image], label, part, _group(group))]
+        return []
+
+    def _label(self, line: Mapping[str, str], where: str) -> str | None:
+        cell = line[self._columns.label]
+        if labels.is_missing(cell, self._names):
+            self._missing.append((where, cell))
+            return None
+        if self._options.multi_label:
+            return SEPARATOR.join(labels.split_cell(cell, self._names))
+        if cell in self._several:
+            self._joined.append((where, cell))
+        return cell
+
+    def _hot(self, line: Mapping[str, str], where: str) -> str | None:
+        """The class whose column holds 1 while all others hold 0, or any number of such classes."""
+        classes, several = self._columns.classes, self._options.multi_label
+        values = [self._hot_cell(line[name], where) for name in classes]
+        if -1.0 in values and self._options.data.uncertain == "error":
+            return None  # told by `settle`
+        allowed = {0.0, 1.0, -1.0} if several else {0.0, 1.0}
+        if not set(values) <= allowed or not (several or sum(values) == 1):
+            wanted = "each" if several else "one"
+            others = "0 or 1" if several else "1, the others 0"
+            raise InputError(
+                f"{where}: {wanted} of {','.join(classes)} must be {others}; fix the row, or name "
+                "the columns of the classes in config.data.label_columns"
+            )
+        if several and any(SEPARATOR in name for name in classes):
+            raise InputError(f"{where}: a class name holds {SEPARATOR!r}; rename its column")
+        return name_classes(classes, values)
+
+    def _hot_cell(self, cell: str, where: str) -> float:
+        """0 or 1; -1 where it is not known, unless it is said what that means; 2 if it is bad."""
+        try:
+            value = _HOT.get(cell.casefold())
+            value = float(cell) if value is None else value
+        except ValueError:
+            value = -1.0 if cell.casefold() in labels.MISSING else 2.0
+        if value != value:
+            value = -1.0
+        if value == -1.0:
+            self._unsure.append((where, cell))
+            return {"zero": 0.0, "one": 1.0, "ignore": -1.0}.get(self._options.data.uncertain, -1.0)
+        return value if value in (0.0, 1.0) else 2.0
+
+    def settle(self) -> None:
+        """Tell what concerns many rows: missing labels, and cells that are not known.
+
+        Raises nothing: what is wrong is added to the problems.
+        """
+        self._tell(
+            self._missing,
+            "no label",
+            "give one, set config.data.unlabelled=skip, or name it in config.data.class_names if "
+            "it is a class",
+            "left out" if self._options.data.unlabelled == "skip" else "",
+        )
+        uncertain = self._options.data.uncertain
+        self._tell(
+            self._unsure,
+            "a class is neither 0 nor 1",
+            "choose config.data.uncertain=ignore, zero or one, or fix it",
+            {"error": "", "ignore": "ignored"}.get(uncertain, f"taken as {uncertain}"),
+        )
+        self._tell(
+            self._joined,
+            "several labels",
+            "set config.data.multi_label=True, or name it in config.data.class_names if it is "
+            "one class",
+        )
+
+    def _tell(self, cells: list[tuple[str, str]], what: str, fix: str, done: str = "") -> None:
+        """One line about cells of a kind: a problem, or a warning of what is done about them."""
+        if not cells:
+            return
+        counts = _counted(cell for _, cell in cells)
+        told = f"{cells[0][0]}: {what}; {len(cells)} such cells ({counts})"
+        if done:
+            log.warning("%s are %s", told, done)
+        else:
+            self._problems.add(f"{told}; {fix}")
+
+
+def _counted(cells: Iterable[str]) -> str:
+    """Cells with their counts, as 'nan 100, blank 3'."""
+    found = Counter(cell or "blank" for cell in cells).most_common(5)
+    return ", ".join(f"{cell} {count}" for cell, count in found)
+
+
+def _group(cell: str) -> str:
+    """A group; '' where the cell says that it is not known."""
+    return "" if cell.casefold() in labels.MISSING else cell
 
 
 def read_groups(path: Path) -> dict[str, str]:
     """A CSV's map from image to group (lesion, patient)."""
-    header, lines = _read_csv(path, "groups")
-    image, group = _column(header, IMAGE_COLUMNS), _column(header, GROUP_COLUMNS)
-    if not image or not group:
-        raise _unknown_columns(path, header, f"a group column ({', '.join(GROUP_COLUMNS)})")
-    return _mapped(((where, line[image], line[group]) for where, line in lines))
+    return _read_map(path, "groups", GROUP_COLUMNS, "a group column (group, lesion_id, patient_id)")
 
 
 def read_parts(path: Path) -> dict[str, str]:
     """A CSV's map from image to part (train, validation, test), as a run writes its split."""
-    # A run writes it, with file names as the system gives them.
-    header, lines = _read_csv(path, "split", "surrogateescape")
-    image, part = _column(header, IMAGE_COLUMNS), _column(header, ("split",))
-    if not image or not part:
-        raise _unknown_columns(path, header, "a split column (train, validation, test)")
-    pairs = ((where, line[image], _part(line[part], where)) for where, line in lines)
-    return _mapped(pairs)
+    return _read_map(path, "split", ("split",), "a split column (train, validation, test)")
+
+
+def _read_map(path: Path, field: str, accepted: Sequence[str], needed: str) -> dict[str, str]:
+    """From image to the value of another column, unless an image has two values."""
+    problems = Problems()
+    table = csvfile.read(path, field, (*IMAGE_COLUMNS, *accepted), problems)
+    image, column = table.column(IMAGE_COLUMNS), table.column(accepted)
+    if not image or not column:
+        raise _unknown_columns(table, needed)
+    found: dict[str, str] = {}
+    for where, line in table.lines:
+        with problems.collect():
+            name = line[image]
+            value = _part(line[column], where) if field == "split" else _group(line[column])
+            if found.setdefault(name, value) != value:
+                raise InputError(
+                    f"{where}: {name!r} is {found[name]!r} in an earlier row; keep only one"
+                )
+    problems.check()
+    return found
 
 
 def read_names(path: Path, part: str) -> dict[str, str]:
@@ -116,135 +334,14 @@ def read_names(path: Path, part: str) -> dict[str, str]:
         raise InputError(
             f"{path}: not a readable list of images ({error}); download it again"
         ) from error
-    return {line.strip(): part for line in lines if line.strip()}
+    return {csvfile.normal(line): part for line in lines if line.strip()}
 
 
-def class_names_of(rows: Sequence[Row], multi_label: bool = False) -> tuple[str, ...]:
-    """The classes where no names are given: 0, 1, ... for integer labels, else sorted names."""
-    labels = {label for row in rows for label in _labels(row.label, multi_label)}
-    if not all(map(_is_integer, labels)):
-        return tuple(sorted(labels))
-    indices = {int(label) for label in labels if int(label) >= 0}
-    if indices != set(range(len(indices))):
-        gaps = ",".join(map(str, sorted(indices)))
-        raise InputError(
-            f"config.data.class_names: not set, and labels {gaps} have gaps; name all classes"
-        )
-    return tuple(map(str, range(len(indices))))
-
-
-def label_lookup(class_names: Sequence[str]) -> dict[str, int]:
-    """From a cell to its label: class names in any case; also indices, if no name is a number."""
-    lookup = {name.casefold(): index for index, name in enumerate(class_names)}
-    if len(lookup) < len(class_names):
-        raise InputError(
-            f"config.data.class_names: {','.join(class_names)} has a name twice; rename one"
-        )
-    if not any(map(_is_integer, class_names)):
-        lookup |= {str(index): index for index in range(len(class_names))}
-    return lookup
-
-
-def find_labels(
-    cell: str, lookup: Mapping[str, int], where: str, num_classes: int
-) -> tuple[int, ...]:
-    """The multi-hot label [C] of a cell like 'Mass|Nodule'; errors as `find_label`."""
-    found = {find_label(name, lookup, where) for name in _labels(cell, multi_label=True)}
-    return tuple(int(index in found) for index in range(num_classes))
-
-
-def _labels(cell: str, multi_label: bool) -> list[str]:
-    if not multi_label:
-        return [cell]
-    names = [name.strip() for name in cell.split(SEPARATOR)]
-    return [name for name in names if name.casefold() not in NO_LABEL]
-
-
-def find_label(cell: str, lookup: Mapping[str, int], where: str) -> int:
-    """The class index of a cell.
-
-    Raises:
-        InputError: it is neither a class nor an index of one; `where` is named.
-    """
-    if cell.casefold() in lookup:
-        return lookup[cell.casefold()]
-    if _is_integer(cell):
-        problem = f"label {cell} is out of range 0..{max(lookup.values(), default=-1)}"
-    else:
-        problem = f"unknown class {cell!r}"
-    raise InputError(f"{where}: {problem}; fix it or config.data.class_names")
-
-
-def _is_integer(cell: str) -> bool:
-    return cell.removeprefix("-").isdecimal()
-
-
-def _read_csv(
-    path: Path, field: str, errors: str = "strict"
-) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
-    """The header of a CSV, and its rows, each with its file and row number."""
-    if not path.is_file():
-        raise InputError(f"config.data.{field}: no file {path}; put it there or fix the field")
-    try:
-        with path.open(newline="", encoding="utf-8-sig", errors=errors) as file:
-            return _parse_csv(csv.reader(file, strict=True), path)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: not a readable CSV ({error}); save it as UTF-8 CSV") from error
-
-
-def _parse_csv(
-    reader: Iterator[list[str]], path: Path
-) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
-    header = [cell.strip() for cell in next(reader, [])]
-    repeated = {name for name in header if name and _count(header, name) > 1}
-    if repeated:
-        raise InputError(f"{path}: has column {min(repeated)} twice; rename one")
-    lines = []
-    for number, cells in enumerate(reader, start=2):
-        where = f"{path} row {number}"
-        if cells and len(cells) != len(header):
-            raise InputError(
-                f"{where}: {len(cells)} cells under {len(header)} columns; fix the row"
-            )
-        if cells:
-            lines.append((where, dict(zip(header, (c.strip() for c in cells), strict=True))))
-    if not lines:
-        raise InputError(f"{path}: no rows; it needs a header and a row for each image")
-    return header, lines
-
-
-def _count(header: Sequence[str], name: str) -> int:
-    return sum(other.casefold() == name.casefold() for other in header)
-
-
-def _column(header: Iterable[str], accepted: Sequence[str]) -> str:
-    """The first accepted column that the header has, in any case; '' if none."""
-    actual = {name.casefold(): name for name in header}
-    return next((actual[name] for name in accepted if name in actual), "")
-
-
-def _unknown_columns(path: Path, header: Sequence[str], needed: str) -> InputError:
+def _unknown_columns(table: csvfile.Table, needed: str) -> InputError:
     return InputError(
-        f"{path}: columns {','.join(header)} are unknown; it needs an image column"
+        f"{table.path}: columns {','.join(table.header)} are unknown; it needs an image column"
         f" ({', '.join(IMAGE_COLUMNS)}) and {needed}"
     )
-
-
-def _hot_columns(
-    line: Mapping[str, str], classes: Sequence[str], where: str, multi_label: bool
-) -> str:
-    """The class whose column holds 1 while all others hold 0, or any number of such classes."""
-    try:
-        values = [float(line[name]) for name in classes]
-    except ValueError:
-        values = [-1.0]
-    if not set(values) <= {0.0, 1.0} or not (multi_label or sum(values) == 1):
-        wanted = "each" if multi_label else "one"
-        others = "0 or 1" if multi_label else "1, the others 0"
-        raise InputError(f"{where}: {wanted} of {','.join(classes)} must be {others}; fix the row")
-    if multi_label and any(SEPARATOR in name for name in classes):
-        raise InputError(f"{where}: a class name holds {SEPARATOR!r}; rename its column")
-    return SEPARATOR.join(name for name, value in zip(classes, values, strict=True) if value)
 
 
 def _part(cell: str, where: str) -> str:

@@ -77,8 +77,11 @@ def likelihood(logits: Float[Array, "*s c"], target: Real[Array, "*s c"]) -> Flo
 def binary_likelihood(
     logits: Float[Array, "*s c"], target: Real[Array, "*s c"]
 ) -> Float[Array, "*s"]:
-    """Mean probability of the C true labels, [...], from logits and labels 0 or 1, [..., C]."""
-    return jax.nn.sigmoid(jnp.where(target > 0.5, logits, -logits)).mean(axis=-1)
+    """Mean probability of the C true labels, [...], from logits and labels 0 or 1, [..., C].
+
+    Labels of NaN are not known, and left out; 0 where none is known.
+    """
+    return _mean_known(jax.nn.sigmoid(jnp.where(target > 0.5, logits, -logits)), target)
 
 
 def cross_entropy(logits: Float[Array, "*s c"], target: Real[Array, "*s c"]) -> Float[Array, "*s"]:
@@ -89,6 +92,16 @@ def cross_entropy(logits: Float[Array, "*s c"], target: Real[Array, "*s c"]) -> 
 def binary_cross_entropy(
     logits: Float[Array, "*s c"], target: Real[Array, "*s c"]
 ) -> Float[Array, "*s"]:
-    """Mean binary cross-entropy of the C classes, [...], of logits and labels [..., C]."""
-    losses = target * jax.nn.log_sigmoid(logits) + (1 - target) * jax.nn.log_sigmoid(-logits)
-    return -losses.mean(axis=-1)
+    """Mean binary cross-entropy of the C classes, [...], of logits and labels [..., C].
+
+    Labels of NaN are not known, and left out; 0 where none is known.
+    """
+    label = jnp.nan_to_num(target)
+    losses = label * jax.nn.log_sigmoid(logits) + (1 - label) * jax.nn.log_sigmoid(-logits)
+    return -_mean_known(losses, target)
+
+
+def _mean_known(values: Float[Array, "*s c"], target: Real[Array, "*s c"]) -> Float[Array, "*s"]:
+    """Mean of the values of labels that are not NaN, [...] from [..., C]; 0 if there are none."""
+    known = ~jnp.isnan(target)
+    return jnp.where(known, values, 0).sum(axis=-1) / jnp.maximum(known.sum(axis=-1), 1)

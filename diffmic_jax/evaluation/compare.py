@@ -23,9 +23,10 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 from scipy.stats import binomtest
 
+from diffmic_jax.data.labels import find_several, lookup
 from diffmic_jax.errors import InputError
 from diffmic_jax.evaluation import metrics
-from diffmic_jax.method.task import SEPARATOR, Task
+from diffmic_jax.method.task import Task
 
 
 class Evaluated(NamedTuple):
@@ -234,12 +235,13 @@ def read_predictions(path: Path, kind: str = "prob") -> Evaluated:
         raise InputError(f"{path}: has no {kind} probabilities; name a run with a validation part")
     by_id = {row["id"]: row for row in source}
     p = np.array([[float(by_id[image][f"{kind}_{name}"]) for name in names] for image in ids])
-    if set(labels) <= set(names) and np.allclose(p.sum(axis=1), 1, atol=1e-3):
-        indices = np.array([names.index(label) for label in labels])
-        return Evaluated(ids, Task(class_names=names), indices, p)
-    hot = np.array([[name in label.split(SEPARATOR) for name in names] for label in labels], int)
     beside = path.with_name("metrics.json")
     scores = json.loads(beside.read_text()) if beside.exists() else {}
+    ordered = scores.get("rps", 0) is not None  # as it was for the run
+    if set(labels) <= set(names) and np.allclose(p.sum(axis=1), 1, atol=1e-3):
+        indices = np.array([names.index(label) for label in labels])
+        return Evaluated(ids, Task(class_names=names, ordered=ordered), indices, p)
+    hot = np.array([find_several(label, lookup(names), str(path), len(names)) for label in labels])
     own = thresholds_of(scores.get("guidance", {}) if kind == "guidance" else scores)
     return Evaluated(ids, Task(class_names=names, multi_label=True), hot, p, own)
 

@@ -71,6 +71,10 @@ def table(scores: dict[str, Any], diffuses: bool = True) -> str:
     for title, values in shown:
         cells = ["-" if values[name] is None else f"{values[name]:.4f}" for name in names]
         lines.append(f"{title:16}" + "".join(f"{cell:>19}" for cell in cells))
+    classes = len(scores["per_class"])
+    for name, count in scores["classes_in_mean"].items():
+        if count < classes:
+            lines.append(f"{name}: over the {count} of {classes} classes in which it is defined")
     low_high = scores["ci95"].get("accuracy")
     if low_high:
         lines.append(

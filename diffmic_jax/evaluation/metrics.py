@@ -24,7 +24,8 @@ Definitions, for N images and C classes (scikit-learn's where it has one):
 - ECE: mean over images of |accuracy - confidence| in 15 equal bins of the top probability (Guo et
   al. 2017).
 
-With several labels per image, a row is C yes-or-no questions: a class is predicted where p >= 0.5
+With several labels per image, a row is C yes-or-no questions, of which those without a known answer
+are left out: a class is predicted where p >= 0.5
 (or the class's threshold from validation), NLL and Brier score are means over the questions, and
 the bins of the ECE are over p of every question.
 """
@@ -47,6 +48,8 @@ SPECIFICITIES = (0.8, 0.9, 0.95)
 OPERATING_POINTS = tuple(f"sensitivity_at_{level:.2f}" for level in SPECIFICITIES)
 INTERVALS = ("precision", "recall", "f1", "auroc", *OPERATING_POINTS)
 """Metrics of a class that have confidence intervals."""
+MEANS = {"f1_macro": "f1", "balanced_accuracy": "recall", "auroc_macro": "auroc"}
+"""Means over the classes in which a metric is defined, and that metric."""
 SEED = 0
 """Of the resamples: equal predictions give equal intervals."""
 
@@ -65,6 +68,8 @@ class _Columns(NamedTuple):
     """[N, 15] confidence minus outcome, in the bin of the confidence."""
     ranks: np.ndarray
     """[C, N] 2 * rank of the class's probability + actual, for the AUROC."""
+    known: np.ndarray
+    """[N, C] whether it is known that the image belongs to the class or not."""
     task: Task
 
 
@@ -89,7 +94,8 @@ def compute(
         0.5.
 
     Returns:
-      n, each of `SCALARS`, per_class (name -> precision, recall, f1, auroc, support and,
+      n, each of `SCALARS`, classes_in_mean (of each of `MEANS`, how many classes it is over),
+      per_class (name -> precision, recall, f1, auroc, support and,
       multi-label, the threshold),
       operating_points (name -> 'sensitivity_at_0.90' and so on), confusion ([C][C] counts, rows
       are the true classes), ci95 (metric -> [low, high], the 2.5th and 97.5th percentile over the
@@ -112,6 +118,11 @@ def compute(
     return {
         "n": len(labels),
         **{name: _optional(scalars[name]) for name in SCALARS},
+        "classes_in_mean": {
+            mean: int(np.isfinite(per_class[name]).sum())
+            for mean, name in MEANS.items()
+            if mean in task.metrics
+        },
         "per_class": _by_name(per_class, task),
         "operating_points": {
             name: {point: _optional(values[i]) for point, values in points.items()}
@@ -153,7 +164,7 @@ def _columns(
     probabilities: np.ndarray, labels: np.ndarray, task: Task, thresholds: Sequence[float]
 ) -> _Columns:
     """Everything that does not depend on the weights, once."""
-    actual = task.multi_hot(labels)
+    actual, known = task.multi_hot(labels), task.known(labels)
     predicted = task.predicted(probabilities, thresholds)
     if task.multi_label:
         confidence, outcome = probabilities, actual
@@ -164,22 +175,25 @@ def _columns(
         distance = np.square(predicted - labels)
     return _Columns(
         actual=actual,
-        predicted=task.multi_hot(predicted),
-        losses=np.stack([*_losses(probabilities, actual, task), distance], axis=1),
-        gaps=_gaps(confidence, outcome),
+        predicted=task.multi_hot(predicted) * known,
+        losses=np.stack([*_losses(probabilities, actual, known, task), distance], axis=1),
+        gaps=_gaps(confidence, outcome, _shares(known) if task.multi_label else 1),
+        known=known,
         ranks=_ranks(probabilities, actual),
         task=task,
     )
 
 
 def _losses(
-    probabilities: np.ndarray, actual: np.ndarray, task: Task
+    probabilities: np.ndarray, actual: np.ndarray, known: np.ndarray, task: Task
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """[N] NLL, [N] Brier and [N] ranked probability score (0 with several labels) of each image."""
     brier = np.square(probabilities - actual)
     if task.multi_label:
         of_outcome = np.where(actual == 1, probabilities, 1 - probabilities)
-        return _negative_log(of_outcome).mean(axis=1), brier.mean(axis=1), np.zeros(len(actual))
+        shares = _shares(known)
+        nll = (shares * _negative_log(of_outcome)).sum(axis=1)
+        return nll, (shares * brier).sum(axis=1), np.zeros(len(actual))
     nll = _negative_log((probabilities * actual).sum(axis=1))
     cumulated = np.cumsum(probabilities - actual, axis=1)[:, :-1]
     return nll, brier.sum(axis=1), np.square(cumulated).mean(axis=1)
@@ -189,13 +203,18 @@ def _negative_log(probabilities: np.ndarray) -> np.ndarray:
     return -np.log(np.clip(probabilities, NLL_PROBABILITY_FLOOR, 1))
 
 
-def _gaps(confidence: np.ndarray, outcome: np.ndarray) -> np.ndarray:
-    """[N, Q] statements with a confidence and an outcome -> [N, bins], the mean over Q."""
+def _shares(known: np.ndarray) -> np.ndarray:
+    """Weights of yes-or-no questions [N, C]: 0 of unknown ones, the others alike, in all N."""
+    return known * (len(known) / max(known.sum(), 1))
+
+
+def _gaps(confidence: np.ndarray, outcome: np.ndarray, shares: np.ndarray | float) -> np.ndarray:
+    """[N, Q] statements with a confidence, an outcome and a weight -> their sums in [N, bins]."""
     # Bins are open below and closed above, so that certainty falls into the last one.
     bins = np.clip(np.ceil(confidence * ECE_BINS).astype(int) - 1, 0, ECE_BINS - 1)
     gaps = np.zeros((len(confidence), ECE_BINS))
     rows = np.broadcast_to(np.arange(len(confidence))[:, None], bins.shape)
-    np.add.at(gaps, (rows, bins), (confidence - outcome) / confidence.shape[1])
+    np.add.at(gaps, (rows, bins), (confidence - outcome) * shares)
     return gaps
 
 
@@ -227,7 +246,7 @@ def _scores(
         "precision": _ratio(hits, predictions),
         "recall": _ratio(hits, support),
         "f1": _ratio(2 * hits, support + predictions),
-        **_threshold_free(columns.ranks, weights),
+        **_threshold_free(columns.ranks, weights[:, None] * columns.known),
         "support": support,
     }
     scalars = {
@@ -250,8 +269,8 @@ def _weighted_sum(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def _threshold_free(ranks: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """AUROC and sensitivities [C] from the ranks [C, N], NaN if undefined."""
-    rows = [_of_one_class(own, weights) for own in ranks]
+    """AUROC and sensitivities [C] of ranks [C, N] and weights [N, C], NaN if undefined."""
+    rows = [_of_one_class(*own) for own in zip(ranks, weights.T, strict=True)]
     return {
         name: np.array(values)
         for name, values in zip(("auroc", *OPERATING_POINTS), zip(*rows, strict=True), strict=True)
@@ -275,7 +294,7 @@ def _of_one_class(ranks: np.ndarray, weights: np.ndarray) -> tuple[float, ...]:
 def _kappa(distance: float, support: np.ndarray, predictions: np.ndarray) -> float:
     """Quadratic kappa from the summed squared distances and the margins [C]."""
     classes = np.arange(len(support))
-    chance = support @ np.square(classes[:, None] - classes) @ predictions / support.sum()
+    chance = support @ np.square(classes[:, None] - classes) @ predictions / max(support.sum(), 1)
     return 1 - distance / chance if chance else np.nan
 
 

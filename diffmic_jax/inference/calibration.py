@@ -127,21 +127,21 @@ def fit_one(
       labels: [N] class indices, or with several labels [N, C] multi-hot.
       task: what the classes are.
     """
-    multi_label = task.multi_label
+    multi_label, known = task.multi_label, task.known(labels)
 
     def nll(logs: np.ndarray) -> float:
         temperature, uniform = np.exp(logs)
         scaled = _logits(probabilities, uniform, multi_label) / temperature
         if multi_label:
-            return float(np.logaddexp(0, np.where(labels == 1, -scaled, scaled)).mean())
+            return float(np.logaddexp(0, np.where(labels == 1, -scaled, scaled))[known].mean())
         return float(-of_label(log_softmax(scaled, axis=1), labels).mean())
 
     best = minimize(nll, (0.0, -3.0), method="L-BFGS-B", bounds=_BOUNDS).x
     temperature, uniform = np.exp(best).tolist()
     found = Calibration(temperature=temperature, uniform=uniform, multi_label=multi_label)
     if multi_label:
-        pairs = zip(probabilities.T, labels.T, strict=True)
-        thresholds = tuple(best_threshold(p, y) for p, y in pairs)
+        columns = zip(probabilities.T, labels.T, known.T, strict=True)
+        thresholds = tuple(best_threshold(p[k], y[k]) for p, y, k in columns)
         return dataclasses.replace(found, thresholds=thresholds)
     scores = np.sort(1 - of_label(tempered(found, probabilities), labels))
     return dataclasses.replace(found, scores=tuple(scores.tolist()))

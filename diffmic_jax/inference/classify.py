@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -117,18 +116,25 @@ def classify(model: Model, images: Mapping[str, Image], on_bad_image: str = "err
         raise InputError("predict: there are no images; name some")
     places = {name: str(image) for name, image in images.items() if isinstance(image, Path)}
     records = tuple(unlabelled(name, places.get(name, name), model.task) for name in images)
-    from_file = partial(read_file, max_pixels=model.config.data.max_pixels)
+    own = model.config.data
 
-    def read(record: Record) -> Decoded:
+    def read(record: Record, gray_bits: int = 0) -> Decoded:
         image = images[record.id]
-        return from_file(record) if isinstance(image, Path) else _checked(record.id, image)
+        if isinstance(image, Path):
+            return read_file(record, gray_bits, max_pixels=own.max_pixels)
+        return _checked(record.id, image)
 
     parts: dict[str, tuple[Record, ...]] = {"train": (), "validation": (), "test": records}
     source = Source(name="images", task=model.task, splits=parts, read=read)
-    size = model.config.data.image_size
     with tempfile.TemporaryDirectory() as folder:
         # All are decoded before the first is classified, so a bad one is reported at once.
-        found = cached(source, size, Path(folder), on_bad_image=on_bad_image)
+        found = cached(
+            source,
+            own.image_size,
+            Path(folder),
+            on_bad_image=on_bad_image,
+            gray_bits=own.gray_bits,
+        )
         examples = found.examples["test"]
         if not len(examples):
             first = next(iter(found.skipped.values()))
@@ -167,7 +173,9 @@ def classify_exported(program: Exported, images: Mapping[str, Image]) -> Predict
         raise InputError("predict: there are no images; name some")
     task = Task.of_checkpoint(program.facts)
     decoded = [
-        read_file(Record(name, 0, str(image))) if isinstance(image, Path) else _checked(name, image)
+        read_file(Record(name, 0, str(image)), program.facts.get("gray_bits", 0))
+        if isinstance(image, Path)
+        else _checked(name, image)
         for name, image in images.items()
     ]
     pixels = np.stack([prepare(each.pixels, program.image_size) for each in decoded])

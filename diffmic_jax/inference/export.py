@@ -122,6 +122,7 @@ def _facts(model: Model, batch_size: int | None) -> dict[str, Any]:
         **model.task.for_checkpoint(),
         "config_sha256": config_sha256(model.config),
         "flips": sampling.flips,
+        "gray_bits": model.config.data.gray_bits,
         "image_size": model.method.image_size,
         "num_samples": sampling.num_samples,
         "num_steps": sampling.num_steps,

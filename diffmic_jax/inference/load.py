@@ -107,6 +107,8 @@ def load(
     with Checkpoints(workdir, config.checkpoint.metric, read_only=True) as checkpoints:
         step = checkpoints.best_step
         meta = checkpoints.meta(step)
+        # What the run found in its images; new ones are read on the same scale.
+        config = config.changed({"data.gray_bits": meta.get("gray_bits", 0)})
         task = Task.of_checkpoint(meta)
         method = method or build(config, task)
         mesh = _mesh(config)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from diffmic_jax.config import Config
 from diffmic_jax.data.catalog import CATALOG, MEDMNIST
 from diffmic_jax.data.files import write_json
+from diffmic_jax.data.options import Options
 from diffmic_jax.errors import InputError
 from diffmic_jax.inference.card import write_card
 from diffmic_jax.inference.load import load
@@ -152,10 +153,11 @@ def from_backbone(
 
 def _task(config: Config, class_names: tuple[str, ...], num_classes: int = 0) -> Task:
     """The labels of a converted run."""
-    known = CATALOG.get(config.data.name)
+    options, names = Options(config.data), _class_names(config, class_names, num_classes)
     return Task(
-        class_names=_class_names(config, class_names, num_classes),
-        multi_label=config.data.multi_label or bool(known and known.multi_label),
+        class_names=names,
+        multi_label=options.multi_label,
+        ordered=bool(class_names) or options.ordered(names),
     )
 
 

@@ -19,7 +19,7 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 
 from diffmic_jax.diffusion import losses
 from diffmic_jax.diffusion.process import q_sample
@@ -100,7 +100,7 @@ def guidance_loss(
         loss *= target @ jnp.asarray(method.phase.class_weights)
     scalars = {
         "guidance_loss": loss.mean(),
-        "guidance_accuracy": method.task.correct(guidance.fused, target).mean(),
+        "guidance_accuracy": jnp.nanmean(method.task.correct(guidance.fused, target)),
     }
     return scalars, updates.get("batch_stats", {})
 
@@ -135,7 +135,10 @@ def diffusion_loss(
     """
     objective, weights = method.objective, method.objective.weights
     target = method.task.targets(batch.label)
-    y0 = in_cells(target, method.cells)
+    known = ~jnp.isnan(target)
+    # What is not known of a label is what the guidance holds for likely, and no error counts there.
+    believed = jnp.where(known, target, method.task.link.activate(guidance.fused))
+    y0 = in_cells(believed, method.cells)
     # Eq. 2: one noisy label for each prior mean; the first is the main stream's.
     priors = method.priors(guidance)
     y_t = [q_sample(method.schedule, y0, t, eps, prior.mean) for prior in priors]
@@ -147,7 +150,8 @@ def diffusion_loss(
     )
     # Eq. 4: squared error of the noise.
     weight = objective.image_weight(guidance, target)
-    error = losses.noise_mse(eps, main.eps_hat, objective.timestep_weight(t))
+    noise = jnp.where(in_cells(known, method.cells), eps, main.eps_hat)
+    error = losses.noise_mse(noise, main.eps_hat, objective.timestep_weight(t))
     scalars = {"mse": (weight * error).mean()}
     # Eq. 5 and 6: maximum mean discrepancy of the others' noise.
     scalars["loss"] = weights.noise_weight * scalars["mse"]
@@ -156,13 +160,13 @@ def diffusion_loss(
         scalars["loss"] += weights.mmd_weight * scalars[f"mmd_{i}"]
     # Not in the paper: cross-entropy of the denoised label.
     if weights.label_weight:
-        error = main.certainty * objective.label_loss(main.logits, y0)
+        error = main.certainty * objective.label_loss(main.logits, in_cells(target, method.cells))
         scalars["label_loss"] = (weight * error.reshape(len(weight), -1).mean(axis=1)).mean()
         scalars["loss"] += weights.label_weight * scalars["label_loss"]
     return scalars, stats
 
 
-def in_cells(label: Float[Array, "b c"], cells: tuple[int, ...]) -> Float[Array, "b *l c"]:
+def in_cells(label: Shaped[Array, "b c"], cells: tuple[int, ...]) -> Shaped[Array, "b *l c"]:
     """The same label in every cell: [B, C] -> [B, *L, C]."""
     batch, classes = label.shape
     spread = label.reshape(batch, *(1 for _ in cells), classes)

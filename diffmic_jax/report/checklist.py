@@ -21,7 +21,7 @@ from diffmic_jax.data.files import write_text
 from diffmic_jax.inference.card import COPIES, cell, origins, table, versions
 from diffmic_jax.inference.load import Model
 from diffmic_jax.method.networks import OF_GUIDANCE, SHARED
-from diffmic_jax.method.task import SCALARS, SEPARATOR
+from diffmic_jax.method.task import DOUBT, SCALARS, SEPARATOR
 from diffmic_jax.report.checklist_items import CLAIM, TRIPOD_AI, Item
 from diffmic_jax.training.workdir import config_sha256, skipped_images
 
@@ -133,7 +133,9 @@ class _Split:
 
     def _add(self, part: str, label: str, group: str) -> None:
         self.images[part] += 1
-        self.labels.setdefault(part, Counter()).update(filter(None, label.split(SEPARATOR)))
+        self.labels.setdefault(part, Counter()).update(
+            name for name in label.split(SEPARATOR) if name and not name.startswith(DOUBT)
+        )
         if group:
             self._groups.setdefault(part, []).append(group)
 

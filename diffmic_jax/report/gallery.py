@@ -22,7 +22,7 @@ def most_confident_mistakes(results: Results) -> np.ndarray:
     p, label = results.probabilities, results.label
     if results.task.multi_label:
         # By the class with the largest error.
-        worst = np.abs(p - label).max(axis=1)
+        worst = (np.abs(p - label) * results.task.known(label)).max(axis=1)
         wrong = worst > 0.5
     else:
         worst = p.max(axis=1)

@@ -111,10 +111,10 @@ def classes(results: Results) -> str:
 
 
 def _by_class(results: Results) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Of each class [N]: membership, probability, probability by the guidance."""
-    member = results.task.multi_hot(results.label)
-    for c in range(results.task.num_classes):
-        yield member[:, c], results.probabilities[:, c], results.guidance[:, c]
+    """Of each class: member, probability, the guidance's, for the images of which it is known."""
+    member, known = (of(results.label) for of in (results.task.multi_hot, results.task.known))
+    for c, k in enumerate(known.T):
+        yield member[k, c], results.probabilities[k, c], results.guidance[k, c]
 
 
 def reliability(results: Results) -> str:
@@ -136,7 +136,8 @@ def reliability(results: Results) -> str:
 def _confidences(p: np.ndarray, results: Results) -> tuple[np.ndarray, np.ndarray]:
     """Confidence and outcome of each predicted class; with several labels, of every class."""
     if results.task.multi_label:
-        return p.ravel(), results.label.ravel().astype(float)
+        known = results.task.known(results.label)
+        return p[known], results.label[known].astype(float)
     return p.max(axis=1), (p.argmax(axis=1) == results.label).astype(float)
 
 

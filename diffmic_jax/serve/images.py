@@ -46,7 +46,8 @@ class ImageClassifier:
     def _pixels(self, data: bytes, name: str) -> np.ndarray:
         """The prepared image [H, W, 3]."""
         own = self.model.config.data
-        return prepare(decode(io.BytesIO(data), name, own.max_pixels).pixels, own.image_size)
+        decoded = decode(io.BytesIO(data), name, own.max_pixels, own.gray_bits)
+        return prepare(decoded.pixels, own.image_size)
 
     def _outputs(self, image: np.ndarray) -> Outputs:
         rows = parallel.padded_batch_size(self.model.mesh, 1)

@@ -83,9 +83,7 @@ class Checkpoints:
 
     @property
     def best_step(self) -> int:
-        """Step of the best checkpoint on validation; the newest if none was validated.
-
-        Of equals the newer one is the best.
+        """Step of the best checkpoint on validation; of equals or unvalidated ones the newest.
 
         Raises:
           InputError: if there is no checkpoint.
@@ -119,9 +117,8 @@ class Checkpoints:
         """Higher is better; without validation a checkpoint loses to every validated one."""
         if metrics is None:
             return -math.inf
-        # A metric that is undefined on the validation part loses to every defined one.
         value = metrics.get(self._metric)
-        if value is None:
+        if value is None:  # undefined on validation: loses to every defined one
             return -1e300
         return -value if self._metric in LOWER_IS_BETTER else value
 
@@ -151,6 +148,8 @@ class Checkpoints:
         record: dict[str, Any] = {"meta": dict(meta), "metrics": metrics, "leaves": leaves}
         record["sha256"] = digest(record)
         self._ranks[step] = self._rank(metrics)
+        if metrics is not None and metrics.get(self._metric) is None:
+            log.warning("%s is undefined on validation: step %d is no best", self._metric, step)
         self.wait()
         with self._writing(step):
             self._manager.save(

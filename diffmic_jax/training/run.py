@@ -20,6 +20,7 @@ from diffmic_jax.data import loader, sources, transforms
 from diffmic_jax.data.cache import Examples
 from diffmic_jax.data.dataset import Dataset
 from diffmic_jax.data.files import write_json, write_table, write_text
+from diffmic_jax.data.findings import check_conflicts, findings
 from diffmic_jax.data.places import user_cache
 from diffmic_jax.errors import InputError
 from diffmic_jax.method.build import Method, Phase, build
@@ -68,10 +69,12 @@ class TrainingRun:
         """The run of a configuration on a data set.
 
         Raises:
-          InputError: the configuration does not go with the data or the devices, or the workdir's
-            run had another split.
+          InputError: the configuration does not go with the data or the devices, the workdir's
+            run had another split, or a picture has two labels and that is to stop it.
         """
         check_split(workdir, dataset)
+        if config.data.on_conflict == "error":
+            check_conflicts(dataset)
         parallel.check_batch_size(mesh, config.train.batch_size, "train.batch_size")
         steps = loader.steps_per_epoch(dataset.examples["train"], config.train.batch_size)
         method = build(config, dataset.task, steps_per_epoch=steps, counts=dataset.counts)
@@ -90,7 +93,8 @@ class TrainingRun:
     def meta(self) -> dict[str, Any]:
         """What a checkpoint records beside the state."""
         config = {"config": self.config.to_dict(), "config_sha256": config_sha256(self.config)}
-        return config | self.dataset.task.for_checkpoint()
+        facts = self.dataset.task.for_checkpoint() | {"gray_bits": self.dataset.gray_bits}
+        return config | facts
 
     def train(self, validate: Callable[[TrainState], Metrics]) -> None:
         """Train to the end, from the latest checkpoint if there is one.
@@ -106,6 +110,9 @@ class TrainingRun:
         with Checkpoints(self.workdir, self.config.checkpoint.metric) as checkpoints:
             state, meta = self._start(checkpoints)
             self._write_facts()
+            for finding in findings(self.dataset):
+                level = logging.WARNING if finding.serious else logging.INFO
+                log.log(level, "data: %s", finding.text)
             start, seen = int(state.step), self._seen(state)
             log.info("training from step %d to %d", start, self.method.num_steps)
             with self._log(state) as training_log:
@@ -279,6 +286,12 @@ def check_classes(workdir: Path, meta: Mapping[str, Any], dataset: Dataset) -> N
       InputError: naming both.
     """
     names = tuple(meta["class_names"])
+    bits = meta.get("gray_bits", 0)
+    if bits != dataset.gray_bits:
+        raise InputError(
+            f"{workdir} was trained on gray images of {bits} bits, not {dataset.gray_bits}; "
+            "restore the data, or choose another --workdir"
+        )
     if names != dataset.task.class_names:
         raise InputError(
             f"{workdir} was trained on the classes {','.join(names)}, not "

@@ -28,7 +28,7 @@ def test_medmnist_comes_with_its_own_split(tmp_path, compress, num_classes):
     with np.load(path) as arrays:
         for part, theirs in (("train", "train"), ("validation", "val"), ("test", "test")):
             for i, record in enumerate(source.splits[part]):
-                pixels, mode = read(record)
+                pixels, mode, *_ = read(record)
                 image = arrays[f"{theirs}_images"][i]
                 assert record.label == arrays[f"{theirs}_labels"][i, 0]
                 expected = image if image.ndim == 3 else np.repeat(image[..., None], 3, -1)

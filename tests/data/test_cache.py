@@ -292,3 +292,46 @@ def test_images_without_a_label_go_with_every_task(folder, multi_label):
     source = Source(name="x", task=task, splits=parts, read=lambda _: image)
     label = cached(source, SIZE, folder).examples["test"].label
     assert label.shape == ((2, 3) if multi_label else (2,))
+
+
+def write_deep(path: Path, high: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((20, 20), high, np.uint16)).save(path)
+
+
+def shades(source: Source, folder: Path, gray_bits: int = 0) -> tuple[dict[str, int], int]:
+    """The shade of each image by id, and the scale."""
+    found = cached(source, SIZE, folder, on_bad_image="skip", gray_bits=gray_bits)
+    by_id = {
+        record.id: int(image[0, 0, 0])
+        for part in PARTS
+        for record, image in zip(found.examples[part].records, pixels(found, part), strict=True)
+    }
+    return by_id, found.gray_bits
+
+
+def test_deep_gray_is_on_one_scale_in_the_whole_data_set(tmp_path, folder):
+    for name, high in (("a/1", 255), ("a/2", 1023), ("a/3", 4095), ("b/1", 700), ("b/2", 300)):
+        write_deep(tmp_path / f"root/{name}.png", high)
+    source = open_source("x", tmp_path / "root", validation_fraction=0.0)
+    expected = {"a/1": 255, "a/2": 1023, "a/3": 4095, "b/1": 700, "b/2": 300}
+    for _ in range(2):  # decoded, then from the cache
+        by_id, bits = shades(source, folder)
+        assert bits == 12
+        assert by_id == {f"{i}.png": round(255 * high / 4095) for i, high in expected.items()}
+    # New images take the scale of a run, and do not change what training reads.
+    by_id, bits = shades(source, folder, gray_bits=16)
+    assert (bits, by_id["a/3.png"]) == (16, 16)
+    by_id, bits = shades(source, folder, gray_bits=10)
+    assert (bits, "a/3.png" in by_id, by_id["a/2.png"]) == (10, False, 255)
+    assert shades(source, folder)[0]["a/3.png"] == 255
+
+
+def test_a_deeper_image_that_comes_later_changes_the_scale_of_all(tmp_path, folder):
+    for name in ("a/1", "a/2", "b/1", "b/2"):
+        write_deep(tmp_path / f"root/{name}.png", 255)
+    source = open_source("x", tmp_path / "root", validation_fraction=0.0)
+    assert shades(source, folder) == ({f"{n}.png": 255 for n in ("a/1", "a/2", "b/1", "b/2")}, 8)
+    write_deep(tmp_path / "root/a/1.png", 65535)
+    by_id, bits = shades(source, folder)
+    assert (bits, by_id["a/1.png"], by_id["b/1.png"]) == (16, 255, 1)

@@ -382,3 +382,26 @@ def test_dicom_that_keeps_its_parser_busy_is_refused(pydicom):
         struct.pack("<HH2sHI", 8, 0x1115, b"SQ", 0, 0xFFFFFFFF) + b"\xfe\xff\0\xe0" + b"\xff" * 4
     )
     refusal(data[:at] + 5_000 * nested + data[at:])
+
+
+def test_a_dicom_window_that_misses_all_values_gives_way_to_their_range(pydicom):
+    image = dicom(LINE, WindowCenter=5000, WindowWidth=10)
+    decoded = images.decode(io.BytesIO(dump(image)))
+    assert decoded.pixels[0, :, 0].tolist() == gray_of(dicom(LINE))
+    assert "its window leaves one shade" in decoded.note
+    assert not images.decode(io.BytesIO(dump(dicom(LINE)))).note
+
+
+def test_a_dicom_shape_of_inverse_is_honoured_once(pydicom):
+    plain = np.array(gray_of(dicom(LINE)))
+    for photometric in ("MONOCHROME2", "MONOCHROME1"):
+        image = dicom(LINE, photometric, PresentationLUTShape="INVERSE")
+        np.testing.assert_array_equal(gray_of(image), 255 - plain)
+    assert gray_of(dicom(LINE, PresentationLUTShape="IDENTITY")) == plain.tolist()
+
+
+def test_an_empty_dicom_table_is_none(pydicom):
+    from pydicom import dataset
+
+    image = dicom(LINE, VOILUTSequence=[dataset.Dataset()], ModalityLUTSequence=[dataset.Dataset()])
+    assert gray_of(image) == gray_of(dicom(LINE))

@@ -222,6 +222,21 @@ def test_sixteen_bits_use_the_scale_of_sixteen(kind):
     assert pixels_of(encode(gray16([0, 4096]), kind)).max() == 16
 
 
+@pytest.mark.parametrize("bits", [8, 10, 12, 16])
+def test_gray_is_scaled_by_the_bits_in_use_or_by_those_that_are_asked_for(bits):
+    data = encode(gray16([0, 2**bits - 1]), "PNG")
+    own = images.decode(io.BytesIO(data))
+    assert own.bits == bits
+    np.testing.assert_array_equal(own.pixels[0, :, 0], [0, 255])
+    common = images.decode(io.BytesIO(data), gray_bits=16).pixels[0, 1, 0]
+    assert common == round(255 * (2**bits - 1) / 65535)
+
+
+def test_gray_beyond_the_scale_of_the_others_is_refused():
+    with pytest.raises(InputError, match="values reach 4096, but the other images use 12 bits"):
+        images.decode(io.BytesIO(encode(gray16([0, 4096]), "PNG")), gray_bits=12)
+
+
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_big_endian_and_wide_integers_that_fit_are_read(order):
     data = tiff(np.array([[0, 257, 65535]], f"{order}u2"), order)

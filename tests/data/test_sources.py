@@ -164,7 +164,7 @@ def test_the_phantom_needs_no_files():
     source = open_source("phantom", validation_fraction=0.1)
     assert len(source.task.class_names) == 4
     assert sum(sizes(source)) == 2098
-    image, mode = source.read(source.splits["train"][0])
+    image, mode, *_ = source.read(source.splits["train"][0])
     assert mode == "L"
     assert image.dtype == np.uint8
     assert image.ndim == 3
@@ -478,6 +478,38 @@ def test_tables_that_contradict_themselves_are_refused(tmp_path, text, message):
     (tmp_path / "labels.csv").write_text(text)
     with pytest.raises(InputError, match=message):
         open_source("x", tmp_path, labels="labels.csv")
+
+
+def test_rows_that_occur_twice_and_agree_count_once(tmp_path, caplog):
+    root = write_table(tmp_path, "image,label", [f"{i},{i % 2}" for i in range(10)])
+    with (root / "labels.csv").open("a") as file:
+        file.write("\n3,1\n4.png,0\n")
+    assert len(open_source("x", root, labels="labels.csv").records) == 10
+    assert "2 rows repeat an earlier one and are left out" in caplog.text
+
+
+def test_all_rows_without_an_image_are_told(tmp_path):
+    root = write_table(tmp_path, "image,label", [f"{i},{i % 2}" for i in range(20)])
+    for i in range(15):
+        (root / f"images/{i}.png").unlink()
+    with pytest.raises(InputError, match=r"^15 problems: .*row 2: no image '0' .* and 5 more$"):
+        open_source("x", root, labels="labels.csv")
+
+
+@pytest.mark.parametrize("cells", ["12345", ["1.0", "2.0", "3.0", "4.0", "5.0"], ["01", "02"]])
+def test_whole_numbers_are_classes_from_wherever_they_start(tmp_path, cells):
+    rows = [f"{i},{cells[i % len(cells)]}" for i in range(40)]
+    root = write_table(tmp_path, "image,label", rows)
+    source = open_source("x", root, labels="labels.csv")
+    assert source.task.class_names == tuple(str(i + 1) for i in range(len(cells)))
+    assert source.task.ordered
+    assert all(record.label == int(record.id) % len(cells) for record in source.records)
+
+
+def test_labels_from_1_with_names_are_not_shifted(tmp_path):
+    root = write_table(tmp_path, "image,label", [f"{i},{i % 3 + 1}" for i in range(30)])
+    source = open_source("x", root, labels="labels.csv", class_names=("a", "b", "c"))
+    assert all(record.label == int(record.id) % 3 for record in source.records)
 
 
 def test_two_parts_or_groups_of_one_image_are_refused(tmp_path):

@@ -1,12 +1,18 @@
 from __future__ import annotations
 
 import collections
+import csv
+import io
 import pickle
+import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from diffmic_jax.data import lists, tables
+from diffmic_jax.config import Data
+from diffmic_jax.data import labels, lists, tables
+from diffmic_jax.data.options import Options
 from diffmic_jax.errors import InputError
 
 
@@ -130,11 +136,11 @@ def test_a_damaged_pickle_is_refused(tmp_path, damage):
 
 
 @pytest.mark.parametrize(
-    ("labels", "names"),
+    ("cells", "names"),
     [("ba", ("a", "b")), ("2011", ("0", "1", "2")), (("10", "x"), ("10", "x"))],
 )
-def test_classes_without_given_names(labels, names):
-    assert tables.class_names_of([tables.Row("", "", label) for label in labels]) == names
+def test_classes_without_given_names(cells, names):
+    assert tables.class_names_of([tables.Row("", "", label) for label in cells]) == names
 
 
 def test_integer_labels_with_gaps_need_names():
@@ -144,15 +150,15 @@ def test_integer_labels_with_gaps_need_names():
 
 
 def test_labels_are_names_or_indices():
-    lookup = tables.label_lookup(("Mel", "NV"))
-    assert [tables.find_label(c, lookup, "") for c in ("mel", "nv", "0", "1")] == [0, 1, 0, 1]
+    lookup = labels.lookup(("Mel", "NV"))
+    assert [labels.find(c, lookup, "") for c in ("mel", "nv", "0", "1")] == [0, 1, 0, 1]
     # When names are numbers, a number is always a name.
-    lookup = tables.label_lookup(("1", "2"))
-    assert tables.find_label("1", lookup, "") == 0
+    lookup = labels.lookup(("1", "2"))
+    assert labels.find("1", lookup, "") == 0
     with pytest.raises(InputError):
-        tables.find_label("0", lookup, "")
+        labels.find("0", lookup, "")
     with pytest.raises(InputError, match="has a name twice"):
-        tables.label_lookup(("a", "A"))
+        labels.lookup(("a", "A"))
 
 
 @pytest.mark.parametrize(
@@ -167,4 +173,135 @@ def test_a_label_that_is_no_class_is_refused(cell, message):
     with pytest.raises(
         InputError, match=f"^t.csv row 5: {message}; fix it or config.data.class_names$"
     ):
-        tables.find_label(cell, tables.label_lookup(("a", "b")), "t.csv row 5")
+        labels.find(cell, labels.lookup(("a", "b")), "t.csv row 5")
+
+
+def read(path: Path, **fields: object) -> tables.Labels:
+    return tables.read_labels(path, Options(Data(**fields)))
+
+
+def cells(found: tables.Labels) -> list[tuple[str, str]]:
+    return [(row.image, row.label) for row in found.rows]
+
+
+ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be")
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+def test_separators_and_encodings(tmp_path, separator, encoding):
+    lines = (["image", "label"], ["a.png", "caf\u00e9"], ["b.png", "x"])
+    text = "\r\n".join(separator.join(line) for line in lines)
+    (tmp_path / "t.csv").write_bytes(text.encode(encoding))
+    assert cells(read(tmp_path / "t.csv")) == [("a.png", "caf\u00e9"), ("b.png", "x")]
+
+
+def test_random_tables_come_through_or_are_refused(tmp_path):
+    """Random separators, encodings, kinds of labels, missing cells and rows that repeat."""
+    rng = random.Random(0)
+    kinds = (["0", "1", "2"], ["1", "2", "3"], ["0.0", "1.0", "2.0"], ["a", "b c", "d\u00e9"])
+    for _ in range(200):
+        separator, encoding, kind = rng.choice(",;\t|"), rng.choice(ENCODINGS), rng.choice(kinds)
+        wanted = [(f"{i}.png", rng.choice(kind)) for i in range(rng.randint(8, 12))]
+        written = list(wanted)
+        missing = rng.random() < 0.3
+        if missing:
+            written.insert(rng.randrange(8), ("m.png", rng.choice(["", "nan", "N/A", "?"])))
+        file = io.StringIO()
+        writer = csv.writer(file, delimiter=separator)
+        index = rng.random() < 0.3  # a column of row numbers without a name
+        writer.writerow([""] * index + ["image", "label"])
+        writer.writerows([[i] * index + list(row) for i, row in enumerate(written)])
+        (tmp_path / "t.csv").write_bytes(file.getvalue().encode(encoding))
+        if missing:
+            with pytest.raises(InputError, match=r"no label; 1 such cells"):
+                read(tmp_path / "t.csv")
+        found = read(tmp_path / "t.csv", unlabelled="skip")
+        assert cells(found) == [(image, label.removesuffix(".0")) for image, label in wanted]
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "label"),
+    [
+        ("image,level", "10_left,3", "3"),
+        ("image_name,patient_id,sex,diagnosis,target", "I_1,P1,male,nevus,1", "1"),
+        ("Image name,Retinopathy grade,Risk of macular edema,,,", "I_1,2,0,,,", "2"),
+        ("image,mel,nv", "I_1,True,False", "mel"),
+        (",image,label", "0,I_1,x", "x"),
+    ],
+)
+def test_tables_as_they_are_distributed(table, header, row, label):
+    assert read(table(f"{header}\n{row}\n")).rows[0].label == label
+
+
+def test_metadata_are_no_classes(table, caplog):
+    path = table("Path,Sex,Age,Male,Mass,Nodule\na,F,60,1,1,0\nb,M,50,0,0,1\n")
+    with caplog.at_level("INFO", "diffmic_jax"):
+        found = read(path, multi_label=True)
+    assert found.columns == ("Mass", "Nodule")
+    assert "classes are the columns Mass, Nodule; not Sex, Age, Male" in caplog.text
+    assert read(path, multi_label=True, label_columns=("Male", "Mass")).columns == ("Male", "Mass")
+    assert [label for _, label in cells(read(path, label_columns=("Male",)))] == ["1", "0"]
+    with pytest.raises(InputError, match=r"label_columns: .* has no column 'Edema'; choose among"):
+        read(path, label_columns=("Edema",))
+
+
+def test_blank_and_uncertain_cells_need_a_rule(table, caplog):
+    path = table("image,Mass,Nodule\na,1.0,\nb,-1.0,0.0\nc,,1.0\n")
+    message = r"row 2: a class is neither 0 nor 1; 3 such cells \(blank 2, -1.0 1\); choose"
+    with pytest.raises(InputError, match=message):
+        read(path, multi_label=True)
+    both = "Mass|Nodule"
+    rules = {
+        "zero": ["Mass", "", "Nodule"],
+        "one": [both, "Mass", both],
+        "ignore": ["Mass|?Nodule", "?Mass", "?Mass|Nodule"],
+    }
+    for rule, wanted in rules.items():
+        found = read(path, multi_label=True, uncertain=rule)
+        assert [row.label for row in found.rows] == wanted
+        done = "ignored" if rule == "ignore" else f"taken as {rule}"
+        assert f"(blank 2, -1.0 1) are {done}" in caplog.text
+
+
+def test_missing_labels_are_counted(table):
+    path = table("image,label\na,nan\nb,x\nc,None\nd,nan\n")
+    with pytest.raises(InputError, match=r"row 2: no label; 3 such cells \(nan 2, None 1\); give"):
+        read(path)
+    assert cells(read(path, unlabelled="skip")) == [("b", "x")]
+    assert len(cells(read(path, class_names=("nan", "none", "x")))) == 4
+
+
+def test_several_labels_in_a_cell_are_no_class(table):
+    path = table("image,label\na,Mass;Nodule\nb,Mass\nc,Nodule\n")
+    with pytest.raises(InputError, match=r"row 2: several labels; 1 such cells \(Mass;Nodule 1\)"):
+        read(path)
+    assert [row.label for row in read(path, multi_label=True).rows] == [
+        "Mass|Nodule",
+        "Mass",
+        "Nodule",
+    ]
+
+
+def test_all_problems_are_told_at_once(table):
+    rows = "\n".join(["a,x"] + ["b"] * 12 + ["c,"])
+    with pytest.raises(InputError, match=r"^13 problems: .*row 3: 1 cells .* \| and 3 more$"):
+        read(table(f"image,label\n{rows}\n"))
+
+
+def test_names_that_look_the_same_are_the_same(table):
+    found = read(table("image,label\na,e\u0301\nb,\u00e9\n"))
+    assert {row.label for row in found.rows} == {"\u00e9"}
+
+
+def test_a_list_with_numpy_integers_runs_nothing(pickled):
+    numbers = [np.int64(3), np.uint8(200), np.array(-2, ">i4")[()]]
+    path = pickled([{"img_root": "a.png", "label": number} for number in numbers])
+    assert [row.label for row in lists.read_list(path, "train")] == ["3", "200", "-2"]
+    path = pickled([{"img_root": "a.png", "label": np.float64(1)}])
+    with pytest.raises(InputError, match="no whole numbers"):
+        lists.read_list(path, "train")
+
+
+def test_a_group_that_is_not_known_is_none(table):
+    assert tables.read_groups(table("image,group\na,nan\nb,p\n")) == {"a": "", "b": "p"}

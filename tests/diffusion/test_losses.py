@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -68,6 +69,16 @@ def test_the_likelihood_of_many_labels_is_a_mean_over_them():
     p = 1 / (1 + np.exp(-logits))
     expected = np.where(target, p, 1 - p).mean()
     np.testing.assert_allclose(losses.binary_likelihood(logits, target), [expected], rtol=1e-6)
+
+
+def test_labels_that_are_not_known_are_in_no_loss():
+    logits = jnp.array([[2.0, -1.0, 0.5], [1.0, 1.0, 1.0]])
+    target = jnp.array([[1.0, jnp.nan, 0.0], [jnp.nan] * 3])
+    for loss in (losses.binary_cross_entropy, losses.binary_likelihood):
+        expected = [loss(logits[0, ::2], target[0, ::2]), 0]
+        np.testing.assert_allclose(loss(logits, target), expected, rtol=1e-6)
+    slope = jax.grad(lambda x: losses.binary_cross_entropy(x, target).sum())(logits)
+    np.testing.assert_array_equal(slope == 0, np.isnan(target))
 
 
 def test_weights_of_the_timesteps_are_those_of_other_errors():

@@ -174,6 +174,43 @@ def test_multi_label_ece_by_hand():
     assert found["ece"] == pytest.approx(0.25)
 
 
+def test_labels_that_are_not_known_count_nowhere():
+    rng = np.random.default_rng(6)
+    labels = (rng.random((80, 2)) < 0.4).astype(int)
+    probabilities = np.clip(0.4 * labels + rng.random((80, 2)) * 0.6, 0, 1)
+    known = rng.random((80, 2)) < 0.7
+    task = Task(class_names=("x", "y"), multi_label=True)
+    found = compute(probabilities, np.where(known, labels, -1), task, bootstrap=0)
+    for c, name in enumerate(task.class_names):
+        k = known[:, c]
+        own = found["per_class"][name]
+        assert own["support"] == labels[k, c].sum()
+        assert own["auroc"] == pytest.approx(sk.roc_auc_score(labels[k, c], probabilities[k, c]))
+        assert own["f1"] == pytest.approx(sk.f1_score(labels[k, c], probabilities[k, c] >= 0.5))
+    error = np.square(probabilities - labels)[known]
+    assert found["brier"] == pytest.approx(error.mean())
+    assert found["nll"] == pytest.approx(sk.log_loss(labels[known], probabilities[known]))
+    none = compute(probabilities, np.full((80, 2), -1), task, bootstrap=5)
+    assert none["auroc_macro"] is None
+    json.dumps(none, allow_nan=False)
+
+
+def test_means_say_over_how_many_classes_they_are():
+    labels = np.array([0, 1, 0, 1])
+    probabilities = np.array([[0.6, 0.3, 0.1], [0.2, 0.7, 0.1], [0.5, 0.4, 0.1], [0.6, 0.3, 0.1]])
+    found = compute(probabilities, labels, THREE, bootstrap=0)
+    expected = {"f1_macro": 2, "balanced_accuracy": 2, "auroc_macro": 2}
+    assert found["classes_in_mean"] == expected
+
+
+def test_classes_without_an_order_have_no_ordinal_metrics(split):
+    task = Task(class_names=FIVE.class_names, ordered=False)
+    found = compute(split[0], split[1], task, bootstrap=5)
+    assert found["kappa_quadratic"] is found["rps"] is None
+    assert found["ci95"]["rps"] is None
+    assert found["accuracy"] == compute(split[0], split[1], FIVE, bootstrap=0)["accuracy"]
+
+
 def test_intervals_surround_the_value_and_shrink_with_the_split(split):
     small = compute(split[0], split[1], FIVE, bootstrap=300)
     large = compute(np.tile(split[0], (9, 1)), np.tile(split[1], 9), FIVE, bootstrap=300)

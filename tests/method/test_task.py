@@ -26,7 +26,10 @@ def test_the_link_and_the_metrics_are_those_of_the_labels():
     assert (SINGLE.link, SEVERAL.link) == (SOFTMAX, SIGMOID)
     assert SINGLE.metrics == SCALARS
     missing = set(SCALARS) - set(SEVERAL.metrics)
-    assert missing == {"accuracy", "balanced_accuracy", "kappa_quadratic"}
+    assert missing == {"accuracy", "balanced_accuracy", "kappa_quadratic", "rps"}
+    unordered = Task(class_names=("a", "b", "c"), ordered=False)
+    assert set(SCALARS) - set(unordered.metrics) == {"kappa_quadratic", "rps"}
+    assert Task.of_checkpoint(unordered.for_checkpoint()) == unordered
 
 
 def test_logits_are_right_by_the_largest_or_each_by_its_sign():
@@ -72,7 +75,7 @@ def test_a_checkpoint_keeps_the_task(task):
 
 @pytest.mark.parametrize(
     ("task", "labels"),
-    [(SINGLE, [0, 3]), (SINGLE, [-1, 0]), (SEVERAL, [[0, 0, 2]] * 2), (SEVERAL, [[0, -1, 0]] * 2)],
+    [(SINGLE, [0, 3]), (SINGLE, [-1, 0]), (SEVERAL, [[0, 0, 2]] * 2), (SEVERAL, [[0, -2, 0]] * 2)],
 )
 def test_labels_out_of_range_are_refused(task, labels):
     with pytest.raises(InputError, match=r"labels run from -?\d to \d; they must be in 0\.\.[12]"):
@@ -88,3 +91,14 @@ def test_labels_of_another_task_are_refused():
     with pytest.raises(InputError, match="the split has no image"):
         SINGLE.check(np.zeros((0, 3)), np.zeros(0))
     SINGLE.check(np.full((2, 3), 1 / 3), np.array([0, 2]))
+
+
+def test_what_is_unknown_of_a_label_is_no_target_and_no_member():
+    label = np.array([[1, -1, 0], [-1, -1, 1]])
+    unknown = label < 0
+    np.testing.assert_array_equal(np.isnan(SEVERAL.targets(jnp.asarray(label))), unknown)
+    np.testing.assert_array_equal(SEVERAL.known(label), ~unknown)
+    np.testing.assert_array_equal(SEVERAL.multi_hot(label), np.where(unknown, 0, label))
+    assert SEVERAL.counts(label) == (1, 0, 1)
+    assert [SEVERAL.name(row) for row in label] == ["a|?b", "?a|?b|c"]
+    SEVERAL.check(np.full((2, 3), 0.5), label)

@@ -6,9 +6,13 @@ import contextlib
 
 import jax
 import numpy as np
+import pytest
+from PIL import Image
 
 from diffmic_jax.data import transforms
 from diffmic_jax.data.order import Balanced
+from diffmic_jax.errors import InputError
+from diffmic_jax.training.run import check_classes
 from diffmic_jax.training.state import Purpose
 from tests.tiny import make_config, open_run
 
@@ -27,3 +31,17 @@ def test_batches_are_drawn_and_augmented_as_the_configuration_says(tiny_data, tm
     augment = jax.jit(transforms.augment, static_argnums=3)
     expected = augment(examples.images(index), index, key, run.config.data)
     np.testing.assert_array_equal(batch.image, expected)
+
+
+def test_a_run_keeps_the_scale_of_its_gray_images(tmp_path):
+    for name in "ab":
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for i in range(20):
+            values = np.full((8, 8), 100 * i + 1000, np.uint16)  # up to 2900: 12 bits
+            Image.fromarray(values).save(tmp_path / f"data/{name}/{i}.png")
+    changes = {"data__cache_dir": str(tmp_path / "cache")}
+    run = open_run(make_config(tmp_path / "data", "classifier", **changes), tmp_path / "run")
+    assert run.meta()["gray_bits"] == run.dataset.gray_bits == 12
+    check_classes(tmp_path, run.meta(), run.dataset)
+    with pytest.raises(InputError, match="was trained on gray images of 16 bits, not 12"):
+        check_classes(tmp_path, run.meta() | {"gray_bits": 16}, run.dataset)

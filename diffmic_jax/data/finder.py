@@ -1,0 +1,131 @@
+"""Which file a table means: names as spreadsheets, other systems and archives leave them."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from diffmic_jax.data.csvfile import nfc
+from diffmic_jax.data.images import images_under
+from diffmic_jax.errors import InputError
+
+log = logging.getLogger("diffmic_jax")
+
+Index = Mapping[str, Sequence[Path]]
+
+
+def _same(name: str) -> str:
+    return name
+
+
+def _without_zeros(name: str) -> str:
+    """The name in lower case, its last part without zeros in front, as spreadsheets leave it."""
+    return re.sub(r"(^|/)0+(?=\d+(\.\w+)?$)", r"\1", name.casefold())
+
+
+FORMS: tuple[tuple[str, Callable[[str], str]], ...] = (
+    ("as they are", _same),
+    ("by other case", str.casefold),
+    ("by other case of a name without its extension", lambda name: _stem(name.casefold())),
+    ("with zeros in front", _without_zeros),
+)
+"""How names are compared, the strictest first."""
+
+
+class Finder:
+    """Finds the images of a table under a folder.
+
+    A row may give a path below the folder, or only its end; with an extension or without. Folders
+    that all rows begin with, but the folder lacks, are left out. Slashes may be backslashes.
+    """
+
+    def __init__(self, root: Path, names: Iterable[str]) -> None:
+        """Looks at all files.
+
+        Args:
+          root: the folder.
+          names: of all images in the table.
+        """
+        self._root = root
+        self._files = {nfc(path.relative_to(root).as_posix()): path for path in images_under(root)}
+        self._indices: dict[str, Index] = {}
+        self._prefix = self._common_prefix([_slashes(name) for name in names])
+        self._used: Counter[str] = Counter()
+
+    def find(self, name: str, where: str, fix: str) -> Path:
+        """The image that a row means.
+
+        Args:
+          name: as the table has it.
+          where: the row, for the message.
+          fix: what to do about an image that is missing.
+
+        Raises:
+          InputError: there is none, or there are several.
+        """
+        wanted = _slashes(name).removeprefix(self._prefix)
+        for path in (self._files.get(wanted), self._root / name, self._root / wanted):
+            if path is not None and path.is_file():
+                return path
+        for form, write in FORMS:
+            found = self._index(form, write).get(write(wanted), ())
+            if len(found) > 1:
+                raise InputError(f"{where}: {name!r} is both {found[0]} and {found[1]}; keep one")
+            if found:
+                self._used[form] += 1
+                return found[0]
+        raise InputError(f"{where}: no image {name!r} in {self._root}; {fix}")
+
+    def tell(self, used: int) -> None:
+        """Log which names were not found as they are, and how many images are in no row.
+
+        Args:
+          used: images that are in one.
+        """
+        if len(self._files) > used:
+            log.info("%s: %d images are in no row", self._root, len(self._files) - used)
+        if self._prefix:
+            log.info("%s: images are found without %r in front", self._root, self._prefix)
+        for form, _ in FORMS[1:]:
+            if self._used[form]:
+                log.info("%s: %d images are found %s", self._root, self._used[form], form)
+
+    def _common_prefix(self, names: Sequence[str]) -> str:
+        """The folders in front of all names without which they are paths under the root."""
+        if not names:
+            return ""
+        folders = names[0].split("/")[:-1]
+        for count in range(1, len(folders) + 1):
+            prefix = "/".join(folders[:count]) + "/"
+            if not all(name.startswith(prefix) for name in names):
+                return ""
+            if (self._root / folders[0]).is_dir():
+                return ""
+            if names[0].removeprefix(prefix) in self._files:
+                return prefix
+        return ""
+
+    def _index(self, form: str, write: Callable[[str], str]) -> Index:
+        """The files by every end of their path, with their extension and without."""
+        if form not in self._indices:
+            found: dict[str, list[Path]] = defaultdict(list)
+            for name, path in self._files.items():
+                parts = name.split("/")
+                for start in range(len(parts)):
+                    end = "/".join(parts[start:])
+                    for key in {write(end), write(_stem(end))}:
+                        found[key].append(path)
+            self._indices[form] = found
+        return self._indices[form]
+
+
+def _slashes(name: str) -> str:
+    return name.replace("\\", "/").removeprefix("./")
+
+
+def _stem(name: str) -> str:
+    """The name without its extension."""
+    return re.sub(r"\.[a-z]{2,5}\d?$", "", name, flags=re.IGNORECASE)

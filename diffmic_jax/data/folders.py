@@ -1,0 +1,118 @@
+"""A folder of images for each class, in the root itself or in each of its parts."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+
+from diffmic_jax.data import images, labels, tables
+from diffmic_jax.data.csvfile import nfc, normal
+from diffmic_jax.data.layouts import PARTS, Layout, Parts, Record, reader
+from diffmic_jax.data.options import Options
+from diffmic_jax.errors import InputError
+from diffmic_jax.method.task import Task
+
+log = logging.getLogger("diffmic_jax")
+
+
+def open_folders(options: Options) -> Layout:
+    """The images in class folders; what lies elsewhere is refused, or left out and told.
+
+    Raises:
+      InputError: naming the field or the folder at fault.
+    """
+    root, known = options.root, options.known
+    if options.multi_label:
+        raise InputError(
+            "config.data.multi_label: class folders give one label; name a CSV in "
+            "config.data.labels"
+        )
+    bases = _folders_of_parts(root)
+    folders = {folder: part for base, part in bases.items() for folder in _folders(base)}
+    own = labels.unified({normal(folder.name) for folder in folders})
+    names = options.class_names or labels.class_names(set(own.values()), gaps=True)
+    found = images.scan(root)
+    files = _by_folder(found, root, list(folders), known.ignored if known else "")
+    _check_unlabelled(files.pop(None, []), bases, options)
+    if len(names) < 2 or not folders:
+        fix = "give each class a folder of images, or name a CSV in config.data.labels"
+        fix = known.where if known else fix
+        raise InputError(f"config.data.root: fewer than two class folders in {root}; {fix}")
+    found.tell(root)
+    known_labels = labels.lookup(names)
+    parts: Parts = {part: [] for part in PARTS}
+    for folder, part in folders.items():
+        label = labels.find(own[normal(folder.name)], known_labels, str(folder))
+        if not files.get(folder):
+            raise InputError(f"{folder}: no images in this folder; add some or remove it")
+        parts[part] += [
+            Record(nfc(path.relative_to(root).as_posix()), label, str(path))
+            for path in files[folder]
+        ]
+    _check_ids([record for listed in parts.values() for record in listed])
+    return Layout(Task(class_names=names), parts, reader(options))
+
+
+def _folders_of_parts(root: Path) -> dict[Path, str]:
+    """The folders in which the class folders lie, and their parts: `train` and so on, or the root.
+
+    Raises:
+      InputError: a folder beside `train` is not the folder of a part.
+    """
+    given = {f: tables.PART_NAMES.get(f.name.casefold(), "") for f in _folders(root)}
+    if "train" not in given.values():
+        return {root: "train"}
+    for folder, part in given.items():
+        if not part:
+            names = ", ".join(tables.PART_NAMES)
+            raise InputError(
+                f"{folder}: is not one of {names}, as the folders beside it are; move it away"
+            )
+    return given
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted(f for f in root.iterdir() if f.is_dir() and not images.is_hidden(f.name))
+
+
+def _by_folder(
+    found: images.Found, root: Path, folders: Sequence[Path], ignored: str
+) -> dict[Path | None, list[Path]]:
+    """The images of each class folder; under None those in none of them."""
+    files: dict[Path | None, list[Path]] = defaultdict(list)
+    known = set(folders)
+    for path in found.images:
+        if not fnmatch(path.name, ignored):
+            folder = next((each for each in path.parents if each in known), None)
+            files[folder].append(path)
+    return files
+
+
+def _check_unlabelled(stray: Sequence[Path], bases: Mapping[Path, str], options: Options) -> None:
+    """Refuse or leave out images that are in no class folder: their class is not known."""
+    if not stray:
+        return
+    folder = stray[0].parent
+    told = f"{folder}: {len(stray)} images, as {stray[0].name}, are not in a folder of a class"
+    if options.data.unlabelled == "error":
+        raise InputError(
+            f"{told}; put them into one, move them away to classify them with `diffmic predict`, "
+            "or set config.data.unlabelled=skip"
+        )
+    log.warning("%s and are left out", told)
+    if bases.get(folder, "train") != "train":
+        log.warning("%s: another %s part is cut if no class folder is in it", folder, bases[folder])
+
+
+def _check_ids(records: Sequence[Record]) -> None:
+    """Refuse images whose names look the same."""
+    seen: dict[str, Record] = {}
+    for record in records:
+        first = seen.setdefault(record.id, record)
+        if first is not record:
+            raise InputError(
+                f"{record.path!a}: its name looks the same as that of {first.path!a}; rename one"
+            )

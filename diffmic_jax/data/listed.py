@@ -1,0 +1,102 @@
+"""Images that a CSV or pickled lists name, with their labels."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from diffmic_jax.data import labels, tables
+from diffmic_jax.data.catalog import DataSet
+from diffmic_jax.data.finder import Finder
+from diffmic_jax.data.layouts import PARTS, Label, Layout, Parts, Record, reader
+from diffmic_jax.data.lists import read_lists
+from diffmic_jax.data.options import Options
+from diffmic_jax.errors import InputError, Problems
+from diffmic_jax.method.task import Task
+
+log = logging.getLogger("diffmic_jax")
+
+
+def open_lists(options: Options) -> Layout:
+    """Split lists, whose labels are indices; numbers as they are, where no names are given.
+
+    Raises:
+      InputError: naming the list and the entry at fault.
+    """
+    rows = read_lists(options)
+    names = options.class_names or tables.class_names_of(rows)
+    known = {str(i): i for i in range(len(names))} if options.class_names else labels.lookup(names)
+    return _of_rows(options, rows, names, known)
+
+
+def open_table(options: Options) -> Layout:
+    """A CSV of labels; the split may be in text files of names.
+
+    Raises:
+      InputError: naming the field, the file or the rows at fault.
+    """
+    table = tables.read_labels(options.table(options.data.labels), options)
+    rows = table.rows
+    if options.known and options.known.official:
+        rows = _with_official_parts(rows, options.root, options.known)
+    names = table.names(options)
+    known = labels.lookup(names, tables.labels_of(rows, options.multi_label))
+    return _of_rows(options, rows, names, known)
+
+
+def _with_official_parts(rows: list[tables.Row], root: Path, known: DataSet) -> list[tables.Row]:
+    """The rows with the parts that the lists of the data set itself give."""
+    parts: dict[str, str] = {}
+    for file, part in zip(known.official or (), ("train", "test"), strict=True):
+        if not (root / file).is_file():
+            raise InputError(f"{root / file}: no such file; {known.where}")
+        listed = tables.read_names(root / file, part)
+        if both := parts.keys() & listed.keys():
+            raise InputError(f"{root / file}: {min(both)!r} is in both lists; download them again")
+        parts |= listed
+    for row in rows:
+        if row.image not in parts:
+            lists = " or ".join(known.official or ())
+            raise InputError(f"{row.where}: {row.image!r} is not in {lists}; download them again")
+    return [row._replace(part=parts[row.image]) for row in rows]
+
+
+def _of_rows(
+    options: Options, rows: Sequence[tables.Row], names: Sequence[str], known: Mapping[str, int]
+) -> Layout:
+    """The layout that rows describe, after a check that each image exists and has one label.
+
+    Args:
+      options: where the images are.
+      rows: image, label and part.
+      names: the classes in label order.
+      known: from the text of a label to its class.
+    """
+    task = Task(class_names=tuple(names), multi_label=options.multi_label)
+    finder, problems = Finder(options.root, [row.image for row in rows]), Problems()
+    seen: dict[Path, tuple[str, Record, str]] = {}
+    repeated = 0
+    for row in rows:
+        with problems.collect():
+            label = _label(row, known, task)
+            path = finder.find(row.image, row.where, options.fix)
+            record = Record(row.image, label, str(path), row.group)
+            where, first, part = seen.setdefault(path.resolve(), (row.where, record, row.part))
+            if (first.label, first.group, part) != (label, row.group, row.part):
+                raise InputError(f"{row.where}: {row.image!r} is also in {where}; keep only one")
+            repeated += where != row.where
+    problems.check()
+    finder.tell(len(seen))
+    if repeated:
+        log.warning("%d rows repeat an earlier one and are left out", repeated)
+    parts: Parts = {part: [] for part in PARTS}
+    for _, record, part in seen.values():
+        parts[part].append(record)
+    return Layout(task, parts, reader(options))
+
+
+def _label(row: tables.Row, known: Mapping[str, int], task: Task) -> Label:
+    if task.multi_label:
+        return labels.find_several(row.label, known, row.where, task.num_classes)
+    return labels.find(row.label, known, row.where)

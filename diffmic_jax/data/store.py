@@ -1,0 +1,123 @@
+"""The files of a cache of decoded images."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from diffmic_jax.data.pixels import Decoded
+from diffmic_jax.errors import InputError
+
+FACTS = np.dtype([("bits", "u1"), ("scale", "u1"), ("digest", "u8")])
+"""Of a row: the bits that gray of more than eight uses and those of its scale (0: another image),
+and a hash of the prepared pixels."""
+
+
+class Store:
+    """A cache on disk: pixels, facts of each row, the state of its file, and notes or errors."""
+
+    def __init__(self, home: Path, count: int, size: int) -> None:
+        self.path, self._states, self._facts, self._bad, self._notes = (
+            home / name
+            for name in ("images.npy", "states.npy", "facts.npy", "bad.json", "notes.json")
+        )
+        self.bad: dict[int, str] = {}
+        self.notes: dict[int, str] = {}
+        shape = (count, size, size, 3)
+        try:
+            self._load(shape)
+        except (OSError, ValueError, EOFError):  # new, or damaged
+            check_space(home, count * size * size * 3, "a smaller config.data.image_size")
+            self.path.unlink(missing_ok=True)  # a process that reads the old one keeps it
+            np.lib.format.open_memmap(self.path, "w+", np.uint8, shape)
+            reserve(self.path)
+            self.states, self.facts = np.zeros(count, np.uint64), np.zeros(count, FACTS)
+            self._write()
+            self._load(shape)
+
+    def _load(self, shape: tuple[int, ...]) -> None:
+        self.states, self.facts = np.load(self._states), np.load(self._facts)
+        self.bad, self.notes = map(_read_texts, (self._bad, self._notes))
+        shapes = np.load(self.path, mmap_mode="r").shape, self.states.shape, self.facts.shape
+        if shapes != (shape, shape[:1], shape[:1]):
+            raise ValueError("of another shape")
+
+    @property
+    def gray_bits(self) -> int:
+        """The most that a gray image of more than eight bits uses; 0: there is none."""
+        return int(self.facts["bits"].max(initial=0))
+
+    def fill(
+        self,
+        rows: Sequence[int],
+        states: np.ndarray,
+        images: Iterable[Decoded | InputError],
+        gray_bits: int,
+    ) -> None:
+        """Store prepared images that were decoded from files in the given states."""
+        array = np.lib.format.open_memmap(self.path, "r+")
+        for row, image in zip(rows, images, strict=True):
+            self.bad.pop(row, None)
+            self.notes.pop(row, None)
+            self.facts[row] = 0
+            if isinstance(image, InputError):
+                self.bad[row] = str(image)
+                continue
+            array[row] = image.pixels
+            scale = (gray_bits or image.bits) if image.bits else 0
+            self.facts[row] = image.bits, scale, number(image.pixels.tobytes())
+            if image.note:
+                self.notes[row] = image.note
+        array.flush()
+        self.states[rows] = states
+        self._write()
+
+    def _write(self) -> None:
+        """The states last: they show that the rest is complete."""
+        for path, save in (
+            (self._bad, lambda file: file.write(json.dumps(self.bad).encode())),
+            (self._notes, lambda file: file.write(json.dumps(self.notes).encode())),
+            (self._facts, lambda file: np.save(file, self.facts)),
+            (self._states, lambda file: np.save(file, self.states)),
+        ):
+            part = path.with_suffix(".part")
+            with part.open("wb") as file:
+                save(file)
+            os.replace(part, path)
+
+
+def _read_texts(path: Path) -> dict[int, str]:
+    """Text by row."""
+    return {int(row): text for row, text in json.loads(path.read_text()).items()}
+
+
+def reserve(path: Path) -> None:
+    """Reserve a file's space: writing to a memory map on a full disk kills the process."""
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+
+
+def number(content: bytes) -> int:
+    """A hash of 64 bits, never 0."""
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little") | 1
+
+
+def check_space(home: Path, needed: int, fix: str) -> None:
+    """Refuse to write more bytes than there is space for.
+
+    Raises:
+      InputError: naming the folder, and what would need less.
+    """
+    free = shutil.disk_usage(home).free
+    if needed > free:
+        raise InputError(
+            f"config.data.cache_dir: {home} needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are "
+            f"free; name another folder or choose {fix}"
+        )

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffmic_jax.errors import InputError
+from tests.data.opened import open_source
+
+
+def write(root: Path, *names: str) -> Path:
+    for seed, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8)
+        Image.fromarray(pixels).save(root / name)
+    return root
+
+
+def many(*folders: str, count: int = 10) -> list[str]:
+    return [f"{folder}/{i}.png" for folder in folders for i in range(count)]
+
+
+def test_a_part_without_classes_is_not_cut_from_training_instead(tmp_path, caplog):
+    write(tmp_path, *many("train/x", "train/y"), "test/0.png", "test/1.png")
+    message = r"/test: 2 images, as 0\.png, are not in a folder of a class; .* `diffmic predict`"
+    with pytest.raises(InputError, match=message):
+        open_source("x", tmp_path)
+    source = open_source("x", tmp_path, unlabelled="skip")
+    assert not any(record.id.startswith("test/") for record in source.records)
+    assert "2 images, as 0.png, are not in a folder of a class and are left out" in caplog.text
+    assert "another test part is cut if no class folder is in it" in caplog.text
+
+
+@pytest.mark.parametrize("stray", ["0.png", "train/0.png"])
+def test_images_beside_the_class_folders_are_not_left_out_silently(tmp_path, stray):
+    write(tmp_path, *many("train/x", "train/y"), stray)
+    with pytest.raises(InputError, match=r"1 images, as 0\.png, are not in a folder of a class"):
+        open_source("x", tmp_path)
+
+
+def test_numbers_are_in_numeric_order_and_have_an_order(tmp_path):
+    task = open_source("x", write(tmp_path, *many("0", "1", "2", "10", "11"))).task
+    assert task.class_names == ("0", "1", "2", "10", "11")
+    assert task.ordered
+
+
+def test_words_have_an_order_only_if_it_is_given(tmp_path):
+    write(tmp_path, *many("mild", "none", "severe"))
+    assert not open_source("x", tmp_path).task.ordered
+    task = open_source("x", tmp_path, class_names=("none", "mild", "severe")).task
+    assert task.ordered
+    assert task.class_names == ("none", "mild", "severe")
+
+
+def test_folders_of_one_number_in_two_writings_are_one_class(tmp_path):
+    write(tmp_path, *many("train/01", "train/02", "test/1", "test/2"))
+    assert open_source("x", tmp_path).task.class_names == ("1", "2")
+
+
+def test_what_archives_and_systems_add_is_no_class(tmp_path):
+    write(tmp_path, *many("x", "y"), "__MACOSX/x/0.png", "x/__MACOSX/1.png")
+    source = open_source("x", tmp_path)
+    assert source.task.class_names == ("x", "y")
+    assert len(source.records) == 20
+
+
+def test_dicom_without_an_ending_is_found_and_what_is_left_out_is_told(tmp_path, caplog):
+    write(tmp_path, *many("x", "y"))
+    for name in ("IM0001", "I2.ima"):
+        (tmp_path / "x" / name).write_bytes(bytes(128) + b"DICM")
+    for name in ("a.pgm", "b.JP2", "c.jp2", "README"):
+        (tmp_path / "x" / name).write_bytes(b"text")
+    with caplog.at_level(logging.INFO, "diffmic_jax"):
+        source = open_source("x", tmp_path)
+    assert {"x/IM0001", "x/I2.ima"} <= {record.id for record in source.records}
+    assert len(source.records) == 22
+    told = "files that are not read as images: 2 .jp2, "
+    assert told in caplog.text
+    assert "1 .pgm" in caplog.text
+    assert "1 without ending" in caplog.text
+
+
+def test_names_that_look_the_same_are_one_class_and_no_two_images(tmp_path):
+    write(tmp_path, *many("train/e\u0301", "train/y"), *many("test/\u00e9", "test/y", count=2))
+    source = open_source("x", tmp_path)
+    assert source.task.class_names == ("y", "\u00e9")
+    assert "train/\u00e9/0.png" in {record.id for record in source.records}
+    write(tmp_path, "train/y/u\u0308.png", "train/y/\u00fc.png")
+    with pytest.raises(InputError, match="its name looks the same as that of"):
+        open_source("x", tmp_path)
