@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from diffmic_jax.inference.card import table
-from diffmic_jax.study.tables import mean_and_interval
+from diffmic_jax.study.differences import mean_and_interval
 
 DOCS = Path(__file__).parents[1] / "docs"
 FILE = DOCS / "results.md"

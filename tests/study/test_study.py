@@ -23,6 +23,7 @@ from diffmic_jax.inference import exported
 from diffmic_jax.method.build import build
 from diffmic_jax.method.task import Task
 from diffmic_jax.study import definition
+from diffmic_jax.study import differences as study_differences
 from diffmic_jax.study import runs as study_runs
 from diffmic_jax.study import tables as study_tables
 from diffmic_jax.study.definition import Row, Study
@@ -487,25 +488,25 @@ def test_a_mistake_in_a_study_file_is_reported_in_a_line(tmp_path, capsys, text,
 
 def test_the_mean_of_seeds_has_students_interval():
     values = [0.70, 0.74, 0.78]
-    mean, interval = study_tables.mean_and_interval(values)
+    mean, interval = study_differences.mean_and_interval(values)
     half = 4.302653 * 0.04 / np.sqrt(3)
     assert mean == pytest.approx(0.74)
     assert interval == pytest.approx((0.74 - half, 0.74 + half))
-    assert study_tables.mean_and_interval([0.5]) == (0.5, None)
+    assert study_differences.mean_and_interval([0.5]) == (0.5, None)
 
 
 def test_differences_are_paired_by_seed():
     first = np.array([0.5, 0.6, 0.7])
-    found = study_tables.paired(first, first + [0.01, 0.02, 0.03])
+    found = study_differences.paired(first, first + [0.01, 0.02, 0.03])
     half = 4.302653 * 0.01 / np.sqrt(3)
     assert found["difference"] == pytest.approx(0.02)
     assert found["ci95"] == pytest.approx((0.02 - half, 0.02 + half))
     assert found["p"] == pytest.approx(0.0742, abs=1e-4)
-    assert study_tables.paired([0.5, 0.6], [0.5, 0.6])["p"] is None
+    assert study_differences.paired([0.5, 0.6], [0.5, 0.6])["p"] is None
     # One image of 234 more for every seed: the same difference, up to rounding.
     gaps = np.array([100, 120, 143]) / 234, np.array([101, 121, 144]) / 234
     assert np.ptp(gaps[1] - gaps[0]) > 0
-    assert study_tables.paired(*gaps)["p"] is None
+    assert study_differences.paired(*gaps)["p"] is None
 
 
 def test_p_is_corrected_for_the_number_of_rows():
@@ -520,7 +521,7 @@ def test_p_is_corrected_for_the_number_of_rows():
         )
     }
     gaps["a", "ece"] = {"p": 0.04, "p_images": None}
-    found = study_tables._corrected(gaps)
+    found = study_differences._corrected(gaps)
     assert {key: gap["p_holm"] for key, gap in found.items()} == {
         ("a", "nll"): pytest.approx(0.042),
         ("b", "nll"): pytest.approx(0.03),
@@ -584,7 +585,7 @@ def test_a_single_seed_is_compared_by_group(finished, tmp_path):
         results = finished / f"runs/{row.name}-0/eval/test"
         values, _ = study_runs._measured(results, tmp_path / "none", guidance=False)
         found.append(outcome(row.name, results, tmp_path, values=values))
-    [_, v1] = study_tables._against_first(wanted, study_tables._gaps(wanted, found))
+    [_, v1] = study_tables._against_first(wanted, study_differences.gaps_of(wanted, found))
     gap, low, high = re.fullmatch(r"(\S+) \((\S+) to (\S+)\)", v1[1]).groups()
     assert gap == low == high
 
@@ -599,7 +600,7 @@ def test_rows_with_other_test_images_are_not_compared(finished, tmp_path, caplog
         outcome(name, folder, finished, values=scores)
         for name, folder in (("a", finished / "runs/basic-0/eval/test"), ("b", tmp_path / "other"))
     ]
-    gaps = study_tables._against_first(wanted, study_tables._gaps(wanted, found))
+    gaps = study_tables._against_first(wanted, study_differences.gaps_of(wanted, found))
     assert gaps == gaps[:1]
     assert "b is not compared: " in caplog.text
 
