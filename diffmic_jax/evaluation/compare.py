@@ -23,10 +23,9 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 from scipy.stats import binomtest
 
-from diffmic_jax.data.labels import find_several, lookup
 from diffmic_jax.errors import InputError
 from diffmic_jax.evaluation import metrics
-from diffmic_jax.method.task import Task
+from diffmic_jax.method.task import DOUBT, SEPARATOR, UNKNOWN, Task
 
 
 class Evaluated(NamedTuple):
@@ -241,7 +240,11 @@ def read_predictions(path: Path, kind: str = "prob") -> Evaluated:
     if set(labels) <= set(names) and np.allclose(p.sum(axis=1), 1, atol=1e-3):
         indices = np.array([names.index(label) for label in labels])
         return Evaluated(ids, Task(class_names=names, ordered=ordered), indices, p)
-    hot = np.array([find_several(label, lookup(names), str(path), len(names)) for label in labels])
+    members = [label.split(SEPARATOR) for label in labels]
+    hot = np.array(
+        [[UNKNOWN if DOUBT + name in own else name in own for name in names] for own in members],
+        int,
+    )
     own = thresholds_of(scores.get("guidance", {}) if kind == "guidance" else scores)
     return Evaluated(ids, Task(class_names=names, multi_label=True), hot, p, own)
 
