@@ -98,15 +98,22 @@ def test_averaged_parameters_are_kept_beside_and_used(tmp_path, tiny_data, train
 
 def test_our_own_recipe_runs_whole(tmp_path, tiny_data):
     changes = {"denoiser__pretrained": "guidance", "sampling__num_steps": 1}
-    config = tiny.make_config(tiny_data, "plus", **changes)
+    config = tiny.make_config(tiny_data, "plus", sampling__flips="none", **changes)
     api.train(config, tmp_path)
-    with open(tmp_path / "eval/test/predictions.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert len(rows) == tiny.TEST
-    for row in rows:
-        assert sum(float(row[f"prob_{name}"]) for name in tiny.CLASSES) == pytest.approx(
-            1, abs=1e-4
-        )
+    predictions = tiny.read_predictions(tmp_path / "eval/test")
+    assert len(predictions) == tiny.TEST
+    # The mean of the guidance prediction and of both samples, which lie within low and high alike.
+    with (tmp_path / "eval/test/uncertainty.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            low, high, guidance = (
+                np.array([float(row[f"{kind}_{name}"]) for name in tiny.CLASSES])
+                for kind in ("low", "high", "guidance")
+            )
+            np.testing.assert_allclose(
+                predictions[row["id"]], (low + high + guidance) / 3, atol=1e-5
+            )
+            np.testing.assert_allclose(guidance.sum(), 1, atol=1e-5)
+            assert np.abs(high - low).max() > 1e-3
     assert cli.main(["report", f"--workdir={tmp_path}"]) == 0
 
 

@@ -1,0 +1,61 @@
+"""The mutants of a small module."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+from pathlib import Path
+
+SPEC = importlib.util.spec_from_file_location(
+    "mutate", Path(__file__).parents[1] / "scripts" / "mutate.py"
+)
+assert SPEC is not None and SPEC.loader is not None
+mutate = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(mutate)
+
+SOURCE = '''
+def f(x: Literal[3], y: int) -> None:
+    """Not 1 + 1."""
+    if x < 2 and not y:
+        raise ValueError(f"{x + 1} is too small", 7)
+    x += 1
+    g(x, -y)
+    return h(x, y) if y else x**2
+'''
+
+
+def test_every_kind_of_change_is_made_once_for_each_place():
+    found = [(what["kind"], what["before"], what["after"]) for what, _ in mutate.mutants(SOURCE)]
+    condition = "if x < 2 and (not y):"
+    kinds = [kind for kind, *_ in found]
+    assert {kind: kinds.count(kind) for kind in kinds} == {
+        "condition": 2,
+        "operator": 2,
+        "comparison": 1,
+        "sign": 2,
+        "constant": 3,
+        "statement": 2,
+        "arguments": 2,
+    }
+    assert ("operator", "x < 2 and (not y)", "x < 2 or not y") in found
+    assert ("comparison", "x < 2", "x <= 2") in found
+    assert ("sign", "not y", "y") in found
+    assert ("sign", "-y", "y") in found
+    assert ("constant", "2", "3") in found
+    assert ("arguments", "g(x, -y)", "g(-y, x)") in found
+    assert ("statement", "x += 1", "pass") in found
+    assert any(before.startswith(condition) for kind, before, _ in found if kind == "condition")
+
+
+def test_a_mutant_differs_in_one_place():
+    original = ast.unparse(ast.parse(SOURCE)).splitlines()
+    for what, text in mutate.mutants(SOURCE):
+        pairs = zip(original, text.splitlines(), strict=True)
+        changed = [number for number, (old, new) in enumerate(pairs, 1) if old != new]
+        assert changed == [what["line"] - 1], what  # the source begins with an empty line
+
+
+def test_a_file_has_the_tests_that_mirror_it_or_those_of_its_room():
+    own = mutate.tests_of(Path("diffmic_jax/diffusion/readout.py"))
+    assert own == ["tests/diffusion/test_readout.py"]
+    assert mutate.tests_of(Path("diffmic_jax/diffusion/nothing.py")) == ["tests/diffusion"]
