@@ -86,6 +86,7 @@ V1: Table = {
     "sampling.readout": ("clip", "ours: docs/evaluation.md"),
 }
 V1_PUBLIC: Table = V1 | {
+    "guidance.warmup_epochs": (15, "public; paper 2.3 has 10"),
     "guidance.crop_channels": ("first", "public: channel 0 three times"),
     "denoiser.conditioning": ("fused", "public: one projection"),
     "denoiser.encoder_updates": (3, "public: once for each stream"),
