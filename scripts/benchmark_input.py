@@ -102,7 +102,6 @@ def measure_input(args: argparse.Namespace) -> None:
                 args.size,
                 folder / f"cache{workers}",
                 num_threads=workers,
-                progress=False,
             )
             with on_cores(workers):
                 took = seconds(decode)

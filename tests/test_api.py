@@ -49,8 +49,8 @@ def test_the_configuration_is_stored_whole(trained, tiny_data):
 def test_the_metrics_have_the_keys_of_the_contract(trained):
     scores = json.loads((trained / "eval/test/metrics.json").read_text())
     keys = {"n", *SCALARS, "per_class", "confusion", "ci95"}
-    keys |= {"operating_points", "ci95_per_class", "referral", "calibrated"}
-    assert set(scores) == keys | {"guidance"}
+    keys |= {"operating_points", "ci95_per_class", "referral", "calibrated", "classes_in_mean"}
+    assert set(scores) == keys | {"guidance", "unfamiliar"}
     assert set(scores["guidance"]) == keys
     assert set(scores["per_class"]) == set(tiny.CLASSES)
     assert np.sum(scores["confusion"]) == scores["n"] == tiny.TEST
@@ -132,9 +132,9 @@ def test_a_workdir_of_another_configuration_is_refused(tiny_data, trained, capsy
 
 
 def test_another_sampling_is_evaluated_elsewhere(tmp_path, tiny_data, trained, capsys):
-    config = tiny.make_config(tiny_data, sampling__num_steps=2)
+    config = tiny.make_config(tiny_data, sampling__start="truncated")
     line = refused(config, trained, capsys, api.evaluate)
-    assert f"{trained} belongs to a run with config.sampling.num_steps=3, not 2" in line
+    assert f"{trained} belongs to a run with config.sampling.start='full', not 'truncated'" in line
     found = api.evaluate(config, trained, folder=tmp_path)
     ours, theirs = (tiny.read_predictions(each) for each in (tmp_path, trained / "eval/test"))
     assert list(ours) == list(theirs) == found.ids

@@ -38,7 +38,7 @@ def config(tmp_path, tiny_data) -> Path:
         (["--config=configs/busi.py", "--mode=dance"], "command line: flag --mode=dance"),
         (["--config=configs/busi.py", "--colour=red"], "command line: Unknown command line flag"),
         (["--config=configs/busi.py", "red"], "'red' is not a flag; flags start with --"),
-        (["--config=configs/busi.py:v9"], "recipe 'v9' is unknown; choose one of classifier, dif"),
+        (["--config=configs/busi.py:v9"], "recipe 'v9' is unknown; choose one of classifier, gmi"),
         (
             ["--config=configs/busi.py", "--config.sampling.num_steps=0"],
             "config.sampling.num_steps=0 does not go with config.denoiser.encoder='resnet18'",

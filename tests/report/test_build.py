@@ -97,8 +97,10 @@ def test_the_page_needs_nothing_from_elsewhere(text):
 
 def test_the_headline_is_that_of_the_metrics(tables, scores):
     rows = {row[0]: row[1:] for row in tables["headline"][1:]}
-    assert len(rows) == len(TITLES)
-    for name, title in TITLES.items():
+    # These classes have no order.
+    known = {name: title for name, title in TITLES.items() if scores[name] is not None}
+    assert len(rows) == len(known) == len(TITLES) - 2
+    for name, title in known.items():
         for cell, part in zip(rows[title], (scores, scores["guidance"]), strict=False):
             assert cell == shown(part[name], part["ci95"][name])
         difference = float(rows[title][2].split()[0])

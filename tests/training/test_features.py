@@ -214,11 +214,19 @@ def test_a_head_learns_from_features_as_from_images(tiny_data, tmp_path, monkeyp
     tiny.train(config, tmp_path / "features")
     monkeypatch.setattr(Method, "on_features", False)
     tiny.train(config, tmp_path / "images")
-    ours, theirs = (tiny.latest_state(config, tmp_path / name) for name in ("features", "images"))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), ours, theirs)
-    with (tmp_path / "features/metrics.csv").open(newline="") as file:
-        losses = [float(row["guidance_loss"]) for row in csv.DictReader(file)]
-    assert losses[-1] < 0.8 * losses[0]
+    # Not the parameters: a bias before a normalisation has no gradient but rounding.
+    ours, theirs = (logged_losses(tmp_path / name) for name in ("features", "images"))
+    assert ours.keys() >= ({"guidance_loss", "mse"} if changes else {"guidance_loss"})
+    for name, losses in ours.items():
+        np.testing.assert_allclose(losses, theirs[name], rtol=1e-3, err_msg=name)
+    assert ours["guidance_loss"][-1] < 0.8 * ours["guidance_loss"][0]
+
+
+def logged_losses(workdir: Path) -> dict[str, list[float]]:
+    with (workdir / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    names = [name for name in rows[0] if name in ("guidance_loss", "mse", "mmd_1", "mmd_2")]
+    return {name: [float(row[name]) for row in rows] for name in names}
 
 
 def test_a_head_that_was_stopped_ends_like_one_that_was_not(tiny_data, tmp_path, monkeypatch):
@@ -228,7 +236,7 @@ def test_a_head_that_was_stopped_ends_like_one_that_was_not(tiny_data, tmp_path,
     monkeypatch.setattr(FeatureCache, "_compute", None)  # they are there
     for step in (2, 4):
         with monkeypatch.context() as patch:
-            before_step(patch, step, press_ctrl_c)
+            before_step(patch, {step}, press_ctrl_c)
             with pytest.raises(Interrupted, match=f"stopped after step {step} of 9"):
                 api.train(config, parts)
     api.train(config, parts)
