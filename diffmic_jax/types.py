@@ -34,7 +34,8 @@ class Batch(NamedTuple):
     mask: Float[Array, " b"]
     """[B] float32, 0 on padding rows."""
     index: Int[Array, " b"] | None = None  # type: ignore[assignment]  # hides tuple.index
-    """[B] int32, position of the image in its split; None means 0..B-1."""
+    """[B] int32, position of the image in its split, which seeds its augmentation; None where it is
+    only predicted."""
 
 
 class Guidance(NamedTuple):

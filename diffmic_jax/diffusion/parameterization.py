@@ -75,12 +75,9 @@ def v(
 ) -> Denoised:
     """The output is v = sqrt(ab) eps - sqrt(1 - ab) r (Salimans and Ho 2022)."""
     del link
-    signal, noise = (
-        jnp.expand_dims(jnp.asarray(np.sqrt(share), output.dtype)[t], -1)
-        for share in (schedule.alpha_bar, 1 - schedule.alpha_bar)
-    )
-    residual = signal * (y_t - prior.mean) - noise * output
-    return _of_label(prior.mean + residual, y_t, t, prior, schedule)
+    ab = schedule.alpha_bar
+    x, z = _at(t, y_t - prior.mean, np.sqrt(ab)), _at(t, output, np.sqrt(1 - ab))
+    return _of_label(prior.mean + x - z, y_t, t, prior, schedule)
 
 
 def edm(
@@ -105,12 +102,14 @@ def edm(
     del link
     ab, std = schedule.alpha_bar, LABEL_STD
     scale = np.sqrt(ab * std**2 + 1 - ab)
-    skip, out = (
-        jnp.expand_dims(jnp.asarray(table, output.dtype)[t], -1)
-        for table in (np.sqrt(ab) * std**2 / scale**2, np.sqrt(1 - ab) * std / scale)
-    )
-    residual = skip * (y_t - prior.mean) + out * output
-    return _of_label(prior.mean + residual, y_t, t, prior, schedule)
+    skip, out = np.sqrt(ab) * std**2 / scale**2, np.sqrt(1 - ab) * std / scale
+    x, z = _at(t, y_t - prior.mean, skip), _at(t, output, out)
+    return _of_label(prior.mean + x + z, y_t, t, prior, schedule)
+
+
+def _at(t: Timestep, values: Array, table: np.ndarray) -> Array:
+    """Values [B, *L, C] times what a table [T] has for their timesteps."""
+    return values * jnp.expand_dims(jnp.asarray(table, values.dtype)[t], -1)
 
 
 def _of_label(y0_hat: Array, y_t: Array, t: Timestep, prior: Prior, schedule: Schedule) -> Denoised:
