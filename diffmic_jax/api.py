@@ -10,22 +10,19 @@ Every command is one of these functions or a method of `Classifier`.
 
 from __future__ import annotations
 
-import dataclasses
-import time
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from diffmic_jax import configfile, extras
+from diffmic_jax import configfile, extras, fitting
 from diffmic_jax.config import Config
-from diffmic_jax.data.catalog import CATALOG, MEDMNIST
 from diffmic_jax.data.dataset import Dataset, open_dataset
+from diffmic_jax.data.recognise import data_fields
 from diffmic_jax.errors import InputError
 from diffmic_jax.evaluation.results import Evaluation
-from diffmic_jax.evaluation.run import calibrate, validator
+from diffmic_jax.evaluation.run import calibrate
 from diffmic_jax.evaluation.run import evaluate as evaluate_model
 from diffmic_jax.fields import flatten
 from diffmic_jax.inference import exported
@@ -36,13 +33,12 @@ from diffmic_jax.inference.export import export_model
 from diffmic_jax.inference.exported import Exported
 from diffmic_jax.inference.load import Model
 from diffmic_jax.inference.load import load as load_model
-from diffmic_jax.method.networks import check_networks
-from diffmic_jax.planning import budget
-from diffmic_jax.training import parallel
-from diffmic_jax.training.run import TrainingRun, check_split
-from diffmic_jax.training.workdir import check_workdir, check_writable
-from diffmic_jax.types import Variables
+from diffmic_jax.planning.plan import Plan
+from diffmic_jax.training.run import check_split
+from diffmic_jax.training.workdir import check_workdir
 
+MINUTES = 30.0
+"""Of a fit for which none are named."""
 Images = Sequence[str | Path | np.ndarray]
 """Files (PNG, JPEG, DICOM, ...), or arrays uint8 [H, W, 3] or [H, W]."""
 
@@ -184,31 +180,57 @@ def fit(
     data: str | Path | None = None,
     *,
     minutes: float | None = None,
-    config: str | Config = "default",
+    config: str | Config | None = None,
     workdir: str | Path | None = None,
     changes: Mapping[str, Any] | None = None,
 ) -> Classifier:
-    """Train on a data set, evaluate the best checkpoint on its test part, and return it.
+    """Train on a data set, evaluate on its test part, and return the classifier.
 
+    Without a configuration everything is decided by documented rules (docs/fit.md) from the data,
+    this machine and the minutes; the decisions and their reasons are in `plan.json` of the workdir.
     A run that was stopped goes on where it was; a finished one is only evaluated.
 
     Args:
       data: a folder of images (one folder per class, or with a CSV), a CSV of labels, or the name
         of a data set; None: what the configuration names.
-      minutes: of training and evaluation on this machine; None: the configuration's epochs.
-      config: NAME or FILE, with :RECIPE behind it or not, or a complete `Config`.
+      minutes: until the results are there, on this machine; None: `MINUTES`, or with a
+        configuration its epochs.
+      config: NAME or FILE, with :RECIPE behind it or not, or a complete `Config`; None: the rules.
       workdir: where the run lives; default `runs/NAME`.
       changes: fields to other values, as `{"train.epochs": 20}`.
 
     Raises:
       InputError: the data or the configuration cannot work.
     """
+    given = (data_fields(data) if data is not None else {}) | dict(changes or {})
+    if config is None:
+        place = Path(workdir) if workdir else default_workdir(data)
+        return Classifier(fitting.fit(plan(data, minutes=minutes, changes=changes), place))
     spec = config if isinstance(config, str) else "run"
     chosen = configfile.load(config) if isinstance(config, str) else config
-    chosen = chosen.changed(_data_fields(data) | dict(changes or {}))
     place = Path(workdir) if workdir else configfile.default_workdir(spec)
-    train(chosen, place, minutes)
+    train(chosen.changed(given), place, minutes)
     return Classifier(load_model(place))
+
+
+def plan(
+    data: str | Path | None,
+    *,
+    minutes: float | None = None,
+    changes: Mapping[str, Any] | None = None,
+) -> Plan:
+    """What `fit` would do with a data set, and why. Arguments and errors are those of `fit`."""
+    if data is None:
+        raise InputError("fit: name a folder, a CSV or a data set")
+    return fitting.make_plan(
+        data_fields(data) | dict(changes or {}), MINUTES if minutes is None else minutes
+    )
+
+
+def default_workdir(data: str | Path | None) -> Path:
+    """runs/photos for a folder `photos`, or a table in it."""
+    path = Path(data or "run").absolute()
+    return Path("runs") / (path.parent.name if path.is_file() else path.name)
 
 
 def load(path: str | Path) -> Classifier | ExportedClassifier:
@@ -236,22 +258,7 @@ def train(config: Config, workdir: Path, minutes: float | None = None) -> Evalua
     Raises:
       InputError: the configuration, the data or the workdir cannot work.
     """
-    began = time.monotonic()
-    if minutes is None:
-        check_workdir(workdir, config)  # first: decoding the images may take long
-    check_networks(config)
-    check_writable(workdir)
-    mesh = parallel.make_mesh(config.train.model_shards)
-    dataset = open_dataset(config)
-    run = TrainingRun.open(config, workdir, dataset, mesh)
-    if minutes is not None:
-        left = minutes - (time.monotonic() - began) / 60
-        config = budget.within(run, left)
-        check_workdir(workdir, config)
-        run = TrainingRun.open(config, workdir, dataset, mesh)
-    run = dataclasses.replace(run, guidance=partial(_guidance, config), began=began)
-    run.train(validator(run))
-    model = load_model(workdir, flatten(config.to_dict()), run.method)
+    model, dataset = fitting.train(config, workdir, minutes)
     calibrate(model, dataset)
     return evaluate_model(model, dataset)
 
@@ -294,13 +301,6 @@ def evaluate_ensemble(config: Config, workdirs: Sequence[Path], folder: Path) ->
     return evaluate_model(ensemble, dataset, folder=folder)
 
 
-def _guidance(config: Config) -> Variables | None:
-    """The variables of the run that the guidance starts with, if the configuration names one."""
-    if not config.guidance.checkpoint:
-        return None
-    return load_model(config.guidance.checkpoint).variables
-
-
 def _named(images: Any) -> dict[str, Path | np.ndarray]:
     """Each image by a name of its own: its path as given, or its place in the list."""
     several = images if isinstance(images, Sequence) and not isinstance(images, str) else [images]
@@ -310,21 +310,3 @@ def _named(images: Any) -> dict[str, Path | np.ndarray]:
         name = str(image) if is_file else f"image_{place}"
         named[f"{name}#{place}" if name in named else name] = Path(image) if is_file else image
     return named
-
-
-def _data_fields(data: str | Path | None) -> dict[str, Any]:
-    """The fields of a configuration that name a data set."""
-    if data is None:
-        return {}
-    path = Path(data)
-    if path.is_dir():
-        return {"data.name": "images", "data.root": str(path)}
-    if path.is_file():
-        fields = {"data.name": "images", "data.root": str(path.parent), "data.labels": path.name}
-        return fields
-    if data in {*CATALOG, *MEDMNIST, "phantom"}:
-        return {"data.name": data}
-    raise InputError(
-        f"{data}: no such folder or CSV, and not one of the data sets "
-        f"{', '.join(['phantom', *CATALOG])}"
-    )

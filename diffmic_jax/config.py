@@ -47,6 +47,12 @@ class Data:
     validation_fraction: float = field(
         0.1, "of the training part; 0: the last step is evaluated", low=0, high=1
     )
+    folds: int = field(
+        0,
+        "parts of training and validation together, each held out by one run; 0: one cut",
+        low=0,
+    )
+    fold: int = field(0, "with data.folds: the part that this run holds out", low=0)
     split_seed: int = field(0, "of the cuts", low=0, high=2**32 - 1)
     image_size: int = field(224, "side of the square that the networks see", low=1, unit="px")
     flip: Literal["none", "horizontal", "both"] = field(

@@ -14,7 +14,7 @@ PACKAGE = Path(diffmic_jax.__file__).parent
 ORDER = (
     *("errors", "types", "extras", "fields", "consistency", "config", "configfile", "recipes"),
     *("diffusion", "nn", "method", "data", "training", "inference", "planning", "evaluation"),
-    *("report", "api", "study", "serve", "interop", "cli"),
+    *("fitting", "report", "api", "study", "serve", "interop", "cli"),
 )
 """Subpackages and modules; each imports only from those before it."""
 ALLOWED = {("consistency.py", "config")}

@@ -60,14 +60,27 @@ def _add_fit(commands: argparse._SubParsersAction) -> None:
     command = _add_command(
         commands,
         "fit",
-        "Train on a data set, evaluate the best checkpoint on its test part, write the report.",
-        "photos --config=default:v2 --out=runs/photos",
+        "From a data set to a classifier in given minutes: plan, train, evaluate, report.",
+        "photos --minutes=20 --out=runs/photos",
     )
     command.add_argument("data", help="folder of images, CSV of labels, or name of a data set")
-    command.add_argument("--config", default="default", help="NAME or FILE, maybe with :RECIPE")
-    command.add_argument("--out", type=Path, help="workdir; default runs/CONFIG")
     command.add_argument(
-        "--minutes", type=float, help="as many epochs as fit; default: the configuration's"
+        "--minutes",
+        type=float,
+        help="until the report is written; default 30, or --config's epochs",
+    )
+    command.add_argument("--out", type=Path, help="workdir; default runs/DATA, runs/CONFIG")
+    command.add_argument(
+        "--plan", action="store_true", help="only print what would be done, and why"
+    )
+    command.add_argument(
+        "--groups", help="CSV of image and group (lesion, patient), beside the data"
+    )
+    command.add_argument(
+        "--ordinal", help="the classes as degrees, from the lowest: mild,moderate,..."
+    )
+    command.add_argument(
+        "--config", help="NAME or FILE, maybe with :RECIPE, in place of a plan of our own"
     )
     flags.add_set(command, "of the configuration")
 

@@ -19,14 +19,21 @@ SAMPLING = ("num_samples", "num_steps", "sampler", "start", "flips", "rederive_e
 
 
 def fit(args: argparse.Namespace) -> None:
-    """Train on a data set, evaluate, and write the report."""
+    """Plan for a data set, train, evaluate, and write the report."""
     from diffmic_jax import api
     from diffmic_jax.study.definition import parse_change
 
+    changes = dict(map(parse_change, args.set))
+    changes |= {"data.groups": args.groups} if args.groups else {}
+    changes |= {"data.class_names": tuple(args.ordinal.split(","))} if args.ordinal else {}
+    if args.plan:
+        if args.config:
+            raise InputError("--plan: a configuration has no plan; leave --config out")
+        print(api.plan(args.data, minutes=args.minutes, changes=changes).text)
+        return
     with extras.requires("report", "fit"):  # now, not after the training
         import diffmic_jax.report.build  # noqa: F401
 
-    changes = dict(map(parse_change, args.set))
     classifier = api.fit(
         args.data, minutes=args.minutes, config=args.config, workdir=args.out, changes=changes
     )

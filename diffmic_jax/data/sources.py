@@ -124,6 +124,11 @@ def _check_fields(data: Data) -> None:
             f"config.data.test_fraction={data.test_fraction} leaves a part empty; give a number "
             "between 0 and 1"
         )
+    if data.folds == 1 or data.fold >= max(data.folds, 1):
+        raise InputError(
+            f"config.data.fold={data.fold} of config.data.folds={data.folds}: give at least 2 "
+            "folds, counted from 0, or neither"
+        )
     if not re.fullmatch(r"[\w.-]{1,64}", data.name):
         raise InputError(
             f"config.data.name={data.name!r} cannot name a folder; use up to 64 letters, digits, "
@@ -231,6 +236,8 @@ def _split(layout: Layout, options: Options) -> Parts:
         cut = splits.Cut(task=layout.task, fraction=data.test_fraction, rng=rng)
         parts = splits.cut_test(parts, data.protocol, cut)
     cut = splits.Cut(task=layout.task, fraction=data.validation_fraction, rng=rng)
+    if data.folds:
+        return splits.hold_out(parts, cut, data.folds, data.fold)
     return splits.cut_validation(parts, cut)
 
 

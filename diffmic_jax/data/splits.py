@@ -7,7 +7,7 @@ state of the random generator.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -146,6 +146,30 @@ def cut_validation(parts: Parts, cut: Cut) -> Parts:
         return parts
     train, validation = cut.apply(parts["train"], _has_groups(parts["train"]))
     return parts | {"train": train, "validation": validation}
+
+
+def hold_out(parts: Parts, cut: Cut, folds: int, fold: int) -> Parts:
+    """One of several parts of training and validation together becomes validation, by class and
+    with groups whole where they are known.
+
+    Args:
+      parts: the records.
+      cut: with a random generator of the same state for every fold; its fraction is not used.
+      folds: how many parts.
+      fold: the one held out, from 0.
+    """
+    pool = parts["train"] + parts["validation"]
+    whole = _has_groups(pool)
+    rest: list[Record] = pool
+    held: list[Record] = []
+    for each in range(fold + 1):
+        share = replace(cut, fraction=1 / (folds - each))
+        rest, held = share.apply(rest, whole)
+    if fold == folds - 1:  # what no earlier fold took, down to the last image of a class
+        rest, held = [], rest + held
+    names = {record.id for record in held}
+    train = [record for record in pool if record.id not in names]
+    return parts | {"train": train, "validation": held}
 
 
 def by_table(parts: Parts, table: Mapping[str, str], what: str) -> Parts:

@@ -184,6 +184,11 @@ def _columns(
     )
 
 
+def image_nll(probabilities: np.ndarray, label: np.ndarray, task: Task) -> np.ndarray:
+    """[N] negative log-likelihood of each image; its mean is the metric. Arguments of `compute`."""
+    return _losses(probabilities, task.multi_hot(label), task.known(label), task)[0]
+
+
 def _losses(
     probabilities: np.ndarray, actual: np.ndarray, known: np.ndarray, task: Task
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from jax.sharding import Mesh
@@ -11,7 +12,7 @@ from jax.sharding import Mesh
 from diffmic_jax.config import Config
 from diffmic_jax.data import loader
 from diffmic_jax.data.cache import Examples
-from diffmic_jax.data.dataset import Dataset
+from diffmic_jax.data.dataset import Dataset, open_dataset
 from diffmic_jax.data.sources import CLEAN
 from diffmic_jax.errors import InputError
 from diffmic_jax.evaluation.evaluate import score, table
@@ -70,20 +71,63 @@ def calibrate(model: Model, dataset: Dataset) -> None:
     """Fit what the validation part can tell, if there is one: temperature, prediction sets, and
     the detector of images unlike the training's.
 
+    Where each member of an ensemble holds out a part of its own, its answers for that part are
+    taken: an image is never judged by a member that has learned from it. The mean of all is more
+    certain than one of them, so these are careful estimates.
+
     Raises:
       InputError: the run had other classes or another split.
     """
     _check_same_data(model, dataset)
-    examples = dataset.examples["validation"]
-    if not len(examples):
+    held = held_out(model, dataset)
+    if not len(held.groups):
         return
-    outputs = predict_part(model, examples, "calibrate")
-    found = calibration.fit(outputs, model.task)
-    detector = ood.fit(_training_features(model, dataset), outputs.features)
+    found = calibration.fit(held.outputs, model.task)
+    # Features of other members are not comparable.
+    detector = ood.fit(_training_features(model, dataset), held.outputs.features[: held.of_first])
     if parallel.is_main_process():
         calibration.write(model.workdir, found, model.step, model.config.sampling)
         if detector:
             ood.write(model.workdir, detector, model.step)
+
+
+class HeldOut(NamedTuple):
+    """What a model says of images that it has not learned from."""
+
+    outputs: Outputs
+    groups: np.ndarray
+    """[N] the lesion or patient of each image, or the image itself."""
+    of_first: int
+    """How many of them the first member holds out; they are the first ones."""
+
+
+def held_out(model: Model, dataset: Dataset) -> HeldOut:
+    """Outputs for the validation part: the model's, or each member's for the fold it holds out.
+
+    Args:
+      model: of a run, or several.
+      dataset: of the run, or of the first of several.
+
+    Raises:
+      InputError: the data of a member has changed.
+    """
+    config = model.config
+    parts: list[tuple[Model, Examples]] = []
+    for each in model.members if config.data.folds else (model,):
+        own = dataset
+        if each.config.data.fold != config.data.fold:
+            own = open_dataset(config.changed({"data.fold": each.config.data.fold}))
+            check_split(each.workdir, own)
+        if len(own.examples["validation"]):
+            parts.append((each, own.examples["validation"]))
+    found = [predict_part(each, part, "held out") for each, part in parts]
+    groups = [[record.group or record.id for record in part.records] for _, part in parts]
+    columns = zip(*found, strict=True)
+    return HeldOut(
+        outputs=Outputs(*map(np.concatenate, columns)) if found else Outputs(*[np.empty(0)] * 6),
+        groups=np.array([name for each in groups for name in each]),
+        of_first=len(groups[0]) if groups else 0,
+    )
 
 
 def _training_features(model: Model, dataset: Dataset) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -92,11 +93,29 @@ def export_model(model: Model, out: Path, *, batch_size: int | None = None) -> N
 
 
 def _program(model: Model, batch_size: int | None) -> export.Exported:
+    programs = [_member_program(each) for each in model.members]
+
+    def classify(image: Array) -> Mapping[str, Array]:
+        outputs = [program(image) for program in programs]
+        samples = jnp.concatenate([each["samples"] for each in outputs], axis=1)
+        names = ("probabilities", "guidance")
+        means = {name: jnp.mean(jnp.stack([each[name] for each in outputs]), 0) for name in names}
+        return means | {"spread": samples.std(axis=1)}
+
+    (batch,) = (batch_size,) if batch_size else export.symbolic_shape("b")
+    size = model.method.image_size
+    image = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.uint8)
+    return export.export(jax.jit(classify), platforms=PLATFORMS)(image)
+
+
+def _member_program(model: Model) -> Callable[[Array], dict[str, Array]]:
+    """A function from images to one model's outputs, with its weights as constants."""
     method = model.method
     # From the host: what devices the weights are on now is nothing to the program.
     host = jax.tree.map(np.asarray, model.variables)
     # Folded here, a program need not do it in every call.
     folded = jax.tree.map(np.asarray, jax.jit(partial(fold, method))(host))
+    read_out = method.sampling.readout
 
     def classify(image: Array) -> dict[str, Array]:
         variables = jax.tree.map(jnp.asarray, host)
@@ -105,14 +124,11 @@ def _program(model: Model, batch_size: int | None) -> export.Exported:
         found = predict_step(method, variables, Batch(image, rows, rows), model.sampling_key, ready)
         return {
             "probabilities": found.probabilities,
-            "spread": found.spread,
+            "samples": jax.vmap(lambda y0_hat: read_out(y0_hat[None]), 0, 1)(found.y0_hat),
             "guidance": method.task.link.activate(found.guidance.fused),
         }
 
-    (batch,) = (batch_size,) if batch_size else export.symbolic_shape("b")
-    size = method.image_size
-    image = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.uint8)
-    return export.export(jax.jit(classify), platforms=PLATFORMS)(image)
+    return classify
 
 
 def _facts(model: Model, batch_size: int | None) -> dict[str, Any]:

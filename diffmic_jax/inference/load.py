@@ -2,89 +2,32 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 from collections.abc import Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
 from diffmic_jax.config import Config
-from diffmic_jax.inference import calibration, ood
-from diffmic_jax.inference.calibration import Calibrations
-from diffmic_jax.inference.ood import Detector
-from diffmic_jax.inference.predict import Predictor, make_predictor
+from diffmic_jax.inference.ensemble import Ensemble, member_workdirs
+from diffmic_jax.inference.model import Model
 from diffmic_jax.method.build import Method, build
 from diffmic_jax.method.task import Task
 from diffmic_jax.training import parallel
 from diffmic_jax.training.checkpoint import Checkpoints
-from diffmic_jax.training.state import Purpose, abstract_state, run_key
+from diffmic_jax.training.state import abstract_state
 from diffmic_jax.training.workdir import stored_config
-from diffmic_jax.types import Array, Variables
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Model:
-    """The best checkpoint of a run: everything that classifying, evaluating or exporting needs."""
-
-    workdir: Path
-    config: Config
-    task: Task
-    method: Method
-    mesh: Mesh
-    step: int
-    """Of the checkpoint."""
-    variables: Variables
-    meta: Mapping[str, Any]
-    """What the checkpoint records beside the state."""
-
-    @cached_property
-    def calibrations(self) -> Calibrations:
-        """The calibration that fits this checkpoint and this sampling; empty if there is none.
-
-        Raises:
-          InputError: the file is damaged.
-        """
-        return calibration.read(self.workdir, self.step, self.config.sampling)
-
-    @cached_property
-    def detector(self) -> Detector | None:
-        """Of images unlike the training's, for this checkpoint; None if there is none.
-
-        Raises:
-          InputError: the file is damaged.
-        """
-        return ood.read(self.workdir, self.step)
-
-    @cached_property
-    def predictor(self) -> Predictor:
-        """Classifies batches; compiled with the first one."""
-        return make_predictor(self.method, self.mesh)(self.variables)
-
-    @property
-    def sampling_key(self) -> Array:
-        """The random key of the samples."""
-        return run_key(self.config.seed, Purpose.SAMPLING)
-
-    @cached_property
-    def parameters_sha256(self) -> str:
-        """SHA-256 over all parameters: path, dtype, shape and bytes of each, in order of path."""
-        digest = hashlib.sha256()
-        for path, leaf in jax.tree_util.tree_leaves_with_path(self.variables["params"]):
-            array = np.asarray(leaf)
-            digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
-            digest.update(array.tobytes())
-        return digest.hexdigest()
+__all__ = ["Model", "load"]
 
 
 def load(
     workdir: Path | str, changes: Mapping[str, Any] | None = None, method: Method | None = None
 ) -> Model:
-    """The best checkpoint of a run, on this machine's devices.
+    """The best checkpoint of a run, on this machine's devices; or the ensemble of several.
+
+    A workdir whose `members.json` names others is the mean of these.
 
     Args:
       workdir: the run's folder.
@@ -98,6 +41,21 @@ def load(
       DamagedCheckpointError: the checkpoint is not what was saved.
     """
     workdir = Path(workdir)
+    places = member_workdirs(workdir)
+    if places == (workdir,):
+        return _load_run(workdir, changes, method)
+    first = _load_run(places[0], changes, method)
+    others = [_load_run(place, changes, None, first) for place in places[1:]]
+    return Ensemble.of([first, *others], workdir)
+
+
+def _load_run(
+    workdir: Path,
+    changes: Mapping[str, Any] | None,
+    method: Method | None,
+    like: Model | None = None,
+) -> Model:
+    """The run of one workdir; its compiled prediction is that of `like` if it is the same."""
     # The metric only ranks checkpoints, and the run's own is not known yet.
     with Checkpoints(workdir, "accuracy", read_only=True) as checkpoints:
         stored = checkpoints.meta(checkpoints.best_step)
@@ -110,6 +68,8 @@ def load(
         # What the run found in its images; new ones are read on the same scale.
         config = config.changed({"data.gray_bits": meta.get("gray_bits", 0)})
         task = Task.of_checkpoint(meta)
+        if like and _predicts_alike(like.config, config):
+            method = like.method
         method = method or build(config, task)
         mesh = _mesh(config)
         state = checkpoints.restore(step, abstract_state(method, mesh))
@@ -123,6 +83,12 @@ def load(
         variables=state.variables(average=config.train.ema),
         meta=meta,
     )
+
+
+def _predicts_alike(one: Config, other: Config) -> bool:
+    """Whether two runs differ in no more than what they have learned from, and how long."""
+    same = {"data.fold": 0, "guidance.checkpoint": "", "seed": 0, "train.epochs": 1}
+    return one.changed(same) == other.changed(same)
 
 
 def _mesh(config: Config) -> Mesh:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -27,9 +28,12 @@ class Optimization:
     guidance_learning_rate: float
     """Peak rate of the guidance's heads."""
     guidance_optimizer: Literal["amsgrad", "adam", "adamw"]
-    warmup_steps: float
-    """Joint steps over which the denoiser's rate rises from 0."""
+    warmup_fraction: float
+    """Of the steps in which a network learns, over which its rate rises from 0."""
+    alone_steps: int
+    """Of the guidance, before the denoiser learns."""
     joint_steps: int
+    """Planned, in which the denoiser learns; the state's `horizon` can end them elsewhere."""
     steps_per_rate: int
     """Steps that the rate stays the same: 1, or those of an epoch."""
     clip_norm: float
@@ -38,35 +42,36 @@ class Optimization:
     accumulate: int = 1
     """Parts that a batch is taken in, one after the other."""
     guidance_rate: Literal["constant", "cosine"] = "constant"
-    guidance_warmup_steps: float = 0.0
-    """Steps of the guidance over which its rate rises from 0 where it is `cosine`."""
-    guidance_steps: int = 0
-    """In which the guidance learns, in all phases."""
+    guidance_stops: bool = False
+    """The guidance no longer learns once the denoiser does."""
     weight_decay: float = 0.0
     """Of the guidance's kernels, per step and unit of the rate."""
     tuning: Tuning = Tuning()
     """What of the guidance learns, and how fast."""
 
+    @property
+    def horizon(self) -> int:
+        """Planned steps of the whole run."""
+        return self.alone_steps + self.joint_steps
+
 
 def make_optimization(config: Config, steps_per_epoch: int, tuning: Tuning) -> Optimization:
     """The rates of `config.train` and `config.guidance`."""
     train, guidance = config.train, config.guidance
-    stops = guidance.frozen and config.denoiser.encoder
-    guidance_epochs = guidance.warmup_epochs + (0 if stops else train.epochs)
     return Optimization(
         learning_rate=train.learning_rate,
         final_learning_rate=train.final_learning_rate,
         guidance_learning_rate=guidance.learning_rate,
         guidance_optimizer=guidance.optimizer,
-        warmup_steps=train.warmup_fraction * train.epochs * steps_per_epoch,
+        warmup_fraction=train.warmup_fraction,
+        alone_steps=guidance.warmup_epochs * steps_per_epoch,
         joint_steps=train.epochs * steps_per_epoch,
         steps_per_rate=max(steps_per_epoch, 1) if train.rate_per_epoch else 1,
         clip_norm=train.clip_norm,
         ema=train.ema,
         accumulate=train.accumulate,
         guidance_rate=guidance.rate,
-        guidance_warmup_steps=train.warmup_fraction * guidance_epochs * steps_per_epoch,
-        guidance_steps=guidance_epochs * steps_per_epoch,
+        guidance_stops=guidance.frozen and bool(config.denoiser.encoder),
         weight_decay=guidance.weight_decay,
         tuning=tuning,
     )
@@ -112,37 +117,56 @@ def scale_by_amsgrad(
     return optax.GradientTransformation(init, update)
 
 
-def learning_rate(settings: Optimization, step: Real[Array, "*n"] | int) -> Float[Array, "*n"]:
-    """Rate of the denoiser at joint steps (0-based): linear warm-up, then half a cosine."""
+def learning_rate(
+    settings: Optimization, step: Real[Array, "*n"] | int, horizon: Int[Array, ""] | int
+) -> Float[Array, "*n"]:
+    """Rate of the denoiser at joint steps (0-based): linear warm-up, then half a cosine.
+
+    Args:
+      settings: peak and final rate, and the share of the warm-up.
+      step: since the denoiser began to learn.
+      horizon: steps of the whole run.
+    """
     return _warmup_cosine(
         step // settings.steps_per_rate * settings.steps_per_rate,
         peak=settings.learning_rate,
         final=settings.final_learning_rate,
-        warmup=settings.warmup_steps,
-        total=settings.joint_steps,
+        warmup=settings.warmup_fraction,
+        total=horizon - settings.alone_steps,
     )
 
 
-def guidance_rate(settings: Optimization, step: Real[Array, "*n"] | int) -> Float[Array, "*n"]:
-    """Rate of the guidance's heads at its steps (0-based), where it is `cosine`; 0 at the end."""
+def guidance_rate(
+    settings: Optimization, step: Real[Array, "*n"] | int, horizon: Int[Array, ""] | int
+) -> Float[Array, "*n"]:
+    """Rate of the guidance's heads at its steps (0-based), where it is `cosine`; 0 at the end.
+
+    Arguments as of `learning_rate`.
+    """
     return _warmup_cosine(
         step,
         peak=settings.guidance_learning_rate,
         final=0.0,
-        warmup=settings.guidance_warmup_steps,
-        total=settings.guidance_steps,
+        warmup=settings.warmup_fraction,
+        total=settings.alone_steps if settings.guidance_stops else horizon,
     )
 
 
 def _warmup_cosine(
-    step: Real[Array, "*n"] | int, *, peak: float, final: float, warmup: float, total: int
+    step: Real[Array, "*n"] | int,
+    *,
+    peak: float,
+    final: float,
+    warmup: float,
+    total: Int[Array, ""] | int,
 ) -> Float[Array, "*n"]:
-    """From 0 in a line to the peak, then in half a cosine to the final rate."""
-    rising = step / max(warmup, 1e-9)
-    progress = jnp.clip((step - warmup) / max(total - warmup, 1e-9), 0, 1)
+    """From 0 in a line to the peak, over a share of the steps, then in half a cosine to the end."""
+    rise = warmup * total
+    rising = step / jnp.maximum(rise, 1e-9)
+    progress = jnp.clip((step - rise) / jnp.maximum(total - rise, 1e-9), 0, 1)
     falling = 0.5 * (1 + jnp.cos(jnp.pi * progress))
     floor = final / peak if peak else 0.0
-    rate: Array = peak * jnp.where(step < warmup, rising, floor + (1 - floor) * falling)
+    rate: Array = peak * jnp.where(step < rise, rising, floor + (1 - floor) * falling)
     return rate
 
 
@@ -159,13 +183,43 @@ def moving_average(average: Variables, params: Variables, k: Int[Array, ""]) -> 
     return mixed
 
 
-def make_optimizers(settings: Optimization) -> dict[str, optax.GradientTransformation]:
-    """One optimizer per network; each keeps its own count, so that schedules start when it does."""
+def make_optimizers(settings: Optimization) -> dict[str, optax.GradientTransformationExtraArgs]:
+    """One optimizer per network; each keeps its own count, so that schedules start when it does.
+
+    Their updates take the run's `horizon`, by default the planned one: as a number of the state,
+    and not of the program, it can change while the program stays.
+    """
     clip = optax.clip_by_global_norm(settings.clip_norm) if settings.clip_norm else optax.identity()
-    return {
+    rate = _scale_by_rate(partial(learning_rate, settings), settings.horizon)
+    both = {
         "guidance": _guidance_optimizer(settings),
-        "denoiser": optax.chain(clip, optax.adam(lambda step: learning_rate(settings, step))),
+        "denoiser": optax.chain(clip, optax.chain(optax.scale_by_adam(), rate)),
     }
+    return {name: optax.with_extra_args_support(each) for name, each in both.items()}
+
+
+def _scale_by_rate(
+    rate: Callable[[Array, Array], Array], planned: int
+) -> optax.GradientTransformationExtraArgs:
+    """Steps of minus the rate, a function of the steps so far and of the run's horizon."""
+
+    def init(params: optax.Params) -> optax.ScaleByScheduleState:
+        del params
+        return optax.ScaleByScheduleState(count=jnp.zeros((), jnp.int32))
+
+    def update(
+        updates: optax.Updates,
+        state: optax.ScaleByScheduleState,
+        params: optax.Params | None = None,
+        *,
+        horizon: Array | None = None,
+    ) -> tuple[optax.Updates, optax.ScaleByScheduleState]:
+        del params
+        scale = -rate(state.count, jnp.asarray(planned) if horizon is None else horizon)
+        scaled = jax.tree.map(lambda update: scale.astype(update.dtype) * update, updates)
+        return scaled, optax.ScaleByScheduleState(count=optax.safe_increment(state.count))
+
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def _guidance_optimizer(settings: Optimization) -> optax.GradientTransformation:
@@ -179,7 +233,7 @@ def _guidance_optimizer(settings: Optimization) -> optax.GradientTransformation:
     if settings.guidance_rate == "constant":
         parts.append(optax.scale(-settings.guidance_learning_rate))
     else:
-        parts.append(optax.scale_by_learning_rate(lambda step: guidance_rate(settings, step)))
+        parts.append(_scale_by_rate(partial(guidance_rate, settings), settings.horizon))
     return optax.chain(*parts)
 
 

@@ -26,6 +26,8 @@ class TrainState(struct.PyTreeNode):
     """Averaged parameters, or an empty dictionary without EMA."""
     skipped: Array
     """Of the steps taken, those that changed nothing because something was not finite."""
+    horizon: Array
+    """Steps of the whole run, from which the learning rates follow."""
     ema_batch_stats: Variables = struct.field(default_factory=dict)
     """Averaged statistics, which go with the averaged parameters."""
 
@@ -75,8 +77,15 @@ def init_variables(method: Method, key: Array) -> Variables:
     }
 
 
-def init_state(method: Method, key: Array) -> TrainState:
-    """The state before the first step, as a pure function: for `eval_shape` and `jit`."""
+def init_state(method: Method, key: Array, horizon: Array | int | None = None) -> TrainState:
+    """The state before the first step, as a pure function: for `eval_shape` and `jit`.
+
+    Args:
+      method: what to train.
+      key: random key of the parameters.
+      horizon: steps of the whole run; None: as planned.
+    """
+    horizon = method.optimization.horizon if horizon is None else horizon
     variables = init_variables(method, key)
     params = variables["params"]
     average = jax.tree.map(jnp.copy, variables) if method.optimization.ema else {}
@@ -92,4 +101,5 @@ def init_state(method: Method, key: Array) -> TrainState:
         ema_params=average.get("params", {}),
         ema_batch_stats=average.get("batch_stats", {}),
         skipped=jnp.zeros((), jnp.int32),
+        horizon=jnp.asarray(horizon, jnp.int32),
     )

@@ -27,7 +27,9 @@ def updated(
     """The state after an optimizer step of one network."""
     optimizer = make_optimizers(method.optimization)[network]
     old = method.learning(network, state.params[network])
-    updates, opt_state = optimizer.update(grads, state.opt_state[network], old)
+    updates, opt_state = optimizer.update(
+        grads, state.opt_state[network], old, horizon=state.horizon
+    )
     params = merged(state.params[network], optax.apply_updates(old, updates))
     after = state.replace(
         params=state.params | {network: params},

@@ -6,6 +6,8 @@ import contextlib
 import dataclasses
 import json
 import logging
+import math
+import os
 import statistics
 import time
 from collections.abc import Generator
@@ -13,21 +15,25 @@ from functools import partial
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from diffmic_jax.config import Config
 from diffmic_jax.data import loader
 from diffmic_jax.data.cache import Examples
+from diffmic_jax.data.files import write_json
 from diffmic_jax.errors import InputError
 from diffmic_jax.inference.predict import make_predictor
 from diffmic_jax.method.build import Phase
 from diffmic_jax.method.sampling import MIRRORS
 from diffmic_jax.method.train_step import train_step
+from diffmic_jax.nn.efficientnet import Block, Stage
+from diffmic_jax.planning.rules import REFERENCE, Machine
 from diffmic_jax.training import features, parallel
+from diffmic_jax.training.pace import Limit
 from diffmic_jax.training.run import TrainingRun
 from diffmic_jax.training.state import Purpose, fresh_state
-from diffmic_jax.types import Batch
+from diffmic_jax.types import Array, Batch, Variables
 
 log = logging.getLogger("diffmic_jax")
 
@@ -39,55 +45,92 @@ VIEW = 1.2
 """Time to augment an image and compute its features, over that of the features alone."""
 
 
+BLOCKS = 8.0
+"""Time of a training step of EfficientNet-Lite0, over that of one of its blocks."""
+CACHED = 0.15
+"""Time to load a compiled program from the cache, over that of compiling it."""
+FILE = "budget.json"
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cost:
     """Seconds of a run's parts on this machine."""
 
     start: float
-    """To compile all programs."""
+    """To have all programs, a second time, and the features of a trunk that does not learn."""
     warmup: float
     """All epochs of the guidance alone, before the last phase."""
     epoch: float
-    """One epoch of the last phase, with its validation and checkpoint."""
+    """One epoch of the last phase, with its share of validations and checkpoints."""
+    save: float
+    """A validation and its checkpoint."""
     end: float
     """Calibration and evaluation of the test part."""
 
     def epochs(self, seconds: float) -> int:
-        """Epochs of the last phase that fit into so many seconds; at least one."""
-        return max(1, int((seconds - self.start - self.warmup - self.end) / self.epoch))
-
-    def total(self, epochs: int) -> float:
-        """Seconds of a run of so many epochs in its last phase."""
-        return self.start + self.warmup + epochs * self.epoch + self.end
+        """Epochs of the last phase that fit into so many seconds, the last begun one included."""
+        left = seconds - self.start - self.warmup - self.end
+        return max(1, math.ceil(left / self.epoch - 0.02))
 
 
-def within(run: TrainingRun, minutes: float) -> Config:
-    """The configuration of a run with as many epochs as fit.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Budget:
+    """The minutes of a run, and the epochs that they allow."""
+
+    minutes: float
+    """From the beginning until training and evaluation have ended."""
+    epochs: int
+    cost: Cost
+
+    @property
+    def limit(self) -> Limit:
+        """What its training may take."""
+        return Limit(seconds=60 * self.minutes - self.cost.end, save=self.cost.save)
+
+
+def within(run: TrainingRun, minutes: float) -> Budget:
+    """As many epochs as fit; the training itself ends in time if the machine becomes slower.
 
     Args:
       run: what to train; its `train.epochs` is not used. Where its workdir has one that was begun,
-        that one's epochs are taken.
-      minutes: from now until training and evaluation have ended.
+        that one's budget holds.
+      minutes: from `run.began` until training and evaluation have ended.
 
     Raises:
       InputError: no time is left.
     """
-    epochs = _begun(run.workdir)
-    if epochs:
-        return run.config.changed({"train.epochs": epochs})
-    if minutes <= 0:
-        raise InputError(f"{minutes:.1f} minutes are left to train; give more minutes")
-    began = time.monotonic()
+    if found := _begun(run.workdir):
+        return found
+    left = 60 * minutes - (time.monotonic() - run.began)
+    if left <= 0:
+        raise InputError(
+            f"{minutes:g} minutes went by while the data was read; give more, or start again: "
+            "decoded images are kept"
+        )
     cost = measure(run)
-    spent = time.monotonic() - began
+    left = 60 * minutes - (time.monotonic() - run.began)
     # All processes have to take the same number.
-    fitting = np.int32(cost.epochs(60 * minutes - spent))
-    epochs = int(multihost_utils.broadcast_one_to_all(fitting))
-    expected = (cost.total(epochs) + spent) / 60
-    log.info("%d epochs in about %.1f of %.1f minutes", epochs, expected, minutes)
-    if expected > 1.1 * minutes:
-        log.warning("one epoch alone takes about %.1f minutes, not %.1f", expected, minutes)
-    return run.config.changed({"train.epochs": epochs})
+    epochs = int(multihost_utils.broadcast_one_to_all(np.int32(cost.epochs(left))))
+    least = cost.start + cost.warmup + cost.epoch + cost.end
+    log.info(
+        "about %d epochs of %.0f s each in %.1f minutes: the end is at %s",
+        epochs,
+        cost.epoch,
+        left / 60,
+        time.strftime("%H:%M", time.localtime(time.time() + left)),
+    )
+    if least > 1.1 * left:
+        log.warning("a whole epoch takes %.1f minutes: not all images will be seen", least / 60)
+    return Budget(minutes=minutes, epochs=epochs, cost=cost)
+
+
+def keep(workdir: Path, budget: Budget) -> None:
+    """Write a budget into a workdir, where `within` finds it when the run goes on.
+
+    Raises:
+      InputError: the file cannot be written.
+    """
+    write_json(workdir / FILE, dataclasses.asdict(budget))
 
 
 def measure(run: TrainingRun) -> Cost:
@@ -104,22 +147,25 @@ def measure(run: TrainingRun) -> Cost:
         view = VIEW * image / len(MIRRORS[run.method.sampling.flips])
         views = run.config.guidance.views * counts["train"] * view
         validations, cached = 0.0, validation + views
-    per_epoch = run.method.steps_per_epoch * steps[last] + validations + SAVING
-    # The run compiles once more what was compiled here: another number of epochs is another
-    # learning rate. Its evaluation runs the program of its validation.
+    save = validations + SAVING
+    # What was compiled here is the run's own programs; its evaluation runs that of its validation.
+    keeps = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]  # made when run
+    again = CACHED if keeps else 1
     return Cost(
-        start=used + compiled + cached,
+        start=again * (used + compiled) + cached,
         warmup=warmup,
-        epoch=per_epoch,
+        epoch=run.method.steps_per_epoch * (steps[last] + save / run.save_every),
+        save=save,
         end=validation + counts.get("test", 0) * image,
     )
 
 
-def _begun(workdir: Path) -> int:
-    """The epochs of the run in a workdir; 0 if none was begun."""
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        return int(json.loads((workdir / "config.json").read_text())["train"]["epochs"])
-    return 0
+def _begun(workdir: Path) -> Budget | None:
+    """The budget of the run in a workdir; None if none was begun there."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        found = json.loads((workdir / FILE).read_text())
+        return Budget(**found | {"cost": Cost(**found["cost"])})
+    return None
 
 
 def _training(run: TrainingRun) -> tuple[dict[Phase, float], float]:
@@ -173,3 +219,28 @@ def _prediction(run: TrainingRun) -> tuple[float, float]:
         times.append(time.monotonic() - began)
     typical = statistics.median(times[1:])
     return typical / size, times[0] - typical
+
+
+def machine() -> Machine:
+    """What there is to train on, and how fast it is now: one block of the trunk is timed."""
+    block = Block(stage=Stage(size=3, stride=1, expansion=6, features=24, repeats=1), stride=1)
+    image = jnp.ones((32, REFERENCE // 4, REFERENCE // 4, 24))
+    variables = dict(block.init(jax.random.key(0), image, False))
+
+    def loss(params: Variables) -> Array:
+        both = variables | {"params": params}
+        y, _ = block.apply(both, image, True, mutable=["batch_stats"])
+        return (y**2).mean()
+
+    step, times = jax.jit(jax.grad(loss)), []
+    for _ in range(1 + STEPS):
+        began = time.monotonic()
+        jax.block_until_ready(step(variables["params"]))
+        times.append(time.monotonic() - began)
+    devices = jax.devices()
+    kind = (
+        f"{os.cpu_count()} CPU cores"
+        if devices[0].platform == "cpu"
+        else (f"{len(devices)} {devices[0].device_kind}")
+    )
+    return Machine(devices=kind, seconds=BLOCKS * statistics.median(times[1:]) / len(image))

@@ -57,7 +57,7 @@ class TrainingLog:
         """
         self._columns = ["step", "phase", *scalars, "images_per_second", "skipped"]
         self._columns += [f"val_{name}" for name in VALIDATION]
-        self._batch_size, self._every, self._num_steps = batch_size, every_steps, num_steps
+        self._batch_size, self._every, self.num_steps = batch_size, every_steps, num_steps
         self._values: dict[str, list[float]] = {}
         self._steps, self._seconds = 0, 0.0
         self._started, self._start_step = time.monotonic(), start_step
@@ -148,7 +148,7 @@ class TrainingLog:
     def _eta(self, step: int) -> datetime.timedelta:
         """Time to the last step at the pace so far, with validation and all."""
         pace = (time.monotonic() - self._started) / max(step - self._start_step, 1)
-        return datetime.timedelta(seconds=round(pace * (self._num_steps - step)))
+        return datetime.timedelta(seconds=round(pace * (self.num_steps - step)))
 
     def show(self, name: str, picture: np.ndarray, step: int) -> None:
         """Note a picture [H, W, 3] uint8 of a step, for TensorBoard alone."""

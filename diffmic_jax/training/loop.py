@@ -11,6 +11,7 @@ from functools import cached_property, partial
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 from jax.sharding import Mesh
 from tqdm import tqdm
@@ -24,6 +25,7 @@ from diffmic_jax.training import parallel
 from diffmic_jax.training.checkpoint import Checkpoints
 from diffmic_jax.training.guards import FiniteCheck, StopRequest, Watchdog, skipping
 from diffmic_jax.training.log import TrainingLog
+from diffmic_jax.training.pace import Pace, last_step
 from diffmic_jax.types import Array, Batch
 
 messages = logging.getLogger("diffmic_jax")
@@ -45,7 +47,7 @@ class Guards:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Loop:
-    """Trains a state to the method's end, or until validation has long been worse."""
+    """Trains a state to its horizon, or until validation has long been worse."""
 
     method: Method
     """What to compute; its phases define who learns when."""
@@ -62,6 +64,10 @@ class Loop:
     """Training ends when this many checkpoints in a row are worse on validation than the best; 0:
     never. The checkpoints are all the memory that this needs."""
     guards: Guards
+    pace: Pace | None = None
+    """Moves the horizon to where the time that is left ends; None: it stays."""
+    max_steps: int = 0
+    """Training ends here in any case; 0: at the horizon."""
 
     def run(
         self, state: TrainState, batches: Generator[Batch, None, None], validate: Validate | None
@@ -84,7 +90,8 @@ class Loop:
           Interrupted: when a stop was asked for, on any process, and the current step is saved.
         """
         watchdog, vote = self.guards.watchdog, parallel.voting(self.mesh)
-        step, bar = int(state.step), self._bar(int(state.step))
+        step, end = int(state.step), last_step(int(state.horizon), self.max_steps)
+        bar = self._bar(step, end)
         watchdog.at(f"reads the batch of step {step + 1}")
         with (
             self.guards.stop.listening(),
@@ -93,22 +100,22 @@ class Loop:
             logging_redirect_tqdm(),
             contextlib.closing(batches),
         ):
-            for batch in batches:
-                if self._has_stalled(step):
-                    break
+            while step < end and not self._has_stalled(step):
+                batch = next(batches)
                 began = time.monotonic()
                 state, values = self._step(state, batch, step)
                 step += 1
+                state, end = self._paced(state, step, end)
                 # Looked at once, and together: a signal may come at any time, to any process.
                 stopping = vote(self.guards.stop.asked)
                 seconds = time.monotonic() - began
                 bar.set_postfix_str(_progress(values, len(batch.label), bar), refresh=False)
+                bar.total = end
                 bar.update()
-                self._after_step(state, step, values, seconds, stopping, validate)
-                if stopping and step < self.method.num_steps:
-                    raise Interrupted(
-                        f"stopped after step {step} of {self.method.num_steps} and saved"
-                    )
+                last = step >= end
+                self._after_step(state, step, values, seconds, stopping, last, validate)
+                if stopping and not last:
+                    raise Interrupted(f"stopped after step {step} of {end} and saved")
                 watchdog.at(f"reads the batch of step {step + 1}")
         jax.block_until_ready(state)
         return state
@@ -122,9 +129,21 @@ class Loop:
         """The training step of each phase so far."""
         return {}
 
-    def _bar(self, start: int) -> tqdm:
+    def _paced(self, state: TrainState, step: int, end: int) -> tuple[TrainState, int]:
+        """The state and the end of training, after the clock was looked at."""
+        if self.pace is None or step <= self.method.warmup_steps:
+            return state, end
+        horizon = self.pace.horizon(step, end)
+        if horizon == end:
+            return state, end
+        messages.info("training ends at step %d, not %d, to end in time", horizon, end)
+        self.log.num_steps = horizon
+        moved = jax.device_put(np.int32(horizon), parallel.replicated(self.mesh))
+        return state.replace(horizon=moved), last_step(horizon, self.max_steps)
+
+    def _bar(self, start: int, end: int) -> tqdm:
         return tqdm(
-            total=self.method.num_steps,
+            total=end,
             initial=start,
             unit="step",
             disable=None if parallel.is_main_process() else True,
@@ -161,11 +180,13 @@ class Loop:
         values: Mapping[str, float],
         seconds: float,
         stopping: bool,
+        last: bool,
         validate: Validate | None,
     ) -> None:
         """Validate, log and save, where each is due after step `step` (1-based)."""
         phase, watchdog = self.method.phase_at(step - 1), self.guards.watchdog
-        due = step % self.save_every == 0 or step == self.method.num_steps
+        began = time.monotonic()
+        due = step % self.save_every == 0 or last
         if (due or stopping) and not self.guards.skip:
             # The loss shows a bad update only one step later.
             self._check(step, {"parameters": _norm(state.params)})
@@ -176,7 +197,10 @@ class Loop:
         self.log.add(step, phase.name, values, seconds, metrics, skipped=int(state.skipped))
         watchdog.at(f"saves after step {step}")
         if due or stopping:
-            self.checkpoints.save(step, state, self.meta, metrics)
+            spent = {"seconds": self.pace.spent} if self.pace else {}
+            self.checkpoints.save(step, state, {**self.meta, **spent}, metrics)
+            if self.pace:
+                self.pace.saved(time.monotonic() - began)
 
 
 def _progress(values: Mapping[str, float], batch_size: int, bar: tqdm) -> str:

@@ -32,6 +32,7 @@ from diffmic_jax.training.features import FeatureCache, of_random_views
 from diffmic_jax.training.guards import StopRequest, Watchdog
 from diffmic_jax.training.log import TrainingLog
 from diffmic_jax.training.loop import Guards, Loop, Metrics
+from diffmic_jax.training.pace import Limit, Pace, last_step
 from diffmic_jax.training.panels import Panel
 from diffmic_jax.training.pretrained import with_pretrained
 from diffmic_jax.training.state import Purpose, abstract_state, fresh_state, run_key
@@ -39,6 +40,9 @@ from diffmic_jax.training.workdir import check_same_run, config_sha256, skipped_
 from diffmic_jax.types import Array, Batch, Variables
 
 log = logging.getLogger("diffmic_jax")
+
+ENDLESS = 2**31 - 1
+"""Steps that no training takes."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,7 +58,9 @@ class TrainingRun:
     """Loads the variables of the run that the guidance starts with, if there is one; not called
     where training goes on."""
     began: float = dataclasses.field(default_factory=time.monotonic)
-    """When the time of `train.max_minutes` began."""
+    """When the time of `train.max_minutes` and of the limit began."""
+    limit: Limit | None = None
+    """The time that the run may take; None: its configuration says how long it is."""
     _features: dict[str, Examples] = dataclasses.field(default_factory=dict, init=False)
     """By part, what `inputs` has found."""
 
@@ -114,17 +120,17 @@ class TrainingRun:
                 level = logging.WARNING if finding.serious else logging.INFO
                 log.log(level, "data: %s", finding.text)
             start, seen = int(state.step), self._seen(state)
-            log.info("training from step %d to %d", start, self.method.num_steps)
+            log.info("training from step %d to %d", start, self._end(state))
             with self._log(state) as training_log:
                 training_log.networks(state.params, start)
-                loop = self._loop(checkpoints, meta, training_log)
+                loop = self._loop(checkpoints, meta, training_log, self._pace(checkpoints, start))
                 panel = Panel.of(self.method, self.dataset.examples["validation"], training_log)
                 batches = self.batches(start, seen["train"])
                 loop.run(state, batches, panel.before(validate) if panel else None)
 
     def _seen(self, state: TrainState) -> dict[str, Examples]:
         """The `inputs` of the parts that training sees, before its clock starts."""
-        if int(state.step) >= self.method.num_steps:  # nothing will be read
+        if int(state.step) >= self._end(state):  # nothing will be read
             return dict(self.dataset.examples)
         parts = ("train", "validation")
         return {part: self.inputs(part, state) for part in parts if self.dataset.examples[part]}
@@ -207,7 +213,7 @@ class TrainingRun:
             examples,
             batching,
             seed=self.config.seed,
-            num_steps=self.method.num_steps,
+            num_steps=ENDLESS,  # the loop knows the end, which may move
             start_step=start,
             balance=data.balance,
         )
@@ -233,16 +239,35 @@ class TrainingRun:
             sorted(scalars),
             batch_size=size,
             every_steps=self.config.train.log_every,
-            num_steps=self.method.num_steps,
+            num_steps=self._end(state),
             start_step=int(state.step),
         )
 
+    def _end(self, state: TrainState) -> int:
+        """The step that training ends with, as far as is known."""
+        return last_step(int(state.horizon), self.config.train.max_steps)
+
+    @property
+    def save_every(self) -> int:
+        """Steps from a checkpoint to the next."""
+        return self.config.checkpoint.every_steps or self.method.steps_per_epoch
+
+    def _pace(self, checkpoints: Checkpoints, start: int) -> Pace | None:
+        """What ends the training in time, if there is a limit."""
+        if self.limit is None:
+            return None
+        spent = checkpoints.meta(start).get("seconds", 0.0) if start else 0.0
+        return Pace(self.limit, began=self.began - spent, save_every=self.save_every)
+
     def _loop(
-        self, checkpoints: Checkpoints, meta: Mapping[str, Any], training_log: TrainingLog
+        self,
+        checkpoints: Checkpoints,
+        meta: Mapping[str, Any],
+        training_log: TrainingLog,
+        pace: Pace | None,
     ) -> Loop:
         train = self.config.train
         limit = 60 * train.max_minutes or math.inf
-        every = self.config.checkpoint.every_steps
         guards = Guards(
             stop=StopRequest(self.began + limit),
             watchdog=Watchdog(train.hang_minutes),
@@ -255,9 +280,11 @@ class TrainingRun:
             checkpoints=checkpoints,
             meta=meta,
             log=training_log,
-            save_every=every or self.method.steps_per_epoch,
+            save_every=self.save_every,
             patience=train.patience,
             guards=guards,
+            pace=pace,
+            max_steps=train.max_steps,
         )
 
 

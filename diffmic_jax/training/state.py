@@ -6,6 +6,7 @@ import enum
 from functools import partial
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from diffmic_jax.method.build import Method
@@ -57,5 +58,6 @@ def fresh_state(method: Method, key: Array, mesh: Mesh) -> TrainState:
         out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract_state(method, mesh)),
         compiler_options=options if jax.default_backend() == "cpu" else None,
     )
-    state: TrainState = init(key)
+    # The horizon is no part of the program, which is compiled once for any number of epochs.
+    state: TrainState = init(key, np.int32(method.optimization.horizon))
     return state

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from diffmic_jax.data import splits
+from diffmic_jax.data.layouts import Record
+from diffmic_jax.method.task import Task
 
 
 def test_stratified_has_the_exact_size_and_the_class_proportions():
@@ -69,3 +71,25 @@ def test_nothing_to_cut():
     rng = np.random.default_rng(0)
     assert splits.stratified([], 0.1, rng).shape == (0,)
     assert splits.grouped([], np.ones((0, 2)), 0.1, rng).shape == (0,)
+
+
+@pytest.mark.parametrize("groups", [False, True])
+def test_every_image_is_held_out_by_one_fold(groups):
+    task = Task(class_names=("a", "b"))
+    records = [
+        Record(str(i), int(i % 5 == 0), "", f"p{i // 2}" if groups else "") for i in range(60)
+    ]
+    parts = {"train": records[:50], "validation": records[50:], "test": []}
+    held: list[str] = []
+    for fold in range(3):
+        cut = splits.Cut(task=task, fraction=0.1, rng=np.random.default_rng(7))
+        found = splits.hold_out(parts, cut, 3, fold)
+        names = [record.id for record in found["validation"]]
+        assert len(names) == pytest.approx(20, abs=2)
+        assert sum(record.label for record in found["validation"]) == pytest.approx(4, abs=1)
+        assert {r.id for r in found["train"]} == {r.id for r in records} - {*names}
+        if groups:
+            sides = [{r.group for r in found[part]} for part in ("train", "validation")]
+            assert not sides[0] & sides[1]
+        held += names
+    assert sorted(held) == sorted(record.id for record in records)

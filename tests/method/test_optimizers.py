@@ -35,7 +35,7 @@ def test_golden_learning_rate(golden, optimization):
     g = golden("lr_ema")
     steps = np.rint(g["epoch"].astype(np.float64) * STEPS_PER_EPOCH)
     assert np.allclose(steps / STEPS_PER_EPOCH, g["epoch"], atol=1e-4)
-    ours = learning_rate(optimization, jnp.asarray(steps))
+    ours = learning_rate(optimization, jnp.asarray(steps), optimization.horizon)
     check("learning rate", ours, g["lr"], 1e-9)
 
 
@@ -45,13 +45,14 @@ def test_learning_rate_without_warm_up_starts_at_its_peak():
         final_learning_rate=0.0,
         guidance_learning_rate=2e-4,
         guidance_optimizer="amsgrad",
-        warmup_steps=0.0,
+        warmup_fraction=0.0,
+        alone_steps=0,
         joint_steps=100,
         steps_per_rate=1,
         clip_norm=1.0,
         ema=False,
     )
-    rates = [float(learning_rate(settings, step)) for step in (0, 50, 100, 150)]
+    rates = [float(learning_rate(settings, step, 100)) for step in (0, 50, 100, 150)]
     np.testing.assert_allclose(rates, [1e-3, 5e-4, 0, 0], atol=1e-9)
 
 
@@ -147,7 +148,7 @@ def test_adamw_shrinks_kernels_alone():
 
 def test_the_cosine_of_the_guidance_spans_all_steps_in_which_it_learns():
     optimization = tuned(rate="cosine", learning_rate=0.5)  # 20 steps, 2 of them warm-up
-    rates = [float(guidance_rate(optimization, step)) for step in (0, 1, 2, 11, 20)]
+    rates = [float(guidance_rate(optimization, step, 20)) for step in (0, 1, 2, 11, 20)]
     np.testing.assert_allclose(rates, [0, 0.25, 0.5, 0.25, 0], atol=1e-7)
     optimizer, state = make_optimizers(tuned(rate="cosine", learning_rate=0.5)), {}
     state, found = optimizer["guidance"].init({"w": jnp.zeros(1)}), []
@@ -169,9 +170,11 @@ def test_the_guidance_steps_are_those_of_the_phases_in_which_it_learns(recipe, f
         guidance__frozen=frozen,
         train__epochs=4,
     )
-    assert method.optimization.guidance_steps == steps
+    settings = method.optimization
+    rates = guidance_rate(settings, np.arange(100), settings.horizon)
+    assert np.argmin(rates[1:]) + 1 == steps
     assert steps == sum(phase.steps for phase in method.phases if phase.guidance)
-    assert method.optimization.guidance_warmup_steps == pytest.approx(0.04 * steps)
+    assert settings.horizon == 70
 
 
 def test_earlier_blocks_learn_more_slowly():

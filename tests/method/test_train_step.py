@@ -51,6 +51,7 @@ def state(method) -> TrainState:
         ema_params=jax.tree.map(jnp.copy, variables["params"]),
         ema_batch_stats=jax.tree.map(jnp.copy, variables["batch_stats"]),
         skipped=jnp.int32(0),
+        horizon=jnp.int32(method.optimization.horizon),
     )
 
 

@@ -84,7 +84,7 @@ def test_golden_learning_rate(golden):
     optimization = method_of(recipes.get("v2").changed({"train.epochs": 2000})).optimization
     epochs = np.arange(0, 2001, 50)
     for offset in (0, 9):  # within an epoch the rate stays
-        ours = learning_rate(optimization, jnp.asarray(epochs * 10 + offset))
+        ours = learning_rate(optimization, jnp.asarray(epochs * 10 + offset), optimization.horizon)
         check("v2 learning rate", ours[:-1], golden("v2_lr")["lr"][:-1], 1e-9)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 
 import pytest
 
@@ -11,15 +12,15 @@ from diffmic_jax import api
 from diffmic_jax.errors import InputError
 from diffmic_jax.planning import budget
 from diffmic_jax.planning.budget import Cost
+from diffmic_jax.training.pace import Limit
 from tests import tiny
 
-COST = Cost(start=10, warmup=20, epoch=5, end=15)
+COST = Cost(start=10, warmup=20, epoch=5, save=1, end=15)
 
 
 def test_epochs_fill_what_start_warmup_and_end_leave():
     assert COST.epochs(100) == 11
-    assert COST.total(11) == 100
-    assert COST.epochs(99.9) == 10
+    assert COST.epochs(104) == 12  # the last one is begun, and ends in time
     assert COST.epochs(1) == 1  # one in any case
 
 
@@ -27,18 +28,21 @@ def test_minutes_choose_the_epochs(tmp_path, tiny_data, monkeypatch, caplog):
     run = tiny.open_run(tiny.make_config(tiny_data), tmp_path)
     monkeypatch.setattr(budget, "measure", lambda run: COST)
     with caplog.at_level("INFO", "diffmic_jax"):
-        assert budget.within(run, 2).train.epochs == 14
-        assert "14 epochs in about 1.9 of 2.0 minutes" in caplog.text
-        assert budget.within(run, 0.5).train.epochs == 1
-    assert "one epoch alone takes about 0.8 minutes, not 0.5" in caplog.text
-    with pytest.raises(InputError, match="0.0 minutes are left to train"):
-        budget.within(run, 0)
+        found = budget.within(run, 2)
+        assert found.epochs == 15
+        assert found.limit == Limit(seconds=105, save=1)
+        assert "about 15 epochs of 5 s each in 2.0 minutes" in caplog.text
+        assert budget.within(run, 0.7).epochs == 1
+    assert "a whole epoch takes 0.8 minutes: not all images will be seen" in caplog.text
+    late = dataclasses.replace(run, began=time.monotonic() - 180)
+    with pytest.raises(InputError, match="2 minutes went by while the data was read"):
+        budget.within(late, 2)
 
 
 def test_a_run_that_was_begun_keeps_its_epochs(tmp_path, tiny_data, monkeypatch):
     config = tiny.make_config(tiny_data, train__epochs=3)
     # Two epochs, even if opening the data took half a minute.
-    monkeypatch.setattr(budget, "measure", lambda run: dataclasses.replace(COST, epoch=60))
+    monkeypatch.setattr(budget, "measure", lambda run: dataclasses.replace(COST, epoch=75))
     first = api.train(config, tmp_path / "run", minutes=3.25)
     stored = json.loads((tmp_path / "run/config.json").read_text())
     assert stored["train"]["epochs"] == 2
@@ -64,11 +68,11 @@ def test_the_features_of_a_head_take_time_once(tmp_path, tiny_data, monkeypatch)
     monkeypatch.setattr(budget, "_prediction", lambda run: (1.0, 0.0))  # a second per image
     monkeypatch.setattr(budget, "_training", lambda run: (dict.fromkeys(run.method.phases, 0.0), 0))
     whole = budget.measure(tiny.open_run(config, tmp_path))
-    assert (whole.start, whole.epoch) == (0, tiny.VALIDATION + budget.SAVING)
+    assert (whole.start, whole.save) == (0, tiny.VALIDATION + budget.SAVING)
     head = config.changed({"guidance.tune": "head", "guidance.views": 3})
     once = budget.measure(tiny.open_run(head, tmp_path))
     views = 3 * tiny.TRAIN * budget.VIEW
-    assert (once.start, once.epoch) == (pytest.approx(views + tiny.VALIDATION), budget.SAVING)
+    assert (once.start, once.save) == (pytest.approx(views + tiny.VALIDATION), budget.SAVING)
     assert once.end == whole.end
     # A prediction is then of four copies.
     once = budget.measure(tiny.open_run(head.changed({"sampling.flips": "both"}), tmp_path))

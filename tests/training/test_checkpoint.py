@@ -19,7 +19,8 @@ META = {"class_names": ["cat", "dog"], "config": {"seed": 1, "data": {"root": "x
 def state(step: int) -> TrainState:
     """A state whose arrays depend on its step."""
     weights = {"denoiser": {"w": jnp.full((2, 3), float(step))}}
-    return TrainState(jnp.int32(step), weights, {}, {"denoiser": jnp.int32(step)}, {}, jnp.int32(0))
+    count = {"denoiser": jnp.int32(step)}
+    return TrainState(jnp.int32(step), weights, {}, count, {}, jnp.int32(0), jnp.int32(0))
 
 
 def save_all(

@@ -25,9 +25,8 @@ def state(step: int, width: int = 64) -> TrainState:
     """A state whose arrays depend on its step."""
     rng = np.random.default_rng(step)
     weights = {"w": jnp.asarray(rng.standard_normal((width, width)), jnp.float32)}
-    return TrainState(
-        jnp.int32(step), {"denoiser": weights}, {}, {"count": jnp.int32(step)}, {}, jnp.int32(0)
-    )
+    count, zero = {"count": jnp.int32(step)}, jnp.int32(0)
+    return TrainState(jnp.int32(step), {"denoiser": weights}, {}, count, {}, zero, zero)
 
 
 def abstract(width: int = 64) -> TrainState:

@@ -51,9 +51,8 @@ def test_the_clock_asks_too():
 
 
 def state(value: float) -> TrainState:
-    return TrainState(
-        jnp.int32(4), {"w": jnp.full(3, value)}, {}, {"m": jnp.float32(value)}, {}, jnp.int32(2)
-    )
+    params, moments = {"w": jnp.full(3, value)}, {"m": jnp.float32(value)}
+    return TrainState(jnp.int32(4), params, {}, moments, {}, jnp.int32(2), jnp.int32(9))
 
 
 @pytest.mark.parametrize(

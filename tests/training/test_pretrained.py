@@ -165,7 +165,7 @@ def test_a_network_without_statistics_takes_weights_too(tmp_path, tiny_data):
     params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), {"encoder": shapes["params"]})
     nothing: dict = {}
     both = {"guidance": nothing, "denoiser": params}
-    start = TrainState(0, both, dict.fromkeys(both, nothing), nothing, nothing, 0)
+    start = TrainState(0, both, dict.fromkeys(both, nothing), nothing, nothing, 0, 0)
     method: Any = SimpleNamespace(denoiser=SimpleNamespace(encoder=encoder))
     found, origins = pretrained.with_pretrained(start, method, config)
     assert origins == {"guidance": "random", "denoiser": str(path)}

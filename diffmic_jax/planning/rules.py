@@ -1,0 +1,167 @@
+"""The rules by which `fit` decides, one function each, in the order in which they are asked.
+
+A rule sees the fingerprint of the data, the machine and the minutes, and what was decided before
+it. It never sees an image, a result or the test part: nothing is searched. Every decision is a
+field of the configuration, its value and the reason, and stands in `plan.json` and in the report.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from diffmic_jax.planning.fingerprint import Fingerprint
+
+SIZES = (64, 96, 128, 160, 192, 224)
+"""Sides in pixels; the trunk's own is the largest."""
+REFERENCE = 128
+"""Side of the images whose training step `Machine.seconds` is about."""
+SHARE = 0.75
+"""Of the minutes that go into training steps; the rest is reading, compiling and evaluation."""
+GIVEN = "given"
+"""The reason of what the user has set."""
+FOLDS = 5
+STEPS = 100
+"""The fewest between checkpoints."""
+FEW = 3000
+"""Images below which each is worth learning from, and a validation part of their own is not."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What the training has to run on."""
+
+    devices: str
+    """In words, as '2 CPU cores'."""
+    seconds: float
+    """For a training step of the trunk, per image of `REFERENCE` px."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Decision:
+    """A field of the configuration that a rule has set."""
+
+    field: str
+    value: Any
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Case:
+    """What the rules decide about."""
+
+    data: Fingerprint
+    machine: Machine
+    minutes: float
+    given: Mapping[str, Any]
+    """Fields that the user has set; no rule changes them."""
+
+    def images(self, size: int) -> float:
+        """Images that training can see in the minutes, at a size."""
+        seconds = self.machine.seconds * (size / REFERENCE) ** 2
+        return SHARE * 60 * self.minutes / seconds
+
+    @property
+    def wanted(self) -> float:
+        """Images that a training should see: 30 epochs of 500 images, 10 of 5,000."""
+        n = self.data.learnable
+        return n * min(30.0, max(8.0, 670 / n**0.5))
+
+
+def decide(case: Case) -> list[Decision]:
+    """All decisions for a data set."""
+    size, members = _size_and_members(case)
+    found = [_size(case, size), _tune(case, size), _batch_size(case), *_folds(case, members)]
+    found += [_metric(case), *_checkpoints(case, found), _flip(case)]
+    kept = [each for each in found if each.field not in case.given]
+    chosen = [Decision(field=name, value=x, reason=GIVEN) for name, x in case.given.items()]
+    return kept + chosen
+
+
+def _size_and_members(case: Case) -> tuple[int, int]:
+    """The largest side at which the wanted number of trainings is long enough, and that number.
+
+    With few images three trainings on different folds come first, the size second, and further
+    folds last: the mean of three is worth more than finer images (docs/results.md).
+    """
+    few = case.data.learnable < FEW and case.data.rarest >= FOLDS
+    least = 3 if few else 1
+    side = case.data.side[1]
+    # No larger than the images themselves: the next size above their side.
+    useful = [size for size in SIZES if size <= side] + [size for size in SIZES if size > side][:1]
+    if "data.image_size" in case.given:
+        useful = [case.given["data.image_size"]]
+    fitting = [size for size in useful if case.images(size) >= least * case.wanted]
+    size = max(fitting, default=useful[0])
+    members = int(case.images(size) // case.wanted)
+    return size, max(1, min(FOLDS, members)) if few else 1
+
+
+def _size(case: Case, size: int) -> Decision:
+    epochs = case.images(size) / case.data.learnable
+    reason = (
+        f"{case.minutes:g} minutes are about {epochs:.0f} epochs of {case.data.learnable:,} images "
+        f"at {size} px; the images' shorter side is {case.data.side[1]} px"
+    )
+    return Decision(field="data.image_size", value=size, reason=reason)
+
+
+def _tune(case: Case, size: int) -> Decision:
+    epochs = case.images(size) / case.data.learnable
+    if epochs >= 2:
+        return Decision(
+            field="guidance.tune", value="full", reason="there is time to train the whole network"
+        )
+    reason = (
+        f"time for {epochs:.1f} epochs alone: the last layer learns, on features kept in memory"
+    )
+    return Decision(field="guidance.tune", value="head", reason=reason)
+
+
+def _batch_size(case: Case) -> Decision:
+    n = case.data.learnable
+    size = 32
+    while size > 4 and n < 20 * size:
+        size //= 2
+    return Decision(
+        field="train.batch_size", value=size, reason=f"at least 20 steps an epoch of {n:,} images"
+    )
+
+
+def _folds(case: Case, members: int) -> list[Decision]:
+    n = case.data.learnable
+    if members > 1:
+        reason = f"{n:,} images are few: each is held out once, and the mean of {members} answers"
+        return [Decision(field="data.folds", value=members, reason=reason)]
+    share = min(0.15, max(0.1, 100 / n)) if n < 1e6 else 0.1
+    if case.data.images["validation"]:
+        return []
+    reason = "of the training images, to choose and to calibrate with"
+    return [Decision(field="data.validation_fraction", value=share, reason=reason)]
+
+
+def _metric(case: Case) -> Decision:
+    del case
+    reason = "the probabilities are the answer, and few images judge them best"
+    return Decision(field="checkpoint.metric", value="nll", reason=reason)
+
+
+def _checkpoints(case: Case, found: Sequence[Decision]) -> list[Decision]:
+    """Where an epoch is shorter than a checkpoint is worth, one comes after several."""
+    values = {each.field: each.value for each in found} | dict(case.given)
+    folds = values.get("data.folds", 0)
+    kept = 1 - (1 / folds if folds else values.get("data.validation_fraction", 0.0))
+    steps = max(1, int(kept * case.data.learnable) // values["train.batch_size"])
+    epochs = math.ceil(STEPS / steps)
+    if epochs == 1:
+        return []
+    reason = f"a checkpoint and a validation after {epochs} epochs of {steps} steps"
+    return [Decision(field="checkpoint.every_steps", value=epochs * steps, reason=reason)]
+
+
+def _flip(case: Case) -> Decision:
+    del case
+    reason = "mirror images are as likely; set data.flip=none where left and right matter"
+    return Decision(field="data.flip", value="horizontal", reason=reason)

@@ -1,0 +1,107 @@
+"""Where training has to end so that it ends in time, on a machine that may become busy."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+
+import numpy as np
+from jax.experimental import multihost_utils
+
+LOOKS = 25
+"""How often the clock is looked at in a training."""
+SHORTER, LONGER = 0.02, 0.05
+"""Changes of the steps that are left below these shares are noise; a little too long is worse than
+a little too short."""
+
+
+Clock = Callable[[], float]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Limit:
+    """The time that a training may take."""
+
+    seconds: float
+    """From its beginning to its last checkpoint."""
+    save: float
+    """Seconds expected for the validation and saving of a checkpoint."""
+
+
+def last_step(horizon: int, max_steps: int) -> int:
+    """The step that training ends with; `max_steps` of 0 sets no limit."""
+    return min(horizon, max_steps or horizon)
+
+
+class Pace:
+    """Moves the end of a training by the time that its steps and its checkpoints take.
+
+    One object per run. The first step, which compiles, is not timed.
+    """
+
+    def __init__(
+        self, limit: Limit, *, began: float, save_every: int, clock: Clock = time.monotonic
+    ) -> None:
+        """Nothing timed yet.
+
+        Args:
+          limit: what the run may take.
+          began: when the run began, on the clock; earlier by what earlier processes took.
+          save_every: steps from a checkpoint to the next.
+          clock: seconds.
+        """
+        self._limit, self._began, self._clock = limit, began, clock
+        self._save_every = save_every
+        self._steps, self._stepping = 0.0, 0.0
+        self._saves = [limit.save]
+        self._mark: float | None = None
+        self._next_look = 0
+
+    @property
+    def spent(self) -> float:
+        """Seconds of the run, those of earlier processes included."""
+        return self._clock() - self._began
+
+    def saved(self, seconds: float) -> None:
+        """Note how long validation and checkpoint have taken, after which the next step begins."""
+        self._saves.append(seconds)
+        self._mark = self._clock()
+
+    def horizon(self, step: int, end: int) -> int:
+        """Where training should end; called after every step, on all processes.
+
+        Args:
+          step: steps taken.
+          end: where it is to end now.
+
+        Returns:
+          A later end only in the first half, since the rate falls towards the end; at least `step`.
+        """
+        now = self._clock()
+        if self._mark is not None:
+            self._steps, self._stepping = self._steps + 1, self._stepping + now - self._mark
+        self._mark = now
+        if not self._steps or step < self._next_look:
+            return end
+        self._next_look = step + max(1, end // LOOKS)
+        fitting = self._fitting(step, self._began + self._limit.seconds - now)
+        change = (fitting - end) / max(end - step, 1)
+        moved = change < -SHORTER or (change > LONGER and step < end / 2)
+        # All processes have to end together.
+        chosen = int(multihost_utils.broadcast_one_to_all(np.int32(fitting if moved else end)))
+        self._steps, self._stepping = self._steps / 2, self._stepping / 2  # the past fades
+        return chosen
+
+    def _fitting(self, step: int, left: float) -> int:
+        """The end that the seconds left allow, with the checkpoints on the way; at least `step`."""
+        pace, save = self._stepping / self._steps, float(np.mean(self._saves[-3:]))
+        end = step + math.ceil(left / pace)
+        while end > step:
+            saves = math.ceil(end / self._save_every) - step // self._save_every
+            late = (end - step) * pace + saves * save - left
+            if late <= 0:
+                break
+            end -= max(1, math.floor(late / (pace + save)))
+        return max(end, step)

@@ -1,0 +1,44 @@
+"""A folder, a table, an archive or a name becomes the fields of a configuration."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from diffmic_jax.data.recognise import data_fields
+from diffmic_jax.errors import InputError
+
+
+def test_class_folders(tmp_path):
+    assert data_fields(tmp_path) == {"data.name": "images", "data.root": str(tmp_path)}
+
+
+def test_a_table_of_labels_beside_the_images(tmp_path):
+    table = {"data.name": "images", "data.root": str(tmp_path), "data.labels": "mine.csv"}
+    (tmp_path / "mine.csv").write_text("image,label\na.png,cat\nb.png,dog\n")
+    (tmp_path / "groups.csv").write_text("image,group\na.png,1\nb.png,2\n")
+    assert data_fields(tmp_path) == table
+    assert data_fields(tmp_path / "mine.csv") == table
+    (tmp_path / "other.csv").write_text("image,label\na.png,dog\nb.png,dog\n")
+    with pytest.raises(InputError, match=r"several tables .*\(mine.csv, other.csv\); name the"):
+        data_fields(tmp_path)
+
+
+def test_a_published_data_set_by_its_own_table(tmp_path):
+    (tmp_path / "HAM10000_metadata.csv").write_text("lesion_id,image_id,dx\n")
+    assert data_fields(tmp_path) == {"data.name": "ham10000", "data.root": str(tmp_path)}
+
+
+def test_the_archives_of_medmnist(tmp_path):
+    np.savez(tmp_path / "retinamnist_64.npz", a=0)
+    found = {"data.name": "retinamnist", "data.root": str(tmp_path)}
+    assert data_fields(tmp_path) == data_fields(tmp_path / "retinamnist_64.npz") == found
+    (tmp_path / "retinamnist_64.npz").rename(tmp_path / "own.npz")
+    own = {"data.name": "images", "data.root": str(tmp_path / "own.npz")}
+    assert data_fields(tmp_path) == own
+
+
+def test_names(tmp_path):
+    assert data_fields("phantom") == {"data.name": "phantom"}
+    with pytest.raises(InputError, match="no such folder or CSV, and not one of the data sets"):
+        data_fields(tmp_path / "absent")

@@ -1,0 +1,144 @@
+"""From a folder to a classifier: plan, members, choice, and going on after a stop."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import diffmic_jax
+from diffmic_jax import api, fitting
+from diffmic_jax.cli import main as cli
+from diffmic_jax.errors import InputError, Interrupted
+from diffmic_jax.inference.ensemble import keep_members, member_workdirs
+from diffmic_jax.inference.load import load
+from diffmic_jax.planning import budget
+from diffmic_jax.planning.budget import Cost
+from diffmic_jax.planning.rules import Machine
+from tests import tiny
+
+CHANGES = {
+    **{name: tiny.TINY[name] for name in tiny.TINY if not name.startswith(("denoiser", "train"))},
+    "data.image_size": 32,
+    "guidance.pretrained": "",
+    "train.batch_size": 4,
+    "data.folds": 2,
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick():
+    """A machine that is not timed, on which one epoch fits."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(budget, "machine", lambda: Machine(devices="a test", seconds=0.01))
+        patch.setattr(
+            budget, "measure", lambda run: Cost(start=0, warmup=0, epoch=1e4, save=0, end=0)
+        )
+        yield
+
+
+@pytest.fixture(scope="module")
+def fitted(tiny_data, tmp_path_factory) -> Path:
+    workdir = tmp_path_factory.mktemp("fit") / "run"
+    diffmic_jax.fit(tiny_data, minutes=90, workdir=workdir, changes=CHANGES)
+    return workdir
+
+
+def test_a_fit_leaves_a_plan_two_members_and_their_mean(fitted, tiny_data):
+    plan = json.loads((fitted / "plan.json").read_text())
+    assert plan["data"]["images"]["test"] == tiny.TEST
+    assert {each["field"] for each in plan["decisions"]} >= {"checkpoint.metric", "data.folds"}
+    names = [each["name"] for each in plan["candidates"]]
+    assert names == ["classifier", "diffusion"]
+    (chosen,) = [each["name"] for each in plan["candidates"] if each["chosen"]]
+    below = "" if chosen == "classifier" else "diffusion"
+    assert member_workdirs(fitted) == (fitted / below, fitted / "folds/1" / below)
+    model = load(fitted)
+    assert len(model.members) == 2
+    assert model.members[0].method is model.members[1].method  # compiled once
+    scores = json.loads((fitted / "eval/test/metrics.json").read_text())
+    assert scores["n"] == tiny.TEST
+    assert model.calibrations.diffusion is not None
+    # Together they have held out every image that is not for the test.
+    held = [{*row} for row in map(held_out_images, (fitted, fitted / "folds/1"))]
+    assert not held[0] & held[1]
+    assert len(held[0] | held[1]) == tiny.TRAIN + tiny.VALIDATION
+
+
+def held_out_images(workdir: Path) -> list[str]:
+    rows = (workdir / "split.csv").read_text().splitlines()
+    return [row for row in rows if row.endswith(",validation")]
+
+
+def test_the_answer_is_the_mean_of_the_members_everywhere(fitted, tiny_data, tmp_path):
+    image = next((tiny_data / "test").rglob("*.png"))
+    found = diffmic_jax.load(fitted).predict(image)
+    each = [api.Classifier(member).predict(image) for member in load(fitted).members]
+    mean = np.mean([one.probabilities for one in each], axis=0)
+    np.testing.assert_allclose(found.probabilities, mean, atol=1e-6)
+    file = diffmic_jax.load(fitted).export(tmp_path / "model.stablehlo")
+    exported = diffmic_jax.load(file).predict(image)
+    np.testing.assert_allclose(exported.probabilities, mean, atol=1e-5)
+
+
+def test_a_finished_fit_is_only_evaluated_and_another_plan_is_refused(
+    fitted, tiny_data, tmp_path, monkeypatch
+):
+    workdir = shutil.copytree(fitted, tmp_path / "run")
+    before = (workdir / "eval/test/predictions.csv").read_bytes()
+    shutil.rmtree(workdir / "eval")
+    monkeypatch.setattr(fitting, "train", None)
+    diffmic_jax.fit(tiny_data, minutes=90, workdir=workdir, changes=CHANGES)
+    assert (workdir / "eval/test/predictions.csv").read_bytes() == before
+    with pytest.raises(InputError, match="was planned with minutes 90, not 60"):
+        diffmic_jax.fit(tiny_data, minutes=60, workdir=workdir, changes=CHANGES)
+    with pytest.raises(InputError, match="was planned with fields"):
+        diffmic_jax.fit(tiny_data, minutes=90, workdir=workdir, changes=CHANGES | {"seed": 1})
+
+
+def test_a_fit_that_was_stopped_ends_like_one_that_was_not(
+    fitted, tiny_data, tmp_path, monkeypatch
+):
+    real, calls = fitting.train, []
+
+    def train(*args):
+        calls.append(args)
+        if len(calls) == 3:  # the second member's classifier
+            raise Interrupted("stopped")
+        return real(*args)
+
+    workdir = tmp_path / "run"
+    monkeypatch.setattr(fitting, "train", train)
+    with pytest.raises(Interrupted):
+        diffmic_jax.fit(tiny_data, minutes=90, workdir=workdir, changes=CHANGES)
+    diffmic_jax.fit(tiny_data, minutes=90, workdir=workdir, changes=CHANGES)
+    for name in ("eval/test/predictions.csv", "members.json", "calibration.json"):
+        assert (workdir / name).read_bytes() == (fitted / name).read_bytes()
+
+
+def test_the_plan_alone_leaves_nothing(tiny_data, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["fit", str(tiny_data), "--plan", "--minutes=5"]) == 0
+    out = capsys.readouterr().out
+    assert "24 train, 6 validation, 9 test; 3 classes, one of several; 5 minutes on a test" in out
+    assert "data.image_size = 64" in out
+    assert not list(tmp_path.iterdir())
+    assert cli.main(["fit", str(tiny_data), "--plan", "--config=default"]) == 2
+    assert cli.main(["fit", str(tiny_data), "--plan", "--minutes=0"]) == 2
+    assert cli.main(["fit", str(tmp_path / "absent")]) == 2
+
+
+def test_the_members_of_a_workdir_lie_in_it(tmp_path):
+    assert member_workdirs(tmp_path) == (tmp_path,)
+    keep_members(tmp_path, [".", "folds/1"])
+    assert member_workdirs(tmp_path) == (tmp_path, tmp_path / "folds/1")
+    for names in ([], ["../other"], ["/etc"]):
+        keep_members(tmp_path, names)
+        with pytest.raises(InputError, match="members.json"):
+            member_workdirs(tmp_path)
+    (tmp_path / "members.json").write_text("[]")
+    with pytest.raises(InputError, match="no list of members"):
+        member_workdirs(tmp_path)
