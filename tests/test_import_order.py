@@ -12,7 +12,17 @@ import diffmic_jax
 
 PACKAGE = Path(diffmic_jax.__file__).parent
 ORDER = (
-    *("errors", "types", "extras", "fields", "consistency", "config", "configfile", "recipes"),
+    *(
+        "errors",
+        "types",
+        "extras",
+        "unpickle",
+        "fields",
+        "consistency",
+        "config",
+        "configfile",
+        "recipes",
+    ),
     *("diffusion", "nn", "method", "data", "training", "inference", "planning", "evaluation"),
     *("fitting", "report", "api", "study", "serve", "interop", "cli"),
 )

@@ -252,6 +252,12 @@ def _add_serve(commands: argparse._SubParsersAction) -> None:
     )
     flags.add_workdir(command)
     command.add_argument("--host", default="127.0.0.1", help="address to listen at")
+    command.add_argument(
+        "--allow_remote",
+        "--allow-remote",
+        action="store_true",
+        help="listen at an address that other machines reach; a token is printed, which they need",
+    )
     command.add_argument("--port", type=flags.positive, default=8000)
     command.add_argument("--coverage", type=flags.share, default=0.9, help="of the prediction sets")
 

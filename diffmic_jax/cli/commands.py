@@ -141,7 +141,7 @@ def serve(args: argparse.Namespace) -> None:
     with extras.requires("serve", "serve"):
         from diffmic_jax.serve.app import serve as run
 
-    run(args.workdir, args.host, args.port, args.coverage)
+    run(args.workdir, args.host, args.port, args.coverage, allow_remote=args.allow_remote)
 
 
 def convert(args: argparse.Namespace) -> None:

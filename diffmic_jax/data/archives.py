@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import math
 import re
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ import numpy as np
 from diffmic_jax.data import images, tables
 from diffmic_jax.data.catalog import MEDMNIST, MEDMNIST_COUNTS
 from diffmic_jax.data.images import Decoded
-from diffmic_jax.data.layouts import PARTS, Layout, Parts, Record
+from diffmic_jax.data.layouts import MOST_CLASSES, PARTS, Layout, Parts, Record
 from diffmic_jax.errors import InputError
 from diffmic_jax.extras import requires
 from diffmic_jax.method.task import Task
@@ -25,6 +26,8 @@ log = logging.getLogger("diffmic_jax")
 
 MEDMNIST_SIZES = (28, 64, 128, 224)
 NPZ_PARTS = ("train", "val", "test")
+_UNPACKED, _MOST_RATIO = 2**26, 200
+"""An array of an NPZ unpacks to so many bytes, and so many times its packed ones, at most."""
 
 
 def find_npz(root: Path, name: str, image_size: int) -> Path | None:
@@ -48,6 +51,8 @@ def open_npz(path: Path, name: str, class_names: Sequence[str] = ()) -> Layout:
     labels, multi_label = _npz_labels(path)
     largest = max(int(label.max()) for label in labels.values())
     needed = labels["train"].shape[1] if multi_label else 1 + largest
+    if needed > MOST_CLASSES:  # before anything has that many entries
+        raise InputError(f"{path}: has {needed} classes, of at most {MOST_CLASSES}; fix its labels")
     names = tuple(class_names) or MEDMNIST.get(name) or tuple(map(str, range(needed)))
     if needed > len(names) or (multi_label and needed != len(names)):
         raise InputError(
@@ -146,16 +151,27 @@ class _NpzImages:
 
 
 def _npz_array(path: Path, name: str) -> np.ndarray:
-    """One array of an NPZ, memory-mapped if it is stored without compression."""
+    """One array of an NPZ, memory-mapped if it is stored without compression.
+
+    Raises:
+      ValueError: it is larger than the file or its compression allows, or holds objects.
+    """
     with zipfile.ZipFile(path) as archive:
         member = archive.getinfo(f"{name}.npy")
+        if member.file_size > _UNPACKED + _MOST_RATIO * member.compress_size:
+            raise ValueError(f"{name} unpacks to {member.file_size} bytes, perhaps a bomb")
         with archive.open(member) as file:
-            if member.compress_type != zipfile.ZIP_STORED:
-                return np.lib.format.read_array(file, allow_pickle=False)
             version = np.lib.format.read_magic(file)
             read_header = getattr(np.lib.format, f"read_array_header_{version[0]}_0")
             shape, fortran, dtype = read_header(file)
             header = file.tell()
+            if dtype.hasobject or min(shape, default=0) < 0:
+                raise ValueError(f"{name} has type {dtype}, shape {shape}")
+            if header + math.prod(shape) * dtype.itemsize != member.file_size:
+                raise ValueError(f"{name} of shape {shape} does not have its size")
+            if member.compress_type != zipfile.ZIP_STORED:
+                flat = np.frombuffer(file.read(), dtype)
+                return flat.reshape(shape, order="F" if fortran else "C")
     with path.open("rb") as raw:
         # The lengths of the name and of the extra field in the member's own header.
         raw.seek(member.header_offset + 26)

@@ -28,7 +28,8 @@ MISSING = frozenset(
 )
 """Cells that say that the label is not known, in lower case."""
 NO_FINDING = "no finding"
-_WHOLE = re.compile(r"([+-]?\d+)(\.0*)?")
+_WHOLE = re.compile(r"([+-]?\d{1,18})(\.0*)?")
+"""Longer ones are text."""
 _SEVERAL = re.compile(r"[;|]|,")
 
 
@@ -112,7 +113,7 @@ def class_names(labels: Collection[str], gaps: bool = False) -> tuple[str, ...]:
     if gaps or not all(map(_is_whole, names)):
         return names
     if indices != list(range(indices[0] if indices else 0, len(indices) + (indices or [0])[0])):
-        listed = ",".join(map(str, indices))
+        listed = ",".join(map(str, indices[:20])) + ",..." * (len(indices) > 20)
         raise InputError(
             f"config.data.class_names: not set, and labels {listed} have gaps; name all classes"
         )
@@ -184,4 +185,4 @@ def find_several(
 
 
 def _is_whole(label: str) -> bool:
-    return label.removeprefix("-").isdecimal()
+    return label.removeprefix("-").isdecimal() and len(label) < 20

@@ -22,6 +22,8 @@ from diffmic_jax.errors import InputError
 from diffmic_jax.method.task import Task
 
 PARTS = ("train", "validation", "test")
+MOST_CLASSES = 2000
+"""A label column that is none easily has more."""
 Label = int | tuple[int, ...]
 """A class index, or C zeros and ones."""
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 from diffmic_jax.data.options import Options
 from diffmic_jax.data.tables import Row
 from diffmic_jax.errors import InputError
+from diffmic_jax.unpickle import BYTES, MOST_BYTES, Unpickler
 
 PARTS = ("train", "test")
 
@@ -131,6 +133,8 @@ def read_list(path: Path, part: str) -> list[Row]:
     """
     try:
         with path.open("rb") as file:
+            if path.stat().st_size > MOST_BYTES:
+                raise InputError("is too large for a list; write a CSV for config.data.labels")
             entries = _SplitListUnpickler(file).load()
     except FileNotFoundError:
         raise InputError(
@@ -149,21 +153,22 @@ class _Type:
     """Stands for a NumPy type in a pickle, of which only the kind and byte order are read."""
 
     def __init__(self, code: str, *_: Any) -> None:
-        self.code, self.order = code, "<"
+        self.code, self.order = str(code), "<"
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self.order = state[1]
+        self.order = str(state[1])
 
 
 def _number(kind: _Type, content: bytes) -> int:
     """A NumPy integer of a pickle, as Python's."""
-    if not re.fullmatch(r"[iu][1248]", kind.code):
+    if not re.fullmatch(r"[iu][1248]", kind.code) or not isinstance(content, bytes):
         raise InputError("holds NumPy values that are no whole numbers; write it again")
     order: Literal["big", "little"] = "big" if kind.order == ">" else "little"
     return int.from_bytes(content, order, signed=kind.code[0] == "i")
 
 
-_NUMPY = {
+_MOST_LABEL = 10**18
+_NUMPY: Mapping[tuple[str, str], Callable[..., Any]] = {
     ("numpy", "dtype"): _Type,
     ("numpy.core.multiarray", "scalar"): _number,
     ("numpy._core.multiarray", "scalar"): _number,
@@ -171,20 +176,24 @@ _NUMPY = {
 """What builds a NumPy integer, and what stands for it here, so that nothing of a pickle is run."""
 
 
-class _SplitListUnpickler(pickle.Unpickler):
+class _SplitListUnpickler(Unpickler):
     """Builds lists, dictionaries, strings and numbers; refuses all that could run code."""
 
+    known = MappingProxyType({**BYTES, **_NUMPY})
+
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in _NUMPY:
-            return _NUMPY[module, name]
-        raise InputError(
-            f"asks for {module}.{name}, but a split list holds only lists and dictionaries;"
-            " do not trust this file, write it again"
-        )
+        """What stands for a class or function."""
+        try:
+            return super().find_class(module, name)
+        except pickle.UnpicklingError as error:
+            raise InputError(
+                f"asks for {error}, but a split list holds only lists and dictionaries;"
+                " do not trust this file, write it again"
+            ) from None
 
 
 def _row(entry: Any, where: str, part: str) -> Row:
     match entry:
-        case {"img_root": str(image), "label": int(label)}:
+        case {"img_root": str(image), "label": int(label)} if abs(label) < _MOST_LABEL:
             return Row(where, image, str(label), part)
     raise InputError(f"{where}: must be {{'img_root': path, 'label': int}}")

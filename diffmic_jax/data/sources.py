@@ -26,7 +26,7 @@ from diffmic_jax.data import archives, layouts, splits, tables
 from diffmic_jax.data.catalog import CATALOG, MEDMNIST, MEDMNIST_WHERE
 from diffmic_jax.data.folders import open_folders
 from diffmic_jax.data.images import MAX_PIXELS
-from diffmic_jax.data.layouts import PARTS, Layout, Parts, Read, Record
+from diffmic_jax.data.layouts import MOST_CLASSES, PARTS, Layout, Parts, Read, Record
 from diffmic_jax.data.listed import open_lists, open_table
 from diffmic_jax.data.lists import authors_parts
 from diffmic_jax.data.options import Options
@@ -199,6 +199,11 @@ def _check_classes(task: Task) -> None:
     if task.num_classes < 2 - task.multi_label:
         names = ",".join(task.class_names) or "none"
         raise InputError(f"config.data.root: fewer than two classes ({names}); check the labels")
+    if task.num_classes > MOST_CLASSES:
+        raise InputError(
+            f"config.data.root: {task.num_classes} classes, of at most {MOST_CLASSES}; is "
+            f"{task.class_names[0][:50]!r} the name of one?"
+        )
 
 
 def _with_groups(layout: Layout, options: Options) -> Layout:

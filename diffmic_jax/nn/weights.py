@@ -49,8 +49,9 @@ def find(source: str, field: str) -> Path:
 
     Args:
       source: a file; `pypi/PACKAGE/FILE` for one in an installed package; or the name of a model on
-        the hub: repository, and file if it is not model.safetensors. That is downloaded if the
-        hub's cache does not have it. `#sha256=` and its SHA-256 may follow.
+        the hub: repository, file if it is not model.safetensors, and perhaps `@` and a revision.
+        That is downloaded if the hub's cache does not have it. `#sha256=` and its SHA-256 may
+        follow.
       field: of the configuration, for messages.
 
     Raises:
@@ -62,6 +63,17 @@ def find(source: str, field: str) -> Path:
         fix = f"{_install(place)} --force-reinstall" if _of_package(place) else "get it anew"
         raise InputError(f"{path}: damaged, its SHA-256 is {found}, not {expected}; {fix}")
     return path
+
+
+def pinned(source: str, path: Path) -> str:
+    """A source with the SHA-256 of its file, so that the same file can be asked for again.
+
+    Args:
+      source: as in `find`.
+      path: that it has found.
+    """
+    known = "#sha256=" in source or Path(source).is_file()
+    return source if known else f"{source}#sha256={checksum(path)}"
 
 
 def checksum(path: Path) -> str:
@@ -76,13 +88,14 @@ def _find(source: str, field: str) -> Path:
         return Path(source)
     if _of_package(source):
         return _in_package(source, field)
-    found = re.fullmatch(r"([\w-]+/[\w.-]+)(?:/([\w.-]+))?", source)
+    found = re.fullmatch(r"([\w-]+/[\w.-]+)(?:/([\w.-]+))?(?:@([\w.-]+))?", source)
     if not found:
         raise InputError(
             f"{field}={source!r}: no such file; name one, or timm/resnet50.tv_in1k for a ResNet, "
             "yunyangx/EfficientSAM/efficient_sam_vits.pt for a ViT"
         )
     repository, file = found[1], found[2] or "model.safetensors"
+    at: Any = {"revision": found[3]} if found[3] else {}
     advice = (
         f"download {file} from https://huggingface.co/{repository} and name that file, or "
         "leave the field empty to start from random weights"
@@ -90,11 +103,11 @@ def _find(source: str, field: str) -> Path:
     try:
         from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
-        cached = try_to_load_from_cache(repository, file)
+        cached = try_to_load_from_cache(repository, file, **at)
         if isinstance(cached, str):
             return Path(cached)
         _check_reachable()
-        return Path(hf_hub_download(repository, file))
+        return Path(hf_hub_download(repository, file, **at))
     except Exception as error:  # the hub's client and its libraries raise many kinds
         reason = " ".join(str(error).split())[:150]
         raise InputError(

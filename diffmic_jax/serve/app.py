@@ -1,26 +1,24 @@
 """The page: two forms, no scripts, no stored uploads.
 
-Uploads are limited in size and kept in memory, or in an unnamed temporary file of the multipart
-parser, for the time of the request. The page loads nothing from other servers, and the server
-accepts requests only for the host names that it was started with.
+Uploads are kept in memory, or in an unnamed temporary file of the multipart parser, for the time of
+the request. The page loads nothing from other servers. Who is let in, and with how much, is
+`guard.py`'s; one image is decoded and classified at a time (`turns.py`).
 """
 
 from __future__ import annotations
 
 import socket
+from functools import partial
 from pathlib import Path
 
 import uvicorn
 from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from diffmic_jax.data.files import table_text
 from diffmic_jax.data.images import EXTENSIONS
@@ -30,12 +28,15 @@ from diffmic_jax.inference.classify import table
 from diffmic_jax.inference.load import Model, load
 from diffmic_jax.report import gallery, page
 from diffmic_jax.report.collect import predicted
+from diffmic_jax.serve.connections import MOST, Connection
+from diffmic_jax.serve.guard import Access, Guard, Limits, is_loopback, new_token
 from diffmic_jax.serve.images import ImageClassifier
+from diffmic_jax.serve.turns import Turns
 
 MAX_FILES = 200
 """Of a batch."""
-MAX_BYTES = 200_000_000
-"""Of a request."""
+LONGEST_NAME = 200
+"""Characters of a file's name that are kept, its last ones."""
 EXPLANATION = (
     "Classes: {classes}. The prediction is the mean of {samples} samples; their range is a measure "
     "of the sampler's noise alone. An image of any other kind is classified too, and wrongly."
@@ -45,87 +46,65 @@ UNFAMILIAR = (
     "follows."
 )
 
-_SAFE = {
-    "Content-Security-Policy": "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
-    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
-    "Cache-Control": "no-store",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-}
-
-
-class LimitBody:
-    """Refuses a request whose body is too large, whatever length its header gives."""
-
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
-        self._app, self._max_bytes = app, max_bytes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Count what is received."""
-        seen = 0
-
-        async def counted() -> Message:
-            nonlocal seen
-            message = await receive()
-            seen += len(message.get("body", b""))
-            if seen > self._max_bytes:
-                raise HTTPException(413, f"more than {self._max_bytes / 1e6:.0f} MB; send less")
-            return message
-
-        await self._app(scope, counted, send)
-
 
 def make_app(
-    model: Model, hosts: tuple[str, ...], *, coverage: float = COVERAGE, max_bytes: int = MAX_BYTES
-) -> Starlette:
+    model: Model,
+    hosts: tuple[str, ...],
+    *,
+    token: str = "",
+    coverage: float = COVERAGE,
+    limits: Limits | None = None,
+) -> ASGIApp:
     """The application.
 
     Args:
       model: the classifier.
       hosts: host names of requests that are accepted; `*` for all.
+      token: that a request has to know; empty for none.
       coverage: of the prediction sets, 0..1.
-      max_bytes: the largest request.
+      limits: of what is taken in.
     """
-    classifier = ImageClassifier(model)
+    turns = Turns(ImageClassifier(model))
 
     async def home(request: Request) -> Response:
         return _respond(model)
 
     async def image(request: Request) -> Response:
         ((name, data),) = await _files(request, 1)
-        content = await run_in_threadpool(_card, classifier, name, data, coverage)
+        content = await turns.take(request, partial(_card, name=name, data=data, coverage=coverage))
         return _respond(model, content)
 
     async def batch(request: Request) -> Response:
-        files = await _files(request, MAX_FILES)
-        text = await run_in_threadpool(_csv, classifier, files)
-        headers = _SAFE | {"Content-Disposition": 'attachment; filename="predictions.csv"'}
-        return PlainTextResponse(text, headers=headers, media_type="text/csv")
+        header: list[str] = []
+        rows: list[list[str]] = []
+        for name, data in await _files(request, MAX_FILES):
+            header, row = await turns.take(request, partial(_row, name=name, data=data))
+            rows.append(row)
+        headers = {"Content-Disposition": 'attachment; filename="predictions.csv"'}
+        return PlainTextResponse(table_text(header, rows), headers=headers, media_type="text/csv")
 
     async def refuse(request: Request, error: Exception) -> Response:
         status = error.status_code if isinstance(error, HTTPException) else 400
         reason = error.detail if isinstance(error, HTTPException) else str(error)
         return _respond(model, page.paragraph(f"Not classified: {reason}", "warning"), status)
 
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/", home),
             Route("/image", image, methods=["POST"]),
             Route("/batch", batch, methods=["POST"]),
         ],
-        middleware=[
-            Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts)),
-            Middleware(LimitBody, max_bytes=max_bytes),
-        ],
         exception_handlers={InputError: refuse, HTTPException: refuse},
+        lifespan=turns.compiling,
     )
+    return Guard(app, Access(hosts=hosts, token=token), limits)
 
 
 async def _files(request: Request, most: int) -> list[tuple[str, bytes]]:
     """Names and contents of what was uploaded."""
     async with request.form(max_files=most, max_fields=0) as form:
         files = [each for each in form.getlist("file") if isinstance(each, UploadFile)]
-        found = [(file.filename or "", await file.read()) for file in files]
+        found = [((file.filename or "")[-LONGEST_NAME:], await file.read()) for file in files]
     found = [(name, data) for name, data in found if name]
     if not found:
         raise InputError("no file; choose an image first")
@@ -143,19 +122,10 @@ def _card(classifier: ImageClassifier, name: str, data: bytes, coverage: float) 
     return warning + gallery.card("image", shown, 0, case)
 
 
-def _csv(classifier: ImageClassifier, files: list[tuple[str, bytes]]) -> str:
-    """The table of a batch, as `predict` writes it.
-
-    Raises:
-      InputError: for the first file that cannot be used.
-    """
-    model, rows = classifier.model, []
-    header: list[str] = []
-    for name, data in files:
-        found = classifier.classify(data, name)
-        header, row = table(model, [name], found)
-        rows += row
-    return table_text(header, rows)
+def _row(classifier: ImageClassifier, name: str, data: bytes) -> tuple[list[str], list[str]]:
+    """Header and row of an image in the table of a batch, as `predict` writes it."""
+    header, (row,) = table(classifier.model, [name], classifier.classify(data, name))
+    return header, row
 
 
 def _respond(model: Model, content: str = "", status: int = 200) -> HTMLResponse:
@@ -183,24 +153,45 @@ def _respond(model: Model, content: str = "", status: int = 200) -> HTMLResponse
         ),
     ]
     document = page.document("Classify an image", head, [])
-    return HTMLResponse(document, status, headers=_SAFE)
+    return HTMLResponse(document, status)
 
 
-def serve(workdir: Path, host: str, port: int, coverage: float) -> None:
+def serve(
+    workdir: Path, host: str, port: int, coverage: float, *, allow_remote: bool = False
+) -> None:
     """Serve the classifier of a workdir until interrupted.
 
+    Args:
+      workdir: of a run.
+      host: address to listen at.
+      port: likewise.
+      coverage: of the prediction sets, 0..1.
+      allow_remote: the address may be one that other machines reach; then a token is asked for.
+
     Raises:
-      InputError: the folder holds no checkpoint, or the address is not free.
+      InputError: the folder holds no checkpoint, or the address is not free or needs
+        `allow_remote`.
     """
+    local = is_loopback(host)
+    if not (local or allow_remote):
+        raise InputError(
+            f"--host={host}: other machines can reach this address; add --allow_remote, and give "
+            "the token that is printed then to those who may use the page"
+        )
     try:
-        listener = socket.create_server((host, port))
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = socket.create_server((host, port), family=family, backlog=MOST)
     except (OSError, OverflowError) as error:
         raise InputError(
             f"--host={host} --port={port}: cannot be listened at ({error}); choose another"
         ) from error
+    name = f"[{host}]" if ":" in host else host
+    # The names of a machine that others reach are not known here.
+    hosts = ("localhost", "127.0.0.1", "[::1]", name) if local else ("*",)
+    token = "" if local else new_token()
     with listener:
-        # At a wildcard address the host names of the machine are not known.
-        names = ("*",) if host in ("0.0.0.0", "::") else ("localhost", "127.0.0.1", host)
-        app = make_app(load(workdir), names, coverage=coverage)
-        print(f"http://{host}:{listener.getsockname()[1]} (Ctrl-C ends it)", flush=True)
-        uvicorn.Server(uvicorn.Config(app, log_level="warning")).run([listener])
+        app = make_app(load(workdir), hosts, token=token, coverage=coverage)
+        query = f"/?token={token}" if token else ""
+        print(f"http://{name}:{listener.getsockname()[1]}{query} (Ctrl-C ends it)", flush=True)
+        config = uvicorn.Config(app, http=Connection, ws="none", log_level="error")
+        uvicorn.Server(config).run([listener])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import threading
 
 import numpy as np
 
@@ -15,17 +14,21 @@ from diffmic_jax.report.cases import Case, make_explainer
 from diffmic_jax.training import parallel
 from diffmic_jax.types import Batch
 
+MAX_PIXELS = 40_000_000
+"""Width times height of an upload, whatever more the run takes: decoded, it is 120 MB."""
+
 
 class ImageClassifier:
-    """Classifies image files one at a time; several threads may call it."""
+    """Classifies image files, one at a time."""
 
     def __init__(self, model: Model) -> None:
-        """Compile for one image."""
+        """Nothing is compiled yet."""
         self.model = model
         self._explain = make_explainer(model)
-        # One image at a time: all cores work on it.
-        self._lock = threading.Lock()
-        size = model.config.data.image_size
+
+    def compile(self) -> None:
+        """Compile for one image; otherwise the first one does."""
+        size = self.model.config.data.image_size
         black = np.zeros((size, size, 3), np.uint8)
         self._outputs(black)
         self._case(black)
@@ -46,18 +49,17 @@ class ImageClassifier:
     def _pixels(self, data: bytes, name: str) -> np.ndarray:
         """The prepared image [H, W, 3]."""
         own = self.model.config.data
-        decoded = decode(io.BytesIO(data), name, own.max_pixels, own.gray_bits)
+        largest = min(own.max_pixels, MAX_PIXELS)
+        decoded = decode(io.BytesIO(data), name, largest, own.gray_bits)
         return prepare(decoded.pixels, own.image_size)
 
     def _outputs(self, image: np.ndarray) -> Outputs:
         rows = parallel.padded_batch_size(self.model.mesh, 1)
         mask = (np.arange(rows) == 0).astype(np.float32)
-        with self._lock:
-            return self.model.predictor(self._batch(image, mask), self.model.sampling_key)
+        return self.model.predictor(self._batch(image, mask), self.model.sampling_key)
 
     def _case(self, image: np.ndarray) -> Case:
-        with self._lock:
-            return self._explain(self._batch(image, np.ones(1, np.float32)))
+        return self._explain(self._batch(image, np.ones(1, np.float32)))
 
     def _batch(self, image: np.ndarray, mask: np.ndarray) -> Batch:
         """The image in every row; the labels are not used."""

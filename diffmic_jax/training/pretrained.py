@@ -125,10 +125,12 @@ def _weights(network: str, trunk: str, source: str, config: Config) -> tuple[Pat
         log.info("%s starts from random weights, since %s=''", network, field)
         return None, "random"
     if source != AUTO:
-        return weights.find(source, field), source
+        path = weights.find(source, field)
+        return path, weights.pinned(source, path)
     try:
         source = trunks.published(trunk, width=config.model.width, stem=config.model.stem)
-        return weights.find(source, field), source
+        path = weights.find(source, field)
+        return path, weights.pinned(source, path)
     except InputError as error:
         log.warning("%s starts from RANDOM weights, not from published ones. %s", network, error)
         return None, "random"

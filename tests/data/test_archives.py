@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import io
 import pickle
+import zipfile
 
 import numpy as np
 import pytest
@@ -127,6 +129,54 @@ def test_labels_of_a_byte_do_not_wrap_around(tmp_path):
     arrays["test_labels"][0] = 255
     np.savez(tmp_path / "x.npz", **arrays)
     assert len(open_source("x", tmp_path / "x.npz").task.class_names) == 256
+
+
+def test_one_label_does_not_make_billions_of_classes(tmp_path):
+    native.write_medmnist(tmp_path / "x.npz", 3)
+    with np.load(tmp_path / "x.npz") as file:
+        arrays = dict(file)
+    arrays["test_labels"] = arrays["test_labels"].astype(np.int64)
+    arrays["test_labels"][0] = 2**31
+    np.savez(tmp_path / "x.npz", **arrays)
+    for names in ((), ("a", "b", "c")):
+        with pytest.raises(InputError, match=r"x\.npz: has 2147483649 classes, of at most 2000"):
+            open_source("x", tmp_path / "x.npz", class_names=names)
+
+
+def _npy(shape: tuple[int, ...], content: bytes, descr: str = "|u1") -> bytes:
+    """An array's file whose header says what it wants to."""
+    file = io.BytesIO()
+    header = {"descr": descr, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    return file.getvalue() + content
+
+
+@pytest.mark.parametrize("kind", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (_npy((10**6, 10**6), b"few"), "does not have its size"),
+        (_npy((2**40, 0), b""), "are not 2-D uint8 images"),
+        (_npy((-5, 2), b"few"), r"shape \(-5, 2\)"),
+        (_npy((1,), bytes(8), "|O"), "has type object"),
+        (_npy((3 * 2**25,), bytes(3 * 2**25)), "unpacks to .* perhaps a bomb"),
+        (b"\x93NUMPY\x09\x00", "not a MedMNIST file"),
+    ],
+    ids=["declared shape", "no size", "negative", "objects", "bomb", "version"],
+)
+def test_an_array_is_what_its_file_can_hold(tmp_path, kind, content, reason):
+    if kind == zipfile.ZIP_STORED and len(content) > 2**20:
+        content = content[: 2**20]  # a bomb needs to be packed
+        reason = "does not have its size"
+    native.write_medmnist(tmp_path / "good.npz", 3)
+    with (
+        zipfile.ZipFile(tmp_path / "good.npz") as good,
+        zipfile.ZipFile(tmp_path / "x.npz", "w", kind) as bad,
+    ):
+        for name in good.namelist():
+            bad.writestr(name, content if name == "train_images.npy" else good.read(name))
+    with pytest.raises(InputError, match=reason):
+        open_source("x", tmp_path / "x.npz")
 
 
 def test_fields_that_would_be_ignored_are_refused(tmp_path):

@@ -3,10 +3,13 @@ from __future__ import annotations
 import pytest
 
 from diffmic_jax.data import labels
+from diffmic_jax.errors import InputError
 
 
 @pytest.mark.parametrize(
-    ("cell", "label"), [("1", "1"), ("01", "1"), ("1.0", "1"), ("-1", "-1"), ("1.5", "1.5")]
+    ("cell", "label"),
+    [("1", "1"), ("01", "1"), ("1.0", "1"), ("-1", "-1"), ("1.5", "1.5")]
+    + [("9" * 5000, "9" * 5000)],
 )
 def test_whole_numbers_have_one_writing(cell, label):
     assert labels.canonical(cell) == label
@@ -76,3 +79,11 @@ def test_missing_labels_unless_a_class_has_that_name():
 def test_several_labels_with_doubt():
     known = labels.lookup(("a", "b", "c"))
     assert labels.find_several("a|?c", known, "row", 3) == (1, 0, -1)
+
+
+def test_a_number_of_5000_digits_is_a_name():
+    long = "7" * 5000
+    assert labels.class_names({long, "a"}) == (long, "a")
+    assert labels.lookup((long, "a"), [long])[long] == 0
+    with pytest.raises(InputError, match="unknown class"):
+        labels.find(long, {"a": 0}, "row 2")

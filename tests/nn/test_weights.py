@@ -157,3 +157,29 @@ def test_without_the_hub_the_message_names_the_file(monkeypatch):
             weights.find(source, "field")
     with pytest.raises(InputError, match=r"field='weights.pth': no such file; name one"):
         weights.find("weights.pth", "field")
+
+
+def test_a_revision_is_asked_for_and_the_sha256_is_kept(tmp_path, monkeypatch):
+    write_weights(tmp_path / "w.safetensors")
+    asked = []
+
+    def download(repository: str, file: str, revision: str) -> str:
+        asked.append((repository, file, revision))
+        return str(tmp_path / "w.safetensors")
+
+    fake = SimpleNamespace(
+        hf_hub_download=download, try_to_load_from_cache=lambda repository, file, revision: None
+    )
+    monkeypatch.setitem(sys.modules, "huggingface_hub", fake)
+    monkeypatch.setattr(weights, "_check_reachable", lambda: None)
+    source = "timm/resnet50.tv_in1k@0123abc"
+    path = weights.find(source, "field")
+    assert asked == [("timm/resnet50.tv_in1k", "model.safetensors", "0123abc")]
+    known = weights.pinned(source, path)
+    assert known == f"{source}#sha256={weights.checksum(path)}"
+    assert weights.find(known, "field") == path
+    assert weights.pinned(known, path) == known
+    assert weights.pinned(str(path), path) == str(path)
+    path.write_bytes(b"another file")
+    with pytest.raises(InputError, match=r"damaged, its SHA-256 is .*; get it anew"):
+        weights.find(known, "field")

@@ -28,6 +28,7 @@ pytest.importorskip("starlette")
 pytest.importorskip("python_multipart")
 
 from diffmic_jax.serve.app import make_app  # noqa: E402
+from diffmic_jax.serve.guard import Limits  # noqa: E402
 
 LIMIT = 300_000
 """Bytes of a request."""
@@ -36,7 +37,7 @@ LIMIT = 300_000
 @pytest.fixture(scope="module")
 def url(trained: Path) -> Iterator[str]:
     """Address of the page of the trained run, served in a thread."""
-    app = make_app(load(trained), ("127.0.0.1",), max_bytes=LIMIT)
+    app = make_app(load(trained), ("127.0.0.1",), limits=Limits(body=LIMIT))
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", ws="none"))
     thread = threading.Thread(target=server.run)
     thread.start()

@@ -148,12 +148,14 @@ def test_weights_that_nobody_asked_for_by_name_may_be_absent(
 
 
 def test_imagenet_weights_are_taken_where_they_are(tiny_data, tmp_path, monkeypatch):
+    (tmp_path / "r50").write_bytes(b"weights")
     monkeypatch.setitem(sys.modules, "huggingface_hub", hub(None, cached=str(tmp_path / "r50")))
     config = tiny.make_config(
         tiny_data, model__stem="imagenet", model__width=64, guidance__backbone="resnet50"
     )
     found = pretrained._weights("guidance", "resnet50", "auto", config)
-    assert found == (tmp_path / "r50", "timm/resnet50.tv_in1k")
+    sha256 = weights.checksum(tmp_path / "r50")
+    assert found == (tmp_path / "r50", f"timm/resnet50.tv_in1k#sha256={sha256}")
 
 
 def test_a_network_without_statistics_takes_weights_too(tmp_path, tiny_data):
