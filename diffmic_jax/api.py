@@ -10,6 +10,7 @@ Every command is one of these functions or a method of `Classifier`.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Mapping, Sequence
@@ -38,8 +39,10 @@ from diffmic_jax.inference.load import Model
 from diffmic_jax.inference.load import load as load_model
 from diffmic_jax.method.networks import check_networks
 from diffmic_jax.planning import budget
-from diffmic_jax.training import parallel
-from diffmic_jax.training.run import TrainingRun, check_split
+from diffmic_jax.training import parallel, peers
+from diffmic_jax.training.content import check_split
+from diffmic_jax.training.owner import check_free, owned
+from diffmic_jax.training.run import TrainingRun
 from diffmic_jax.training.workdir import check_workdir, check_writable
 from diffmic_jax.types import Variables
 
@@ -99,7 +102,8 @@ class Classifier:
         Args:
           split: `train`, `validation`, `test` or `test_clean`.
           folder: where metrics.json, predictions.csv and uncertainty.csv go; default
-            `eval/<split>` in the workdir.
+            `eval/<split>` in the workdir, or in a folder of its own in there where the sampling is
+            another one than the run's.
           root: where the data is now, if it has moved.
           coverage: of the prediction sets, 0 to 1.
 
@@ -108,7 +112,8 @@ class Classifier:
         """
         place = None if folder is None else Path(folder)
         dataset = self.dataset(root)
-        return evaluate_model(self._model, dataset, split, folder=place, coverage=coverage)
+        with owned(self.workdir) if place is None else contextlib.nullcontext():
+            return evaluate_model(self._model, dataset, split, folder=place, coverage=coverage)
 
     def report(
         self,
@@ -132,7 +137,7 @@ class Classifier:
         """
         with extras.requires("report", "report"):
             from diffmic_jax.report.build import write_report  # heavy, and an extra
-        path = Path(out) if out else self.workdir / "report.html"
+        path = Path(out) if out else self._model.home / "report.html"
         write_report(self._model, self.dataset(root), path, split)
         return path
 
@@ -241,6 +246,7 @@ def train(config: Config, workdir: Path, minutes: float | None = None) -> Evalua
         check_workdir(workdir, config)  # first: decoding the images may take long
     check_networks(config)
     check_writable(workdir)
+    check_free(workdir)
     mesh = parallel.make_mesh(config.train.model_shards)
     dataset = open_dataset(config)
     run = TrainingRun.open(config, workdir, dataset, mesh)
@@ -250,10 +256,13 @@ def train(config: Config, workdir: Path, minutes: float | None = None) -> Evalua
         check_workdir(workdir, config)
         run = TrainingRun.open(config, workdir, dataset, mesh)
     run = dataclasses.replace(run, guidance=partial(_guidance, config), began=began)
-    run.train(validator(run))
-    model = load_model(workdir, flatten(config.to_dict()), run.method)
-    calibrate(model, dataset)
-    return evaluate_model(model, dataset)
+    with owned(workdir):
+        check_workdir(workdir, config)  # again: another may have been here since
+        run.train(validator(run))
+        peers.at("evaluates")
+        model = load_model(workdir, flatten(config.to_dict()), run.method)
+        calibrate(model, dataset)
+        return evaluate_model(model, dataset)
 
 
 def evaluate(config: Config, workdir: Path, *, folder: Path | None = None) -> Evaluation:
@@ -270,7 +279,9 @@ def evaluate(config: Config, workdir: Path, *, folder: Path | None = None) -> Ev
     if folder is None:  # elsewhere the results may be of another sampling
         check_workdir(workdir, config)
     model = load_model(workdir, flatten(config.to_dict()))
-    return evaluate_model(model, open_dataset(config), folder=folder)
+    dataset = open_dataset(config)
+    with owned(workdir) if folder is None else contextlib.nullcontext():
+        return evaluate_model(model, dataset, folder=folder)
 
 
 def evaluate_ensemble(config: Config, workdirs: Sequence[Path], folder: Path) -> Evaluation:

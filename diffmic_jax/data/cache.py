@@ -32,7 +32,7 @@ from diffmic_jax.data.images import Decoded
 from diffmic_jax.data.layouts import Read, Record, label_array
 from diffmic_jax.data.places import user_cache
 from diffmic_jax.data.sources import Source
-from diffmic_jax.data.store import Store, number
+from diffmic_jax.data.store import CachedPixels, Store, number
 from diffmic_jax.errors import InputError
 
 VERSION = 2
@@ -79,22 +79,6 @@ class Cached:
     """How many gray images of more than eight bits use so many."""
     gray_bits: int = 0
     """The bits of the scale of these; 0: there are none."""
-
-
-class CachedPixels:
-    """The images of a cache file, by row. Cheap to send to another process."""
-
-    def __init__(self, path: Path) -> None:
-        """Opens the file before threads do: CPython 3.11 cannot parse its header in two at once."""
-        self._path = path
-        self._array = np.load(path, mmap_mode="r")
-
-    def __call__(self, rows: np.ndarray) -> np.ndarray:
-        """[n] rows -> [n, S, S, 3] uint8, a copy."""
-        return self._array[rows]
-
-    def __reduce__(self) -> tuple[type[CachedPixels], tuple[Path]]:
-        return CachedPixels, (self._path,)  # pickling a memory map would copy its pixels
 
 
 def cached(
@@ -172,6 +156,8 @@ class _Decoder:
         store, states = self.store, _states(self.source, self.records)
         # Bad images are tried again: a limit or a library may have changed.
         due = sorted({*np.flatnonzero(store.states != states).tolist(), *store.bad})
+        if np.any(store.states[due]):
+            store.detach()
         yield from self._fill(due, states, gray_bits)
         scale = gray_bits or store.gray_bits
         other = (store.facts["bits"] > 0) & (store.facts["scale"] != scale)
@@ -234,7 +220,7 @@ def _file_state(path: str) -> str:
 def _by_part(source: Source, records: Sequence[Record], store: Store, gray_bits: int) -> Cached:
     """The examples of every part, without those that could not be decoded."""
     rows = {record.id: row for row, record in enumerate(records)}
-    pixels = CachedPixels(store.path)
+    pixels = CachedPixels(store.path, store.facts["digest"])
     examples = {}
     for part, listed in source.splits.items():
         good = [record for record in listed if rows[record.id] not in store.bad]

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import glob
 import io
 import json
 import os
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from diffmic_jax.errors import InputError
+
+STALE = 60
+"""Seconds after its last byte from which an unfinished file is taken for abandoned."""
 
 
 def write_table(
@@ -52,6 +57,8 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 def write_bytes(path: str | os.PathLike[str], content: bytes | bytearray) -> None:
     """Writes beside `path`, then renames: a reader never sees an incomplete file.
 
+    What a killed process left behind is removed by the next one that writes the file.
+
     Raises:
       InputError: the file cannot be written.
     """
@@ -59,7 +66,9 @@ def write_bytes(path: str | os.PathLike[str], content: bytes | bytearray) -> Non
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(content)
+        _sweep(path)
+        with part.open("xb") as file:  # never through a link that lies there
+            file.write(content)
         os.replace(part, path)
     except OSError as error:
         raise InputError(
@@ -68,3 +77,13 @@ def write_bytes(path: str | os.PathLike[str], content: bytes | bytearray) -> Non
     finally:
         with contextlib.suppress(OSError):
             part.unlink()
+
+
+def _sweep(path: Path) -> None:
+    """Remove the unfinished files of processes that are no more."""
+    for left in path.parent.glob(f"{glob.escape(path.name)}.*.part"):
+        process = left.name.removesuffix(".part").rpartition(".")[2]
+        # On another machine it may live on: a file that still grows is left alone.
+        if process == str(os.getpid()) or time.time() - left.lstat().st_mtime > STALE:
+            with contextlib.suppress(OSError):
+                left.unlink()

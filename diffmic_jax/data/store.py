@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
+import math
 import os
 import shutil
+import weakref
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from diffmic_jax.data.pixels import Decoded
-from diffmic_jax.errors import InputError
+from diffmic_jax.errors import InputError, StorageError
 
+STATES = "states.npy"
+"""Of the files; without it all images are decoded again."""
 FACTS = np.dtype([("bits", "u1"), ("scale", "u1"), ("digest", "u8")])
 """Of a row: the bits that gray of more than eight uses and those of its scale (0: another image),
 and a hash of the prepared pixels."""
@@ -24,8 +30,7 @@ class Store:
 
     def __init__(self, home: Path, count: int, size: int) -> None:
         self.path, self._states, self._facts, self._bad, self._notes = (
-            home / name
-            for name in ("images.npy", "states.npy", "facts.npy", "bad.json", "notes.json")
+            home / name for name in ("images.npy", STATES, "facts.npy", "bad.json", "notes.json")
         )
         self.bad: dict[int, str] = {}
         self.notes: dict[int, str] = {}
@@ -61,22 +66,33 @@ class Store:
         gray_bits: int,
     ) -> None:
         """Store prepared images that were decoded from files in the given states."""
-        array = np.lib.format.open_memmap(self.path, "r+")
-        for row, image in zip(rows, images, strict=True):
-            self.bad.pop(row, None)
-            self.notes.pop(row, None)
-            self.facts[row] = 0
-            if isinstance(image, InputError):
-                self.bad[row] = str(image)
-                continue
-            array[row] = image.pixels
-            scale = (gray_bits or image.bits) if image.bits else 0
-            self.facts[row] = image.bits, scale, number(image.pixels.tobytes())
-            if image.note:
-                self.notes[row] = image.note
-        array.flush()
+        offset = np.load(self.path, mmap_mode="r").offset
+        with self.path.open("r+b", buffering=0) as file:
+            for row, image in zip(rows, images, strict=True):
+                self.bad.pop(row, None)
+                self.notes.pop(row, None)
+                self.facts[row] = 0
+                if isinstance(image, InputError):
+                    self.bad[row] = str(image)
+                    continue
+                content = image.pixels.tobytes()
+                written = os.pwrite(file.fileno(), content, offset + row * len(content))
+                if written != len(content):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                scale = (gray_bits or image.bits) if image.bits else 0
+                self.facts[row] = image.bits, scale, number(content)
+                if image.note:
+                    self.notes[row] = image.note
+            os.fsync(file.fileno())
         self.states[rows] = states
         self._write()
+
+    def detach(self) -> None:
+        """Go on in a copy of the pixels: a process that reads them now keeps what it began with."""
+        check_space(self.path.parent, self.path.stat().st_size, "a smaller config.data.image_size")
+        part = self.path.with_suffix(".part")
+        shutil.copyfile(self.path, part)
+        os.replace(part, self.path)
 
     def _write(self) -> None:
         """The states last: they show that the rest is complete."""
@@ -90,6 +106,65 @@ class Store:
             with part.open("wb") as file:
                 save(file)
             os.replace(part, path)
+
+
+class CachedPixels:
+    """The images of a cache file, by row. Cheap to send to another process.
+
+    They are read, not mapped: where a file was cut off, a process that has mapped it is killed.
+    Each row is compared with the hash of what was decoded when it is first read.
+    """
+
+    def __init__(self, path: Path, digests: np.ndarray | None = None) -> None:
+        """Open the file, which may be deleted from then on.
+
+        Args:
+          path: of an array [N, ...], as `np.save` writes it.
+          digests: [N] of its rows, as `number` makes them, 0 where there is none; None: not known.
+
+        Raises:
+          StorageError: the file is not what it was.
+        """
+        self._path, self._digests = path, digests
+        try:
+            mapped = np.load(path, mmap_mode="r")
+            self._fd = os.open(path, os.O_RDONLY)
+        except (OSError, ValueError, EOFError) as error:
+            raise self._changed(f"cannot be read ({error})") from error
+        weakref.finalize(self, os.close, self._fd)
+        self._shape, self._dtype = mapped.shape, mapped.dtype
+        self._offset, self._size = mapped.offset, math.prod(mapped.shape[1:]) * mapped.itemsize
+        self._checked = np.zeros(len(mapped), bool)
+
+    def __call__(self, rows: np.ndarray) -> np.ndarray:
+        """[n] rows -> [n, S, S, 3] uint8, a copy.
+
+        Raises:
+          StorageError: the file is not what it was.
+        """
+        found = np.empty((len(rows), *self._shape[1:]), self._dtype)
+        for each, row in zip(found, np.asarray(rows).tolist(), strict=True):
+            try:
+                content = os.pread(self._fd, self._size, self._offset + row * self._size)
+            except OSError as error:
+                raise self._changed(f"cannot be read ({error.strerror})") from error
+            if len(content) != self._size:
+                raise self._changed("was cut off while it was in use")
+            if self._digests is not None and self._digests[row] and not self._checked[row]:
+                if number(content) != self._digests[row]:
+                    raise self._changed(f"has other pixels in row {row} than were decoded")
+                self._checked[row] = True
+            each[...] = np.frombuffer(content, self._dtype).reshape(each.shape)
+        return found
+
+    def _changed(self, what: str) -> StorageError:
+        """The error; the next start decodes the images again."""
+        with contextlib.suppress(OSError):
+            self._path.with_name(STATES).unlink()
+        return StorageError(f"{self._path}: {what}; the next start writes it anew")
+
+    def __reduce__(self) -> tuple[type[CachedPixels], tuple[Path, np.ndarray | None]]:
+        return CachedPixels, (self._path, self._digests)
 
 
 def _read_texts(path: Path) -> dict[int, str]:

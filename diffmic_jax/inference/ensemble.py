@@ -16,6 +16,7 @@ from diffmic_jax.errors import InputError
 from diffmic_jax.inference.load import Model
 from diffmic_jax.inference.predict import Predictor
 from diffmic_jax.inference.predictions import Outputs
+from diffmic_jax.training.checksum import digest
 from diffmic_jax.types import Array, Batch
 
 
@@ -44,7 +45,9 @@ class Ensemble(Model):
                     "on the same data"
                 )
         own = {field.name: getattr(first, field.name) for field in dataclasses.fields(Model)}
-        return cls(**own | {"workdir": workdir}, members=tuple(members))
+        own["workdir"] = workdir
+        own["fingerprint"] = digest({"members": [each.fingerprint for each in members]})
+        return cls(**own, members=tuple(members))
 
     @cached_property
     def predictor(self) -> Predictor:

@@ -20,10 +20,11 @@ from diffmic_jax.errors import Interrupted
 from diffmic_jax.method.build import Method, Phase
 from diffmic_jax.method.state import TrainState, inherit
 from diffmic_jax.method.train_step import train_step
-from diffmic_jax.training import parallel
+from diffmic_jax.training import parallel, peers
 from diffmic_jax.training.checkpoint import Checkpoints
 from diffmic_jax.training.guards import FiniteCheck, StopRequest, Watchdog, skipping
 from diffmic_jax.training.log import TrainingLog
+from diffmic_jax.training.owner import check_owned
 from diffmic_jax.types import Array, Batch
 
 messages = logging.getLogger("diffmic_jax")
@@ -81,12 +82,14 @@ class Loop:
           NonFiniteLossError: on a NaN or infinite loss that is not skipped; nothing is saved after
             it.
           StorageError: if a checkpoint or the log cannot be written.
+          InputError: if another process has taken the workdir over.
           Interrupted: when a stop was asked for, on any process, and the current step is saved.
         """
         watchdog, vote = self.guards.watchdog, parallel.voting(self.mesh)
         step, bar = int(state.step), self._bar(int(state.step))
         watchdog.at(f"reads the batch of step {step + 1}")
         with (
+            peers.alarming(),
             self.guards.stop.listening(),
             watchdog,
             bar,
@@ -176,6 +179,7 @@ class Loop:
         self.log.add(step, phase.name, values, seconds, metrics, skipped=int(state.skipped))
         watchdog.at(f"saves after step {step}")
         if due or stopping:
+            check_owned(self.checkpoints.folder.parent)
             self.checkpoints.save(step, state, self.meta, metrics)
 
 
