@@ -66,7 +66,7 @@ def run_command(main: Callable[[], None]) -> int:
         _print(f"error: {error}")
         return BAD_INPUT
     except NonFiniteLossError as error:
-        _print(f"error: {error}; the last good checkpoint is kept")
+        _print(f"error: {error}")
         return FAILED
     except RunError as error:
         _print(f"error: {error}")

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 import typing
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -32,7 +33,7 @@ from diffmic_jax.data.images import Decoded
 from diffmic_jax.data.layouts import Read, Record, label_array
 from diffmic_jax.data.places import user_cache
 from diffmic_jax.data.sources import Source
-from diffmic_jax.data.store import CachedPixels, Store, number
+from diffmic_jax.data.store import Scratch, Store, number
 from diffmic_jax.errors import InputError
 
 VERSION = 2
@@ -103,11 +104,7 @@ def cached(
     Raises:
         InputError: an image is bad, or the folder cannot be written or is too small.
     """
-    if on_bad_image not in ON_BAD_IMAGE:
-        raise InputError(
-            f"config.data.on_bad_image={on_bad_image!r} is unknown; choose one of "
-            f"{', '.join(ON_BAD_IMAGE)}"
-        )
+    _check_policy(on_bad_image)
     # In an order that does not depend on the split.
     records = sorted(source.records, key=lambda record: (record.id, record.path))
     name = f"{source.name}-{image_size}-{_hash(source, records)}"
@@ -117,17 +114,43 @@ def cached(
         with FileLock(home / "lock"):
             store = Store(home, len(records), image_size)
             decoder = _Decoder(source, records, store, image_size, num_threads)
-            for _ in decoder.decode(gray_bits):
-                if store.bad and on_bad_image == "error":
-                    break
+            decoder.run(gray_bits, on_bad_image)
     except OSError as error:
         reason = error.strerror or error
         raise InputError(
             f"config.data.cache_dir: {home} cannot be used ({reason}); name another folder"
         ) from error
-    if store.bad and on_bad_image == "error":
-        raise InputError(store.bad[min(store.bad)])
     return _by_part(source, records, store, gray_bits)
+
+
+def decoded_once(
+    source: Source, image_size: int, *, on_bad_image: str = "error", gray_bits: int = 0
+) -> Cached:
+    """Decode the images of a source for this process alone: no file of them has a name.
+
+    Arguments as in `cached`.
+
+    Raises:
+        InputError: an image is bad, or there is no space for so many.
+    """
+    _check_policy(on_bad_image)
+    try:
+        store = Scratch(len(source.records), image_size)
+        _Decoder(source, source.records, store, image_size, 0).run(gray_bits, on_bad_image)
+    except OSError as error:
+        raise InputError(
+            f"{tempfile.gettempdir()}: no space for {len(source.records)} decoded images "
+            f"({error.strerror}); name another folder in TMPDIR"
+        ) from error
+    return _by_part(source, source.records, store, gray_bits)
+
+
+def _check_policy(on_bad_image: str) -> None:
+    if on_bad_image not in ON_BAD_IMAGE:
+        raise InputError(
+            f"config.data.on_bad_image={on_bad_image!r} is unknown; choose one of "
+            f"{', '.join(ON_BAD_IMAGE)}"
+        )
 
 
 def _home(common: Path, gray_bits: int) -> Path:
@@ -150,6 +173,19 @@ class _Decoder:
     store: Store
     size: int
     num_threads: int
+
+    def run(self, gray_bits: int, on_bad_image: str) -> None:
+        """Decode what is due.
+
+        Raises:
+            InputError: an image is bad, and that is to stop it.
+        """
+        stop = on_bad_image == "error"
+        for _ in self.decode(gray_bits):
+            if self.store.bad and stop:
+                break
+        if self.store.bad and stop:
+            raise InputError(self.store.bad[min(self.store.bad)])
 
     def decode(self, gray_bits: int) -> Iterator[None]:
         """Decode what is due, a chunk at a time, gray images of more than 8 bits on one scale."""
@@ -220,7 +256,7 @@ def _file_state(path: str) -> str:
 def _by_part(source: Source, records: Sequence[Record], store: Store, gray_bits: int) -> Cached:
     """The examples of every part, without those that could not be decoded."""
     rows = {record.id: row for row, record in enumerate(records)}
-    pixels = CachedPixels(store.path, store.facts["digest"])
+    pixels = store.pixels()
     examples = {}
     for part, listed in source.splits.items():
         good = [record for record in listed if rows[record.id] not in store.bad]

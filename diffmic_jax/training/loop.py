@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from diffmic_jax.errors import Interrupted
+from diffmic_jax.errors import Interrupted, NonFiniteLossError
 from diffmic_jax.method.build import Method, Phase
 from diffmic_jax.method.state import TrainState, inherit
 from diffmic_jax.method.train_step import train_step
@@ -116,6 +116,23 @@ class Loop:
         jax.block_until_ready(state)
         return state
 
+    def _finite(self, step: int, scalars: Mapping[str, Any]) -> dict[str, float]:
+        """The finite scalars of a step.
+
+        Raises:
+          NonFiniteLossError: as `FiniteCheck` does; the message says what is left.
+        """
+        try:
+            return self._check(step, scalars)
+        except NonFiniteLossError as error:
+            kept = self.checkpoints.latest_step
+            left = (
+                "there is no checkpoint yet"
+                if kept is None
+                else f"the last good checkpoint, of step {kept}, is kept"
+            )
+            raise NonFiniteLossError(f"{error}; {left}") from error
+
     @cached_property
     def _check(self) -> FiniteCheck:
         return FiniteCheck(self.guards.skip)
@@ -155,7 +172,7 @@ class Loop:
             run = skipping(plain) if self.guards.skip else plain
             self._compiled[phase] = parallel.jit_train(self.mesh, run, state)
         state, scalars = self._compiled[phase](state, batch, self.key)
-        return state, self._check(step + 1, scalars)
+        return state, self._finite(step + 1, scalars)
 
     def _after_step(
         self,
@@ -171,7 +188,7 @@ class Loop:
         due = step % self.save_every == 0 or step == self.method.num_steps
         if (due or stopping) and not self.guards.skip:
             # The loss shows a bad update only one step later.
-            self._check(step, {"parameters": _norm(state.params)})
+            self._finite(step, {"parameters": _norm(state.params)})
         watchdog.at(f"validates after step {step}")
         metrics = None
         if validate and due and phase is self.method.phases[-1]:

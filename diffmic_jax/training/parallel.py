@@ -20,6 +20,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from diffmic_jax.errors import InputError
+from diffmic_jax.training import peers
 from diffmic_jax.types import Batch
 
 TRUNKS = {"encoder", "local_encoder"}
@@ -56,10 +57,11 @@ def join_processes(coordinator: str = "", num_processes: int = 0, process_id: in
     # Signals are the loop's own business: it agrees with the other processes on when to stop.
     jax.config.update("jax_enable_preemption_service", False)
     try:
-        if any(given):
-            jax.distributed.initialize(coordinator, num_processes, process_id, **TIMES)
-        else:
-            jax.distributed.initialize(**TIMES)
+        with peers.joining(TIMES["initialization_timeout"]):
+            if any(given):
+                jax.distributed.initialize(coordinator, num_processes, process_id, **TIMES)
+            else:
+                jax.distributed.initialize(**TIMES)
     except ValueError as error:
         if any(given) or "coordinator_address" not in str(error):
             raise InputError(f"--coordinator={coordinator}: {error}") from error

@@ -19,7 +19,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -77,6 +77,28 @@ def watched(limit: float) -> Iterator[None]:
     finally:
         _WATCHING.remove(peers)
         peers.end()
+
+
+@contextlib.contextmanager
+def joining(seconds: int) -> Iterator[None]:
+    """End this process with `RESTART` and a line when the others of its run do not come in time."""
+    _before_abort(lambda: _end(_who_did_not_come(seconds)))
+    try:
+        yield
+    finally:
+        _before_abort(lambda: None)
+
+
+def _who_did_not_come(seconds: int) -> str:
+    state = distributed.global_state
+    count, address = state.num_processes, state.coordinator_address or ""
+    if state.process_id and not _answers(address):
+        who = f"process 0 of {count} cannot be reached at {address}"
+    else:
+        others = [str(i) for i in range(count) if i != state.process_id]
+        who = f"not all of the other processes ({', '.join(others[:8])}) of {count} have come"
+        who = f"process {others[0]} of {count} has not come" if count == 2 else who
+    return f"{who} within {seconds} s, while process {state.process_id} starts"
 
 
 class Peers:
@@ -178,13 +200,20 @@ class Peers:
     def _give_up(self, missing: int) -> None:
         silent = time.monotonic() - self._heard[missing]
         host = self._hosts.get(missing, "?")
-        sys.stderr.write(
-            f"\nprocess {missing} of {self._count} on {host} is missing (no sign of life for "
-            f"{silent:.0f} s) while process {self._own} {self.doing}; all that was saved is "
-            "intact: run the same command again to go on, with fewer processes if need be\n"
+        _end(
+            f"process {missing} of {self._count} on {host} is missing (no sign of life for "
+            f"{silent:.0f} s) while process {self._own} {self.doing}"
         )
-        sys.stderr.flush()
-        os._exit(RESTART)
+
+
+def _end(what: str) -> None:
+    """Say what happened, and end this process whatever its other threads wait for."""
+    sys.stderr.write(
+        f"\n{what}; all that was saved is intact: run the same command again to go on, with fewer "
+        "processes if need be\n"
+    )
+    sys.stderr.flush()
+    os._exit(RESTART)
 
 
 def _answers(address: str) -> bool:
@@ -198,17 +227,17 @@ def _answers(address: str) -> bool:
 
 
 _Handler = ctypes.CFUNCTYPE(None, ctypes.c_int)
-_kept: list[Any] = []
+_handler = _Handler(lambda number: _last_acts[-1]())
+_last_acts: list[Callable[[], None]] = []
 _WATCHING: list[Peers] = []
 
 
-def _before_abort(act: Any) -> None:
-    """Call a function when a library aborts the process.
+def _before_abort(act: Callable[[], None]) -> None:
+    """Call this function, the last one that was given, when a library aborts the process.
 
     Python's own handlers run in the main thread, which an abort in another one does not wait for.
     """
-    handler = _Handler(lambda number: act())
-    _kept.append(handler)  # must live as long as the process
+    _last_acts.append(act)
     libc = ctypes.CDLL(None)
     libc.signal.argtypes, libc.signal.restype = [ctypes.c_int, _Handler], ctypes.c_void_p
-    libc.signal(signal.SIGABRT, handler)
+    libc.signal(signal.SIGABRT, _handler)
