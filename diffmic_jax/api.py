@@ -10,6 +10,7 @@ Every command is one of these functions or a method of `Classifier`.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,8 @@ from diffmic_jax.inference.exported import Exported
 from diffmic_jax.inference.load import Model
 from diffmic_jax.inference.load import load as load_model
 from diffmic_jax.planning.plan import Plan
-from diffmic_jax.training.run import check_split
+from diffmic_jax.training.content import check_split
+from diffmic_jax.training.owner import owned
 from diffmic_jax.training.workdir import check_workdir
 
 MINUTES = 30.0
@@ -95,7 +97,8 @@ class Classifier:
         Args:
           split: `train`, `validation`, `test` or `test_clean`.
           folder: where metrics.json, predictions.csv and uncertainty.csv go; default
-            `eval/<split>` in the workdir.
+            `eval/<split>` in the workdir, or in a folder of its own in there where the sampling is
+            another one than the run's.
           root: where the data is now, if it has moved.
           coverage: of the prediction sets, 0 to 1.
 
@@ -104,7 +107,8 @@ class Classifier:
         """
         place = None if folder is None else Path(folder)
         dataset = self.dataset(root)
-        return evaluate_model(self._model, dataset, split, folder=place, coverage=coverage)
+        with owned(self.workdir) if place is None else contextlib.nullcontext():
+            return evaluate_model(self._model, dataset, split, folder=place, coverage=coverage)
 
     def report(
         self,
@@ -128,7 +132,7 @@ class Classifier:
         """
         with extras.requires("report", "report"):
             from diffmic_jax.report.build import write_report  # heavy, and an extra
-        path = Path(out) if out else self.workdir / "report.html"
+        path = Path(out) if out else self._model.home / "report.html"
         write_report(self._model, self.dataset(root), path, split)
         return path
 
@@ -259,8 +263,9 @@ def train(config: Config, workdir: Path, minutes: float | None = None) -> Evalua
       InputError: the configuration, the data or the workdir cannot work.
     """
     model, dataset = fitting.train(config, workdir, minutes)
-    calibrate(model, dataset)
-    return evaluate_model(model, dataset)
+    with owned(workdir):
+        calibrate(model, dataset)
+        return evaluate_model(model, dataset)
 
 
 def evaluate(config: Config, workdir: Path, *, folder: Path | None = None) -> Evaluation:
@@ -277,7 +282,9 @@ def evaluate(config: Config, workdir: Path, *, folder: Path | None = None) -> Ev
     if folder is None:  # elsewhere the results may be of another sampling
         check_workdir(workdir, config)
     model = load_model(workdir, flatten(config.to_dict()))
-    return evaluate_model(model, open_dataset(config), folder=folder)
+    dataset = open_dataset(config)
+    with owned(workdir) if folder is None else contextlib.nullcontext():
+        return evaluate_model(model, dataset, folder=folder)
 
 
 def evaluate_ensemble(config: Config, workdirs: Sequence[Path], folder: Path) -> Evaluation:

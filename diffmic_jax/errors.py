@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+RESTART = 75
+"""Exit status, EX_TEMPFAIL of sysexits.h: all is saved, and the same command goes on."""
+
 
 class InputError(Exception):
     """Something the user gave is wrong: a file, a field or a flag.

@@ -35,7 +35,8 @@ from diffmic_jax.planning import plan as plans
 from diffmic_jax.planning.fingerprint import Fingerprint
 from diffmic_jax.planning.plan import Plan
 from diffmic_jax.planning.rules import Case
-from diffmic_jax.training import parallel
+from diffmic_jax.training import parallel, peers
+from diffmic_jax.training.owner import check_free, owned
 from diffmic_jax.training.run import TrainingRun
 from diffmic_jax.training.workdir import check_workdir, check_writable
 from diffmic_jax.types import Variables
@@ -73,6 +74,7 @@ def train(config: Config, workdir: Path, minutes: float | None = None) -> tuple[
         check_workdir(workdir, config)  # first: decoding the images may take long
     check_networks(config)
     check_writable(workdir)
+    check_free(workdir)
     mesh = parallel.make_mesh(config.train.model_shards)
     dataset = open_dataset(config)
     run = TrainingRun.open(config, workdir, dataset, mesh)
@@ -80,13 +82,15 @@ def train(config: Config, workdir: Path, minutes: float | None = None) -> tuple[
     if minutes is not None:
         found = budget.within(dataclasses.replace(run, began=began), minutes)
         config, limit = config.changed({"train.epochs": found.epochs}), found.limit
-        check_workdir(workdir, config)
-        if parallel.is_main_process():
-            budget.keep(workdir, found)
         run = TrainingRun.open(config, workdir, dataset, mesh)
     guidance = partial(_guidance, config)
     run = dataclasses.replace(run, guidance=guidance, began=began, limit=limit)
-    run.train(validator(run))
+    with owned(workdir):
+        check_workdir(workdir, config)  # again: another may have been here since
+        if minutes is not None and parallel.is_main_process():
+            budget.keep(workdir, found)
+        run.train(validator(run))
+    peers.at("evaluates")
     return load(workdir, flatten(config.to_dict()), run.method), dataset
 
 
@@ -144,8 +148,9 @@ def fit(plan: Plan, workdir: Path) -> Model:
         places = [_member(config, workdir, i, plan.share) for i in range(plan.members)]
         _choose(plan, workdir, places, dataset)
     model = load(workdir)
-    calibrate(model, dataset)
-    evaluate(model, dataset)
+    with owned(workdir):
+        calibrate(model, dataset)
+        evaluate(model, dataset)
     return model
 
 

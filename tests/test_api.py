@@ -14,6 +14,7 @@ from diffmic_jax import api
 from diffmic_jax.cli import main as cli
 from diffmic_jax.data import sources
 from diffmic_jax.errors import InputError
+from diffmic_jax.inference.evaluated import PROVENANCE
 from diffmic_jax.inference.load import load
 from diffmic_jax.method.task import SCALARS
 from diffmic_jax.training.checkpoint import Checkpoints
@@ -50,7 +51,7 @@ def test_the_metrics_have_the_keys_of_the_contract(trained):
     scores = json.loads((trained / "eval/test/metrics.json").read_text())
     keys = {"n", *SCALARS, "per_class", "confusion", "ci95"}
     keys |= {"operating_points", "ci95_per_class", "referral", "calibrated", "classes_in_mean"}
-    assert set(scores) == keys | {"guidance", "unfamiliar"}
+    assert set(scores) == keys | {"guidance", "unfamiliar", *PROVENANCE}
     assert set(scores["guidance"]) == keys
     assert set(scores["per_class"]) == set(tiny.CLASSES)
     assert np.sum(scores["confusion"]) == scores["n"] == tiny.TEST

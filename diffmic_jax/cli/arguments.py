@@ -279,9 +279,10 @@ def _add_study(commands: argparse._SubParsersAction) -> None:
     )
     command.add_argument("--seeds", type=flags.seeds, help="as 0,1,2; default: the study's")
     flags.add_set(command, "of every run")
-    command.add_argument("--coordinator", default="", help="these three as for main.py")
+    command.add_argument("--coordinator", default="", help="these four as for main.py")
     command.add_argument("--num_processes", type=int, default=0)
     command.add_argument("--process_id", type=int, default=-1)
+    command.add_argument("--lost_after", type=int, default=60)
 
 
 def _add_info(commands: argparse._SubParsersAction) -> None:

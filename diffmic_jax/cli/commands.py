@@ -175,7 +175,7 @@ def study(args: argparse.Namespace) -> None:
 
     with extras.requires("report", "study"):
         from diffmic_jax.study.tables import write_tables
-    from diffmic_jax.training import parallel
+    from diffmic_jax.training import parallel, peers
 
     parallel.join_processes(args.coordinator, args.num_processes, args.process_id)
     wanted = load_study(args.study)
@@ -187,7 +187,9 @@ def study(args: argparse.Namespace) -> None:
     def show(*so_far: Any) -> None:
         print(write_tables(*so_far), flush=True)
 
-    if not run_study(wanted, args.workdir, show):
+    with peers.watched(args.lost_after):
+        complete = run_study(wanted, args.workdir, show)
+    if not complete:
         raise RunError(f"some runs failed; {args.workdir}/study.md lists them")
 
 

@@ -10,11 +10,16 @@ from collections.abc import Callable
 from types import FrameType
 
 from diffmic_jax.data.places import user_cache
-from diffmic_jax.errors import InputError, Interrupted, NonFiniteLossError, RunError, StorageError
+from diffmic_jax.errors import (
+    RESTART,
+    InputError,
+    Interrupted,
+    NonFiniteLossError,
+    RunError,
+    StorageError,
+)
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
-RESTART = 75
-"""EX_TEMPFAIL of sysexits.h: stopped on request, all is saved, the same command goes on."""
 
 
 def _print(message: str) -> None:
@@ -61,7 +66,7 @@ def run_command(main: Callable[[], None]) -> int:
         _print(f"error: {error}")
         return BAD_INPUT
     except NonFiniteLossError as error:
-        _print(f"error: {error}; the last good checkpoint is kept")
+        _print(f"error: {error}")
         return FAILED
     except RunError as error:
         _print(f"error: {error}")

@@ -49,14 +49,15 @@ def _run(argv: list[str]) -> None:
     config = configfile.typed(given.config, f"--config={spec}")
     # Here, since it loads JAX, which --help and a wrong flag need not wait for.
     from diffmic_jax import api
-    from diffmic_jax.training import parallel
+    from diffmic_jax.training import parallel, peers
 
     parallel.join_processes(given.coordinator, given.num_processes, given.process_id)
     workdir = Path(given.workdir) if given.workdir else configfile.default_workdir(spec)
-    if given.mode == "train":
-        api.train(config, workdir, given.minutes)
-    else:
-        api.evaluate(config, workdir)
+    with peers.watched(given.lost_after):
+        if given.mode == "train":
+            api.train(config, workdir, given.minutes)
+        else:
+            api.evaluate(config, workdir)
 
 
 def _without_config(argv: list[str]) -> tuple[str, list[str]]:
@@ -119,6 +120,7 @@ def _flags() -> flags.FlagValues:
     text("coordinator", "", "host:port of process 0, if there are several.")
     number("num_processes", 0, "Of the run; 1 does not look for others.")
     number("process_id", -1, "Of this process, from 0.")
+    number("lost_after", 60, "Seconds without a sign of life after which a process is lost.")
     modes = ["train", "evaluate"]
     flags.DEFINE_enum("mode", "train", modes, "What to do.", flag_values=own)
     return own

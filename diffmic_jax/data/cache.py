@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 import typing
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -32,7 +33,7 @@ from diffmic_jax.data.images import Decoded
 from diffmic_jax.data.layouts import Read, Record, label_array
 from diffmic_jax.data.places import user_cache
 from diffmic_jax.data.sources import Source
-from diffmic_jax.data.store import Store, number
+from diffmic_jax.data.store import Scratch, Store, number
 from diffmic_jax.errors import InputError
 
 VERSION = 2
@@ -81,22 +82,6 @@ class Cached:
     """The bits of the scale of these; 0: there are none."""
 
 
-class CachedPixels:
-    """The images of a cache file, by row. Cheap to send to another process."""
-
-    def __init__(self, path: Path) -> None:
-        """Opens the file before threads do: CPython 3.11 cannot parse its header in two at once."""
-        self._path = path
-        self._array = np.load(path, mmap_mode="r")
-
-    def __call__(self, rows: np.ndarray) -> np.ndarray:
-        """[n] rows -> [n, S, S, 3] uint8, a copy."""
-        return self._array[rows]
-
-    def __reduce__(self) -> tuple[type[CachedPixels], tuple[Path]]:
-        return CachedPixels, (self._path,)  # pickling a memory map would copy its pixels
-
-
 def cached(
     source: Source,
     image_size: int,
@@ -119,11 +104,7 @@ def cached(
     Raises:
         InputError: an image is bad, or the folder cannot be written or is too small.
     """
-    if on_bad_image not in ON_BAD_IMAGE:
-        raise InputError(
-            f"config.data.on_bad_image={on_bad_image!r} is unknown; choose one of "
-            f"{', '.join(ON_BAD_IMAGE)}"
-        )
+    _check_policy(on_bad_image)
     # In an order that does not depend on the split.
     records = sorted(source.records, key=lambda record: (record.id, record.path))
     name = f"{source.name}-{image_size}-{_hash(source, records)}"
@@ -133,17 +114,43 @@ def cached(
         with FileLock(home / "lock"):
             store = Store(home, len(records), image_size)
             decoder = _Decoder(source, records, store, image_size, num_threads)
-            for _ in decoder.decode(gray_bits):
-                if store.bad and on_bad_image == "error":
-                    break
+            decoder.run(gray_bits, on_bad_image)
     except OSError as error:
         reason = error.strerror or error
         raise InputError(
             f"config.data.cache_dir: {home} cannot be used ({reason}); name another folder"
         ) from error
-    if store.bad and on_bad_image == "error":
-        raise InputError(store.bad[min(store.bad)])
     return _by_part(source, records, store, gray_bits)
+
+
+def decoded_once(
+    source: Source, image_size: int, *, on_bad_image: str = "error", gray_bits: int = 0
+) -> Cached:
+    """Decode the images of a source for this process alone: no file of them has a name.
+
+    Arguments as in `cached`.
+
+    Raises:
+        InputError: an image is bad, or there is no space for so many.
+    """
+    _check_policy(on_bad_image)
+    try:
+        store = Scratch(len(source.records), image_size)
+        _Decoder(source, source.records, store, image_size, 0).run(gray_bits, on_bad_image)
+    except OSError as error:
+        raise InputError(
+            f"{tempfile.gettempdir()}: no space for {len(source.records)} decoded images "
+            f"({error.strerror}); name another folder in TMPDIR"
+        ) from error
+    return _by_part(source, source.records, store, gray_bits)
+
+
+def _check_policy(on_bad_image: str) -> None:
+    if on_bad_image not in ON_BAD_IMAGE:
+        raise InputError(
+            f"config.data.on_bad_image={on_bad_image!r} is unknown; choose one of "
+            f"{', '.join(ON_BAD_IMAGE)}"
+        )
 
 
 def _home(common: Path, gray_bits: int) -> Path:
@@ -167,11 +174,26 @@ class _Decoder:
     size: int
     num_threads: int
 
+    def run(self, gray_bits: int, on_bad_image: str) -> None:
+        """Decode what is due.
+
+        Raises:
+            InputError: an image is bad, and that is to stop it.
+        """
+        stop = on_bad_image == "error"
+        for _ in self.decode(gray_bits):
+            if self.store.bad and stop:
+                break
+        if self.store.bad and stop:
+            raise InputError(self.store.bad[min(self.store.bad)])
+
     def decode(self, gray_bits: int) -> Iterator[None]:
         """Decode what is due, a chunk at a time, gray images of more than 8 bits on one scale."""
         store, states = self.store, _states(self.source, self.records)
         # Bad images are tried again: a limit or a library may have changed.
         due = sorted({*np.flatnonzero(store.states != states).tolist(), *store.bad})
+        if np.any(store.states[due]):
+            store.detach()
         yield from self._fill(due, states, gray_bits)
         scale = gray_bits or store.gray_bits
         other = (store.facts["bits"] > 0) & (store.facts["scale"] != scale)
@@ -234,7 +256,7 @@ def _file_state(path: str) -> str:
 def _by_part(source: Source, records: Sequence[Record], store: Store, gray_bits: int) -> Cached:
     """The examples of every part, without those that could not be decoded."""
     rows = {record.id: row for row, record in enumerate(records)}
-    pixels = CachedPixels(store.path)
+    pixels = store.pixels()
     examples = {}
     for part, listed in source.splits.items():
         good = [record for record in listed if rows[record.id] not in store.bad]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from diffmic_jax.evaluation.results import Evaluation, add_calibrated, write
 from diffmic_jax.inference import calibration, ood
 from diffmic_jax.inference.calibration import COVERAGE
 from diffmic_jax.inference.card import write_card
+from diffmic_jax.inference.evaluated import folder_of
 from diffmic_jax.inference.load import Model
 from diffmic_jax.inference.predict import (
     Predictor,
@@ -31,9 +33,12 @@ from diffmic_jax.inference.predict import (
 from diffmic_jax.inference.predictions import Outputs
 from diffmic_jax.method.state import TrainState
 from diffmic_jax.training import parallel
+from diffmic_jax.training.content import changed_pixels, check_split
 from diffmic_jax.training.loop import Validate
-from diffmic_jax.training.run import TrainingRun, check_classes, check_split
+from diffmic_jax.training.run import TrainingRun, check_classes
 from diffmic_jax.training.state import Purpose
+
+log = logging.getLogger("diffmic_jax")
 
 
 def validator(run: TrainingRun) -> Validate:
@@ -86,7 +91,7 @@ def calibrate(model: Model, dataset: Dataset) -> None:
     # Features of other members are not comparable.
     detector = ood.fit(_training_features(model, dataset), held.outputs.features[: held.of_first])
     if parallel.is_main_process():
-        calibration.write(model.workdir, found, model.step, model.config.sampling)
+        calibration.write(model.home, found, model.step, model.config.sampling)
         if detector:
             ood.write(model.workdir, detector, model.step)
 
@@ -157,7 +162,7 @@ def evaluate(
       dataset: where the part is.
       split: a part of the data.
       folder: where the results go, those for the clean part into `test_clean` in it; default
-        `eval/<split>` in the workdir.
+        `eval/<split>` in the workdir, or in its folder of another sampling than the run's.
       coverage: of the conformal prediction sets.
 
     Raises:
@@ -175,7 +180,7 @@ def evaluate(
     for part in parts:
         found = _measure(model, examples[part], *_inside(examples[part], whole, outputs), coverage)
         found = dataclasses.replace(found, cpu_seconds=timed.cpu_seconds)
-        place = folder or model.workdir / "eval" / part
+        place = folder or folder_of(model, part)
         place = place / CLEAN if folder and part != split else place
         write(place, found)
         _show(model, found, part, place)
@@ -187,6 +192,9 @@ def evaluate(
 def _check_same_data(model: Model, dataset: Dataset) -> None:
     check_classes(model.workdir, model.meta, dataset)
     check_split(model.workdir, dataset)
+    recorded = model.meta.get("content_sha256")
+    if changed := changed_pixels(model.workdir, dataset, recorded):
+        log.warning("%s: since the training, %s", model.workdir, changed)
 
 
 def _inside(part: Examples, whole: Examples, outputs: Outputs) -> tuple[list[str], Outputs]:
@@ -208,6 +216,7 @@ def _measure(
         bootstrap=model.config.eval.bootstrap,
         thresholds=fitted.thresholds,
     )
+    scores |= model.provenance
     scores["unfamiliar"] = None
     if model.detector:
         scores["unfamiliar"] = float(1 - model.detector.is_familiar(outputs.features).mean())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import importlib.metadata
-import json
 import platform
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from diffmic_jax.data.files import write_text
+from diffmic_jax.inference.evaluated import evaluations
 from diffmic_jax.inference.load import Model
 from diffmic_jax.method.networks import OF_GUIDANCE
 from diffmic_jax.training.workdir import config_sha256, skipped_images
@@ -51,12 +51,12 @@ def versions() -> dict[str, str]:
 
 
 def write_card(model: Model) -> None:
-    """Write `MODEL_CARD.md` into a model's workdir, with the metrics that are there by now.
+    """Write `MODEL_CARD.md` beside a model's results, with the metrics that are there by now.
 
     Raises:
       InputError: the file cannot be written.
     """
-    write_text(model.workdir / FILE, model_card(model))
+    write_text(model.home / FILE, model_card(model))
 
 
 def model_card(model: Model) -> str:
@@ -137,16 +137,17 @@ def _split_counts(workdir: Path) -> dict[str, int]:
 
 
 def _results(model: Model) -> str:
-    paths = sorted(model.workdir.glob("eval/*/metrics.json"))
-    if not paths:
-        return "None yet.\n"
+    found, other = evaluations(model)
+    notes = "".join(f"\nNot shown: {part}, which is {what}.\n" for part, what in other.items())
+    if not found:
+        return f"None yet.\n{notes}"
     rows: list[Sequence[str]] = [("part", "classifier", "images", *HEADLINE)]
-    for path in paths:
-        scores = json.loads(path.read_text())
+    for part, scores in found.items():
         for name, values in (("diffusion", scores), ("guidance alone", scores["guidance"])):
             cells = (cell(values, metric) for metric in HEADLINE)
-            rows.append((path.parent.name, name, str(scores["n"]), *cells))
-    return table(rows) + "\n95% intervals by bootstrap over images, or groups where there are.\n"
+            rows.append((part, name, str(scores["n"]), *cells))
+    intervals = "95% intervals by bootstrap over images, or groups where there are."
+    return f"{table(rows)}\n{intervals}\n{notes}"
 
 
 def cell(values: Mapping[str, Any], name: str) -> str:

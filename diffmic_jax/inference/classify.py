@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from diffmic_jax.data import loader
-from diffmic_jax.data.cache import cached
+from diffmic_jax.data.cache import decoded_once
 from diffmic_jax.data.files import write_table
 from diffmic_jax.data.images import Decoded, list_images
 from diffmic_jax.data.layouts import Record, read_file, unlabelled
@@ -126,22 +125,15 @@ def classify(model: Model, images: Mapping[str, Image], on_bad_image: str = "err
 
     parts: dict[str, tuple[Record, ...]] = {"train": (), "validation": (), "test": records}
     source = Source(name="images", task=model.task, splits=parts, read=read)
-    with tempfile.TemporaryDirectory() as folder:
-        # All are decoded before the first is classified, so a bad one is reported at once.
-        found = cached(
-            source,
-            own.image_size,
-            Path(folder),
-            on_bad_image=on_bad_image,
-            gray_bits=own.gray_bits,
-        )
-        examples = found.examples["test"]
-        if not len(examples):
-            first = next(iter(found.skipped.values()))
-            raise InputError(f"predict: no image can be read; the first one: {first}")
-        rows = parallel.bucket(model.mesh, len(examples), model.config.eval.batch_size)
-        batches = loader.eval_batches(examples, loader.Batching(batch_size=rows))
-        outputs = predict_batches(model.predictor, batches, model.sampling_key, "predict")
+    # All are decoded before the first is classified, so a bad one is reported at once.
+    found = decoded_once(source, own.image_size, on_bad_image=on_bad_image, gray_bits=own.gray_bits)
+    examples = found.examples["test"]
+    if not len(examples):
+        first = next(iter(found.skipped.values()))
+        raise InputError(f"predict: no image can be read; the first one: {first}")
+    rows = parallel.bucket(model.mesh, len(examples), model.config.eval.batch_size)
+    batches = loader.eval_batches(examples, loader.Batching(batch_size=rows))
+    outputs = predict_batches(model.predictor, batches, model.sampling_key, "predict")
     ids = [record.id for record in examples.records]
     return Classified(ids=ids, outputs=outputs, skipped=found.skipped)
 

@@ -20,6 +20,7 @@ from diffmic_jax.errors import InputError
 from diffmic_jax.inference.model import Model
 from diffmic_jax.inference.predict import Predictor
 from diffmic_jax.inference.predictions import Outputs
+from diffmic_jax.training.checksum import digest
 from diffmic_jax.types import Array, Batch
 
 FILE = "members.json"
@@ -56,7 +57,9 @@ class Ensemble(Model):
                     "on the same data"
                 )
         own = {field.name: getattr(first, field.name) for field in dataclasses.fields(Model)}
-        return cls(**own | {"workdir": workdir}, averaged=tuple(members))
+        own["workdir"] = workdir
+        own["fingerprint"] = digest({"members": [each.fingerprint for each in members]})
+        return cls(**own, averaged=tuple(members))
 
     @cached_property
     def predictor(self) -> Predictor:

@@ -73,6 +73,7 @@ def _load_run(
         method = method or build(config, task)
         mesh = _mesh(config)
         state = checkpoints.restore(step, abstract_state(method, mesh))
+        fingerprint = checkpoints.fingerprint(step)
     return Model(
         workdir=workdir,
         config=config,
@@ -82,6 +83,7 @@ def _load_run(
         step=step,
         variables=state.variables(average=config.train.ema),
         meta=meta,
+        fingerprint=fingerprint,
     )
 
 

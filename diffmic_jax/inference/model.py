@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from diffmic_jax.config import Config
+from diffmic_jax.fields import as_json
 from diffmic_jax.inference import calibration, ood
 from diffmic_jax.inference.calibration import Calibrations
 from diffmic_jax.inference.ood import Detector
@@ -22,6 +23,9 @@ from diffmic_jax.method.build import Method
 from diffmic_jax.method.task import Task
 from diffmic_jax.training.state import Purpose, run_key
 from diffmic_jax.types import Array, Variables
+
+OTHER_SAMPLING = "sampling"
+"""Folder in the workdir for the results of another sampling than the run's."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,6 +42,29 @@ class Model:
     variables: Variables
     meta: Mapping[str, Any]
     """What the checkpoint records beside the state."""
+    fingerprint: str = ""
+    """A hash of the checkpoint's state."""
+
+    @cached_property
+    def home(self) -> Path:
+        """Where results of this model go: the workdir, if it samples as the run does.
+
+        With another sampling it is a folder of its own, named after what is different, so that the
+        run's results stay.
+        """
+        own = Config.from_dict(self.meta["config"], str(self.workdir)).sampling
+        changed = [
+            f"{field.name}={getattr(self.config.sampling, field.name)}"
+            for field in dataclasses.fields(own)
+            if getattr(self.config.sampling, field.name) != getattr(own, field.name)
+        ]
+        return self.workdir / OTHER_SAMPLING / ",".join(changed) if changed else self.workdir
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What results of this model are of, as `metrics.json` keeps it."""
+        sampling = as_json(dataclasses.asdict(self.config.sampling))
+        return {"step": self.step, "state_sha256": self.fingerprint, "sampling": sampling}
 
     @cached_property
     def calibrations(self) -> Calibrations:
@@ -46,7 +73,8 @@ class Model:
         Raises:
           InputError: the file is damaged.
         """
-        return calibration.read(self.workdir, self.step, self.config.sampling)
+        own = self.home if (self.home / calibration.FILE).exists() else self.workdir
+        return calibration.read(own, self.step, self.config.sampling)
 
     @cached_property
     def detector(self) -> Detector | None:

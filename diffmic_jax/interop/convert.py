@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from diffmic_jax.config import Config
 from diffmic_jax.data.catalog import CATALOG, MEDMNIST
-from diffmic_jax.data.files import write_json
+from diffmic_jax.data.files import new_folder, write_json
 from diffmic_jax.data.options import Options
 from diffmic_jax.errors import InputError
 from diffmic_jax.inference.card import write_card
@@ -78,13 +78,12 @@ def from_diffmic(
     }
     origins = {network: f"converted from {path.name}" for network, path in files.items()}
     meta = {"origins": origins, "encoder_prefix": encoder}
-    _write_workdir(workdir, config, task, _state_of(abstract, networks), meta)
     extras = {
         f"{network}/{name}": value
         for network, state in states.items()
         for name, value in names.left_over(state, maps[network]).items()
     }
-    state_dict.write(workdir / EXTRAS, extras)
+    _write_workdir(workdir, config, task, (_state_of(abstract, networks), meta), extras)
     return method
 
 
@@ -147,7 +146,7 @@ def from_backbone(
     method = build(config, task)
     initial = fresh_state(method, run_key(config.seed, Purpose.INIT), parallel.make_mesh())
     fresh, origins = with_pretrained(initial, method, config)
-    _write_workdir(workdir, config, task, fresh, {"origins": origins})
+    _write_workdir(workdir, config, task, (fresh, {"origins": origins}), {})
     return method
 
 
@@ -164,17 +163,27 @@ def _task(config: Config, class_names: tuple[str, ...], num_classes: int = 0) ->
 def _check_free(workdir: Path) -> None:
     if (workdir / "checkpoints").exists():
         raise InputError(f"{workdir}: holds a run already; choose another --workdir")
+    if workdir.exists() and not (workdir.is_dir() and not any(workdir.iterdir())):
+        raise InputError(f"{workdir}: is there already; choose another --workdir")
 
 
 def _write_workdir(
-    workdir: Path, config: Config, task: Task, state: TrainState, meta: Mapping[str, Any]
+    workdir: Path,
+    config: Config,
+    task: Task,
+    saved: tuple[TrainState, Mapping[str, Any]],
+    extras: StateDict,
 ) -> None:
-    """A workdir with one checkpoint, of step 0."""
+    """A workdir with one checkpoint, of step 0, and tensors that it has no place for."""
+    state, meta = saved
     meta = {**meta, **task.for_checkpoint(), "config": config.to_dict()}
-    write_json(workdir / "config.json", config.to_dict())
-    with Checkpoints(workdir, config.checkpoint.metric) as checkpoints:
-        checkpoints.save(0, state, meta)
-    write_card(load(workdir))
+    with new_folder(workdir) as part:
+        write_json(part / "config.json", config.to_dict())
+        if extras:
+            state_dict.write(part / EXTRAS, extras)
+        with Checkpoints(part, config.checkpoint.metric) as checkpoints:
+            checkpoints.save(0, state, meta)
+        write_card(load(part))
 
 
 def to_diffmic(workdir: Path, denoiser: Path, guidance: Path) -> None:

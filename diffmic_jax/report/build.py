@@ -21,11 +21,13 @@ from diffmic_jax.data.files import write_json, write_text
 from diffmic_jax.evaluation import compare
 from diffmic_jax.evaluation.run import calibrate, evaluate
 from diffmic_jax.inference.card import write_card
+from diffmic_jax.inference.evaluated import folder_of, is_current
 from diffmic_jax.inference.load import Model
 from diffmic_jax.report import page, sections
 from diffmic_jax.report.collect import FILES, Results, read_results
 from diffmic_jax.report.images import ImageSections
 from diffmic_jax.report.info import num_parameters
+from diffmic_jax.training.owner import owned
 
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy", "scikit-learn")
 WARNING = (
@@ -47,7 +49,7 @@ def write_report(model: Model, dataset: Dataset, out: Path, split: str = "test")
       InputError: there is no such part, the data has changed, or a file cannot be written.
     """
     model = _completed(model, dataset, split)
-    results = read_results(model.workdir, split)
+    results = read_results(model.workdir, split, model.home)
     title = f"{dataset.source.name}: {model.method.name} on the {split} split"
     head = [page.paragraph(_summary(model, results)), page.paragraph(WARNING, "warning")]
     write_text(out, page.document(title, head, _sections(model, dataset, split, results)))
@@ -75,14 +77,20 @@ def _sections(
 
 
 def _completed(model: Model, dataset: Dataset, split: str) -> Model:
-    """Make what the workdir lacks; returns the model with the calibration that is there then."""
-    calibrated = False
-    if model.calibrations.diffusion is None:
-        calibrate(model, dataset)
-        model = dataclasses.replace(model)  # which reads the calibration again
-        calibrated = model.calibrations.diffusion is not None
-    folder = model.workdir / "eval" / split
-    if calibrated or not all((folder / name).exists() for name in FILES):
+    """Make what the workdir lacks, or has of another checkpoint.
+
+    Returns:
+      The model with the calibration that is there then.
+    """
+    folder = folder_of(model, split)
+    whole = is_current(model, split) and all((folder / name).exists() for name in FILES)
+    calibrated = model.calibrations.diffusion is not None or not len(dataset.examples["validation"])
+    if whole and calibrated:
+        return model
+    with owned(model.workdir):
+        if not calibrated:
+            calibrate(model, dataset)
+            model = dataclasses.replace(model)  # which reads the calibration again
         evaluate(model, dataset, split)
         write_card(model)
     return model

@@ -9,7 +9,6 @@ authors'.
 from __future__ import annotations
 
 import csv
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from diffmic_jax.config import Config, Data
 from diffmic_jax.data.catalog import CATALOG, MEDMNIST
 from diffmic_jax.data.files import write_text
 from diffmic_jax.inference.card import COPIES, cell, origins, table, versions
+from diffmic_jax.inference.evaluated import evaluations
 from diffmic_jax.inference.load import Model
 from diffmic_jax.method.networks import OF_GUIDANCE, SHARED
 from diffmic_jax.method.task import DOUBT, SCALARS, SEPARATOR
@@ -49,7 +49,7 @@ def write_checklist(model: Model) -> Path:
     Raises:
       InputError: the file cannot be written.
     """
-    path = model.workdir / FILE
+    path = model.home / FILE
     write_text(path, checklist(model))
     return path
 
@@ -285,10 +285,9 @@ def _selection(config: Config) -> str:
 
 
 def _about_results(model: Model, split: _Split) -> dict[str, str]:
-    paths = sorted(model.workdir.glob("eval/*/metrics.json"))
-    found = {path.parent.name: json.loads(path.read_text()) for path in paths}
+    found, _ = evaluations(model)
     unit = "groups" if split.grouped else "images"
-    calibrated = (model.workdir / "calibration.json").exists()
+    calibrated = (model.home / "calibration.json").exists()
     return {
         "intervals": f"95% by bootstrap, {model.config.eval.bootstrap:,} resamples of {unit}; two "
         "runs by McNemar's test and paired bootstrap (`compare`)",

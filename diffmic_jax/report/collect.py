@@ -96,17 +96,19 @@ def predicted(
     )
 
 
-def read_results(workdir: Path, split: str) -> Results:
+def read_results(workdir: Path, split: str, home: Path | None = None) -> Results:
     """Read the files of an evaluation.
 
     Args:
       workdir: the run's folder.
       split: the part of the data.
+      home: the folder with its evaluation; default the workdir.
 
     Raises:
       InputError: a file is missing or empty.
     """
-    scores, predictions, uncertainty = (workdir / "eval" / split / name for name in FILES)
+    folder = (home or workdir) / "eval" / split
+    scores, predictions, uncertainty = (folder / name for name in FILES)
     found = read_predictions(predictions)
     rows, uncertain = read_rows(predictions), read_rows(uncertainty)
     names = found.task.class_names

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import jax
 
+from diffmic_jax.inference.evaluated import evaluations
 from diffmic_jax.inference.load import Model
 from diffmic_jax.nn import preprocess, trunks
 
@@ -16,7 +16,8 @@ def describe(model: Model) -> dict[str, Any]:
 
     Returns:
       `classes`, `recipe`, `step`, `image_size` in pixels, `parameters` (their number),
-      `parameters_sha256`, and for each evaluated part `<part>_accuracy` and `<part>_f1_macro`.
+      `parameters_sha256`, and for each evaluated part `<part>_accuracy` and `<part>_f1_macro`; or
+      `<part>_not_shown` where the evaluation is of another checkpoint, and of which.
     """
     facts: dict[str, Any] = {
         "classes": list(model.task.class_names),
@@ -26,10 +27,12 @@ def describe(model: Model) -> dict[str, Any]:
         "parameters": num_parameters(model),
         "parameters_sha256": model.parameters_sha256,
     }
-    for path in sorted(model.workdir.glob("eval/*/metrics.json")):
-        scores = json.loads(path.read_text())
+    found, other = evaluations(model)
+    for part, scores in found.items():
         for name in ("accuracy", "f1_macro"):
-            facts[f"{path.parent.name}_{name}"] = scores[name]
+            facts[f"{part}_{name}"] = scores[name]
+    for part, what in other.items():
+        facts[f"{part}_not_shown"] = what
     return facts
 
 

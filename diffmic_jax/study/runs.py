@@ -29,9 +29,12 @@ from diffmic_jax.data.files import write_json
 from diffmic_jax.data.sources import CLEAN
 from diffmic_jax.errors import InputError, Interrupted
 from diffmic_jax.evaluation.results import Evaluation
+from diffmic_jax.inference.evaluated import METRICS as METRICS_FILE
+from diffmic_jax.inference.evaluated import PROVENANCE
 from diffmic_jax.study.definition import Row, Study, make_configs, run_workdir
 from diffmic_jax.training import parallel
 from diffmic_jax.training.checkpoint import Checkpoints
+from diffmic_jax.training.owner import owned
 from diffmic_jax.training.workdir import config_sha256
 
 log = logging.getLogger("diffmic_jax")
@@ -90,10 +93,17 @@ def run_study(
       Whether every run is done.
 
     Raises:
-      InputError: a configuration cannot work; nothing has run then.
+      InputError: a configuration cannot work, or another process is at the study; nothing has run
+        then.
       Interrupted: the current run was asked to stop, and is saved.
     """
-    runs = Runs(study, folder)
+    with owned(folder):
+        return _run(Runs(study, folder), report)
+
+
+def _run(runs: Runs, report: Callable[[Study, Path, list[Outcome]], object]) -> bool:
+    """What `run_study` does, as the owner of the folder."""
+    study, folder = runs.study, runs.folder
     ran = False
     for seed in study.seeds:
         for row in study.rows:
@@ -130,8 +140,12 @@ class Runs:
     def is_done(self, row: Row, seed: int) -> bool:
         """Whether the results of a row and a seed are there, and of the same configuration."""
         row = self.study.row(row.of) if row.guidance else row
-        there = (self._results(row, seed) / "metrics.json").exists()
-        return there and self._is_recorded(row, seed)
+        path = self._results(row, seed) / METRICS_FILE
+        if not (self._is_recorded(row, seed) and path.exists()):
+            return False
+        # The run may have been trained or evaluated otherwise since then.
+        recorded = self._record[f"{row.name}-{seed}"].get("made_of")
+        return recorded in (None, made_of(json.loads(path.read_text())))
 
     def _is_recorded(self, row: Row, seed: int) -> bool:
         """Whether the record has it as done; the same in all processes."""
@@ -152,7 +166,9 @@ class Runs:
         try:
             self._check_needed(row, seed, record)
             self._write()
-            record["predict_cpu_seconds"] = self._job(row, seed)().cpu_seconds
+            evaluation = self._job(row, seed)()
+            record["predict_cpu_seconds"] = evaluation.cpu_seconds
+            record["made_of"] = made_of(evaluation.metrics)
             record["done"] = self._digest(row, seed)
         except Interrupted:
             raise
@@ -278,6 +294,11 @@ class Runs:
         if row.evaluates:
             return run_workdir(self.folder, row.name, seed)
         return run_workdir(self.folder, row.runs_of[0], seed) / "eval/test"
+
+
+def made_of(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """What the scores of a `metrics.json` say that they are of."""
+    return {name: scores.get(name) for name in PROVENANCE}
 
 
 def read_scores(folder: Path, guidance: bool) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import numpy as np
 from diffmic_jax.data.files import write_table, write_text
 from diffmic_jax.data.sources import CLEAN
 from diffmic_jax.inference.card import table
+from diffmic_jax.inference.evaluated import PROVENANCE
 from diffmic_jax.report import figures, page
 from diffmic_jax.study.definition import Row, Study
 from diffmic_jax.study.differences import (
@@ -43,11 +44,13 @@ def scalars(scores: Mapping[str, Any]) -> dict[str, Any]:
     """Every scalar of a `metrics.json`, its nested names joined by dots; None where undefined.
 
     An interval gives two, `.low` and `.high`. Confusion matrices are left out, and so are the
-    intervals per class, which are twice as many numbers as all others together.
+    intervals per class, which are twice as many numbers as all others together, and what the scores
+    are of.
     """
     found: dict[str, Any] = {}
     # Scalars of all classes before those of one class, and the guidance after the diffusion.
-    order = sorted(scores, key=lambda name: (isinstance(scores[name], dict), name == "guidance"))
+    names = [name for name in scores if name not in PROVENANCE]
+    order = sorted(names, key=lambda name: (isinstance(scores[name], dict), name == "guidance"))
     for name in order:
         value = scores[name]
         if isinstance(value, list) and name != "confusion":

@@ -26,9 +26,9 @@ from tqdm import tqdm
 
 from diffmic_jax.config import Config
 from diffmic_jax.data import transforms
-from diffmic_jax.data.cache import CachedPixels, Examples
+from diffmic_jax.data.cache import Examples
 from diffmic_jax.data.loader import Batching
-from diffmic_jax.data.store import check_space, reserve
+from diffmic_jax.data.store import CachedPixels, check_space, reserve
 from diffmic_jax.errors import InputError
 from diffmic_jax.fields import flatten
 from diffmic_jax.method.build import Method

@@ -21,6 +21,7 @@ import optax
 
 from diffmic_jax.errors import NonFiniteLossError
 from diffmic_jax.method.state import TrainState
+from diffmic_jax.training import peers
 from diffmic_jax.types import Array, Batch
 
 log = logging.getLogger("diffmic_jax")
@@ -127,6 +128,7 @@ class Watchdog:
     def at(self, doing: str) -> None:
         """Note what comes next."""
         self._doing, self._since = doing, time.monotonic()
+        peers.at(doing)
 
     def _watch(self) -> None:
         reported = 0.0

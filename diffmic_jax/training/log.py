@@ -7,7 +7,6 @@ import csv
 import datetime
 import io
 import logging
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any, Self
 import numpy as np
 from clu import parameter_overview
 
+from diffmic_jax.data.files import put
 from diffmic_jax.errors import StorageError
 from diffmic_jax.training.writer import EventWriter
 
@@ -87,12 +87,11 @@ class TrainingLog:
                 for row in csv.DictReader(io.StringIO(whole))
                 if row["step"].isdigit() and int(row["step"]) <= start_step
             ]
-        fresh = self._path.with_suffix(".tmp")
-        with fresh.open("w", newline="") as file:
-            writer = csv.DictWriter(file, self._columns, extrasaction="ignore")
-            writer.writeheader()
-            writer.writerows(rows)
-        os.replace(fresh, self._path)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, self._columns, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+        put(self._path, text.getvalue().encode())
 
     def add(
         self,

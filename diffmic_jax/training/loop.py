@@ -17,14 +17,15 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from diffmic_jax.errors import Interrupted
+from diffmic_jax.errors import Interrupted, NonFiniteLossError
 from diffmic_jax.method.build import Method, Phase
 from diffmic_jax.method.state import TrainState, inherit
 from diffmic_jax.method.train_step import train_step
-from diffmic_jax.training import parallel
+from diffmic_jax.training import parallel, peers
 from diffmic_jax.training.checkpoint import Checkpoints
 from diffmic_jax.training.guards import FiniteCheck, StopRequest, Watchdog, skipping
 from diffmic_jax.training.log import TrainingLog
+from diffmic_jax.training.owner import check_owned
 from diffmic_jax.training.pace import Pace, last_step
 from diffmic_jax.types import Array, Batch
 
@@ -87,6 +88,7 @@ class Loop:
           NonFiniteLossError: on a NaN or infinite loss that is not skipped; nothing is saved after
             it.
           StorageError: if a checkpoint or the log cannot be written.
+          InputError: if another process has taken the workdir over.
           Interrupted: when a stop was asked for, on any process, and the current step is saved.
         """
         watchdog, vote = self.guards.watchdog, parallel.voting(self.mesh)
@@ -94,6 +96,7 @@ class Loop:
         bar = self._bar(step, end)
         watchdog.at(f"reads the batch of step {step + 1}")
         with (
+            peers.alarming(),
             self.guards.stop.listening(),
             watchdog,
             bar,
@@ -119,6 +122,23 @@ class Loop:
                 watchdog.at(f"reads the batch of step {step + 1}")
         jax.block_until_ready(state)
         return state
+
+    def _finite(self, step: int, scalars: Mapping[str, Any]) -> dict[str, float]:
+        """The finite scalars of a step.
+
+        Raises:
+          NonFiniteLossError: as `FiniteCheck` does; the message says what is left.
+        """
+        try:
+            return self._check(step, scalars)
+        except NonFiniteLossError as error:
+            kept = self.checkpoints.latest_step
+            left = (
+                "there is no checkpoint yet"
+                if kept is None
+                else f"the last good checkpoint, of step {kept}, is kept"
+            )
+            raise NonFiniteLossError(f"{error}; {left}") from error
 
     @cached_property
     def _check(self) -> FiniteCheck:
@@ -171,7 +191,7 @@ class Loop:
             run = skipping(plain) if self.guards.skip else plain
             self._compiled[phase] = parallel.jit_train(self.mesh, run, state)
         state, scalars = self._compiled[phase](state, batch, self.key)
-        return state, self._check(step + 1, scalars)
+        return state, self._finite(step + 1, scalars)
 
     def _after_step(
         self,
@@ -189,7 +209,7 @@ class Loop:
         due = step % self.save_every == 0 or last
         if (due or stopping) and not self.guards.skip:
             # The loss shows a bad update only one step later.
-            self._check(step, {"parameters": _norm(state.params)})
+            self._finite(step, {"parameters": _norm(state.params)})
         watchdog.at(f"validates after step {step}")
         metrics = None
         if validate and due and phase is self.method.phases[-1]:
@@ -197,6 +217,7 @@ class Loop:
         self.log.add(step, phase.name, values, seconds, metrics, skipped=int(state.skipped))
         watchdog.at(f"saves after step {step}")
         if due or stopping:
+            check_owned(self.checkpoints.folder.parent)
             spent = {"seconds": self.pace.spent} if self.pace else {}
             self.checkpoints.save(step, state, {**self.meta, **spent}, metrics)
             if self.pace:

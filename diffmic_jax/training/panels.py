@@ -101,11 +101,13 @@ def draw_regions(
     side = factor * len(image)
     picture = Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR)
     pen = ImageDraw.Draw(picture)
+    attention = np.nan_to_num(attention, posinf=0.0)
+    strongest = attention.max() or 1.0
     # The strongest last, so that nothing covers it.
     for k in np.argsort(attention):
         row, column = (factor * corners[k]).tolist()
         end = factor * size - 1
-        share = float(attention[k] / attention.max())
+        share = float(attention[k] / strongest)
         ink = (255, round(230 * (1 - share)), 0)
         pen.rectangle((column, row, column + end, row + end), outline=ink, width=2)
     return np.asarray(picture)

@@ -16,12 +16,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from diffmic_jax.errors import InputError
+from diffmic_jax.training import peers
 from diffmic_jax.types import Batch
 
 TRUNKS = {"encoder", "local_encoder"}
+TIMES: dict[str, Any] = {
+    "initialization_timeout": 120,
+    "shutdown_timeout_seconds": 120,
+    "heartbeat_timeout_seconds": 600,
+}
+"""Of the coordinator, in seconds: `peers` notices a lost process sooner, and says which it is."""
 _meetings = itertools.count()  # every meeting needs a name of its own
 
 
@@ -49,10 +57,11 @@ def join_processes(coordinator: str = "", num_processes: int = 0, process_id: in
     # Signals are the loop's own business: it agrees with the other processes on when to stop.
     jax.config.update("jax_enable_preemption_service", False)
     try:
-        if any(given):
-            jax.distributed.initialize(coordinator, num_processes, process_id)
-        else:
-            jax.distributed.initialize()
+        with peers.joining(TIMES["initialization_timeout"]):
+            if any(given):
+                jax.distributed.initialize(coordinator, num_processes, process_id, **TIMES)
+            else:
+                jax.distributed.initialize(**TIMES)
     except ValueError as error:
         if any(given) or "coordinator_address" not in str(error):
             raise InputError(f"--coordinator={coordinator}: {error}") from error
@@ -284,6 +293,17 @@ def voting(mesh: Mesh) -> Callable[[bool], bool]:
         return bool(count(own))
 
     return any_of
+
+
+def told(text: str) -> str:
+    """What the main process says, on every process; up to 2,000 bytes of it."""
+    if jax.process_count() == 1:
+        return text
+    said = np.zeros(2000, np.uint8)
+    content = np.frombuffer(text.encode()[: len(said)], np.uint8)
+    said[: len(content)] = content
+    heard = np.asarray(multihost_utils.broadcast_one_to_all(said))
+    return heard.tobytes().rstrip(b"\0").decode(errors="replace")
 
 
 def is_main_process() -> bool:

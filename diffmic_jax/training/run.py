@@ -28,6 +28,14 @@ from diffmic_jax.method.state import TrainState
 from diffmic_jax.method.train_step import train_step
 from diffmic_jax.training import parallel
 from diffmic_jax.training.checkpoint import Checkpoints
+from diffmic_jax.training.content import (
+    CONTENT,
+    SPLIT,
+    changed_pixels,
+    check_split,
+    content_sha256,
+    content_text,
+)
 from diffmic_jax.training.features import FeatureCache, of_random_views
 from diffmic_jax.training.guards import StopRequest, Watchdog
 from diffmic_jax.training.log import TrainingLog
@@ -36,7 +44,7 @@ from diffmic_jax.training.pace import Limit, Pace, last_step
 from diffmic_jax.training.panels import Panel
 from diffmic_jax.training.pretrained import with_pretrained
 from diffmic_jax.training.state import Purpose, abstract_state, fresh_state, run_key
-from diffmic_jax.training.workdir import check_same_run, config_sha256, skipped_images
+from diffmic_jax.training.workdir import check_same_run, config_sha256
 from diffmic_jax.types import Array, Batch, Variables
 
 log = logging.getLogger("diffmic_jax")
@@ -100,7 +108,7 @@ class TrainingRun:
         """What a checkpoint records beside the state."""
         config = {"config": self.config.to_dict(), "config_sha256": config_sha256(self.config)}
         facts = self.dataset.task.for_checkpoint() | {"gray_bits": self.dataset.gray_bits}
-        return config | facts
+        return config | facts | {"content_sha256": content_sha256(self.dataset)}
 
     def train(self, validate: Callable[[TrainState], Metrics]) -> None:
         """Train to the end, from the latest checkpoint if there is one.
@@ -163,6 +171,11 @@ class TrainingRun:
         if theirs["config_sha256"] != config_sha256(self.config):
             check_same_run(str(checkpoints.folder / str(step)), theirs["config"], self.config)
         check_classes(self.workdir, theirs, self.dataset)
+        if changed := changed_pixels(self.workdir, self.dataset, theirs.get("content_sha256")):
+            raise InputError(
+                f"{self.workdir}: the data has changed since this run began: {changed}; restore "
+                "it, or choose another --workdir"
+            )
         return checkpoints.restore(step, abstract_state(self.method, self.mesh))
 
     def _write_facts(self) -> None:
@@ -170,7 +183,8 @@ class TrainingRun:
         if not parallel.is_main_process():
             return
         write_json(self.workdir / "config.json", self.config.to_dict())
-        write_text(self.workdir / "split.csv", sources.write_split(self.dataset.source))
+        write_text(self.workdir / SPLIT, sources.write_split(self.dataset.source))
+        write_text(self.workdir / CONTENT, content_text(self.dataset))
         if self.dataset.skipped:
             skipped = self.dataset.skipped.items()
             write_table(self.workdir / "skipped.csv", ("image", "reason"), skipped)
@@ -285,24 +299,6 @@ class TrainingRun:
             guards=guards,
             pace=pace,
             max_steps=train.max_steps,
-        )
-
-
-def check_split(workdir: Path, dataset: Dataset) -> None:
-    """Refuse a workdir whose run had another split: its test images may be trained on by now.
-
-    Raises:
-      InputError: naming the workdir's record of the split.
-    """
-    path = workdir / "split.csv"
-    if not path.exists():
-        return
-    split = path.read_text(encoding="utf-8", errors="surrogateescape")
-    skipped = [*dataset.skipped]
-    if split != sources.write_split(dataset.source) or skipped_images(workdir) != skipped:
-        raise InputError(
-            f"{path}: the data or its split has changed since this run began; restore it, "
-            "or choose another --workdir"
         )
 
 

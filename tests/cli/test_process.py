@@ -16,7 +16,7 @@ from tests.processes import PROJECT
     ("error", "status", "line"),
     [
         (InputError("a.csv:\n  fix it"), 2, "error: a.csv: fix it"),
-        (NonFiniteLossError("at 5"), 1, "error: at 5; the last good checkpoint is kept"),
+        (NonFiniteLossError("at 5; there is none"), 1, "error: at 5; there is none"),
         (Interrupted("at 5"), 75, "at 5; run the same command again to go on"),
         (
             KeyboardInterrupt(),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
-from diffmic_jax.data.files import write_json, write_table
+from diffmic_jax.data.files import new_folder, write_json, write_table, write_text
 from diffmic_jax.errors import InputError
 
 
@@ -31,6 +32,42 @@ def test_a_failure_leaves_the_old_file(tmp_path):
     with pytest.raises(ValueError, match="JSON compliant"):
         write_json(path, {"a": float("nan")})
     assert json.loads(path.read_text()) == {"a": 1}
+
+
+def test_what_a_killed_process_left_is_removed_and_what_another_writes_stays(tmp_path):
+    stale, fresh = tmp_path / "a.csv.1.part", tmp_path / "a.csv.2.part"
+    for path in (stale, fresh):
+        path.write_text("half")
+    os.utime(stale, (0, 0))
+    write_text(tmp_path / "a.csv", "whole")
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "a.csv", fresh]
+
+
+def test_a_link_in_the_place_of_the_unfinished_file_is_not_followed(tmp_path):
+    other = tmp_path / "other"
+    other.write_text("mine")
+    (tmp_path / f"a.csv.{os.getpid()}.part").symlink_to(other)
+    write_text(tmp_path / "a.csv", "whole")
+    assert (other.read_text(), (tmp_path / "a.csv").read_text()) == ("mine", "whole")
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    def make(fails: bool) -> None:
+        with new_folder(tmp_path / "run") as part:
+            (part / "a").write_text("1")
+            assert not (tmp_path / "run").exists()
+            if fails:
+                raise ZeroDivisionError
+            (part / "b").write_text("2")
+
+    with pytest.raises(ZeroDivisionError):
+        make(fails=True)
+    assert not list(tmp_path.iterdir())
+    make(fails=False)
+    assert list(tmp_path.iterdir()) == [tmp_path / "run"]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["a", "b"]
+    with pytest.raises(InputError, match="run: cannot be written"), new_folder(tmp_path / "run"):
+        pass
 
 
 def test_an_unwritable_place_is_named(tmp_path):

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from diffmic_jax.data import loader
-from diffmic_jax.data.cache import CachedPixels, Examples
+from diffmic_jax.data.cache import Examples
 from diffmic_jax.data.layouts import Record
 from diffmic_jax.data.loader import Batching
+from diffmic_jax.data.store import CachedPixels
 from diffmic_jax.errors import InputError
 from diffmic_jax.types import Batch
 
@@ -168,7 +169,8 @@ def test_an_abandoned_iterator_does_not_keep_the_interpreter_alive(examples):
         import numpy as np
         from pathlib import Path
         from diffmic_jax.data import loader
-        from diffmic_jax.data.cache import CachedPixels, Examples
+        from diffmic_jax.data.cache import Examples
+        from diffmic_jax.data.store import CachedPixels
 
         pixels = CachedPixels(Path({str(examples.pixels._path)!r}))
         examples = Examples(("a",) * 8, np.zeros(8, np.int32), pixels, np.arange(8))

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import shutil
+import tempfile
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ import pytest
 from diffmic_jax import api
 from diffmic_jax.cli import main as cli
 from diffmic_jax.errors import InputError
+from diffmic_jax.inference import classify
 from diffmic_jax.inference.classify import classify_folder
 from diffmic_jax.inference.load import load
 from diffmic_jax.report.info import describe
@@ -73,6 +75,21 @@ def test_the_same_images_get_the_probabilities_of_the_evaluation(tiny_data, trai
     ours, theirs = (list(tiny.read_predictions(x).values()) for x in (tmp_path, tmp_path / "eval"))
     np.testing.assert_allclose(ours, theirs, atol=2e-5)
     assert len(set(map(tuple, theirs))) == tiny.TEST
+
+
+def test_a_prediction_leaves_no_image_behind_whenever_it_is_killed(
+    tiny_data, trained, tmp_path, monkeypatch
+):
+    names, real = [], classify.predict_batches
+
+    def predict(*args):
+        names.extend(tmp_path.iterdir())
+        return real(*args)
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(classify, "predict_batches", predict)
+    classify_folder(load(trained), tiny_data / "test" / "red", tmp_path / "out/one.csv")
+    assert names == []
 
 
 def test_the_number_of_samples_can_be_changed(tiny_data, trained, tmp_path):

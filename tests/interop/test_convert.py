@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import pickle
 from collections.abc import Mapping
 from functools import partial
@@ -102,6 +103,21 @@ def test_there_and_back_is_bitwise_the_same(states, converted, tmp_path):
         for name, value in theirs.items():
             assert (ours[name].dtype, ours[name].shape) == (value.dtype, value.shape), name
             np.testing.assert_array_equal(ours[name], value)
+
+
+def test_a_conversion_that_is_killed_in_its_save_is_made_by_the_same_command(
+    states, tmp_path, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        patch.setattr("diffmic_jax.interop.convert.write_card", lambda model: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            cli.main(command(states, tmp_path / "run"))
+    assert not list(tmp_path.iterdir())
+    killed = tmp_path / "run.1.part"  # which no code of a killed process could remove
+    (killed / "checkpoints/0").mkdir(parents=True)
+    os.utime(killed, (0, 0))
+    assert cli.main(command(states, tmp_path / "run")) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 def test_a_converted_workdir_classifies(converted, tmp_path):

@@ -90,6 +90,19 @@ def test_a_line_that_a_full_disk_tore_is_dropped(tmp_path):
     assert [row["step"] for row in rows(tmp_path)] == ["1"]
 
 
+def test_links_that_lie_in_the_workdir_are_not_written_through(tmp_path):
+    other = tmp_path / "other"
+    other.write_text("mine")
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    for name in ("metrics.csv", "metrics.tmp", "metrics.part"):
+        (workdir / name).symlink_to(other)
+    with open_log(workdir) as log:
+        log.add(2, "joint", {"a": 1.0}, 0.1)
+    assert other.read_text() == "mine"
+    assert [row["step"] for row in rows(workdir)] == ["2"]
+
+
 def test_a_file_that_cannot_be_written_is_named(tmp_path):
     with open_log(tmp_path) as log:
         (tmp_path / "metrics.csv").unlink()

@@ -143,10 +143,16 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, tiny_data, monkeypatc
     *_, last = capsys.readouterr().err.strip().splitlines()
     assert status == 1
     assert last.startswith("error: ")
-    assert last.endswith("not finite at step 5; the last good checkpoint is kept")
+    assert last.endswith("not finite at step 5; the last good checkpoint, of step 4, is kept")
     state = tiny.latest_state(config, tmp_path)
     assert int(state.step) == 4
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+
+
+def test_where_no_checkpoint_is_none_is_said_to_be_kept(tmp_path, tiny_data, monkeypatch):
+    before_step(monkeypatch, [1], poison)
+    with pytest.raises(NonFiniteLossError, match="at step 1; there is no checkpoint yet"):
+        api.train(tiny.make_config(tiny_data, "classifier"), tmp_path)
 
 
 def test_a_step_that_breaks_the_parameters_is_not_saved(tmp_path, tiny_data):

@@ -16,6 +16,12 @@ def test_regions_are_framed_on_the_enlarged_image_the_strongest_in_red():
     assert not drawn[4:28, 4:28].any()
 
 
+def test_attention_that_is_not_a_number_frames_the_regions_all_the_same():
+    image, corners = np.zeros((64, 64, 3), np.uint8), np.array([[0, 0], [32, 40]])
+    for attention in ([np.nan, 0.5], [0.0, 0.0], [np.nan, np.nan], [np.inf, 1.0]):
+        assert panels.draw_regions(image, corners, np.array(attention), 16).any()
+
+
 def test_a_run_logs_a_panel_with_every_validation(trained):
     # Going on with a finished run, as other tests do, adds a file without panels.
     text = b"".join(path.read_bytes() for path in (trained / "tensorboard").iterdir())

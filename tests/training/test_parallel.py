@@ -236,7 +236,8 @@ if int(count) > 1:
 
 from diffmic_jax.config import Data
 from diffmic_jax.data import loader, transforms
-from diffmic_jax.data.cache import CachedPixels, Examples
+from diffmic_jax.data.cache import Examples
+from diffmic_jax.data.store import CachedPixels
 from diffmic_jax.training import parallel
 
 number = np.arange(22, dtype=np.int32)
