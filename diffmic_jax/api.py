@@ -11,6 +11,7 @@ Every command is one of these functions or a method of `Classifier`.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -27,10 +28,16 @@ from diffmic_jax.errors import InputError
 from diffmic_jax.evaluation.results import Evaluation
 from diffmic_jax.evaluation.run import calibrate, validator
 from diffmic_jax.evaluation.run import evaluate as evaluate_model
-from diffmic_jax.fields import flatten
+from diffmic_jax.fields import did_you_mean, flatten
 from diffmic_jax.inference import exported
 from diffmic_jax.inference.calibration import COVERAGE
-from diffmic_jax.inference.classify import Predictions, classify, classify_exported, predictions
+from diffmic_jax.inference.classify import (
+    Predictions,
+    by_name,
+    classify,
+    classify_exported,
+    predictions,
+)
 from diffmic_jax.inference.ensemble import Ensemble
 from diffmic_jax.inference.export import export_model
 from diffmic_jax.inference.exported import Exported
@@ -44,7 +51,7 @@ from diffmic_jax.training.workdir import check_workdir, check_writable
 from diffmic_jax.types import Variables
 
 Images = Sequence[str | Path | np.ndarray]
-"""Files (PNG, JPEG, DICOM, ...), or arrays uint8 [H, W, 3] or [H, W]."""
+"""Files (PNG, JPEG, DICOM, ...), folders, patterns, or arrays uint8 [H, W, 3] or [H, W]."""
 
 
 class Classifier:
@@ -77,13 +84,14 @@ class Classifier:
         An image gets the same result wherever it stands.
 
         Args:
-          images: one or several, files or arrays uint8 [H, W, 3] or [H, W].
+          images: one or several: files, folders of images, patterns such as `scans/*.dcm`, or
+            arrays uint8 [H, W, 3] or [H, W].
           coverage: of the prediction sets, 0 to 1.
 
         Raises:
           InputError: an image cannot be used; the message names it.
         """
-        found = classify(self._model, _named(images))
+        found = classify(self._model, by_name(images))
         return predictions(self._model, found, coverage)
 
     def evaluate(
@@ -177,7 +185,7 @@ class ExportedClassifier:
         Raises:
           InputError: an image cannot be used; the message names it.
         """
-        return classify_exported(self._program, _named(images))
+        return classify_exported(self._program, by_name(images))
 
 
 def fit(
@@ -206,7 +214,7 @@ def fit(
     spec = config if isinstance(config, str) else "run"
     chosen = configfile.load(config) if isinstance(config, str) else config
     chosen = chosen.changed(_data_fields(data) | dict(changes or {}))
-    place = Path(workdir) if workdir else configfile.default_workdir(spec)
+    place = Path(workdir).expanduser() if workdir else configfile.default_workdir(spec)
     train(chosen, place, minutes)
     return Classifier(load_model(place))
 
@@ -220,9 +228,22 @@ def load(path: str | Path) -> Classifier | ExportedClassifier:
     Raises:
       InputError: there is neither a checkpoint nor an exported classifier.
     """
-    if Path(path).is_file():
-        return ExportedClassifier(exported.load(path))
-    return Classifier(load_model(path))
+    place = Path(path).expanduser()
+    if place.is_file():
+        return ExportedClassifier(_program(place))
+    return Classifier(load_model(place))
+
+
+def _program(file: Path) -> Exported:
+    """An exported program.
+
+    Raises:
+      InputError: as `exported.load`, whose error is its own since it stands alone.
+    """
+    try:
+        return exported.load(file)
+    except exported.ExportedError as error:
+        raise InputError(str(error)) from error
 
 
 def train(config: Config, workdir: Path, minutes: float | None = None) -> Evaluation:
@@ -301,30 +322,21 @@ def _guidance(config: Config) -> Variables | None:
     return load_model(config.guidance.checkpoint).variables
 
 
-def _named(images: Any) -> dict[str, Path | np.ndarray]:
-    """Each image by a name of its own: its path as given, or its place in the list."""
-    several = images if isinstance(images, Sequence) and not isinstance(images, str) else [images]
-    named: dict[str, Path | np.ndarray] = {}
-    for place, image in enumerate(several):
-        is_file = isinstance(image, str | Path)
-        name = str(image) if is_file else f"image_{place}"
-        named[f"{name}#{place}" if name in named else name] = Path(image) if is_file else image
-    return named
-
-
 def _data_fields(data: str | Path | None) -> dict[str, Any]:
     """The fields of a configuration that name a data set."""
     if data is None:
         return {}
-    path = Path(data)
+    path = Path(data).expanduser()
     if path.is_dir():
         return {"data.name": "images", "data.root": str(path)}
     if path.is_file():
         fields = {"data.name": "images", "data.root": str(path.parent), "data.labels": path.name}
         return fields
-    if data in {*CATALOG, *MEDMNIST, "phantom"}:
+    known = ["phantom", *CATALOG, *MEDMNIST]
+    if data in known:
         return {"data.name": data}
     raise InputError(
         f"{data}: no such folder or CSV, and not one of the data sets "
         f"{', '.join(['phantom', *CATALOG])}"
+        f"{did_you_mean(difflib.get_close_matches(str(data), known, 1))}"
     )

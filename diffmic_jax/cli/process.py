@@ -17,6 +17,20 @@ RESTART = 75
 """EX_TEMPFAIL of sysexits.h: stopped on request, all is saved, the same command goes on."""
 
 
+CLOSED_PIPE = 141
+"""As the shell has it for SIGPIPE."""
+
+
+def _no_device(error: RuntimeError) -> str:
+    """What JAX says about devices that are not there, with the fix."""
+    wanted = os.environ.get("JAX_PLATFORMS", "")
+    reason = str(error).splitlines()[0]
+    return (
+        f"JAX_PLATFORMS={wanted}: no such device can be used here ({reason}); unset it, or install "
+        "JAX for that device: pip install 'diffmic_jax[cuda]' or 'diffmic_jax[tpu]'"
+    )
+
+
 def _print(message: str) -> None:
     print(" ".join(message.split()), file=sys.stderr)
 
@@ -57,6 +71,16 @@ def run_command(main: Callable[[], None]) -> int:
     usual = signal.signal(signal.SIGTERM, _terminated)
     try:
         main()
+        sys.stdout.flush()  # here, where a pipe that has closed is no error
+    except BrokenPipeError:
+        # As `| head` leaves it; what is still in the buffer would fail once more at the exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return CLOSED_PIPE
+    except RuntimeError as error:
+        if "initialize backend" not in str(error) and "Unknown backend" not in str(error):
+            raise
+        _print(f"error: {_no_device(error)}")
+        return BAD_INPUT
     except InputError as error:
         _print(f"error: {error}")
         return BAD_INPUT

@@ -43,7 +43,10 @@ def test_every_command_has_a_help_with_an_example(name, capsys):
         (["info"], "--workdir missing"),
         (["fit"], "the following arguments are required: data"),
         (["info", "--workdir=w", "--colour=red"], "unrecognized arguments: --colour=red"),
-        (["predict", "--workdir=w"], "the following arguments are required: --images, --out"),
+        (
+            ["predict", "--workdir=w"],
+            "name the images: files, folders, patterns such as",
+        ),
         (["evaluate", "--workdir=w", "--num_samples=0"], "'0' is not a whole number above 0"),
         (["evaluate", "--workdir=w", "--num_steps=x"], "'x' is not a whole number above 0"),
         (["evaluate", "--workdir=w", "--sampler=euler"], "invalid choice: 'euler'"),
