@@ -24,6 +24,7 @@ from diffmic_jax import configfile, extras
 from diffmic_jax.config import Config
 from diffmic_jax.data.catalog import CATALOG, MEDMNIST
 from diffmic_jax.data.dataset import Dataset, open_dataset
+from diffmic_jax.data.named import close_paths
 from diffmic_jax.errors import InputError
 from diffmic_jax.evaluation.results import Evaluation
 from diffmic_jax.evaluation.run import calibrate, validator
@@ -338,5 +339,5 @@ def _data_fields(data: str | Path | None) -> dict[str, Any]:
     raise InputError(
         f"{data}: no such folder or CSV, and not one of the data sets "
         f"{', '.join(['phantom', *CATALOG])}"
-        f"{did_you_mean(difflib.get_close_matches(str(data), known, 1))}"
+        f"{did_you_mean(close_paths(path) or difflib.get_close_matches(str(data), known, 1))}"
     )

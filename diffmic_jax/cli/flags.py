@@ -31,7 +31,10 @@ class Parser(argparse.ArgumentParser):
         if new := RENAMED.get(f"data.{flag}"):
             self.error(f"--{flag} is now --{new.removeprefix('data.')}")
         own = [each for each in self._option_string_actions if each.startswith("--")]
-        hint = difflib.get_close_matches(f"--{flag}", own, 1, 0.7) * words[0].startswith("-")
+        hint = []
+        if words[0].startswith("-"):
+            inside = [each for each in own if flag in each]
+            hint = inside[:3] or difflib.get_close_matches(f"--{flag}", own, 1, 0.7)
         if not hint and "--set" in own:
             known = [spec.name for spec in fields()]
             hint = [f"--set={name}=..." for name in close_fields(flag, known)]

@@ -21,14 +21,15 @@ CLOSED_PIPE = 141
 """As the shell has it for SIGPIPE."""
 
 
-def _no_device(error: RuntimeError) -> str:
-    """What JAX says about devices that are not there, with the fix."""
-    wanted = os.environ.get("JAX_PLATFORMS", "")
-    reason = str(error).splitlines()[0]
-    return (
-        f"JAX_PLATFORMS={wanted}: no such device can be used here ({reason}); unset it, or install "
-        "JAX for that device: pip install 'diffmic_jax[cuda]' or 'diffmic_jax[tpu]'"
-    )
+def _lacks_devices() -> bool:
+    """Whether JAX was asked for devices that are not there."""
+    if not os.environ.get("JAX_PLATFORMS") or "jax" not in sys.modules:
+        return False
+    try:
+        sys.modules["jax"].devices()
+    except Exception:  # whatever it says
+        return True
+    return False
 
 
 def _print(message: str) -> None:
@@ -76,10 +77,14 @@ def run_command(main: Callable[[], None]) -> int:
         # As `| head` leaves it; what is still in the buffer would fail once more at the exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return CLOSED_PIPE
-    except RuntimeError as error:
-        if "initialize backend" not in str(error) and "Unknown backend" not in str(error):
+    except (AssertionError, RuntimeError):  # JAX has no error of its own for it
+        if not _lacks_devices():
             raise
-        _print(f"error: {_no_device(error)}")
+        _print(
+            f"error: JAX_PLATFORMS={os.environ['JAX_PLATFORMS']}: JAX finds no such device here; "
+            "unset it, or install JAX for the device: pip install 'diffmic_jax[cuda]' or "
+            "'diffmic_jax[tpu]'"
+        )
         return BAD_INPUT
     except InputError as error:
         _print(f"error: {error}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import glob
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -11,6 +12,7 @@ from typing import TextIO
 
 from diffmic_jax.data.images import scan
 from diffmic_jax.errors import InputError
+from diffmic_jax.fields import did_you_mean
 
 LIST = "-"
 """Stands for the names on standard input."""
@@ -97,5 +99,15 @@ def _matches(name: str) -> list[Path]:
         found = sorted(map(Path, glob.glob(str(path), recursive=True)))
     if not found:
         what = "file matches this pattern" if is_pattern(name) else "such file or folder"
-        raise InputError(f"{name}: no {what}; check the path")
+        hint = did_you_mean(close_paths(path)) or "; check the path"
+        raise InputError(f"{name}: no {what}{hint}")
     return found
+
+
+def close_paths(path: Path) -> list[str]:
+    """The file or folder beside a missing one that its name may stand for, if there is one."""
+    try:
+        beside = [each.name for each in path.parent.iterdir()]
+    except OSError:
+        return []
+    return [str(path.parent / n) for n in difflib.get_close_matches(path.name, beside, 1)]
