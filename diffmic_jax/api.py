@@ -28,7 +28,13 @@ from diffmic_jax.evaluation.run import evaluate as evaluate_model
 from diffmic_jax.fields import flatten
 from diffmic_jax.inference import exported
 from diffmic_jax.inference.calibration import COVERAGE
-from diffmic_jax.inference.classify import Predictions, classify, classify_exported, predictions
+from diffmic_jax.inference.classify import (
+    Predictions,
+    by_name,
+    classify,
+    classify_exported,
+    predictions,
+)
 from diffmic_jax.inference.ensemble import Ensemble
 from diffmic_jax.inference.export import export_model
 from diffmic_jax.inference.exported import Exported
@@ -42,7 +48,7 @@ from diffmic_jax.training.workdir import check_workdir
 MINUTES = 30.0
 """Of a fit for which none are named."""
 Images = Sequence[str | Path | np.ndarray]
-"""Files (PNG, JPEG, DICOM, ...), or arrays uint8 [H, W, 3] or [H, W]."""
+"""Files (PNG, JPEG, DICOM, ...), folders, patterns, or arrays uint8 [H, W, 3] or [H, W]."""
 
 
 class Classifier:
@@ -75,13 +81,14 @@ class Classifier:
         An image gets the same result wherever it stands.
 
         Args:
-          images: one or several, files or arrays uint8 [H, W, 3] or [H, W].
+          images: one or several: files, folders of images, patterns such as `scans/*.dcm`, or
+            arrays uint8 [H, W, 3] or [H, W].
           coverage: of the prediction sets, 0 to 1.
 
         Raises:
           InputError: an image cannot be used; the message names it.
         """
-        found = classify(self._model, _named(images))
+        found = classify(self._model, by_name(images))
         return predictions(self._model, found, coverage)
 
     def evaluate(
@@ -177,7 +184,7 @@ class ExportedClassifier:
         Raises:
           InputError: an image cannot be used; the message names it.
         """
-        return classify_exported(self._program, _named(images))
+        return classify_exported(self._program, by_name(images))
 
 
 def fit(
@@ -208,11 +215,11 @@ def fit(
     """
     given = (data_fields(data) if data is not None else {}) | dict(changes or {})
     if config is None:
-        place = Path(workdir) if workdir else default_workdir(data)
+        place = Path(workdir).expanduser() if workdir else default_workdir(data)
         return Classifier(fitting.fit(plan(data, minutes=minutes, changes=changes), place))
     spec = config if isinstance(config, str) else "run"
     chosen = configfile.load(config) if isinstance(config, str) else config
-    place = Path(workdir) if workdir else configfile.default_workdir(spec)
+    place = Path(workdir).expanduser() if workdir else configfile.default_workdir(spec)
     train(chosen.changed(given), place, minutes)
     return Classifier(load_model(place))
 
@@ -246,9 +253,22 @@ def load(path: str | Path) -> Classifier | ExportedClassifier:
     Raises:
       InputError: there is neither a checkpoint nor an exported classifier.
     """
-    if Path(path).is_file():
-        return ExportedClassifier(exported.load(path))
-    return Classifier(load_model(path))
+    place = Path(path).expanduser()
+    if place.is_file():
+        return ExportedClassifier(_program(place))
+    return Classifier(load_model(place))
+
+
+def _program(file: Path) -> Exported:
+    """An exported program.
+
+    Raises:
+      InputError: as `exported.load`, whose error is its own since it stands alone.
+    """
+    try:
+        return exported.load(file)
+    except exported.ExportedError as error:
+        raise InputError(str(error)) from error
 
 
 def train(config: Config, workdir: Path, minutes: float | None = None) -> Evaluation:
@@ -306,14 +326,3 @@ def evaluate_ensemble(config: Config, workdirs: Sequence[Path], folder: Path) ->
     folder.mkdir(parents=True, exist_ok=True)
     calibrate(ensemble, dataset)
     return evaluate_model(ensemble, dataset, folder=folder)
-
-
-def _named(images: Any) -> dict[str, Path | np.ndarray]:
-    """Each image by a name of its own: its path as given, or its place in the list."""
-    several = images if isinstance(images, Sequence) and not isinstance(images, str) else [images]
-    named: dict[str, Path | np.ndarray] = {}
-    for place, image in enumerate(several):
-        is_file = isinstance(image, str | Path)
-        name = str(image) if is_file else f"image_{place}"
-        named[f"{name}#{place}" if name in named else name] = Path(image) if is_file else image
-    return named

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import runpy
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from ml_collections import ConfigDict
 
 from diffmic_jax.config import Config
 from diffmic_jax.errors import InputError
+from diffmic_jax.fields import did_you_mean
 
 _PACKAGE = Path(__file__).resolve().parent
 SHIPPED = (_PACKAGE / "configs", _PACKAGE.parent / "configs")
@@ -37,6 +39,7 @@ def find(spec: str) -> str:
                 return f"{folder / stem}.py{colon}{recipe}"
     raise InputError(
         f"--config={name}: no such file; give one of your own, or one of {', '.join(names())}"
+        f"{did_you_mean(difflib.get_close_matches(stem, names(), 1))}"
     )
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import os
 import types
 import typing
-from collections.abc import Collection, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from diffmic_jax.errors import InputError
@@ -79,7 +81,8 @@ class FieldSpec:
         elif wanted is float and type(value) in (int, float):
             return float(value)
         elif type(value) is wanted:
-            return value
+            # The shell leaves the ~ of --config.data.root=~/photos to the program.
+            return os.path.expanduser(value) if isinstance(value, str) else value
         raise InputError(
             f"config.{self.name}={value!r} is of the wrong type; give "
             f"{'a tuple' if wanted is tuple else wanted.__name__}"
@@ -178,6 +181,26 @@ def no_such_field(name: str, known: Collection[str]) -> str:
     if name in RENAMED:
         new = RENAMED[name]
         return f"config.{name} " + (f"is now config.{new}" if new else "was removed; leave it out")
-    close = difflib.get_close_matches(name, known, 1)
-    hint = f"; did you mean {close[0]}?" if close else ""
-    return f"config.{name}: there is no such field{hint}"
+    return f"config.{name}: there is no such field{did_you_mean(close_fields(name, known))}"
+
+
+def close_fields(name: str, known: Iterable[str]) -> list[str]:
+    """The fields that a name may stand for: of its own group, else those of the same last part.
+
+    Args:
+      name: as `train.epoch`, `image_size` or `data.batch_size`.
+      known: the names of all fields.
+    """
+    group, _, last = name.rpartition(".")
+    by_last: dict[str, list[str]] = defaultdict(list)
+    for each in known:
+        by_last[each.rpartition(".")[2]].append(each)
+    for close in difflib.get_close_matches(last, by_last, 1, 0.8):
+        own = [each for each in by_last[close] if each == f"{group}.{close}"]
+        return own or by_last[close]
+    return difflib.get_close_matches(name, known, 1)
+
+
+def did_you_mean(names: Sequence[str]) -> str:
+    """The end of an error about a name that is close to these; empty without one."""
+    return f"; did you mean {' or '.join(names)}?" if names else ""

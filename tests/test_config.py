@@ -67,6 +67,29 @@ def test_every_field_has_a_line_of_help_and_a_default_that_works(name):
     spec.check(spec.typed(spec.default))
 
 
+def test_a_path_in_the_home_folder_is_stored_whole(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/jo")
+    config = Config().changed({"data.root": "~/photos", "guidance.checkpoint": "runs/~a"})
+    assert (config.data.root, config.guidance.checkpoint) == ("/home/jo/photos", "runs/~a")
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("image_size", "; did you mean data.image_size?"),
+        ("batchsize", "; did you mean train.batch_size or eval.batch_size?"),
+        ("train.batchsize", "; did you mean train.batch_size?"),
+        ("denoiser.image_size", "; did you mean data.image_size?"),
+        ("sed", "; did you mean seed?"),
+        ("nothing", ""),
+    ],
+)
+def test_a_misspelled_field_names_the_right_one(name, hint):
+    with pytest.raises(InputError) as error:
+        Config().changed({name: 1})
+    assert str(error.value) == f"config.{name}: there is no such field{hint}"
+
+
 def test_the_defaults_work_together():
     assert flatten(Config().to_dict()) == {
         name: list(spec.default) if spec.type is tuple else spec.default

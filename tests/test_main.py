@@ -113,6 +113,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path, config):
             break
     _, error = process.communicate()
     assert process.returncode == 75, error
+    assert "stopping: ends what it is at, saves, and stops within a step" in error
     assert "run the same command again to go on" in error.splitlines()[-1]
     assert "Traceback" not in error
     process = start(*argv, cwd=tmp_path)

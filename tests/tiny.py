@@ -13,7 +13,11 @@ from PIL import Image
 from diffmic_jax import recipes
 from diffmic_jax.config import Config
 from diffmic_jax.data.dataset import open_dataset
+from diffmic_jax.data.named import find_images
 from diffmic_jax.evaluation.run import validator
+from diffmic_jax.inference.classify import classify, table
+from diffmic_jax.inference.load import Model
+from diffmic_jax.inference.predictions import write_rows
 from diffmic_jax.method.build import Method, build
 from diffmic_jax.method.state import TrainState, init_variables
 from diffmic_jax.method.task import Task
@@ -138,6 +142,12 @@ def read_predictions(folder: Path) -> dict[str, list[float]]:
             row["id"]: [float(row[f"prob_{name}"]) for name in CLASSES]
             for row in csv.DictReader(file)
         }
+
+
+def classify_folder(model: Model, folder: Path, out: Path) -> None:
+    """The table of predictions of the images in a folder, as `predict` writes it."""
+    found = classify(model, find_images([str(folder)]).images)
+    write_rows(out, *table(model, found.ids, found.outputs))
 
 
 def write_truncated_jpeg(path: Path) -> None:

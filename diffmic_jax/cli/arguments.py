@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 from diffmic_jax.cli import flags
 from diffmic_jax.data.catalog import CATALOG
@@ -41,7 +41,7 @@ def make_parser(
     ):
         add(commands)
     for name, run in runs.items():
-        commands.choices[name].set_defaults(run=run)
+        commands.choices[name].set_defaults(run=run, parser=commands.choices[name])
     return parser
 
 
@@ -69,7 +69,9 @@ def _add_fit(commands: argparse._SubParsersAction) -> None:
         type=float,
         help="until the report is written; default 30, or --config's epochs",
     )
-    command.add_argument("--out", type=Path, help="workdir; default runs/DATA, runs/CONFIG")
+    command.add_argument(
+        "--out", type=flags.path, help="workdir; default runs/DATA, runs/CONFIG"
+    )
     command.add_argument(
         "--plan", action="store_true", help="only print what would be done, and why"
     )
@@ -103,9 +105,13 @@ def _add_prepare(commands: argparse._SubParsersAction) -> None:
         "ham10000 --manual_dir=downloads/ham10000 --data_dir=data",
     )
     command.add_argument("name", help=f"one of {', '.join(CATALOG)}")
-    command.add_argument("--manual_dir", type=Path, required=True, help="the unpacked archives")
-    command.add_argument("--data_dir", type=Path, required=True, help="where NAME/VERSION is made")
-    command.add_argument("--lists", type=Path, help="folder of DiffMIC's split lists")
+    command.add_argument(
+        "--manual_dir", type=flags.path, required=True, help="the unpacked archives"
+    )
+    command.add_argument(
+        "--data_dir", type=flags.path, required=True, help="where NAME/VERSION is made"
+    )
+    command.add_argument("--lists", type=flags.path, help="folder of DiffMIC's split lists")
     flags.add_bad_images(command)
 
 
@@ -118,9 +124,12 @@ def _add_audit(commands: argparse._SubParsersAction) -> None:
     )
     command.add_argument("name", help="a data set known by name, images (your own), or phantom")
     command.add_argument(
-        "--data_dir", default="", help="what prepare wrote, or the images themselves"
+        "--data_dir",
+        type=os.path.expanduser,
+        default="",
+        help="what prepare wrote, or the images themselves",
     )
-    command.add_argument("--out", type=Path, help="JSON to write")
+    command.add_argument("--out", type=flags.path, help="JSON to write")
     command.add_argument("--protocol", default="given", choices=flags.choices("data.protocol"))
     command.add_argument("--labels", default="", help="CSV of labels")
     command.add_argument("--groups", default="", help="CSV of groups")
@@ -148,13 +157,13 @@ def _add_convert(commands: argparse._SubParsersAction) -> None:
     sources = ("diffmic", "torchvision", "timm")
     command.add_argument("--source", default="diffmic", choices=sources, help="whose they are")
     command.add_argument("--to", default="workdir", choices=("workdir", "torch"))
-    command.add_argument("--denoiser", type=Path, help="of DiffMIC: .pth or .safetensors")
-    command.add_argument("--guidance", type=Path, help="of DiffMIC: .pth or .safetensors")
+    command.add_argument("--denoiser", type=flags.path, help="of DiffMIC: .pth or .safetensors")
+    command.add_argument("--guidance", type=flags.path, help="of DiffMIC: .pth or .safetensors")
     command.add_argument(
-        "--weights", type=Path, help="of DiffMIC-v2, torchvision or timm, likewise"
+        "--weights", type=flags.path, help="of DiffMIC-v2, torchvision or timm, likewise"
     )
     command.add_argument(
-        "--workdir", type=Path, required=True, help="new folder, or the run to write"
+        "--workdir", type=flags.path, required=True, help="new folder, or the run to write"
     )
     command.add_argument("--config", default="default:v1_public", help="of the data set")
     command.add_argument("--class_names", default="", help="in label order, as benign,malignant")
@@ -168,7 +177,7 @@ def _add_export(commands: argparse._SubParsersAction) -> None:
         "--workdir=runs/quickstart --out=classifier.stablehlo",
     )
     flags.add_workdir(command)
-    command.add_argument("--out", type=Path, required=True, help="the file to write")
+    command.add_argument("--out", type=flags.path, required=True, help="the file to write")
     command.add_argument(
         "--batch", type=flags.positive, help="images per call; default: any number"
     )
@@ -179,13 +188,19 @@ def _add_predict(commands: argparse._SubParsersAction) -> None:
     command = _add_command(
         commands,
         "predict",
-        "Classify every image in a folder into a CSV.",
-        "--workdir=runs/quickstart --images=DIR --out=predictions.csv --num_samples=16",
+        "Classify images: a table to read, or a CSV or JSON file.",
+        "scans/*.dcm --workdir=runs/quickstart --out=predictions.csv",
     )
     flags.add_workdir(command)
-    command.add_argument("--images", type=Path, required=True, help="folder of images")
-    command.add_argument("--out", type=Path, required=True, help="the CSV to write")
-    command.add_argument("--uncertainty", type=Path, help="a second CSV: uncertainty per image")
+    images = "files, folders, patterns such as 'scans/*.dcm', or - for such names on standard input"
+    command.add_argument("images", nargs="*", default=[], help=images)
+    command.add_argument(
+        "--images", dest="more", action="append", default=[], metavar="IMAGES", help="the same"
+    )
+    command.add_argument("--out", type=flags.path, help="the CSV, or JSON by its ending, to write")
+    command.add_argument(
+        "--uncertainty", type=flags.path, help="a second CSV: uncertainty per image"
+    )
     command.add_argument("--coverage", type=flags.share, help="of its prediction sets; default 0.9")
     flags.add_on_bad_image(command)
     flags.add_sampling(command)
@@ -200,7 +215,9 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     )
     flags.add_workdir(command)
     flags.add_split(command)
-    command.add_argument("--out", type=Path, help="folder to write; default WORKDIR/eval/SPLIT")
+    command.add_argument(
+        "--out", type=flags.path, help="folder to write; default WORKDIR/eval/SPLIT"
+    )
     command.add_argument("--root", help="where the data is now, if it has moved")
     command.add_argument("--coverage", type=flags.share, default=0.9, help="of the prediction sets")
     flags.add_sampling(command)
@@ -214,14 +231,14 @@ def _add_compare(commands: argparse._SubParsersAction) -> None:
         "runs/mine runs/other --out=comparison.json",
     )
     command.add_argument(
-        "first", type=Path, help="an evaluated run's folder, or what evaluate --out wrote"
+        "first", type=flags.path, help="an evaluated run's folder, or what evaluate --out wrote"
     )
-    command.add_argument("second", type=Path, help="another one, of the same images")
+    command.add_argument("second", type=flags.path, help="another one, of the same images")
     flags.add_split(command)
     command.add_argument(
         "--bootstrap", type=flags.positive, default=1000, help="number of resamples"
     )
-    command.add_argument("--out", type=Path, help="JSON to write")
+    command.add_argument("--out", type=flags.path, help="JSON to write")
 
 
 def _add_report(commands: argparse._SubParsersAction) -> None:
@@ -234,7 +251,9 @@ def _add_report(commands: argparse._SubParsersAction) -> None:
     )
     flags.add_workdir(command)
     flags.add_split(command)
-    command.add_argument("--out", type=Path, help="file to write; default WORKDIR/report.html")
+    command.add_argument(
+        "--out", type=flags.path, help="file to write; default WORKDIR/report.html"
+    )
     command.add_argument("--root", help="where the data is now, if it has moved")
     command.add_argument(
         "--checklist",
@@ -272,7 +291,7 @@ def _add_study(commands: argparse._SubParsersAction) -> None:
     )
     command.add_argument("study", help="FILE or FILE:VARIANT, as studies/table2.py:smoke")
     command.add_argument(
-        "--workdir", type=Path, required=True, help="folder of its runs and tables"
+        "--workdir", type=flags.path, required=True, help="folder of its runs and tables"
     )
     command.add_argument(
         "--rows", type=flags.names, help="as basic,v1; default: all of the study's"
@@ -292,6 +311,6 @@ def _add_info(commands: argparse._SubParsersAction) -> None:
         "Describe a workdir, or list the trunks that there are.",
         "--workdir=runs/quickstart --json",
     )
-    command.add_argument("--workdir", type=Path, help="a finished run's folder")
+    command.add_argument("--workdir", type=flags.path, help="a finished run's folder")
     command.add_argument("--json", action="store_true", help="as JSON")
     command.add_argument("--trunks", action="store_true", help="list the trunks and their images")

@@ -86,21 +86,32 @@ def audit(args: argparse.Namespace) -> None:
 
 
 def predict(args: argparse.Namespace) -> None:
-    """Classify a folder of images."""
-    from diffmic_jax.inference.classify import classify_folder
+    """Classify images into a table."""
+    from diffmic_jax.data.named import find_images
+    from diffmic_jax.inference.classify import classify, write_uncertainty_of
+    from diffmic_jax.inference.classify import table as rows_of
+    from diffmic_jax.inference.predictions import printed, write_rows
 
+    if not args.images + args.more:
+        args.parser.error("name the images: files, folders, patterns such as 'scans/*.dcm', or -")
     if args.coverage is not None and not args.uncertainty:
         raise InputError("--coverage: the sets go into another table; name it in --uncertainty")
-    found = classify_folder(
-        _load(args),
-        args.images,
-        args.out,
-        on_bad_image=args.on_bad_image,
-        uncertainty=args.uncertainty,
-        coverage=args.coverage,
-    )
+    named = find_images([*args.images, *args.more], sys.stdin)
+    model = _load(args)
+    found = classify(model, named.images, args.on_bad_image)
+    if args.uncertainty:
+        write_uncertainty_of(model, found, args.uncertainty, args.coverage)
+    header, rows = rows_of(model, found.ids, found.outputs)
+    if args.out:
+        write_rows(args.out, header, rows)
+    else:
+        print(printed(header, rows))
     _print_skipped(found.skipped)
-    print(f"{len(found.ids)} images classified; written to {args.out}")
+    where = f"; written to {args.out}" if args.out else ""
+    left_out = f"; {named.left_out}" if named.others else ""
+    # Beside the table on the screen, which may go into a pipe.
+    place = sys.stdout if args.out else sys.stderr
+    print(f"{len(found.ids)} images classified{where}{left_out}", file=place)
 
 
 def evaluate(args: argparse.Namespace) -> None:

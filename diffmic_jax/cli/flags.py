@@ -3,26 +3,47 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from diffmic_jax.config import fields
 from diffmic_jax.data.images import MAX_PIXELS
 from diffmic_jax.errors import InputError
-from diffmic_jax.fields import RENAMED
+from diffmic_jax.fields import RENAMED, close_fields, did_you_mean
 
 
 class Parser(argparse.ArgumentParser):
     """Reports a bad argument in one line."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise an `InputError`; an old flag's names the new one."""
-        for flag in re.findall(r"--(\w+)", message.partition("unrecognized arguments: ")[2]):
-            if new := RENAMED.get(f"data.{flag}"):
-                message = f"--{flag} is now --{new.removeprefix('data.')}"
-                break
+        """Raise an `InputError`, with the choice that a wrong one may stand for."""
+        if found := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message):
+            choices = re.findall(r"[\w.]+", found[2])
+            message += did_you_mean(difflib.get_close_matches(found[1], choices, 1))
         raise InputError(f"{message}; see {self.prog} --help")
+
+    def refuse(self, words: Sequence[str]) -> NoReturn:
+        """Raise an `InputError` for words that are no arguments, with what the first may mean."""
+        flag = words[0].lstrip("-").partition("=")[0]
+        if new := RENAMED.get(f"data.{flag}"):
+            self.error(f"--{flag} is now --{new.removeprefix('data.')}")
+        own = [each for each in self._option_string_actions if each.startswith("--")]
+        hint = []
+        if words[0].startswith("-"):
+            inside = [each for each in own if flag in each]
+            hint = inside[:3] or difflib.get_close_matches(f"--{flag}", own, 1, 0.7)
+        if not hint and "--set" in own:
+            known = [spec.name for spec in fields()]
+            hint = [f"--set={name}=..." for name in close_fields(flag, known)]
+        self.error(f"unrecognized arguments: {' '.join(words)}{did_you_mean(hint)}")
+
+
+def path(text: str) -> Path:
+    """A file or folder from the command line; the shell leaves the ~ of --out=~/a as it is."""
+    return Path(text).expanduser()
 
 
 def positive(text: str) -> int:
@@ -116,4 +137,4 @@ def add_split(parser: argparse.ArgumentParser) -> None:
 
 def add_workdir(parser: argparse.ArgumentParser) -> None:
     """`--workdir`."""
-    parser.add_argument("--workdir", type=Path, required=True, help="a finished run's folder")
+    parser.add_argument("--workdir", type=path, required=True, help="a finished run's folder")

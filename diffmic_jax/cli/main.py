@@ -23,7 +23,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return train.main(["diffmic train", *words[1:]])
 
     def run() -> None:
-        args = make_parser(commands.COMMANDS).parse_args(words)
+        args, unknown = make_parser(commands.COMMANDS).parse_known_args(words)
+        if unknown:
+            args.parser.refuse(unknown)
         args.run(args)
 
     return run_command(run)

@@ -22,6 +22,21 @@ from diffmic_jax.errors import (
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 
 
+CLOSED_PIPE = 141
+"""As the shell has it for SIGPIPE."""
+
+
+def _lacks_devices() -> bool:
+    """Whether JAX was asked for devices that are not there."""
+    if not os.environ.get("JAX_PLATFORMS") or "jax" not in sys.modules:
+        return False
+    try:
+        sys.modules["jax"].devices()
+    except Exception:  # whatever it says
+        return True
+    return False
+
+
 def _print(message: str) -> None:
     print(" ".join(message.split()), file=sys.stderr)
 
@@ -62,6 +77,20 @@ def run_command(main: Callable[[], None]) -> int:
     usual = signal.signal(signal.SIGTERM, _terminated)
     try:
         main()
+        sys.stdout.flush()  # here, where a pipe that has closed is no error
+    except BrokenPipeError:
+        # As `| head` leaves it; what is still in the buffer would fail once more at the exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return CLOSED_PIPE
+    except (AssertionError, RuntimeError):  # JAX has no error of its own for it
+        if not _lacks_devices():
+            raise
+        _print(
+            f"error: JAX_PLATFORMS={os.environ['JAX_PLATFORMS']}: JAX finds no such device here; "
+            "unset it, or install JAX for the device: pip install 'diffmic_jax[cuda]' or "
+            "'diffmic_jax[tpu]'"
+        )
+        return BAD_INPUT
     except InputError as error:
         _print(f"error: {error}")
         return BAD_INPUT

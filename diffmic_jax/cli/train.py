@@ -24,7 +24,7 @@ from diffmic_jax import configfile
 from diffmic_jax.cli.process import run_command
 from diffmic_jax.config import Config, fields
 from diffmic_jax.errors import InputError
-from diffmic_jax.fields import no_such_field
+from diffmic_jax.fields import close_fields, did_you_mean, no_such_field
 
 EXAMPLE = "--config=quickstart"
 
@@ -52,7 +52,7 @@ def _run(argv: list[str]) -> None:
     from diffmic_jax.training import parallel, peers
 
     parallel.join_processes(given.coordinator, given.num_processes, given.process_id)
-    workdir = Path(given.workdir) if given.workdir else configfile.default_workdir(spec)
+    workdir = Path(given.workdir or configfile.default_workdir(spec)).expanduser()
     with peers.watched(given.lost_after):
         if given.mode == "train":
             api.train(config, workdir, given.minutes)
@@ -90,6 +90,10 @@ def _parse(argv: list[str], config: Config) -> flags.FlagValues:
     try:
         config_flags.DEFINE_config_dict("config", values, flag_values=given, sys_argv=argv)
         rest = given(argv)
+    except flags.UnrecognizedFlagError as error:
+        known = [spec.name for spec in fields()]
+        hint = [f"--config.{name}" for name in close_fields(error.flagname, known)]
+        raise InputError(f"command line: {error}{did_you_mean(hint)}") from error
     except (flags.Error, TypeError, ValueError) as error:
         raise InputError(f"command line: {error}") from error
     if len(rest) > 1:

@@ -40,6 +40,8 @@ def open_folders(options: Options) -> Layout:
     if len(names) < 2 or not folders:
         fix = "give each class a folder of images, or name a CSV in config.data.labels"
         fix = known.where if known else fix
+        if deeper := _with_class_folders(root):
+            fix = f"{deeper[0]} has {deeper[1]}: name that folder"
         raise InputError(f"config.data.root: fewer than two class folders in {root}; {fix}")
     found.tell(root)
     known_labels = labels.lookup(names)
@@ -54,6 +56,17 @@ def open_folders(options: Options) -> Layout:
         ]
     _check_ids([record for listed in parts.values() for record in listed])
     return Layout(Task(class_names=names), parts, reader(options))
+
+
+def _with_class_folders(root: Path) -> tuple[Path, str] | None:
+    """The first folder below the root that has class folders itself, and what it has."""
+    for folder in _folders(root):
+        bases = [folder, *(f for f in _folders(folder) if f.name.casefold() in tables.PART_NAMES)]
+        inside = [f.name for f in _folders(bases[-1]) if images.images_under(f)]
+        if len(inside) > 1:
+            more = ", ..." if len(inside) > 3 else ""
+            return folder, f"the class folders {', '.join(inside[:3])}{more}"
+    return None
 
 
 def _folders_of_parts(root: Path) -> dict[Path, str]:

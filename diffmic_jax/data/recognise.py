@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 from pathlib import Path
 from typing import Any
 
 from diffmic_jax.data import tables
 from diffmic_jax.data.catalog import CATALOG, MEDMNIST
+from diffmic_jax.data.named import close_paths
 from diffmic_jax.errors import InputError
+from diffmic_jax.fields import did_you_mean
 
 log = logging.getLogger("diffmic_jax")
 
@@ -28,18 +31,20 @@ def data_fields(data: str | Path) -> dict[str, Any]:
     Raises:
       InputError: there is no such thing, or several tables that could be meant.
     """
-    path = Path(data)
+    path = Path(data).expanduser()
     if path.is_dir():
         return _of_folder(path)
     if path.suffix == ".npz" and path.is_file():
         return _of_npz(path)
     if path.is_file():
         return _of_table(path)
-    if data in {*CATALOG, *MEDMNIST, "phantom"}:
+    known = ["phantom", *CATALOG, *MEDMNIST]
+    if data in known:
         return {"data.name": str(data)}
     raise InputError(
         f"{data}: no such folder or CSV, and not one of the data sets "
         f"{', '.join(['phantom', *CATALOG])}"
+        f"{did_you_mean(close_paths(path) or difflib.get_close_matches(str(data), known, 1))}"
     )
 
 

@@ -11,9 +11,9 @@ import numpy as np
 
 from diffmic_jax.data import loader
 from diffmic_jax.data.cache import decoded_once
-from diffmic_jax.data.files import write_table
-from diffmic_jax.data.images import Decoded, list_images
+from diffmic_jax.data.images import Decoded
 from diffmic_jax.data.layouts import Record, read_file, unlabelled
+from diffmic_jax.data.named import find_images, is_pattern
 from diffmic_jax.data.sources import Source
 from diffmic_jax.data.transforms import prepare
 from diffmic_jax.errors import InputError
@@ -98,6 +98,26 @@ def predictions(model: Model, found: Classified, coverage: float = COVERAGE) -> 
         sets=sets,
         in_distribution=model.detector.is_familiar(outputs.features) if model.detector else None,
     )
+
+
+def by_name(images: Any) -> dict[str, Path | np.ndarray]:
+    """Each image by a name of its own: its path as given, or its place in the list."""
+    several = images if isinstance(images, Sequence) and not isinstance(images, str) else [images]
+    named: dict[str, Path | np.ndarray] = {}
+    for place, image in enumerate(several):
+        for name, each in _each(image, place).items():
+            named[f"{name}#{place}" if name in named else name] = each
+    return named
+
+
+def _each(image: Any, place: int) -> Mapping[str, Any]:
+    """An image, or those of a folder or pattern, by name."""
+    if not isinstance(image, str | Path):
+        return {f"image_{place}": image}
+    path = Path(image).expanduser()
+    if path.is_dir() or is_pattern(str(image)):
+        return find_images([str(image)]).images
+    return {str(image): path}
 
 
 def classify(model: Model, images: Mapping[str, Image], on_bad_image: str = "error") -> Classified:
@@ -188,44 +208,29 @@ def classify_exported(program: Exported, images: Mapping[str, Image]) -> Predict
     )
 
 
-def classify_folder(
-    model: Model,
-    folder: Path,
-    out: Path,
-    *,
-    on_bad_image: str = "error",
-    uncertainty: Path | None = None,
-    coverage: float | None = None,
-) -> Classified:
-    """Classify every image under a folder into a CSV.
+def write_uncertainty_of(
+    model: Model, found: Classified, out: Path, coverage: float | None = None
+) -> None:
+    """Write a CSV of calibrated probabilities, samples and prediction sets.
 
     Args:
       model: the classifier.
-      folder: of images, sub-folders included.
-      out: the CSV.
-      on_bad_image: as in `classify`.
-      uncertainty: a second CSV, of calibrated probabilities, samples and prediction sets; None for
-        none.
-      coverage: of the prediction sets in it; None: the usual one, if the run is calibrated.
+      found: its outputs.
+      out: the file.
+      coverage: of the prediction sets; None: the usual one, if the run is calibrated.
 
     Raises:
-      InputError: for a folder without images, an unreadable image, or a coverage that the run has
-        no calibration for. Nothing is written then.
+      InputError: a coverage that the run has no calibration for, or the file cannot be written.
     """
-    fitted = model.calibrations
-    if coverage is not None and fitted.diffusion is None:
+    fitted = model.calibrations.diffusion
+    if coverage is not None and fitted is None:
         raise InputError(
             f"coverage: {model.workdir} is not calibrated for this sampling; leave the sampling "
             "as it was trained with, or train with a validation part"
         )
-    paths = {path.relative_to(folder).as_posix(): path for path in list_images(folder)}
-    found = classify(model, paths, on_bad_image)
-    if uncertainty:
-        share = COVERAGE if coverage is None else coverage
-        calibrated = calibration.apply(fitted.diffusion, found.outputs.probabilities, share)
-        write_uncertainty(uncertainty, found.ids, found.outputs, model.task, calibrated)
-    write_table(out, *table(model, found.ids, found.outputs))
-    return found
+    share = COVERAGE if coverage is None else coverage
+    calibrated = calibration.apply(fitted, found.outputs.probabilities, share)
+    write_uncertainty(out, found.ids, found.outputs, model.task, calibrated)
 
 
 def table(model: Model, ids: Sequence[str], outputs: Outputs) -> tuple[list[str], list[list[str]]]:

@@ -14,6 +14,7 @@ from jax import export
 
 from diffmic_jax.data.files import write_bytes, write_json, write_text
 from diffmic_jax.inference.card import COPIES, model_card, versions
+from diffmic_jax.inference.exported import NEEDS
 from diffmic_jax.inference.load import Model
 from diffmic_jax.method.predict_step import fold, predict_step
 from diffmic_jax.method.sampling import MIRRORS
@@ -44,12 +45,13 @@ Outputs, by name:
 - `spread` float32 [{batch}, {classes}]: standard deviation of the {samples} samples.
 - `guidance` float32 [{batch}, {classes}]: probabilities of the guidance network alone.
 
-With this package (its loader needs only jax and numpy):
+It needs `pip install {needs}`, and this package or a copy of its
+`diffmic_jax/inference/exported.py`, which imports nothing else:
 
 ```python
 import numpy as np
 from PIL import Image
-from diffmic_jax.inference import exported
+from diffmic_jax.inference import exported  # beside a copy of the file: import exported
 
 classifier = exported.load("{name}")
 image = Image.open("image.png").convert("RGB")
@@ -68,6 +70,11 @@ import jax
 program = jax.export.deserialize(bytearray(open("{name}", "rb").read()))
 answer = jax.jit(program.call)(image)
 ```
+
+How long it can be read: it was written with jax {jax}. jax guarantees to read it with releases up
+to six months newer than that one, and up to three weeks older. Later releases may or may not; where
+it has to run for years, keep `jax=={jax}` and `jaxlib=={jaxlib}` installable, or the workdir, to
+export it anew.
 
 """
 
@@ -157,6 +164,9 @@ def _readme(name: str, facts: dict[str, Any]) -> str:
     return README.format(
         name=name,
         version=facts["versions"].get("diffmic_jax", ""),
+        jax=facts["versions"]["jax"],
+        jaxlib=facts["versions"]["jaxlib"],
+        needs=NEEDS,
         platforms=", ".join(facts["platforms"]),
         batch=batch,
         size=facts["image_size"],

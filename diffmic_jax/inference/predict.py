@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import statistics
 import time
 from collections.abc import Callable, Iterable
@@ -20,7 +21,10 @@ from diffmic_jax.method.predict_step import fold, predict_step
 from diffmic_jax.method.train_step import guide
 from diffmic_jax.nn.folded import Folded
 from diffmic_jax.training import parallel
+from diffmic_jax.training.progress import EVERY
 from diffmic_jax.types import Array, Batch, Variables
+
+log = logging.getLogger("diffmic_jax")
 
 Predictor = Callable[[Batch, Array], Outputs]
 """From a batch on the host and the random key of the samples to the outputs for its real rows."""
@@ -125,5 +129,10 @@ def predict_batches(
     """
     show = None if title and parallel.is_main_process() else True
     bar = tqdm(batches, desc=title, unit="batch", leave=False, disable=show)
-    parts = [predictor(batch, key) for batch in bar]
+    parts, told = [], time.monotonic()
+    for batch in bar:
+        parts.append(predictor(batch, key))
+        if title and not show and time.monotonic() - told > EVERY:
+            told = time.monotonic()
+            log.info("%s: %d images so far", title, sum(len(part.label) for part in parts))
     return Outputs(*(np.concatenate(column) for column in zip(*parts, strict=True)))

@@ -10,16 +10,21 @@ prediction. `set` names the classes of the conformal prediction set. Without a c
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 from scipy.special import entr
 
-from diffmic_jax.data.files import write_table
+from diffmic_jax.data.files import write_table, write_text
 from diffmic_jax.method.task import Task
+
+SUMMARY = ("confidence", "entropy", "sample_std")
+"""The last columns of `prediction_rows`."""
 
 
 class Outputs(NamedTuple):
@@ -142,13 +147,50 @@ def prediction_rows(
         label = [] if labels is None else [task.name(labels[i])]
         cells = [f"{number:.6g}" for number in (*p, *summary(p, own))]
         rows.append([image, *label, task.name(predicted[i]), *cells])
-    return [*header, "confidence", "entropy", "sample_std"], rows
+    return [*header, *SUMMARY], rows
 
 
 def _summary(p: np.ndarray, std: np.ndarray) -> tuple[float, float, float]:
     """Confidence, entropy and `sample_std` of one image [C]."""
     top = int(p.argmax())
     return p[top], entr(p).sum(), std[top]
+
+
+def write_rows(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Write a table: as JSON, a list with an object per row, where the name ends in .json; as CSV.
+
+    Raises:
+      InputError: the file cannot be written.
+    """
+    if path.suffix.lower() != ".json":
+        write_table(path, header, rows)
+        return
+    number = [name.startswith("prob_") or name in SUMMARY for name in header]
+    cells = ((float(x) if each else x for x, each in zip(row, number, strict=True)) for row in rows)
+    records = [dict(zip(header, row, strict=True)) for row in cells]
+    write_text(path, json.dumps(records, indent=2) + "\n")
+
+
+def printed(header: Sequence[str], rows: Sequence[Sequence[str]], others: int = 3) -> str:
+    """A table of predictions to read on a screen: each image with its most probable classes.
+
+    Args:
+      header: of `prediction_rows`, perhaps with `in_distribution`.
+      rows: its rows.
+      others: how many classes to show of each.
+    """
+    columns = {
+        name.removeprefix("prob_"): i for i, name in enumerate(header) if name[:5] == "prob_"
+    }
+    extra = [header.index("in_distribution")] if "in_distribution" in header else []
+    shown = [["image", "prediction", *(header[i] for i in extra), "probabilities"]]
+    for row in rows:
+        best = sorted(columns, key=lambda name: -float(row[columns[name]]))[:others]
+        parts = ", ".join(f"{name} {float(row[columns[name]]):.3f}" for name in best)
+        shown.append([row[0], row[1], *(row[i] for i in extra), parts])
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+    padded = (map(str.ljust, row, widths) for row in shown)
+    return "\n".join("  ".join(row).rstrip() for row in padded)
 
 
 def _summary_multi_label(p: np.ndarray, std: np.ndarray) -> tuple[float, float, float]:

@@ -6,6 +6,7 @@ import contextlib
 import faulthandler
 import logging
 import math
+import os
 import signal
 import socket
 import sys
@@ -59,10 +60,42 @@ class StopRequest:
         for each in previous:
             signal.signal(each, note)
         try:
-            yield
+            with _answering():
+                yield
         finally:
             for each, handler in previous.items():
                 signal.signal(each, handler)
+
+
+@contextlib.contextmanager
+def _answering() -> Iterator[None]:
+    """Answer the first SIGINT or SIGTERM at once.
+
+    Python runs a handler only between its own instructions, so not while a step is computed or
+    compiled; the number of a signal comes through the pipe at any time.
+    """
+    end = 0
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+
+    def answer() -> None:
+        if os.read(read, 1)[0] != end:
+            log.warning(
+                "stopping: ends what it is at, saves, and stops within a step; once more stops at "
+                "once, without saving"
+            )
+
+    usual = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    thread = threading.Thread(target=answer, name="answer", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(usual)
+        os.write(write, bytes([end]))
+        thread.join()
+        os.close(read)
+        os.close(write)
 
 
 Step = Callable[[TrainState, Batch, Array], tuple[TrainState, dict[str, Array]]]

@@ -18,6 +18,7 @@ from clu import parameter_overview
 
 from diffmic_jax.data.files import put
 from diffmic_jax.errors import StorageError
+from diffmic_jax.training.progress import Progress
 from diffmic_jax.training.writer import EventWriter
 
 log = logging.getLogger("diffmic_jax")
@@ -62,10 +63,14 @@ class TrainingLog:
         self._steps, self._seconds = 0, 0.0
         self._started, self._start_step = time.monotonic(), start_step
         self._events: EventWriter | None = None
+        self.history: list[dict[str, str]] = []
+        """The rows that were there before, up to the step that training goes on from."""
+        self.progress: Progress | None = None
+        """Is told of every step."""
         if workdir is not None:
             self._path = workdir / "metrics.csv"
             with self._writing():
-                self._rewind(start_step)
+                self.history = self._rewind(start_step)
                 self._events = EventWriter(workdir / "tensorboard", start_step + 1)
 
     @contextlib.contextmanager
@@ -76,7 +81,7 @@ class TrainingLog:
             path = error.filename or self._path
             raise StorageError(f"{path}: cannot be written ({error.strerror})") from error
 
-    def _rewind(self, start_step: int) -> None:
+    def _rewind(self, start_step: int) -> list[dict[str, str]]:
         """Keep the header and the rows up to a step."""
         rows: list[dict[str, str]] = []
         if self._path.exists():
@@ -92,6 +97,7 @@ class TrainingLog:
         writer.writeheader()
         writer.writerows(rows)
         put(self._path, text.getvalue().encode())
+        return rows
 
     def add(
         self,
@@ -120,6 +126,8 @@ class TrainingLog:
             self._values.setdefault(name, []).append(value)
         self._steps += 1
         self._seconds += seconds
+        if self.progress:
+            self.progress.note(step, self.num_steps, validation)
         if validation is not None or step % self._every == 0:
             known = {name: (validation or {}).get(name) for name in VALIDATION}
             extra = {f"val_{name}": x for name, x in known.items() if x is not None}

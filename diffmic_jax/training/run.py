@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import math
@@ -43,6 +44,7 @@ from diffmic_jax.training.loop import Guards, Loop, Metrics
 from diffmic_jax.training.pace import Limit, Pace, last_step
 from diffmic_jax.training.panels import Panel
 from diffmic_jax.training.pretrained import with_pretrained
+from diffmic_jax.training.progress import Progress
 from diffmic_jax.training.state import Purpose, abstract_state, fresh_state, run_key
 from diffmic_jax.training.workdir import check_same_run, config_sha256
 from diffmic_jax.types import Array, Batch, Variables
@@ -129,7 +131,7 @@ class TrainingRun:
                 log.log(level, "data: %s", finding.text)
             start, seen = int(state.step), self._seen(state)
             log.info("training from step %d to %d", start, self._end(state))
-            with self._log(state) as training_log:
+            with self._log(state) as training_log, self._progress(training_log, self._end(state)):
                 training_log.networks(state.params, start)
                 loop = self._loop(checkpoints, meta, training_log, self._pace(checkpoints, start))
                 panel = Panel.of(self.method, self.dataset.examples["validation"], training_log)
@@ -272,6 +274,23 @@ class TrainingRun:
             return None
         spent = checkpoints.meta(start).get("seconds", 0.0) if start else 0.0
         return Pace(self.limit, began=self.began - spent, save_every=self.save_every)
+
+    def _progress(
+        self, training_log: TrainingLog, end: int
+    ) -> contextlib.AbstractContextManager[Any]:
+        """What tells how far the run is, told by its log; on the process that writes."""
+        if not parallel.is_main_process():
+            return contextlib.nullcontext()
+        metric, method = self.config.checkpoint.metric, self.method
+        progress = Progress(
+            steps_per_epoch=method.steps_per_epoch, warmup_steps=method.warmup_steps, metric=metric
+        )
+        for row in training_log.history:
+            if value := row.get(f"val_{metric}"):
+                progress.validated(int(row["step"]), float(value))
+        progress.start(end)
+        training_log.progress = progress
+        return progress
 
     def _loop(
         self,

@@ -45,7 +45,7 @@ def check_workdir(workdir: Path, config: Config) -> None:
 
 
 def check_same_run(where: str, stored: Mapping[str, Any], config: Config) -> None:
-    """Check that two configurations compute the same.
+    """Check that two configurations compute the same, apart from further epochs at constant rates.
 
     Args:
       where: the place of the stored one, for the message.
@@ -62,11 +62,31 @@ def check_same_run(where: str, stored: Mapping[str, Any], config: Config) -> Non
         for field, value in sorted(wanted.items())
         if field not in FREE_FIELDS and there[field] != value
     ]
+    if len(differences) == 1 and config.train.epochs > there["train.epochs"]:
+        if rates_are_constant(config):
+            return
+        raise InputError(
+            f"{where} belongs to a run with {differences[0]}; its learning rate follows these "
+            "epochs, so more are another run: choose another --workdir, perhaps with "
+            f"--config.guidance.checkpoint={where}. To make a run longer later, give it all epochs "
+            "at once and a config.train.max_steps, which can be raised"
+        )
     if differences:
         raise InputError(
             f"{where} belongs to a run with {'; '.join(differences)}; "
             "choose another --workdir or give the same values"
         )
+
+
+def rates_are_constant(config: Config) -> bool:
+    """Whether what a step computes does not depend on how many epochs follow."""
+    train, guidance = config.train, config.guidance
+    denoiser = train.learning_rate == train.final_learning_rate and not train.warmup_fraction
+    return (
+        guidance.rate == "constant"
+        and guidance.class_weights != "deferred"
+        and (denoiser or not config.denoiser.encoder)
+    )
 
 
 def stored_config(stored: Mapping[str, Any], where: str) -> Config:

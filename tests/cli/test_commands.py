@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import csv
 import json
 import re
+import shutil
 
 import pytest
 
@@ -43,7 +45,10 @@ def test_every_command_has_a_help_with_an_example(name, capsys):
         (["info"], "--workdir missing"),
         (["fit"], "the following arguments are required: data"),
         (["info", "--workdir=w", "--colour=red"], "unrecognized arguments: --colour=red"),
-        (["predict", "--workdir=w"], "the following arguments are required: --images, --out"),
+        (
+            ["predict", "--workdir=w"],
+            "name the images: files, folders, patterns such as",
+        ),
         (["evaluate", "--workdir=w", "--num_samples=0"], "'0' is not a whole number above 0"),
         (["evaluate", "--workdir=w", "--num_steps=x"], "'x' is not a whole number above 0"),
         (["evaluate", "--workdir=w", "--sampler=euler"], "invalid choice: 'euler'"),
@@ -148,4 +153,39 @@ def test_fit_trains_evaluates_and_reports(tmp_path, tiny_data, capsys):
 
 def test_an_old_flag_names_the_new_one(capsys):
     assert cli.main(["audit", "images", "--train_list=a.pkl", "--test_list=b.pkl"]) == 2
-    assert capsys.readouterr().err == "error: --train_list is now --lists; see diffmic --help\n"
+    error = "error: --train_list is now --lists; see diffmic audit --help\n"
+    assert capsys.readouterr().err == error
+
+
+def test_predict_prints_a_table_and_what_it_left_out(tmp_path, trained, tiny_data, capsys):
+    folder = tmp_path / "new"
+    shutil.copytree(tiny_data / "test/red", folder)
+    (folder / "notes.txt").write_text("")
+    tiny.write_truncated_jpeg(folder / "half.jpg")
+    argv = ["predict", str(folder), f"--workdir={trained}", "--on_bad_image=skip"]
+    assert cli.main(argv) == 0
+    out, error = capsys.readouterr()
+    header, *lines = out.splitlines()
+    assert header.split() == ["image", "prediction", "probabilities"]
+    assert [line.split()[0] for line in lines] == ["red_00.png", "red_01.png", "red_02.png"]
+    best = re.fullmatch(r"\S+ +(\w+) +\1 0\.\d{3}, \w+ 0\.\d{3}, \w+ 0\.\d{3}", lines[0])
+    assert best and best[1] in tiny.CLASSES
+    assert "half.jpg: cannot be read" in error
+    assert "1 images skipped" in error
+    assert error.endswith(
+        "3 images classified; 1 files left out that are no images, by ending: 1 .txt\n"
+    )
+
+
+def test_predict_writes_json_with_the_values_of_its_csv(tmp_path, trained, tiny_data):
+    files = [str(path) for path in sorted(tiny_data.glob("test/*/*_00.png"))]
+    for out in ("out.csv", "out.json"):
+        assert cli.main(["predict", *files, f"--workdir={trained}", f"--out={tmp_path / out}"]) == 0
+    found = json.loads((tmp_path / "out.json").read_text())
+    with (tmp_path / "out.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["id"] for row in found] == [row["id"] for row in rows] == files
+    for ours, theirs in zip(found, rows, strict=True):
+        assert list(ours) == list(theirs)
+        assert {name: type(x)(theirs[name]) for name, x in ours.items()} == ours
+        assert isinstance(ours["prob_red"], float)

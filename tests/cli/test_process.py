@@ -72,3 +72,29 @@ def test_help_does_not_wait_for_jax(command):
     imported = {line.rpartition("|")[2].strip() for line in shown.stderr.splitlines()}
     assert "diffmic_jax.cli.process" in imported
     assert not imported & {"jax", "flax", "orbax", "tensorflow_datasets", "grain", "sklearn"}
+
+
+def test_a_pipe_that_is_closed_is_no_error():
+    code = (
+        "import sys; from diffmic_jax.cli.process import run_command;"
+        "sys.exit(run_command(lambda: print('a line\\n' * 100_000)))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=PROJECT,
+    )
+    assert process.stdout and process.stderr
+    assert process.stdout.readline() == "a line\n"
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    process.stderr.close()
+    assert process.wait() == 141
+
+
+def test_another_failed_assertion_keeps_its_traceback(monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    with pytest.raises(AssertionError, match="of our own"):
+        run_command(lambda: (_ for _ in ()).throw(AssertionError("of our own")))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +15,9 @@ from PIL import Image
 
 from diffmic_jax.cli import main as cli
 from diffmic_jax.data.transforms import prepare
-from diffmic_jax.errors import InputError
 from diffmic_jax.inference import exported
 from diffmic_jax.inference.classify import classify_exported
+from diffmic_jax.inference.exported import ExportedError
 from diffmic_jax.inference.load import load
 from diffmic_jax.types import Batch
 from tests import tiny
@@ -25,14 +26,14 @@ from tests import tiny
 SERVER = """
 import sys
 import numpy as np
-from diffmic_jax.inference import exported
+import exported
 
 file, images, out = sys.argv[1:]
 classifier = exported.load(file)
 image = np.load(images)
 found = {str(n): classifier(image[:n])["probabilities"] for n in (1, 3, 8)}
 found["later"] = classifier(image[3:])["probabilities"]
-alone = {"flax", "optax", "orbax", "grain", "ml_collections", "PIL", "scipy.special"}
+alone = {"diffmic_jax", "flax", "optax", "orbax", "grain", "ml_collections", "PIL", "scipy.special"}
 assert not alone & set(sys.modules), alone & set(sys.modules)
 np.savez(out, **found)
 """
@@ -69,8 +70,9 @@ def pixels(folder: Path) -> np.ndarray:
 
 def test_a_server_with_jax_alone_predicts_as_predict_does(program, images, predicted, tmp_path):
     np.save(tmp_path / "images.npy", pixels(images))
-    files = [str(program), str(tmp_path / "images.npy"), str(tmp_path / "out.npz")]
-    subprocess.run([sys.executable, "-c", SERVER, *files], check=True)
+    shutil.copy(exported.__file__, tmp_path)  # the one file that a server gets of this package
+    files = [str(program), "images.npy", "out.npz"]
+    subprocess.run([sys.executable, "-c", SERVER, *files], check=True, cwd=tmp_path)
     with np.load(tmp_path / "out.npz") as found:
         for name, rows in {
             "1": slice(1),
@@ -92,7 +94,9 @@ def test_a_fixed_batch_and_another_sampling(trained, images, tmp_path):
     )
     assert classifier.facts["num_samples"] == 3
     assert "np.repeat(pixels[None], 2, axis=0)" in Path(f"{out}.md").read_text()
-    with pytest.raises(InputError, match=r"uint8\[3, 32, 32, 3\]; give uint8\[2, 32, 32, 3\]"):
+    with pytest.raises(
+        exported.ExportedError, match=r"uint8\[3, 32, 32, 3\]; give uint8\[2, 32, 32, 3\]"
+    ):
         classifier(pixels(images)[:3])
 
 
@@ -121,6 +125,18 @@ def test_what_lies_beside_the_program(program, trained):
     assert "`image` uint8 [B, 32, 32, 3]" in page
     assert "# Model card: v1 on images" in page
     assert "{" not in page.replace("{name}", "").split("```")[0]
+    assert "jax guarantees to read it with releases up\nto six months newer" in page
+    assert f"`jax=={jax.__version__}`" in page
+    assert f"pip install {exported.NEEDS}`" in page
+
+
+def test_a_package_that_reading_needs_is_named(program, monkeypatch):
+    def missing(data: bytearray) -> None:
+        raise ImportError("This module requires the 'flatbuffers' package")
+
+    monkeypatch.setattr(exported.export, "deserialize", missing)
+    with pytest.raises(ExportedError, match="needs jax numpy flatbuffers"):
+        exported.load(program)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +148,7 @@ def test_what_lies_beside_the_program(program, trained):
     ],
 )
 def test_a_wrong_input_is_refused(program, image, message):
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(ExportedError, match=message):
         exported.load(program)(image)
 
 
@@ -144,17 +160,19 @@ def test_a_program_with_other_inputs_is_refused(program, tmp_path):
     out = tmp_path / "older.stablehlo"
     out.write_bytes(jax.export.export(jax.jit(older))(*shapes).serialize())
     Path(f"{out}.json").write_bytes(Path(f"{program}.json").read_bytes())
-    with pytest.raises(InputError, match="was exported by an older version; export it anew"):
+    with pytest.raises(
+        exported.ExportedError, match="was exported by an older version; export it anew"
+    ):
         exported.load(out)
 
 
 def test_a_file_that_is_missing_or_damaged_is_named(program, tmp_path):
-    with pytest.raises(InputError, match=r"none\.stablehlo\.json: cannot be read"):
+    with pytest.raises(ExportedError, match=r"none\.stablehlo\.json: cannot be read"):
         exported.load(tmp_path / "none.stablehlo")
     damaged = tmp_path / "damaged.stablehlo"
     damaged.write_bytes(program.read_bytes()[:1000])
     Path(f"{damaged}.json").write_bytes(Path(f"{program}.json").read_bytes())
-    with pytest.raises(InputError, match=r"damaged\.stablehlo: no exported classifier"):
+    with pytest.raises(ExportedError, match=r"damaged\.stablehlo: no exported classifier"):
         exported.load(damaged)
 
 

@@ -15,7 +15,6 @@ from diffmic_jax import api
 from diffmic_jax.cli import main as cli
 from diffmic_jax.errors import InputError
 from diffmic_jax.inference import classify
-from diffmic_jax.inference.classify import classify_folder
 from diffmic_jax.inference.load import load
 from diffmic_jax.report.info import describe
 from tests import tiny
@@ -71,7 +70,7 @@ def test_the_same_images_get_the_probabilities_of_the_evaluation(tiny_data, trai
     # Late steps alone: from an untrained network, those of the whole chain are mostly clipped.
     model = load(trained, {"sampling.start": "truncated", "sampling.num_steps": 5})
     api.Classifier(model).evaluate(folder=tmp_path / "eval")
-    classify_folder(model, tiny_data / "test", tmp_path / "predictions.csv")
+    tiny.classify_folder(model, tiny_data / "test", tmp_path / "predictions.csv")
     ours, theirs = (list(tiny.read_predictions(x).values()) for x in (tmp_path, tmp_path / "eval"))
     np.testing.assert_allclose(ours, theirs, atol=2e-5)
     assert len(set(map(tuple, theirs))) == tiny.TEST
@@ -88,15 +87,15 @@ def test_a_prediction_leaves_no_image_behind_whenever_it_is_killed(
 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(classify, "predict_batches", predict)
-    classify_folder(load(trained), tiny_data / "test" / "red", tmp_path / "out/one.csv")
+    tiny.classify_folder(load(trained), tiny_data / "test" / "red", tmp_path / "out/one.csv")
     assert names == []
 
 
 def test_the_number_of_samples_can_be_changed(tiny_data, trained, tmp_path):
     folder = tiny_data / "test" / "red"
-    classify_folder(load(trained, {"sampling.num_samples": 1}), folder, tmp_path / "one.csv")
+    tiny.classify_folder(load(trained, {"sampling.num_samples": 1}), folder, tmp_path / "one.csv")
     assert all(float(row["sample_std"]) == 0 for row in read(tmp_path / "one.csv"))
-    classify_folder(load(trained), folder, tmp_path / "own.csv")
+    tiny.classify_folder(load(trained), folder, tmp_path / "own.csv")
     assert any(float(row["sample_std"]) > 0 for row in read(tmp_path / "own.csv"))
 
 

@@ -19,7 +19,6 @@ from pathlib import Path
 import pytest
 
 from diffmic_jax.cli import main as cli
-from diffmic_jax.inference.classify import classify_folder
 from diffmic_jax.inference.load import load
 from tests import tiny
 
@@ -88,7 +87,7 @@ def test_the_page_has_its_warning_and_loads_nothing_from_elsewhere(url):
 def test_an_image_gets_the_prediction_of_predict(url, image, trained, tmp_path):
     (tmp_path / "images").mkdir()
     shutil.copy(image, tmp_path / "images")
-    classify_folder(load(trained), tmp_path / "images", tmp_path / "predictions.csv")
+    tiny.classify_folder(load(trained), tmp_path / "images", tmp_path / "predictions.csv")
     (expected,) = tiny.read_predictions(tmp_path).values()
     status, text = post(f"{url}/image", [(image.name, image.read_bytes())])
     assert status == 200

@@ -87,6 +87,22 @@ def test_max_steps_counts_the_warmup_and_can_be_raised_later(tmp_path, tiny_data
     )
 
 
+def test_a_finished_run_goes_on_with_more_epochs_where_its_rate_is_constant(
+    tmp_path, tiny_data, caplog
+):
+    changes = {"guidance__warmup_epochs": 0, "checkpoint__metric": "nll"}
+    short, long = (
+        tiny.make_config(tiny_data, "classifier", train__epochs=n, **changes) for n in (1, 2)
+    )
+    tiny.train(short, tmp_path / "run")
+    caplog.set_level("INFO", "diffmic_jax")
+    tiny.train(long, tmp_path / "run")
+    tiny.train(long, tmp_path / "whole")
+    ours, theirs = (tiny.latest_state(long, tmp_path / name) for name in ("run", "whole"))
+    tiny.assert_same(ours, theirs)
+    assert sum(line.startswith("about ") for line in caplog.messages) == 2
+
+
 def mislabel(batch: Batch) -> Batch:
     return batch._replace(label=(batch.label + 1) % 3)
 
