@@ -205,7 +205,7 @@ def fit(
     """
     spec = config if isinstance(config, str) else "run"
     chosen = configfile.load(config) if isinstance(config, str) else config
-    chosen = chosen.changed(_data_fields(data) | dict(changes or {}))
+    chosen = chosen.changed(data_fields(data) | dict(changes or {}))
     place = Path(workdir) if workdir else configfile.default_workdir(spec)
     train(chosen, place, minutes)
     return Classifier(load_model(place))
@@ -312,7 +312,7 @@ def _named(images: Any) -> dict[str, Path | np.ndarray]:
     return named
 
 
-def _data_fields(data: str | Path | None) -> dict[str, Any]:
+def data_fields(data: str | Path | None) -> dict[str, Any]:
     """The fields of a configuration that name a data set."""
     if data is None:
         return {}

@@ -114,7 +114,7 @@ def _audit(model: Model, dataset: Dataset) -> dict[str, Any]:
     """The audit of the run's split, from the workdir if it is there."""
     path = model.workdir / "audit.json"
     if not path.exists():
-        write_json(path, audit(dataset.source, on_bad_image=model.config.data.on_bad_image))
+        write_json(path, audit(dataset.source))
     found: dict[str, Any] = json.loads(path.read_text())
     return found
 
