@@ -102,14 +102,8 @@ def _tell_lines(report: Mapping[str, Any]) -> list[str]:
     tells = report["tells"]
     if not tells:
         return []
-    majority, by_class = tells["majority"], _told_classes(tells)
-    lines = [
-        f"! {name} can be told by {' or '.join(TOLD_BY[group] for group in rows)}"
-        f"{' alone' * ('together' not in rows)}: {row['found']:,} of its {row['images']:,} images "
-        f"are found, with {row['others']:,} of other classes"
-        for name, rows in by_class.items()
-        for row in [*rows.values()][:1]
-    ]
+    majority = tells["majority"]
+    lines = [f"! {told_line(name, rows)}" for name, rows in told_classes(tells).items()]
     if lines:
         return lines + _form_lines(report["forms"])
     best = max((tells[group]["accuracy"] for group in TOLD_BY if group in tells), default=None)
@@ -121,8 +115,22 @@ def _tell_lines(report: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _told_classes(tells: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Class -> group -> how it is told by it; by all together only where no group suffices."""
+def told_line(name: str, rows: Mapping[str, Any]) -> str:
+    """By what a class can be told, and how well; `rows` as `told_classes` returns them for it."""
+    row = next(iter(rows.values()))
+    return (
+        f"{name} can be told by {' or '.join(TOLD_BY[group] for group in rows)}"
+        f"{' alone' * ('together' not in rows)}: {row['found']:,} of its {row['images']:,} images "
+        f"are found, with {row['others']:,} of other classes"
+    )
+
+
+def told_classes(tells: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Class -> group of numbers -> how it is told; by all together only where no group suffices.
+
+    Args:
+      tells: as `shortcuts.tells` returns it.
+    """
     found: dict[str, dict[str, Any]] = {}
     for group in TOLD_BY:
         for name, row in tells.get(group, {}).get("classes", {}).items():
