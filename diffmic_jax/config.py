@@ -26,6 +26,9 @@ class Data:
     labels: str = field("", "CSV of labels; empty: one folder per class")
     lists: str = field("", "folder or pair TRAIN,TEST of DiffMIC's pickled split lists")
     groups: str = field("", "CSV of image and group (lesion, patient), which stay on one side")
+    group_regex: str = field(
+        "", "where in an image's id its group is, as (patient[0-9]+); `audit` proposes one"
+    )
     split: str = field("", "CSV of image and part, as a run writes it; wins over the protocol")
     label_columns: tuple[str, ...] = field(
         (), "the label column of the CSV, or one for each class; empty: by their names"

@@ -52,6 +52,7 @@ sys.meta_path.insert(0, Absent())
     [
         ("tensorflow_datasets", "tfds", ["prepare", "ham10000", "--manual_dir=m", "--data_dir=d"]),
         ("matplotlib", "report", ["fit", "photos"]),
+        ("sklearn", "report", ["audit", "photos"]),
         ("matplotlib", "report", ["study", "s.py", "--workdir=w"]),
         ("uvicorn", "serve", ["serve", "--workdir=w"]),
     ],
@@ -81,7 +82,8 @@ for module in pkgutil.walk_packages(diffmic_jax.__path__, "diffmic_jax."):
     assert done.returncode == 0, done.stderr
     needing = {line.split()[0].removeprefix("diffmic_jax.") for line in done.stdout.splitlines()}
     whole = {name for name in needing if name.startswith(("report.", "serve."))}
-    assert needing - whole == {"data.builders", "study.tables"}
+    of_extras = {"data.audit", "data.builders", "data.shortcuts", "study.tables"}
+    assert needing - whole == of_extras
     assert "serve.app" in needing
     assert "report.build" in needing and "report.checklist" not in needing
 

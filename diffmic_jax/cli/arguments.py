@@ -69,9 +69,7 @@ def _add_fit(commands: argparse._SubParsersAction) -> None:
         type=float,
         help="until the report is written; default 30, or --config's epochs",
     )
-    command.add_argument(
-        "--out", type=flags.path, help="workdir; default runs/DATA, runs/CONFIG"
-    )
+    command.add_argument("--out", type=flags.path, help="workdir; default runs/DATA, runs/CONFIG")
     command.add_argument(
         "--plan", action="store_true", help="only print what would be done, and why"
     )
@@ -119,30 +117,37 @@ def _add_audit(commands: argparse._SubParsersAction) -> None:
     command = _add_command(
         commands,
         "audit",
-        "Count classes and sizes, and look for leaks, duplicates and bad images in a split.",
+        "Look at a data set and its split as a reviewer would: leaks, duplicates, bad images, "
+        "classes that are too small to test or can be told without looking, and what plain "
+        "classifiers reach. The split is the one that training with these fields uses.",
         "ham10000 --data_dir=data --protocol=authors --out=audit.json",
     )
-    command.add_argument("name", help="a data set known by name, images (your own), or phantom")
     command.add_argument(
-        "--data_dir",
-        type=os.path.expanduser,
-        default="",
-        help="what prepare wrote, or the images themselves",
+        "name", help="folder of images, CSV of labels, or name of a data set (images: your own)"
     )
+    command.add_argument(
+        "--data_dir", type=os.path.expanduser, help="what prepare wrote, or the images themselves"
+    )
+    command.add_argument("--config", default="default", help="as of train: NAME or FILE")
     command.add_argument("--out", type=flags.path, help="JSON to write")
-    command.add_argument("--protocol", default="given", choices=flags.choices("data.protocol"))
-    command.add_argument("--labels", default="", help="CSV of labels")
-    command.add_argument("--groups", default="", help="CSV of groups")
-    command.add_argument("--split", default="", help="CSV of image and part")
-    command.add_argument("--lists", default="", help="pickled split lists, as TRAIN,TEST")
-    command.add_argument("--class_names", default="", help="in label order, as benign,malignant")
+    command.add_argument("--protocol", choices=flags.choices("data.protocol"))
+    command.add_argument("--labels", help="CSV of labels")
+    command.add_argument("--groups", help="CSV of groups")
     command.add_argument(
-        "--multi_label", action="store_true", help="any number of classes per image"
+        "--group_regex", help="the group in an image's id, as '(patient[0-9]+)', or as proposed"
     )
-    command.add_argument("--validation_fraction", type=float, default=0.0, help="cut from training")
-    command.add_argument("--test_fraction", type=float, default=0.2, help="where no split is given")
-    command.add_argument("--seed", type=int, default=0, help="of the cuts")
+    command.add_argument("--split", help="CSV of image and part")
+    command.add_argument("--lists", help="pickled split lists, as TRAIN,TEST")
+    command.add_argument("--class_names", type=flags.names, help="in label order, as a,b")
+    command.add_argument(
+        "--multi_label", action="store_const", const=True, help="any number of classes per image"
+    )
+    command.add_argument("--validation_fraction", type=float, help="cut from training")
+    command.add_argument("--test_fraction", type=float, help="where no split is given")
+    command.add_argument("--seed", type=int, dest="split_seed", help="of the cuts")
+    flags.add_set(command, "of the configuration")
     flags.add_bad_images(command)
+    command.set_defaults(max_pixels=None)
 
 
 def _add_convert(commands: argparse._SubParsersAction) -> None:

@@ -68,21 +68,52 @@ def prepare(args: argparse.Namespace) -> None:
 
 def audit(args: argparse.Namespace) -> None:
     """Report what a data set holds, and what is wrong with it or with its split."""
-    from diffmic_jax.config import Data
-    from diffmic_jax.data.audit import audit as run
-    from diffmic_jax.data.audit import summary
+    from diffmic_jax import configfile
+    from diffmic_jax.data.audit_text import summary
     from diffmic_jax.data.files import write_json
+    from diffmic_jax.data.recognise import data_fields
     from diffmic_jax.data.sources import open_source
+    from diffmic_jax.study.definition import parse_change
 
-    names = {field.name for field in dataclasses.fields(Data)}
-    values = {name: value for name, value in vars(args).items() if name in names}
-    values["class_names"] = tuple(filter(None, args.class_names.split(",")))
-    data = Data(**values, root=args.data_dir, split_seed=args.seed)
-    report = run(open_source(data), on_bad_image=args.on_bad_image)
+    with extras.requires("report", "audit"):
+        from diffmic_jax.data.audit import audit as run
+
+    changes = {f"data.{name}": value for name, value in _given(args).items()}
+    if args.data_dir:
+        changes |= {"data.name": args.name, "data.root": args.data_dir}
+    else:
+        changes = data_fields(args.name) | changes
+    config = configfile.load(args.config).changed(changes | dict(map(parse_change, args.set)))
+    report = run(open_source(config.data))
+    print(_cut(config.data, args.config))
     print(summary(report))
     if args.out:
         write_json(args.out, report)
         print(f"written to {args.out}")
+    if bad := report["unreadable"] if args.on_bad_image == "error" else ():
+        raise InputError(
+            f"{len(bad)} images cannot be read, and training stops at them; replace them, or train "
+            "with --config.data.on_bad_image=skip"
+        )
+
+
+def _given(args: argparse.Namespace) -> dict[str, Any]:
+    """The fields of `config.Data` that flags of `audit` give."""
+    from diffmic_jax.config import Data
+
+    names = {field.name for field in dataclasses.fields(Data)} - {"name", "on_bad_image"}
+    given = {name: value for name, value in vars(args).items() if name in names}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _cut(data: Any, spec: str) -> str:
+    """Of which training the audited split is."""
+    split = f"read from {data.split}" if data.split else f"protocol {data.protocol}"
+    return (
+        f"The split of a training with --config={spec} and these fields: {split}, seed "
+        f"{data.split_seed}; where none is given, {data.test_fraction:.0%} for testing and "
+        f"{data.validation_fraction:.0%} of the rest for validation"
+    )
 
 
 def predict(args: argparse.Namespace) -> None:

@@ -1,8 +1,9 @@
-"""What is in a data set, and which of its images are in more than one split.
+"""What is in a data set, and what a reviewer would hold against a result on it.
 
 Test images that are also in training, or that show a lesion or patient of training, make a result
-look better than it is. Known groups show the second kind. For the first kind every image is decoded
-once and compared with all others:
+look better than it is; so do classes that can be told by something else than the disease
+(`shortcuts`). Groups show the second kind, known ones or those that names hint at (`grouping`). For
+the first kind every image is decoded once and compared with all others:
 
 - images with the same pixels, by a digest of them;
 - images with nearly the same pixels: copies in another size, compression, brightness or tint, and
@@ -19,6 +20,10 @@ groups_known: whether any image has a group. If not, the next three are 0.
 leaked_images, leaked_groups: test images whose group is also in training or validation,
     and how many groups that are.
 leaked_validation_images: validation images whose group is also in training.
+group_guess: what `grouping.guess` returns; None where groups are known.
+few_to_test: class -> `images` of it in the test part, and `margin`, half of the width of the
+    95% interval of a sensitivity measured on them at worst; of classes with fewer than 20.
+forms, tells, baselines: what the functions of `shortcuts` return.
 exact_duplicates: clusters of images with the same pixels, as parallel lists `images`
     (ids), `splits` and `labels`; those that straddle splits or disagree in their labels
     come first.
@@ -32,7 +37,7 @@ near_duplicates_of_other_labels, near_duplicates_of_other_groups: how many of th
 duplicated_test_images: test images with an exact or near duplicate in training or
     validation.
 max_distance, min_correlation: as given.
-unreadable: `id` and `reason` of images that cannot be decoded.
+unreadable: `id` and `reason` of every image that cannot be decoded.
 constant: ids of images of a single colour.
 sizes, modes: images of each 'width x height', as '600x450', and of each stored form; the
     most frequent first.
@@ -42,40 +47,26 @@ side, aspect: `min`, `median` and `max` of the shorter side in pixels and of wid
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
-from diffmic_jax.data import splits
-from diffmic_jax.data.cache import ON_BAD_IMAGE
-from diffmic_jax.data.duplicates import (
-    MAX_DISTANCE,
-    MIN_CORRELATION,
-    ExactClusters,
-    NearPairs,
-    View,
-    Views,
-    fingerprint,
-)
-from diffmic_jax.data.images import Decoded
+from diffmic_jax.data import grouping, shortcuts, splits
+from diffmic_jax.data.duplicates import MAX_DISTANCE, MIN_CORRELATION, ExactClusters, NearPairs
 from diffmic_jax.data.layouts import PARTS, Record, label_array
 from diffmic_jax.data.sources import Source
+from diffmic_jax.data.views import Views, read_views
 from diffmic_jax.errors import InputError
 
-_CHUNK = 512  # images in the thread pool at once
+FEW = 20
+"""Test images of a class below which hardly anything can be said of it."""
 
 
 def audit(
     source: Source,
     *,
-    on_bad_image: str = "error",
     max_distance: int = MAX_DISTANCE,
     min_correlation: float = MIN_CORRELATION,
     num_threads: int = 0,
@@ -85,7 +76,6 @@ def audit(
 
     Args:
         source: what to read.
-        on_bad_image: 'error' stops at an image that cannot be decoded, 'skip' lists it.
         max_distance: bits of 64 in which the hashes of near duplicates differ at most.
         min_correlation: of the low frequencies of near duplicates, at least; -1 leaves the
             decision to the hash.
@@ -96,74 +86,33 @@ def audit(
         The report described above, which `json.dump` takes.
 
     Raises:
-        InputError: an argument is out of range; or an image is bad, unless they are skipped.
+        InputError: an argument is out of range.
     """
-    _check(on_bad_image, max_distance, min_correlation)
-    views, bad = _views(source, on_bad_image == "skip", num_threads, progress)
+    _check(max_distance, min_correlation)
+    views, bad = read_views(source, num_threads, progress)
     clusters = ExactClusters(source, views)
     pairs = NearPairs(source, views, max_distance, min_correlation)
     pairs.search()
     return (
         _composition(source)
         | _leaks(source)
+        | {"group_guess": grouping.guess(source.splits), "few_to_test": _few_to_test(source)}
         | clusters.report()
         | pairs.report()
         | {"duplicated_test_images": len(clusters.test_ids() | pairs.test_ids())}
         | {"max_distance": max_distance, "min_correlation": min_correlation}
         | {"unreadable": bad}
         | _shapes(source, views)
+        | {"forms": shortcuts.forms(source, views), "tells": shortcuts.tells(source, views)}
+        | {"baselines": shortcuts.baselines(source, views)}
     )
 
 
-def _check(on_bad_image: str, max_distance: int, min_correlation: float) -> None:
-    if on_bad_image not in ON_BAD_IMAGE:
-        choices = ", ".join(ON_BAD_IMAGE)
-        raise InputError(f"on_bad_image: {on_bad_image!r} is unknown; choose one of {choices}")
+def _check(max_distance: int, min_correlation: float) -> None:
     if not 0 <= max_distance <= 64:
         raise InputError(f"max_distance: {max_distance} is not in 0..64")
     if not -1 <= min_correlation <= 1:
         raise InputError(f"min_correlation: {min_correlation} is not in [-1, 1]")
-
-
-# Decoding.
-
-
-def _views(
-    source: Source, skip: bool, num_threads: int, progress: bool
-) -> tuple[Views, list[dict[str, str]]]:
-    """A view of every image that can be read; `id` and `reason` of the others."""
-    records = source.records
-    views: dict[int, View] = {}
-    bad: list[dict[str, str]] = []
-    read = partial(_view, source.read)
-    hidden = None if progress else True
-    bar = tqdm(total=len(records), unit="image", desc="audit", leave=False, disable=hidden)
-    with ThreadPoolExecutor(num_threads or os.cpu_count()) as pool, bar:
-        # In chunks, so that decoding stops soon after the first bad image.
-        for start in range(0, len(records), _CHUNK):
-            chunk = records[start : start + _CHUNK]
-            for position, view in enumerate(pool.map(read, chunk), start):
-                bar.update()
-                if not isinstance(view, InputError):
-                    views[position] = view
-                elif skip:
-                    bad.append({"id": records[position].id, "reason": str(view)})
-                else:
-                    raise view
-    return views, bad
-
-
-def _view(read: Callable[[Record], Decoded], record: Record) -> View | InputError:
-    try:
-        pixels, mode, *_ = read(record)
-    except InputError as error:
-        return error
-    pixels = np.ascontiguousarray(pixels)
-    height, width = pixels.shape[:2]
-    digest = hashlib.blake2b(f"{width}x{height}".encode(), digest_size=16)
-    digest.update(pixels.data)
-    constant = bool((pixels == pixels[0, 0]).all())
-    return View(width, height, mode, constant, digest.digest(), *fingerprint(pixels))
 
 
 # The contents.
@@ -202,6 +151,17 @@ def _leaks(source: Source) -> dict[str, Any]:
     }
 
 
+def _few_to_test(source: Source) -> dict[str, dict[str, float]]:
+    label = label_array(source.splits["test"], source.task)
+    pairs = zip(source.task.class_names, source.task.counts(label), strict=True)
+    # Half of the width of Wilson's interval around one half.
+    return {
+        name: {"images": n, "margin": round(0.98 / float(np.sqrt(n + 3.8416)), 2)}
+        for name, n in pairs
+        if n < FEW
+    }
+
+
 def _shapes(source: Source, views: Views) -> dict[str, Any]:
     records = source.records
     size = np.array([(v.width, v.height) for v in views.values()], float).reshape(-1, 2)
@@ -223,103 +183,3 @@ def _range(values: np.ndarray) -> dict[str, float] | None:
         return None
     found = {"min": values.min(), "median": np.median(values), "max": values.max()}
     return {name: round(float(value), 4) for name, value in found.items()}
-
-
-# The summary.
-
-_CLASSES_SHOWN = 20
-_SHOWN = 3  # of anything else
-
-
-def summary(report: Mapping[str, Any]) -> str:
-    """The report as text of a screen or so."""
-    classes = len(report["class_names"])
-    lines = [
-        f"{report['name']}: {report['n']:,} images, {classes:,} classes",
-        "",
-        *_table(report),
-        "",
-        *_leak_lines(report),
-        *_exact_lines(report),
-        *_near_lines(report),
-        *_shape_lines(report),
-    ]
-    return "\n".join(lines)
-
-
-def _table(report: Mapping[str, Any]) -> list[str]:
-    """Images by class and split."""
-    counts = report["counts"]
-    names = list(counts["train"])
-    shown = names if len(names) <= _CLASSES_SHOWN else names[: _CLASSES_SHOWN - 1]
-    rows: list[tuple[str, list[str]]] = [("", list(counts))]
-    rows += [(name, [f"{by_class[name]:,}" for by_class in counts.values()]) for name in shown]
-    if len(shown) < len(names):
-        rows.append((f"... {len(names) - len(shown):,} more", []))
-    rows.append(("images", [f"{n:,}" for n in report["n_by_split"].values()]))
-    wide = max(len(name) for name, _ in rows)
-    return ["  " + f"{name:{wide}}" + "".join(f"{cell:>12}" for cell in row) for name, row in rows]
-
-
-def _leak_lines(report: Mapping[str, Any]) -> list[str]:
-    if not report["groups_known"]:
-        return ["Leaks: cannot be counted, as no groups (lesions, patients) are known"]
-    test = report["n_by_split"]["test"]
-    return [
-        f"Leaks: {report['leaked_images']:,} of {test:,} test images show a lesion or patient of"
-        f" training or validation ({report['leaked_groups']:,} in all);",
-        f"  {report['leaked_validation_images']:,} validation images show one of training",
-    ]
-
-
-def _exact_lines(report: Mapping[str, Any]) -> list[str]:
-    clusters = report["exact_duplicates"]
-    lines = [
-        f"Clusters of exact duplicates: {len(clusters):,}"
-        f" ({report['exact_duplicates_across_splits']:,} across splits,"
-        f" {report['conflicting_labels']:,} with conflicting labels)"
-    ]
-    for cluster in clusters[:_SHOWN]:
-        cells = zip(cluster["images"], cluster["splits"], cluster["labels"], strict=True)
-        lines.append("  " + _few([_image(*cell) for cell in cells]))
-    return lines
-
-
-def _near_lines(report: Mapping[str, Any]) -> list[str]:
-    others = f", {report['near_duplicates_of_other_groups']:,} of different groups"
-    lines = [
-        f"Pairs of near duplicates across splits: {report['near_duplicates_across_splits']:,}"
-        f" ({report['near_duplicates_of_other_labels']:,} of different labels"
-        f"{others * report['groups_known']})"
-    ]
-    for pair in report["near_duplicates"][:_SHOWN]:
-        cells = zip((pair["a"], pair["b"]), pair["splits"], pair["labels"], strict=True)
-        lines.append("  " + _few([_image(*cell) for cell in cells]))
-    count, test = report["duplicated_test_images"], report["n_by_split"]["test"]
-    lines.append(f"Test images with a duplicate in another split: {count:,} of {test:,}")
-    return lines
-
-
-def _shape_lines(report: Mapping[str, Any]) -> list[str]:
-    bad, constant, side = report["unreadable"], report["constant"], report["side"]
-    lines = [f"Unreadable images: {len(bad):,}"]
-    lines += [f"  {row['reason']}" for row in bad[:_SHOWN]]
-    lines.append(f"Images of a single colour: {len(constant):,}")
-    lines += [f"  {_few(constant)}"] * bool(constant)
-    for title in ("sizes", "modes"):
-        texts = [f"{value} ({count:,})" for value, count in report[title].items()]
-        lines.append(f"{title.capitalize()}: {_few(texts)}")
-    if side:
-        numbers = ", ".join(f"{name} {value:g}" for name, value in side.items())
-        lines.append(f"Shorter side: {numbers} pixels")
-    return lines
-
-
-def _image(name: str, split: str, label: str) -> str:
-    return f"{name} ({split}: {label or 'none'})"
-
-
-def _few(texts: Sequence[str]) -> str:
-    """The first ones, and how many more there are."""
-    more = len(texts) - _SHOWN
-    return ", ".join(texts[:_SHOWN]) + (f", ... {more:,} more" if more > 0 else "")

@@ -6,15 +6,14 @@ For the latter a hash proposes pairs, and a correlation confirms them.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
-from PIL import Image
-from scipy import fft
 
 from diffmic_jax.data.layouts import PARTS
 from diffmic_jax.data.sources import Source
+from diffmic_jax.data.views import KEPT, Views
 
 MAX_DISTANCE = 8
 """Bits in which the hashes of near duplicates may differ; as a rule, an even number of them does.
@@ -24,71 +23,12 @@ pixels), 111 show the same lesion, and more bits add two. Without the correlatio
 5,815 pairs, and 60 of 93 at 2 bits: round lesions all look alike to a hash.
 """
 MIN_CORRELATION = 0.975
-"""Least correlation of the low frequencies of near duplicates, see `fingerprint`."""
+"""Least correlation of the low frequencies of near duplicates, see `views.fingerprint`."""
 MAX_LISTED = 1000
 """Pairs of near duplicates in a report."""
 
-_THUMBNAIL, _KEPT, _HASHED = 32, 16, 8  # sides: pixels, frequencies correlated, frequencies hashed
-_FLAT = 1.0  # gray levels; the thumbnail of a picture has a larger standard deviation
 _BLOCK = (64, 2048)  # hashes that are compared at once, few enough for a processor's cache
 _PAIRS = 8192  # that are correlated at once
-
-# Frequencies count by their square root: what all images of a kind share, such as a vignette or the
-# fan of an ultrasound probe, is in the lowest ones.
-_WEIGHT = np.sqrt(np.hypot(*np.indices((_KEPT, _KEPT))))
-
-
-class View(NamedTuple):
-    """What is kept of an image."""
-
-    width: int
-    height: int
-    mode: str
-    """How it was stored, see `Decoded`."""
-    constant: bool
-    """Of a single colour."""
-    digest: bytes
-    """Equal where size and pixels are."""
-    hash: int
-    spectrum: np.ndarray
-    """[16, 16] float32, see `fingerprint`."""
-
-
-Views = Mapping[int, View]
-"""By position in `Source.records`; images that cannot be read are absent."""
-
-
-def fingerprint(pixels: np.ndarray) -> tuple[int, np.ndarray]:
-    """A hash and the low frequencies of an image, both without brightness and contrast.
-
-    Args:
-        pixels: [H, W, 3] uint8.
-
-    Returns:
-        A 64-bit hash: which of the lowest 8 x 8 frequencies of a cosine transform of the image, as
-        32 x 32 gray pixels, exceed their median. The constant one is left out, its bit is 0.
-
-        The lowest 16 x 16 frequencies without the constant one, [16, 16] float32 of norm 1. The sum
-        of the product of two of them is their correlation. High frequencies have a larger weight
-        than in the pixels. All 0 if the image shows nothing at that size.
-    """
-    size = (_THUMBNAIL, _THUMBNAIL)
-    small = Image.fromarray(pixels).convert("L").resize(size, Image.Resampling.BILINEAR)
-    gray = np.asarray(small, np.float64)
-    kept = fft.dctn(gray, norm="ortho")[:_KEPT, :_KEPT]
-    weighted = kept * _WEIGHT
-    if gray.std() < _FLAT or not (norm := np.linalg.norm(weighted)):
-        return 0, np.zeros((_KEPT, _KEPT), np.float32)
-    return _hash(kept[:_HASHED, :_HASHED].ravel()), (weighted / norm).astype(np.float32)
-
-
-def _hash(low: np.ndarray) -> int:
-    """A bit for each of 64 frequencies, the first one constant."""
-    # Symmetry makes some of them 0, up to rounding errors whose signs mean nothing.
-    low = low.round(6)
-    bits = low > np.median(low[1:])
-    bits[0] = False
-    return int(np.packbits(bits).view(">u8")[0])
 
 
 def split_of(source: Source) -> list[str]:
@@ -161,7 +101,7 @@ class NearPairs:
         rows = [at for at, view in views.items() if view.spectrum.any()]
         records, split = source.records, split_of(source)
         spectra = [views[at].spectrum for at in rows]
-        self._spectra = np.array(spectra, np.float32).reshape(-1, _KEPT, _KEPT)
+        self._spectra = np.array(spectra, np.float32).reshape(-1, KEPT, KEPT)
         self._hash = np.array([views[at].hash for at in rows], np.uint64)
         self._task = source.task
         self._records = [records[at] for at in rows]

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from diffmic_jax.data import splits
+from diffmic_jax.data import grouping, splits
 from diffmic_jax.data.dataset import Dataset
-from diffmic_jax.data.layouts import PARTS
+from diffmic_jax.data.layouts import PARTS, Record
 from diffmic_jax.errors import InputError
 
 _SHOWN = 5
@@ -76,11 +76,25 @@ def _classes(dataset: Dataset) -> Finding:
 def _leaks(dataset: Dataset) -> Finding:
     parts = {part: list(dataset.examples[part].records) for part in PARTS}
     if not any(record.group for listed in parts.values() for record in listed):
-        return Finding("groups (lesions, patients) are not known")
+        return _names(parts)
     leaked = len(splits.leaked(parts))
     test = len(parts["test"])
     told = f"{leaked:,} of {test:,} test images show a group of training or validation"
     return Finding(told, leaked > 0)
+
+
+def _names(parts: Mapping[str, Sequence[Record]]) -> Finding:
+    """Groups are not known: what names tell."""
+    guess, test = grouping.guess(parts), len(parts["test"])
+    if not guess:
+        return Finding("groups (lesions, patients) are not known")
+    leaked = guess["leaked_images"]
+    return Finding(
+        f"groups (lesions, patients) are not known; names as {guess['example'][0]} may tell them: "
+        f"by config.data.group_regex='{guess['regex']}' {leaked:,} of {test:,} test images show a "
+        "group of training or validation",
+        leaked > 0,
+    )
 
 
 def _copies(dataset: Dataset) -> Finding:

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from diffmic_jax.config import Data
-from diffmic_jax.data import archives, layouts, splits, tables
+from diffmic_jax.data import archives, grouping, layouts, splits, tables
 from diffmic_jax.data.catalog import CATALOG, MEDMNIST, MEDMNIST_WHERE
 from diffmic_jax.data.folders import open_folders
 from diffmic_jax.data.images import MAX_PIXELS
@@ -207,7 +207,11 @@ def _check_classes(task: Task) -> None:
 
 
 def _with_groups(layout: Layout, options: Options) -> Layout:
-    """The same records with their groups, which a CSV lists by id or by file name."""
+    """The same records with their groups: of a CSV, by id or file name, or of a pattern."""
+    if options.data.group_regex:
+        if options.data.groups:
+            raise InputError("config.data.group_regex: config.data.groups is given; name one")
+        return layout._replace(parts=grouping.with_groups(layout.parts, options.data.group_regex))
     groups, known = options.data.groups, options.known
     if not groups and known and (options.root / known.groups).is_file():
         groups = known.groups

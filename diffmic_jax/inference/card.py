@@ -103,14 +103,23 @@ def _model(model: Model) -> dict[str, Any]:
         else "none: the guidance is the classifier",
         "started from": origins(model.meta.get("origins", {})),
         "prediction": (
-            f"mean of {sampling.num_samples} samples, {sampling.num_steps} {sampling.sampler} "
-            "steps each"
+            f"mean of {steps_of(sampling.num_samples, sampling.num_steps, sampling.sampler)}"
             if denoiser.encoder
             else "that of the guidance"
         )
         + COPIES[sampling.flips],
         "configuration": f"SHA-256 {config_sha256(config)}",
     }
+
+
+def steps_of(samples: int, steps: int, sampler: str = "") -> str:
+    """As `2 samples of one step each`."""
+    kind = f"{sampler} step" if sampler else "step"
+    each = " each" * (samples > 1)
+    return (
+        f"{samples} sample{'s' * (samples > 1)} of "
+        f"{f'{steps} {kind}s' if steps != 1 else f'one {kind}'}{each}"
+    )
 
 
 def origins(found: Mapping[str, str]) -> str:

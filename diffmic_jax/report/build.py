@@ -15,18 +15,20 @@ from pathlib import Path
 from typing import Any
 
 from diffmic_jax import __version__
+from diffmic_jax.config import Config
 from diffmic_jax.data.audit import audit
 from diffmic_jax.data.dataset import Dataset
 from diffmic_jax.data.files import write_json, write_text
 from diffmic_jax.evaluation import compare
 from diffmic_jax.evaluation.run import calibrate, evaluate
-from diffmic_jax.inference.card import write_card
+from diffmic_jax.inference.card import steps_of, write_card
 from diffmic_jax.inference.evaluated import folder_of, is_current
 from diffmic_jax.inference.load import Model
-from diffmic_jax.report import page, sections
+from diffmic_jax.report import audited, page, sections
 from diffmic_jax.report.collect import FILES, Results, read_results
 from diffmic_jax.report.images import ImageSections
 from diffmic_jax.report.info import num_parameters
+from diffmic_jax.report.verdict import verdict
 from diffmic_jax.training.owner import owned
 
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy", "scikit-learn")
@@ -49,21 +51,36 @@ def write_report(model: Model, dataset: Dataset, out: Path, split: str = "test")
       InputError: there is no such part, the data has changed, or a file cannot be written.
     """
     model = _completed(model, dataset, split)
-    results = read_results(model.workdir, split, model.home)
-    title = f"{dataset.source.name}: {model.method.name} on the {split} split"
-    head = [page.paragraph(_summary(model, results)), page.paragraph(WARNING, "warning")]
-    write_text(out, page.document(title, head, _sections(model, dataset, split, results)))
+    results = read_results(model.workdir, split, model.config.eval.bootstrap, model.home)
+    found, comparison = _audit(model, dataset), _comparison(model, results)
+    groups = compare.groups_of(model.workdir, results.ids)
+    diffuses = model.method.denoiser is not None
+    head = [
+        page.paragraph(_summary(model, results, split), "sub"),
+        verdict(results, comparison, found["baselines"], groups, diffuses),
+        page.paragraph(WARNING, "warning"),
+    ]
+    parts = [
+        ("results", "Results", sections.headline(results, comparison, found, diffuses)),
+        *_sections(model, dataset, split, results),
+        ("audit", "The data and its split", audited.section(found)),
+        ("facts", "Configuration and versions", _facts(model)),
+    ]
+    write_text(out, page.document(data_name(model.config), head, parts))
+
+
+def data_name(config: Config) -> str:
+    """What a data set is called: its name, or that of the folder or file of the user's images."""
+    data = config.data
+    return data.name if data.name != "images" else Path(data.root).resolve().stem
 
 
 def _sections(
     model: Model, dataset: Dataset, split: str, results: Results
 ) -> list[tuple[str, str, str]]:
-    """Name, title and content of each section."""
+    """Name, title and content of the sections about the model."""
     images = ImageSections.of(model, dataset, split, results)
-    diffuses = model.method.denoiser is not None
-    comparison = _comparison(model, results)
     return [
-        ("results", "Results", sections.headline(results, comparison, diffuses)),
         ("training", "Training", sections.training(results)),
         ("classes", "Classes", sections.classes(results)),
         ("reliability", "Are the probabilities calibrated?", sections.reliability(results)),
@@ -71,8 +88,6 @@ def _sections(
         ("mistakes", "The most confident errors", images.mistakes()),
         ("gallery", "Cases", images.gallery()),
         ("embeddings", "The denoiser's features", images.embeddings()),
-        ("audit", "The data and its split", sections.audit(_audit(model, dataset))),
-        ("facts", "Configuration and versions", _facts(model)),
     ]
 
 
@@ -96,12 +111,13 @@ def _completed(model: Model, dataset: Dataset, split: str) -> Model:
     return model
 
 
-def _summary(model: Model, results: Results) -> str:
+def _summary(model: Model, results: Results, split: str) -> str:
     sampling = model.method.sampling
-    samples = f"; {sampling.total_samples} samples of {sampling.num_steps} steps per image"
+    how = f", the mean of {steps_of(sampling.total_samples, sampling.num_steps)}"
     return (
-        f"{results.scores['n']:,} images, {results.task.num_classes} classes, checkpoint of step "
-        f"{model.step:,}{samples if model.method.denoiser else ''}."
+        f"{model.method.name} on the {split} part: {results.scores['n']:,} images, "
+        f"{results.task.num_classes} classes. Checkpoint of step {model.step:,}"
+        f"{how if model.method.denoiser else ''}."
     )
 
 
@@ -121,9 +137,10 @@ def _comparison(model: Model, results: Results) -> dict[str, Any]:
 def _audit(model: Model, dataset: Dataset) -> dict[str, Any]:
     """The audit of the run's split, from the workdir if it is there."""
     path = model.workdir / "audit.json"
-    if not path.exists():
-        write_json(path, audit(dataset.source, on_bad_image=model.config.data.on_bad_image))
-    found: dict[str, Any] = json.loads(path.read_text())
+    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    if "baselines" not in found:  # one of an earlier version lacks them
+        found = audit(dataset.source)
+        write_json(path, found)
     return found
 
 

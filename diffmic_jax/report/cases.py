@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 
 from diffmic_jax.data.cache import Examples
 from diffmic_jax.inference.load import Model
@@ -23,6 +24,10 @@ LEVEL = 90
 """Percent of the samples within the band of a trajectory."""
 LAST_NORM = "norms_2"
 """The denoiser's module whose softplus is its last hidden layer."""
+ENOUGH = 8
+"""Samples from which their range and votes are shown."""
+LARGEST = 640
+"""Pixels: the longer side of an image on a page."""
 EMBED_BATCH = 50
 """Images per step of `embeddings`."""
 
@@ -44,6 +49,39 @@ class Case(NamedTuple):
     """Side of a region in pixels."""
     timesteps: np.ndarray
     """[n] of the reverse steps, descending; none without diffusion."""
+    samples: int
+    """S of each image."""
+
+    @property
+    def has_path(self) -> bool:
+        """Whether there is a path of the label vector: one step only has its ends."""
+        return len(self.timesteps) > 1
+
+    @property
+    def has_spread(self) -> bool:
+        """Whether the samples are enough to speak of their range."""
+        return len(self.timesteps) > 0 and self.samples >= ENOUGH
+
+
+class Original(NamedTuple):
+    """An image as it is in its file, at most `LARGEST` pixels long."""
+
+    pixels: np.ndarray
+    """[H, W, 3] uint8."""
+
+    @classmethod
+    def of(cls, pixels: np.ndarray) -> Original:
+        """Of decoded pixels [H, W, 3] uint8."""
+        image = Image.fromarray(np.ascontiguousarray(pixels))
+        image.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
+        return cls(np.asarray(image))
+
+    @property
+    def square(self) -> tuple[float, float, float]:
+        """Left, top and side of the centre square that the networks see."""
+        height, width = self.pixels.shape[:2]
+        side = min(height, width)
+        return (width - side) // 2, (height - side) // 2, side
 
 
 def batch_of(examples: Examples, positions: np.ndarray) -> Batch:
@@ -90,6 +128,7 @@ def make_explainer(model: Model) -> Callable[[Batch], Case]:
             states=states,
             region_size=method.guidance.region_size,
             timesteps=method.sampling.timesteps,
+            samples=method.sampling.total_samples,
         )
 
     return explain

@@ -17,7 +17,7 @@ from typing import Any
 from diffmic_jax.config import Config, Data
 from diffmic_jax.data.catalog import CATALOG, MEDMNIST
 from diffmic_jax.data.files import write_text
-from diffmic_jax.inference.card import COPIES, cell, origins, table, versions
+from diffmic_jax.inference.card import COPIES, cell, origins, steps_of, table, versions
 from diffmic_jax.inference.evaluated import evaluations
 from diffmic_jax.inference.load import Model
 from diffmic_jax.method.networks import OF_GUIDANCE, SHARED
@@ -228,8 +228,9 @@ def _about_diffusion(model: Model) -> dict[str, str]:
         "config.json",
         "diffusion": f"{len(beta)} timesteps, {config.diffusion.schedule} schedule, beta "
         f"{beta[0]:.2g} to {beta[-1]:.2g}",
-        "prediction": f"mean of {sampling.num_samples} samples, {sampling.num_steps} "
-        f"{sampling.sampler} steps each ({sampling.start}), readout: {sampling.readout}"
+        "prediction": f"mean of "
+        f"{steps_of(sampling.num_samples, sampling.num_steps, sampling.sampler)} "
+        f"({sampling.start}), readout: {sampling.readout}"
         f"{COPIES[sampling.flips]}",
         "training": f"{_one_model(config)}; guidance alone for {guidance.warmup_epochs} epochs, "
         f"then {train.epochs} epochs of the denoiser with the guidance "

@@ -60,6 +60,8 @@ class Results(Predicted):
     """[N, C] probabilities after temperature scaling; None without a calibration."""
     log: Sequence[Mapping[str, str]]
     """`metrics.csv`, a row per logged step."""
+    resamples: int = 1000
+    """Of a bootstrap."""
 
 
 def predicted(
@@ -96,12 +98,15 @@ def predicted(
     )
 
 
-def read_results(workdir: Path, split: str, home: Path | None = None) -> Results:
+def read_results(
+    workdir: Path, split: str, resamples: int = 1000, home: Path | None = None
+) -> Results:
     """Read the files of an evaluation.
 
     Args:
       workdir: the run's folder.
       split: the part of the data.
+      resamples: of a bootstrap.
       home: the folder with its evaluation; default the workdir.
 
     Raises:
@@ -131,6 +136,7 @@ def read_results(workdir: Path, split: str, home: Path | None = None) -> Results
         std=np.array([float(row["sample_std"]) for row in rows]),
         calibrated=columns("calibrated") if f"calibrated_{names[0]}" in uncertain[0] else None,
         log=_log(workdir / "metrics.csv"),
+        resamples=resamples,
     )
 
 

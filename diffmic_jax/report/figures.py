@@ -6,6 +6,7 @@ AUROC, and the points of a reliability diagram with its bars add up to the ECE.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -129,7 +130,8 @@ def roc_and_pr(
     for ax in (roc, pr):
         ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
         ax.set_aspect("equal")
-    figure.suptitle(f"{class_name} ({int(actual.sum())} of {len(actual)})", fontsize=8.5)
+    title = textwrap.fill(f"{class_name} ({int(actual.sum())} of {len(actual)})", 48)
+    figure.suptitle(title, fontsize=8.5)
     _frames(roc=roc)
     return to_svg(figure, f"roc-{c}", f"ROC and precision-recall of {class_name}")
 
@@ -171,7 +173,12 @@ def trajectory(
     top = np.argsort(-mean[-1], kind="stable")[:5]
     for c in np.sort(top):
         ax.fill_between(at, low[:, c], high[:, c], color=colour(c), alpha=0.12, linewidth=0)
-        ax.plot(at, mean[:, c], color=colour(c), label=class_names[c])
+        ax.plot(
+            at,
+            mean[:, c],
+            color=colour(c),
+            label=_short(class_names[c]),
+        )
     ax.invert_xaxis()
     ax.set(xlabel="t", ylabel="label vector")
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1), handlelength=1)
@@ -190,6 +197,10 @@ def scatter(name: str, title: str, points: np.ndarray, labels: np.ndarray) -> st
     for side in ax.spines.values():
         side.set_visible(True)
     return to_svg(figure, name, title)
+
+
+def _short(name: str, most: int = 22) -> str:
+    return name if len(name) <= most else f"{name[: most - 1]}\u2026"
 
 
 def _frames(**axes: Axes) -> None:
@@ -221,6 +232,10 @@ def rows(
             ax.plot(interval, [place, place], color=FIRST, linewidth=1)
         ax.plot(values, [place] * len(values), "o", color=MUTED, markersize=3)
         ax.plot([np.mean(values)], [place], "|", color=FIRST, markersize=12, markeredgewidth=2)
-    ax.set(yticks=range(len(points)), yticklabels=[*points], xlabel=title)
+    ax.set(
+        yticks=range(len(points)),
+        yticklabels=[textwrap.fill(row, 22) for row in points],
+        xlabel=title,
+    )
     ax.invert_yaxis()
     return to_svg(figure, name, title)

@@ -12,10 +12,11 @@ from threadpoolctl import threadpool_limits
 
 from diffmic_jax.data.cache import Examples
 from diffmic_jax.data.dataset import Dataset
+from diffmic_jax.data.layouts import Read
 from diffmic_jax.data.sources import CLEAN
 from diffmic_jax.inference.load import Model
 from diffmic_jax.report import cases, figures, gallery, page
-from diffmic_jax.report.cases import Case
+from diffmic_jax.report.cases import Case, Original
 from diffmic_jax.report.collect import Results
 from diffmic_jax.report.svg import NUM_COLOURS
 from diffmic_jax.types import Batch
@@ -26,13 +27,7 @@ FEWEST = 6
 """Images that a t-SNE needs."""
 MAPS = 4
 """Steps of the sampler that have a t-SNE, at most."""
-GALLERY_NOTE = (
-    "The first images of each class, in the order of the split. Left: the regions, with a thicker "
-    "line for more attention; right: the saliency, blue to red. The curves are the label vector "
-    f"from noise to the prediction: mean and middle {cases.LEVEL}% of the samples. The range in "
-    "the table is of single samples, each read out by itself; p, the readout of their mean, may "
-    "lie outside of it."
-)
+GALLERY_NOTE = "The first images of each class, in the order of the split."
 MISTAKES_NOTE = "Check the labels of these images first: wrong labels often rank high here."
 
 
@@ -48,6 +43,8 @@ class ImageSections:
     results: Results
     explain: Callable[[Batch], Case]
     """As `cases.make_explainer` returns it."""
+    read: Read
+    """Decodes a record."""
 
     @classmethod
     def of(cls, model: Model, dataset: Dataset, split: str, results: Results) -> ImageSections:
@@ -60,6 +57,7 @@ class ImageSections:
             positions=np.array([place[image] for image in results.ids]),
             results=results,
             explain=cases.make_explainer(model),
+            read=dataset.source.read,
         )
 
     def mistakes(self) -> str:
@@ -67,12 +65,16 @@ class ImageSections:
         chosen = gallery.most_confident_mistakes(self.results)
         if not len(chosen):
             return page.paragraph("There is none.")
-        return page.paragraph(MISTAKES_NOTE, "note") + self._cards("mistake", chosen)
+        note = page.paragraph(MISTAKES_NOTE, "note") + self._legend_of_cards()
+        return note + self._cards("mistake", chosen)
 
     def gallery(self) -> str:
         """A few images of each class."""
         chosen = gallery.first_of_each_class(self.results)
-        return page.paragraph(GALLERY_NOTE, "note") + self._cards("case", chosen)
+        note: str = page.paragraph(GALLERY_NOTE, "note")
+        if not len(gallery.most_confident_mistakes(self.results)):  # it stands there otherwise
+            note += self._legend_of_cards()
+        return note + self._cards("case", chosen)
 
     def embeddings(self) -> str:
         """The denoiser's last hidden layer as t-SNE maps, at some steps of the sampler."""
@@ -99,11 +101,20 @@ class ImageSections:
 
     def _cards(self, name: str, chosen: np.ndarray) -> page.Raw:
         return page.grid(
-            gallery.card(f"{name}-{i}", self.results, i, self._case(i)) for i in chosen.tolist()
+            gallery.card(f"{name}-{i}", self.results, i, *self._case(i)) for i in chosen.tolist()
         )
 
-    def _case(self, i: int) -> Case:
-        return self.explain(cases.batch_of(self.examples, self.positions[[i]]))
+    def _case(self, i: int) -> tuple[Case, Original]:
+        position = self.positions[i]
+        case = self.explain(cases.batch_of(self.examples, self.positions[[i]]))
+        bits = self.model.config.data.gray_bits
+        scale = {"gray_bits": bits} if bits else {}
+        decoded = self.read(self.examples.records[position], **scale)
+        return case, Original.of(decoded.pixels)
+
+    def _legend_of_cards(self) -> page.Raw:
+        steps = len(self.model.method.sampling.timesteps)
+        return gallery.legend(steps > 0, steps > 1)
 
     def _legend(self) -> page.Raw:
         keys = "".join(

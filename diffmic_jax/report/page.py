@@ -12,6 +12,9 @@ from PIL import Image
 
 from diffmic_jax.report.style import CSS
 
+REACHABLE = ' tabindex="0" role="region" aria-label="table"'
+"""Of what may scroll: also with a keyboard."""
+
 
 class Raw(str):
     """Text that is HTML already."""
@@ -38,14 +41,22 @@ def with_interval(value: float | None, interval: Sequence[float] | None) -> Raw:
 def table(
     header: Sequence[object], rows: Iterable[Sequence[object]], name: str = "", kind: str = ""
 ) -> Raw:
-    """A table, which scrolls sideways where it is too wide."""
-    head = "".join(f"<th>{text(cell)}</th>" for cell in header)
+    """A table, which scrolls sideways where it is too wide.
+
+    One of the kind `stack` has on a phone each row as a block instead, each cell with its title.
+    """
+    head = "".join(f'<th scope="col">{text(cell)}</th>' for cell in header)
+    titles = [f' data-title="{html.escape(str(cell))}"' * (kind == "stack") for cell in header]
     body = "".join(
-        "<tr>" + "".join(f"<td>{text(cell)}</td>" for cell in row) + "</tr>\n" for row in rows
+        "<tr>"
+        + "".join(f"<td{title}>{text(cell)}</td>" for title, cell in zip(titles, row, strict=True))
+        + "</tr>\n"
+        for row in rows
     )
     ident = f' id="{name}"' if name else ""
     return Raw(
-        f'<div class="wide"><table{ident} class="{kind}"><thead><tr>{head}</tr></thead>\n'
+        f'<div class="wide"{REACHABLE}><table{ident} class="{kind}">'
+        f"<thead><tr>{head}</tr></thead>\n"
         f"<tbody>{body}</tbody></table></div>\n"
     )
 
@@ -62,9 +73,9 @@ def confusion(counts: Sequence[Sequence[int]], names: Sequence[str]) -> Raw:
             style = f"background: rgb(var(--heat) / {share:.2f}); color: {ink}"
             cells.append(f'<td style="{style}" title="{share:.0%}">{count}</td>')
         rows.append(f"<tr><td>{text(name)}</td>{''.join(cells)}</tr>")
-    head = "".join(f"<th>{text(name)}</th>" for name in names)
+    head = "".join(f'<th scope="col"><span>{text(name)}</span></th>' for name in names)
     return Raw(
-        '<div class="wide"><table id="confusion" class="confusion">'
+        f'<div class="wide"{REACHABLE}><table id="confusion" class="confusion">'
         f"<thead><tr><th>label \\ predicted</th>{head}</tr></thead>"
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )

@@ -16,23 +16,31 @@ _DARK = """:root { color-scheme: dark;
 """
 _COMMON = """
 * { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 1180px; padding: 16px; background: var(--page);
+body { margin: 0 auto; max-width: 1440px; padding: 16px 28px; background: var(--page);
   color: var(--ink); font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
 h1 { font-size: 1.5rem; line-height: 1.2; margin: .4em 0; overflow-wrap: anywhere; }
 h2 { font-size: 1.2rem; margin: 2em 0 .5em; padding-top: .5em;
   border-top: 1px solid var(--faint); }
-p, li { max-width: 75ch; }
+p, li { max-width: 95ch; }
+.sub { color: var(--muted); margin: .2em 0; }
+.verdict { border-left: 4px solid var(--first); background: var(--card); padding: .2em 1em;
+  margin: .8em 0; font-size: 1.08rem; border-radius: 0 6px 6px 0; }
 a { color: var(--first); }
 .note { color: var(--muted); font-size: .9rem; }
 .warning { border-left: 4px solid var(--second); padding: .3em .8em; background: var(--card); }
 nav { display: flex; flex-wrap: wrap; gap: .2em 1em; font-size: .9rem; }
 .wide { overflow-x: auto; margin-bottom: 12px; }
+.wide:focus-visible, a:focus-visible, summary:focus-visible { outline: 3px solid var(--first);
+  outline-offset: 2px; }
+summary { cursor: pointer; }
 table { border-collapse: collapse; font-size: .9rem; }
 th, td { padding: .3em .6em; text-align: right; border-bottom: 1px solid var(--faint);
   font-variant-numeric: tabular-nums; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
+th:first-child, td:first-child { text-align: left; white-space: normal; overflow-wrap: anywhere;
+  min-width: 8em; }
 th { font-weight: 600; }
 td small, .case small { color: var(--muted); }
+#class-table, #headline { width: 100%; }
 #class-table small { display: block; }
 .facts th { text-align: left; }
 .facts td { text-align: left; white-space: normal; overflow-wrap: anywhere; }
@@ -43,30 +51,55 @@ figure { margin: 0; padding: 8px; background: var(--card); border-radius: 6px; }
 svg { width: 100%; height: auto; display: block; overflow: visible; }
 svg text { font-family: inherit !important; }
 .confusion td { text-align: center; border: 1px solid var(--page); min-width: 3.2em; }
-.confusion td:first-child { text-align: left; }
+.confusion th { white-space: normal; overflow-wrap: anywhere; min-width: 4.2em; max-width: 9em;
+  text-align: center; vertical-align: bottom; }
+.confusion td:first-child { text-align: left; min-width: 7em; max-width: 16em; }
 .case { background: var(--card); border-radius: 6px; padding: 10px; overflow: hidden; }
 .case h3 { margin: 0; font-size: .95rem; overflow-wrap: anywhere; }
 .case p { margin: .2em 0; font-size: .9rem; }
-.views { display: grid; grid-template-columns: 1fr 1fr; gap: 6px; margin: 6px 0; }
-.view { position: relative; aspect-ratio: 1; }
-.view > * { position: absolute; inset: 0; width: 100%; height: 100%; }
+.views { display: grid; grid-template-columns: 1fr 1fr; gap: 6px; margin: 6px 0;
+  align-items: start; }
+.view { position: relative; }
+.view img { display: block; width: 100%; height: auto; }
+.view svg { position: absolute; inset: 0; width: 100%; height: 100%; overflow: hidden; }
 .heat { opacity: .5; }
+.heat image { image-rendering: pixelated; }
+.boxes rect { fill: none; }
+.boxes .square { stroke: #fff; stroke-width: 1.5; stroke-dasharray: 6 4; opacity: .8; }
 .regions { display: flex; flex-wrap: wrap; gap: 4px; font-size: .75rem; text-align: center; }
-.region { flex: 1 1 40px; max-width: 72px; }
-.region div { aspect-ratio: 1; border: 2px solid var(--r); background-size: 100% 100%; }
+.region { flex: 1 1 40px; max-width: 84px; }
+.region img { display: block; width: 100%; aspect-ratio: 1; border: 2px solid; object-fit: fill; }
+.scale { white-space: nowrap; }
+.scale svg { display: inline-block; width: 90px; height: .8em; vertical-align: middle; }
 .case table { width: 100%; font-size: .8rem; }
 .case td, .case th { padding: .1em .4em; }
+.case td:first-child, .case th:first-child { min-width: 4em; }
 .right { color: var(--good); }
 .wrong { color: var(--bad); }
 .key { display: flex; flex-wrap: wrap; gap: .2em 1em; font-size: .85rem; }
 .key span::before { content: "\\25CF "; color: var(--k); }
 @media (max-width: 500px) {
   body { padding: 10px; }
-  table { font-size: .76rem; }
+  table { font-size: .8rem; }
   td small { display: block; }
-  th:first-child, td:first-child { white-space: normal; }
-  th, td { padding: .25em .2em; }
-  .confusion td { min-width: 2.2em; } }
+  th, td { padding: .25em .3em; }
+  th:first-child, td:first-child { min-width: 5em; }
+  .confusion td { min-width: 2.2em; }
+  .confusion th { min-width: 2.2em; padding: .2em; }
+  .confusion th span { writing-mode: vertical-rl; max-height: 11em; }
+  .confusion td:first-child, .confusion th:first-child { position: sticky; left: 0;
+    background: var(--page); max-width: 8em; min-width: 5em; }
+  .confusion th:first-child span, .confusion th:first-child { writing-mode: initial; }
+  .stack thead { display: none; }
+  .stack, .stack tbody { display: block; width: 100%; }
+  .stack tr { display: grid; grid-template-columns: 1fr 1fr; gap: .1em .8em; padding: .5em 0;
+    border-bottom: 1px solid var(--faint); }
+  .stack td { display: block; border: 0; text-align: left; white-space: normal; padding: .1em 0; }
+  .stack td[data-title]:not([data-title=""])::before { content: attr(data-title); display: block;
+    color: var(--muted); font-size: .75rem; }
+  .stack td:empty { display: none; }
+  .stack td:first-child { grid-column: 1 / -1; font-weight: 600; }
+  .stack td:first-child::before { content: none !important; } }
 @media print {
   body { font-size: 11px; }
   nav { display: none; }
@@ -78,4 +111,9 @@ svg text { font-family: inherit !important; }
   h2, h3 { break-after: avoid; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; } }
 """
-CSS = _LIGHT + f"@media screen and (prefers-color-scheme: dark) {{ {_DARK} }}" + _COMMON
+_REGIONS = "".join(
+    f".boxes .region-{k} {{ stroke: var(--c{k}); }}\n"
+    f"img.region-{k} {{ border-color: var(--c{k}); }}\n"
+    for k in range(14)
+)
+CSS = _LIGHT + f"@media screen and (prefers-color-scheme: dark) {{ {_DARK} }}" + _COMMON + _REGIONS

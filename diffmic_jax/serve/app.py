@@ -113,13 +113,13 @@ async def _files(request: Request, most: int) -> list[tuple[str, bytes]]:
 
 def _card(classifier: ImageClassifier, name: str, data: bytes, coverage: float) -> str:
     """One image and everything about it."""
-    outputs, case = classifier.explain(data, name)
+    outputs, case, original = classifier.explain(data, name)
     model = classifier.model
     fitted = model.calibrations.diffusion
     shown = predicted([name], outputs, model.task, fitted, coverage)
     strange = model.detector and not model.detector.is_familiar(outputs.features)[0]
     warning = page.paragraph(UNFAMILIAR, "warning") if strange else ""
-    return warning + gallery.card("image", shown, 0, case)
+    return warning + gallery.card("image", shown, 0, case, original)
 
 
 def _row(classifier: ImageClassifier, name: str, data: bytes) -> tuple[list[str], list[str]]:

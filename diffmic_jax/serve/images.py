@@ -10,7 +10,7 @@ from diffmic_jax.data.images import decode
 from diffmic_jax.data.transforms import prepare
 from diffmic_jax.inference.load import Model
 from diffmic_jax.inference.predictions import Outputs
-from diffmic_jax.report.cases import Case, make_explainer
+from diffmic_jax.report.cases import Case, Original, make_explainer
 from diffmic_jax.training import parallel
 from diffmic_jax.types import Batch
 
@@ -39,19 +39,19 @@ class ImageClassifier:
         Raises:
           InputError: naming the file and what is wrong with it.
         """
-        return self._outputs(self._pixels(data, name))
+        return self._outputs(prepare(self._decoded(data, name), self.model.config.data.image_size))
 
-    def explain(self, data: bytes, name: str) -> tuple[Outputs, Case]:
-        """The outputs for an image file, and the case. Errors as in `classify`."""
-        image = self._pixels(data, name)
-        return self._outputs(image), self._case(image)
+    def explain(self, data: bytes, name: str) -> tuple[Outputs, Case, Original]:
+        """The outputs for an image file, the case, and the image. Errors as in `classify`."""
+        pixels = self._decoded(data, name)
+        image = prepare(pixels, self.model.config.data.image_size)
+        return self._outputs(image), self._case(image), Original.of(pixels)
 
-    def _pixels(self, data: bytes, name: str) -> np.ndarray:
-        """The prepared image [H, W, 3]."""
+    def _decoded(self, data: bytes, name: str) -> np.ndarray:
+        """The pixels [H, W, 3] of an image file."""
         own = self.model.config.data
         largest = min(own.max_pixels, MAX_PIXELS)
-        decoded = decode(io.BytesIO(data), name, largest, own.gray_bits)
-        return prepare(decoded.pixels, own.image_size)
+        return decode(io.BytesIO(data), name, largest, own.gray_bits).pixels
 
     def _outputs(self, image: np.ndarray) -> Outputs:
         rows = parallel.padded_batch_size(self.model.mesh, 1)

@@ -39,6 +39,9 @@ from diffmic_jax.study.runs import (
 
 log = logging.getLogger("diffmic_jax")
 
+UNBOUNDED = {"nll": (0.0, np.inf), "joint_nll": (0.0, np.inf), "brier": (0.0, 2.0)}
+"""Lowest and highest value of metrics that may exceed 1; an interval by Student's t ends there."""
+
 
 def scalars(scores: Mapping[str, Any]) -> dict[str, Any]:
     """Every scalar of a `metrics.json`, its nested names joined by dots; None where undefined.
@@ -115,7 +118,11 @@ def write_tables(study: Study, folder: Path, found: Sequence[Outcome]) -> str:
     text = "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
     write_text(folder / "study.md", text)
     shown_tables = [
-        (f"table-{i}", title, page.table(rows[0], rows[1:]) + ("" if i else _figures(study, found)))
+        (
+            f"table-{i}",
+            title,
+            page.table(rows[0], rows[1:], kind="stack") + ("" if i else _figures(study, found)),
+        )
         for i, (title, rows) in enumerate(tables)
     ]
     head = [page.paragraph(note, "note") for note in notes]
@@ -149,6 +156,9 @@ def _with_interval(value: float, interval: Sequence[float] | None, sign: str = "
 def _interval(runs: Sequence[Outcome], name: str) -> tuple[float, Sequence[float] | None]:
     """Mean of a metric, and its interval over seeds, or over images for a single one."""
     mean, interval = mean_and_interval([run.values[name] for run in runs])
+    if interval and len(runs) > 1:
+        low, high = UNBOUNDED.get(name.rpartition(".")[2], (0.0, 1.0))
+        interval = (max(low, interval[0]), min(high, interval[1]))
     return mean, interval or runs[0].intervals.get(name) if len(runs) == 1 else interval
 
 

@@ -7,7 +7,10 @@ import shutil
 
 import pytest
 
+from diffmic_jax import api, configfile
 from diffmic_jax.cli import main as cli
+from diffmic_jax.data.layouts import PARTS
+from diffmic_jax.data.sources import open_source
 from tests import tiny
 from tests.processes import write_config
 
@@ -149,6 +152,29 @@ def test_fit_trains_evaluates_and_reports(tmp_path, tiny_data, capsys):
     stored = json.loads((out / "config.json").read_text())
     changes["train"]["max_steps"], changes["seed"] = 3, 3
     assert stored == changes
+
+
+def test_audit_looks_at_the_split_of_training_and_names_every_bad_file(tmp_path, capsys):
+    tiny.write_images(tmp_path / "photos", 10)
+    for name in ("blue/x.png", "red/y.png"):
+        (tmp_path / "photos" / name).write_text("no image")
+    argv = ["audit", str(tmp_path / "photos"), f"--out={tmp_path}/audit.json"]
+    assert cli.main(argv) == 2
+    out, err = capsys.readouterr()
+    for name in ("blue/x.png", "red/y.png"):
+        assert f"{name}: cannot be read" in out
+    assert err.startswith("error: 2 images cannot be read, and training stops at them; replace")
+    found = json.loads((tmp_path / "audit.json").read_text())
+    config = configfile.load("default").changed(api.data_fields(tmp_path / "photos"))
+    source = open_source(config.data)
+    assert found["n_by_split"] == {part: len(source.splits[part]) for part in PARTS}
+    assert found["n_by_split"]["validation"]
+
+    flags = ["--on_bad_image=skip", "--validation_fraction=0", r"--group_regex=_(\d+)\."]
+    assert cli.main([*argv, *flags, "--set=data.test_fraction=0.4"]) == 0
+    found = json.loads((tmp_path / "audit.json").read_text())
+    assert found["groups_known"] and not found["n_by_split"]["validation"]
+    assert "40% for testing and 0% of the rest" in capsys.readouterr().out
 
 
 def test_an_old_flag_names_the_new_one(capsys):

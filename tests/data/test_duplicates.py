@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from diffmic_jax.data import duplicates
+from diffmic_jax.data import duplicates, views
 from tests.data.test_audit import flat, picture
 
 
@@ -33,20 +33,20 @@ def test_block_search_finds_what_comparing_all_pairs_finds(n, m):
 
 def test_a_fingerprint_is_normalised_and_ignores_brightness_and_contrast():
     pixels = picture(0)
-    code, spectrum = duplicates.fingerprint(pixels)
+    code, spectrum = views.fingerprint(pixels)
     assert (spectrum.shape, spectrum.dtype) == ((16, 16), np.float32)
     assert np.square(spectrum).sum() == pytest.approx(1, abs=1e-5)
     assert spectrum[0, 0] == 0
-    other_code, other = duplicates.fingerprint(pixels // 2 + 20)
+    other_code, other = views.fingerprint(pixels // 2 + 20)
     assert (code ^ other_code).bit_count() <= 2
     assert (spectrum * other).sum() > 0.999
-    assert (code ^ duplicates.fingerprint(255 - pixels)[0]).bit_count() > 48
-    assert not duplicates.fingerprint(flat(7))[1].any()
+    assert (code ^ views.fingerprint(255 - pixels)[0]).bit_count() > 48
+    assert not views.fingerprint(flat(7))[1].any()
 
 
 def test_a_hash_has_a_bit_for_each_frequency_above_the_median():
     low = np.arange(64.0)
     # Of the terms 1 to 63 the median is 32; the first term, constant, never counts.
-    assert f"{duplicates._hash(low):064b}" == "0" * 33 + "1" * 31
+    assert f"{views._hash(low):064b}" == "0" * 33 + "1" * 31
     low[0] = 1e9
-    assert f"{duplicates._hash(low):064b}" == "0" * 33 + "1" * 31
+    assert f"{views._hash(low):064b}" == "0" * 33 + "1" * 31

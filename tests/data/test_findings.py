@@ -48,6 +48,16 @@ def test_a_class_that_only_the_test_part_has_is_told_in_one_of_five_lines(root):
     assert found[0].text == "images: 12 train, 4 validation, 6 test; in training x 6, y 6, z 0"
 
 
+def test_names_that_may_tell_patients_are_told_with_the_field_to_set(tmp_path):
+    for i in range(40):
+        write(tmp_path / f"data/{'xy'[i // 2 % 2]}/{i // 2:04d}_{i % 2}.png", i)
+    found = findings(opened(tmp_path / "data"))[2]
+    assert found.serious and "names as x/0000_0.png may tell them" in found.text
+    pattern = found.text.split("group_regex='")[1].split("'")[0]
+    kept = findings(opened(tmp_path / "data", **{"data.group_regex": pattern}))[2]
+    assert kept.text.startswith("0 of 8 test images") and not kept.serious
+
+
 def test_a_picture_under_two_labels_is_told_or_refused(root):
     write(root / "train/y/copy.png", hash_of("train", "x", 0))
     write(root / "test/y/copy.png", hash_of("train", "y", 1))

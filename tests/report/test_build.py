@@ -14,7 +14,10 @@ import numpy as np
 import pytest
 
 from diffmic_jax.cli import main as cli
+from diffmic_jax.data.dataset import open_dataset
 from diffmic_jax.evaluation.metrics import INTERVALS
+from diffmic_jax.inference.load import load
+from diffmic_jax.report import build
 from diffmic_jax.report.sections import TITLES
 from tests import tiny
 
@@ -183,8 +186,42 @@ def test_every_section_has_something_to_show(text):
 
 def test_the_audit_is_kept(workdir, tables):
     found = json.loads((workdir / "audit.json").read_text())
-    assert tables["audit-counts"][-1] == ["images", "9", "24", "6"]
+    assert tables["audit-counts"][-1] == ["images", "24", "6", "9"]
     assert found["n_by_split"] == {"train": 24, "validation": 6, "test": 9}
+
+
+def test_the_verdict_comes_first_and_explains_the_guidance(text, scores):
+    verdict = text[text.index('<div class="verdict">') : text.index("<nav>")]
+    assert f"The diffusion is right in {scores['accuracy']:.1%} of {tiny.TEST} images" in verdict
+    assert text.index("guidance alone") == text.index("guidance alone (the network that gives")
+    assert "the best shortcut, " in verdict and "Its probabilities " in verdict
+    assert "<h1>tiny</h1>" in text and "v1 on the test part" in text
+
+
+def test_shortcuts_stand_beside_the_model(tables, workdir):
+    found = json.loads((workdir / "audit.json").read_text())["baselines"]
+    header, accuracy, *_ = tables["headline"]
+    assert header[4:] == ["trees on 32 px", "tree on metadata", "largest class"]
+    shown_ = [found[name]["accuracy"] for name in ("pixels", "metadata", "majority")]
+    assert accuracy[4:] == [shown(value) for value in shown_]
+
+
+def test_the_legend_comes_before_the_first_saliency(text):
+    assert text.index('class="scale"') < text.index('aria-label="saliency"')
+    assert text.count('class="scale"') == 1
+
+
+def test_settings_are_folded(text):
+    assert "<details><summary>All settings" in text
+
+
+def test_an_audit_of_an_earlier_version_is_made_anew(workdir):
+    path = workdir / "audit.json"
+    before = json.loads(path.read_text())
+    path.write_text(json.dumps({"n": 1}))
+    model = load(workdir)
+    assert build._audit(model, open_dataset(model.config)) == before
+    assert json.loads(path.read_text()) == before
 
 
 def test_a_split_that_is_not_there_is_named(workdir, capsys):

@@ -66,6 +66,19 @@ def test_what_is_undefined_is_a_dash():
     assert page.with_interval(0.25, [0.1, 0.4]) == "0.250 <small>(0.100 to 0.400)</small>"
 
 
+def test_a_row_of_a_stacked_table_keeps_its_titles():
+    text = page.table(("", "a<b"), [("x", 1)], kind="stack")
+    assert '<td data-title="a&lt;b">1</td>' in text
+    assert "data-title" not in page.table(("a",), [(1,)])
+
+
+def test_long_class_names_are_not_cut():
+    long = "a very long name of a class " * 3
+    states = np.zeros((3, 3, 2))
+    assert "\u2026" in figures.trajectory("t", np.array([5, 1]), states, (long, "b"))
+    assert long.split()[0] in figures.roc_and_pr(0, long, *np.eye(3, 4))
+
+
 def test_images_without_labels_are_shown_as_an_evaluation_shows_them():
     samples = np.array([[[0.9, 0.1], [0.5, 0.5]], [[0.2, 0.8], [0.0, 1.0]]])
     p = samples.mean(axis=1)

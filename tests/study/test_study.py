@@ -486,6 +486,12 @@ def test_a_mistake_in_a_study_file_is_reported_in_a_line(tmp_path, capsys, text,
     assert "Traceback" not in error
 
 
+def test_an_interval_over_seeds_ends_where_the_metric_does():
+    runs = [SimpleNamespace(values={"accuracy": x, "nll": x - 0.9}) for x in (0.9, 1.0)]
+    assert study_tables._interval(runs, "accuracy")[1] == (pytest.approx(0.315, abs=1e-3), 1)
+    assert study_tables._interval(runs, "nll")[1] == (0, pytest.approx(0.685, abs=1e-3))
+
+
 def test_the_mean_of_seeds_has_students_interval():
     values = [0.70, 0.74, 0.78]
     mean, interval = study_differences.mean_and_interval(values)
