@@ -24,7 +24,7 @@ ORDER = (
         "recipes",
     ),
     *("diffusion", "nn", "method", "data", "training", "inference", "planning", "evaluation"),
-    *("fitting", "report", "api", "study", "serve", "interop", "cli"),
+    *("fitting", "report", "classifier", "api", "study", "serve", "interop", "cli"),
 )
 """Subpackages and modules; each imports only from those before it."""
 ALLOWED = {("consistency.py", "config")}

@@ -215,8 +215,8 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     command = _add_command(
         commands,
         "evaluate",
-        "Evaluate the best checkpoint on a split of its data set.",
-        "--workdir=runs/quickstart --split=test --num_samples=16 --out=eval16",
+        "Evaluate the best checkpoint on a split of its data set, or on other data.",
+        "--workdir=runs/mine --data_dir=other --class_map=bkl=benign,mel=malignant",
     )
     flags.add_workdir(command)
     flags.add_split(command)
@@ -225,6 +225,21 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     )
     command.add_argument("--root", help="where the data is now, if it has moved")
     command.add_argument("--coverage", type=flags.share, default=0.9, help="of the prediction sets")
+    command.add_argument("--data_dir", type=flags.path, help="other data, all of it for testing")
+    command.add_argument("--labels", help="its CSV of labels, in that folder")
+    command.add_argument("--groups", help="its CSV of image and group")
+    command.add_argument(
+        "--class_map",
+        type=flags.mapping,
+        help="its classes as ours, as theirs=ours,more=ours; with nothing behind = left out",
+    )
+    command.add_argument(
+        "--attributes", type=flags.names, help="columns to evaluate by, as age,sex,site"
+    )
+    command.add_argument("--table", type=flags.path, help="CSV with them; default the data's own")
+    command.add_argument(
+        "--per_case", action="store_true", help="also one answer for all images of a group"
+    )
     flags.add_sampling(command)
 
 

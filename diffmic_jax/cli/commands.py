@@ -10,6 +10,7 @@ import dataclasses
 import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from diffmic_jax import extras
@@ -146,11 +147,38 @@ def predict(args: argparse.Namespace) -> None:
 
 
 def evaluate(args: argparse.Namespace) -> None:
-    """Evaluate the best checkpoint on a split of its data set."""
+    """Evaluate the best checkpoint on a split of its data set, or on other data."""
     from diffmic_jax.api import Classifier
+    from diffmic_jax.data.files import write_json
+    from diffmic_jax.data.recognise import name_of
+    from diffmic_jax.evaluation.evaluate import table as metrics_table
+    from diffmic_jax.evaluation.subgroups import table
 
     classifier = Classifier(_load(args))
-    classifier.evaluate(args.split, folder=args.out, root=args.root, coverage=args.coverage)
+    if args.data_dir:
+        data = Path(args.data_dir) / args.labels if args.labels else args.data_dir
+        found = classifier.evaluate_on(
+            data,
+            class_map=args.class_map,
+            changes={"data.groups": args.groups} if args.groups else {},
+            folder=args.out,
+        )
+        place = args.out or classifier.workdir / "eval" / name_of(data)
+    elif args.labels or args.groups or args.class_map:
+        raise InputError("--labels, --groups and --class_map are of other data; name --data_dir")
+    else:
+        found = classifier.evaluate(
+            args.split, folder=args.out, root=args.root, coverage=args.coverage
+        )
+        place = args.out or classifier.workdir / "eval" / args.split
+    if args.attributes:
+        by_value = classifier.subgroups(found, args.attributes, args.table)
+        write_json(place / "subgroups.json", by_value)
+        print(f"\n{table(by_value)}")
+    if args.per_case:
+        cases = classifier.per_case(found)
+        write_json(place / "cases.json", cases)
+        print(f"\none answer for each of {cases['n']:,} cases\n{metrics_table(cases)}")
 
 
 def compare(args: argparse.Namespace) -> None:

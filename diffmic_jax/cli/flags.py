@@ -46,6 +46,14 @@ def path(text: str) -> Path:
     return Path(text).expanduser()
 
 
+def mapping(text: str) -> dict[str, str]:
+    """Pairs from the command line, as a=b,c=d,e=; the last = of each counts."""
+    pairs = [each.rpartition("=") for each in text.split(",")]
+    if not all(sign for _, sign, _ in pairs):
+        raise argparse.ArgumentTypeError(f"{text!r} is not as theirs=ours,more=ours")
+    return {name.strip(): target.strip() for name, _, target in pairs}
+
+
 def positive(text: str) -> int:
     """A count from the command line."""
     if not text.isdigit() or int(text) < 1:

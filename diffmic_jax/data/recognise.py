@@ -48,6 +48,12 @@ def data_fields(data: str | Path) -> dict[str, Any]:
     )
 
 
+def name_of(data: str | Path) -> str:
+    """What to call a data set: as its folder, also where a table in it is named."""
+    path = Path(data).expanduser().absolute()
+    return path.parent.name if path.is_file() else path.name
+
+
 def _of_folder(folder: Path) -> dict[str, Any]:
     for known in CATALOG.values():
         named = [name for name in known.labels if (folder / name).is_file() and name not in COMMON]

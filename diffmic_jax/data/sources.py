@@ -73,11 +73,9 @@ def open_source(data: Data) -> Source:
     Raises:
       InputError: naming the field, the file or the row at fault.
     """
-    _check_fields(data)
-    options = Options(data)
-    layout = layouts.open_phantom(data.split_seed) if data.name == "phantom" else _open(options)
+    layout = open_layout(data)
     _check_classes(layout.task)
-    parts = _split(layout, options)
+    parts = _split(layout, Options(data))
     _check_parts(parts, data.validation_fraction)
     return Source(
         name=data.name,
@@ -87,6 +85,12 @@ def open_source(data: Data) -> Source:
         files=layout.files,
         max_pixels=data.max_pixels,
     )
+
+
+def open_layout(data: Data) -> Layout:
+    """A data set as it is on disk, not yet split. Errors as in `open_source`."""
+    _check_fields(data)
+    return layouts.open_phantom(data.split_seed) if data.name == "phantom" else _open(Options(data))
 
 
 def open_native(name: str, root: Path) -> Layout:

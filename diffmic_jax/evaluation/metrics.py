@@ -11,6 +11,10 @@ Definitions, for N images and C classes (scikit-learn's where it has one):
 - balanced accuracy: mean recall of the classes that occur.
 - AUROC: one class against the rest; the macro mean leaves out a class that no image, or every
   image, belongs to.
+- average precision: mean of the precision over the images of a class, each at its own probability
+  as the threshold; the macro mean is over the classes that the AUROC is over.
+- weighted F1: mean F1 with the classes' images as weights.
+- MCC: Matthews' coefficient of several classes (Gorodkin 2004).
 - quadratic kappa: 1 - sum O_ij (i-j)^2 / sum E_ij (i-j)^2 over all C classes, whether or not they
   occur, O the confusion matrix and E the product of its margins (Cohen 1968).
 - NLL: mean -log p of the label, p no smaller than `NLL_PROBABILITY_FLOOR`.
@@ -39,16 +43,19 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from diffmic_jax.errors import InputError
+from diffmic_jax.evaluation.ranking import OPERATING_POINTS, ranked, threshold_free
 from diffmic_jax.inference.calibration import NLL_PROBABILITY_FLOOR
 from diffmic_jax.method.task import SCALARS, Task
 
 ECE_BINS = 15
-SPECIFICITIES = (0.8, 0.9, 0.95)
-"""Operating points: the specificities at which the sensitivity of each class is measured."""
-OPERATING_POINTS = tuple(f"sensitivity_at_{level:.2f}" for level in SPECIFICITIES)
-INTERVALS = ("precision", "recall", "f1", "auroc", *OPERATING_POINTS)
+INTERVALS = ("precision", "recall", "f1", "auroc", "average_precision", *OPERATING_POINTS)
 """Metrics of a class that have confidence intervals."""
-MEANS = {"f1_macro": "f1", "balanced_accuracy": "recall", "auroc_macro": "auroc"}
+MEANS = {
+    "f1_macro": "f1",
+    "balanced_accuracy": "recall",
+    "auroc_macro": "auroc",
+    "average_precision": "average_precision",
+}
 """Means over the classes in which a metric is defined, and that metric."""
 SEED = 0
 """Of the resamples: equal predictions give equal intervals."""
@@ -67,7 +74,7 @@ class _Columns(NamedTuple):
     gaps: np.ndarray
     """[N, 15] confidence minus outcome, in the bin of the confidence."""
     ranks: np.ndarray
-    """[C, N] 2 * rank of the class's probability + actual, for the AUROC."""
+    """[C, N] of the classes' probabilities, as `ranking.ranked` gives them."""
     known: np.ndarray
     """[N, C] whether it is known that the image belongs to the class or not."""
     task: Task
@@ -179,7 +186,7 @@ def _columns(
         losses=np.stack([*_losses(probabilities, actual, known, task), distance], axis=1),
         gaps=_gaps(confidence, outcome, _shares(known) if task.multi_label else 1),
         known=known,
-        ranks=_ranks(probabilities, actual),
+        ranks=ranked(probabilities, actual),
         task=task,
     )
 
@@ -223,12 +230,6 @@ def _gaps(confidence: np.ndarray, outcome: np.ndarray, shares: np.ndarray | floa
     return gaps
 
 
-def _ranks(probabilities: np.ndarray, actual: np.ndarray) -> np.ndarray:
-    """[C, N] 2 * rank + actual, ranks from 0 and equal for equal probabilities."""
-    ranks = [np.unique(column, return_inverse=True)[1] for column in probabilities.T]
-    return 2 * np.stack(ranks) + actual.T.astype(np.int64)
-
-
 def resample_weights(groups: np.ndarray, bootstrap: int) -> Iterator[np.ndarray]:
     """Weights [N] of each resample: how often it has the image's group, with replacement."""
     names, member = np.unique(groups, return_inverse=True)
@@ -251,7 +252,7 @@ def _scores(
         "precision": _ratio(hits, predictions),
         "recall": _ratio(hits, support),
         "f1": _ratio(2 * hits, support + predictions),
-        **_threshold_free(columns.ranks, weights[:, None] * columns.known),
+        **threshold_free(columns.ranks, weights[:, None] * columns.known),
         "support": support,
     }
     scalars = {
@@ -259,6 +260,9 @@ def _scores(
         "f1_macro": _mean_defined(per_class["f1"]),
         "balanced_accuracy": _mean_defined(per_class["recall"]),
         "auroc_macro": _mean_defined(per_class["auroc"]),
+        "f1_weighted": _ratio(np.nansum(support * per_class["f1"]), support.sum()),
+        "average_precision": _mean_defined(per_class["average_precision"]),
+        "mcc": _mcc(hits.sum(), support, predictions),
         "kappa_quadratic": _kappa(distance, support, predictions),
         "nll": nll / total,
         "brier": brier / total,
@@ -273,27 +277,11 @@ def _weighted_sum(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
     return np.einsum("n,nm->m", weights, values)
 
 
-def _threshold_free(ranks: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """AUROC and sensitivities [C] of ranks [C, N] and weights [N, C], NaN if undefined."""
-    rows = [_of_one_class(*own) for own in zip(ranks, weights.T, strict=True)]
-    return {
-        name: np.array(values)
-        for name, values in zip(("auroc", *OPERATING_POINTS), zip(*rows, strict=True), strict=True)
-    }
-
-
-def _of_one_class(ranks: np.ndarray, weights: np.ndarray) -> tuple[float, ...]:
-    """AUROC (a positive image outranks a negative one, ties counting half), and sensitivities."""
-    counts = np.bincount(ranks, weights, minlength=2 * (ranks.max() // 2 + 1))
-    negative, positive = counts.reshape(-1, 2).T
-    negatives, positives = negative.sum(), positive.sum()
-    if not negatives * positives:
-        return (np.nan,) * (1 + len(SPECIFICITIES))
-    up_to = np.cumsum(negative)
-    auroc = (positive * (up_to - negative / 2)).sum() / (positives * negatives)
-    # Images that rank higher are predicted positive; counts are whole, but products are rounded.
-    last = np.searchsorted(up_to, np.array(SPECIFICITIES) * negatives * (1 - 1e-12))
-    return (auroc, *(1 - np.cumsum(positive)[last] / positives))
+def _mcc(hits: float, support: np.ndarray, predictions: np.ndarray) -> float:
+    """Matthews' coefficient from the images that are right and the margins [C]."""
+    total = support.sum()
+    spread = (total**2 - predictions @ predictions) * (total**2 - support @ support)
+    return (hits * total - predictions @ support) / np.sqrt(spread) if spread > 0 else np.nan
 
 
 def _kappa(distance: float, support: np.ndarray, predictions: np.ndarray) -> float:

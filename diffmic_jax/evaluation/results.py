@@ -11,7 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from diffmic_jax.data.files import write_json
+from diffmic_jax.data.layouts import Record
 from diffmic_jax.evaluation import uncertainty
 from diffmic_jax.inference import calibration
 from diffmic_jax.inference.calibration import COVERAGE, Calibrations
@@ -37,6 +40,13 @@ class Evaluation:
     """Of the prediction sets, 0..1."""
     cpu_seconds: float | None = None
     """To predict an image, over all threads of this process; None: not measured."""
+    records: Sequence[Record] = ()
+    """The images themselves, with their groups."""
+
+    @property
+    def groups(self) -> np.ndarray:
+        """[N] the lesion or patient of each image, or the image itself."""
+        return np.array([record.group or record.id for record in self.records])
 
 
 def add_calibrated(

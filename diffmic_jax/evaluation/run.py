@@ -12,9 +12,9 @@ from jax.sharding import Mesh
 
 from diffmic_jax.config import Config
 from diffmic_jax.data import loader
-from diffmic_jax.data.cache import Examples
+from diffmic_jax.data.cache import Examples, cached
 from diffmic_jax.data.dataset import Dataset, open_dataset
-from diffmic_jax.data.sources import CLEAN
+from diffmic_jax.data.sources import CLEAN, Source
 from diffmic_jax.errors import InputError
 from diffmic_jax.evaluation.evaluate import score, table
 from diffmic_jax.evaluation.results import Evaluation, add_calibrated, write
@@ -189,6 +189,36 @@ def evaluate(
     return found
 
 
+def evaluate_elsewhere(
+    model: Model, source: Source, folder: Path, coverage: float = COVERAGE
+) -> Evaluation:
+    """Evaluate a model on other data than its own; write and print the results.
+
+    Args:
+      model: of a run.
+      source: from `data.external`; all of it is for testing.
+      folder: where the results go.
+      coverage: of the conformal prediction sets.
+
+    Raises:
+      InputError: an image cannot be read.
+    """
+    own = model.config.data
+    decoded = cached(
+        source,
+        own.image_size,
+        Path(own.cache_dir) if own.cache_dir else None,
+        on_bad_image=own.on_bad_image,
+        gray_bits=own.gray_bits,
+    )
+    part = decoded.examples["test"]
+    ids = [record.id for record in part.records]
+    found = _measure(model, part, ids, predict_part(model, part, "external"), coverage)
+    write(folder, found)
+    _show(model, found, f"{source.name}, other data", folder)
+    return found
+
+
 def _check_same_data(model: Model, dataset: Dataset) -> None:
     check_classes(model.workdir, model.meta, dataset)
     check_split(model.workdir, dataset)
@@ -223,6 +253,7 @@ def _measure(
     return Evaluation(
         task=model.task,
         ids=ids,
+        records=part.records,
         outputs=outputs,
         metrics=add_calibrated(scores, outputs, model.task, fitted, coverage),
         calibrations=fitted,

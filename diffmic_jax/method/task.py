@@ -20,6 +20,9 @@ SCALARS = (
     "f1_macro",
     "balanced_accuracy",
     "auroc_macro",
+    "f1_weighted",
+    "average_precision",
+    "mcc",
     "kappa_quadratic",
     "nll",
     "brier",
@@ -27,7 +30,7 @@ SCALARS = (
     "ece",
 )
 """Scalar metrics of an evaluation; null where a task does not have one."""
-SINGLE_LABEL_ONLY = ("accuracy", "balanced_accuracy", "kappa_quadratic", "rps")
+SINGLE_LABEL_ONLY = ("accuracy", "balanced_accuracy", "mcc", "kappa_quadratic", "rps")
 ORDINAL = ("kappa_quadratic", "rps")
 """Of these, the metrics of classes that have an order."""
 SEPARATOR = "|"

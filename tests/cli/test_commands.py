@@ -7,9 +7,10 @@ import shutil
 
 import pytest
 
-from diffmic_jax import api, configfile
+from diffmic_jax import configfile
 from diffmic_jax.cli import main as cli
 from diffmic_jax.data.layouts import PARTS
+from diffmic_jax.data.recognise import data_fields
 from diffmic_jax.data.sources import open_source
 from tests import tiny
 from tests.processes import write_config
@@ -165,7 +166,7 @@ def test_audit_looks_at_the_split_of_training_and_names_every_bad_file(tmp_path,
         assert f"{name}: cannot be read" in out
     assert err.startswith("error: 2 images cannot be read, and training stops at them; replace")
     found = json.loads((tmp_path / "audit.json").read_text())
-    config = configfile.load("default").changed(api.data_fields(tmp_path / "photos"))
+    config = configfile.load("default").changed(data_fields(tmp_path / "photos"))
     source = open_source(config.data)
     assert found["n_by_split"] == {part: len(source.splits[part]) for part in PARTS}
     assert found["n_by_split"]["validation"]
@@ -215,3 +216,28 @@ def test_predict_writes_json_with_the_values_of_its_csv(tmp_path, trained, tiny_
         assert list(ours) == list(theirs)
         assert {name: type(x)(theirs[name]) for name, x in ours.items()} == ours
         assert isinstance(ours["prob_red"], float)
+
+
+def test_other_data_groups_and_cases_are_evaluated(trained, tiny_data, tmp_path, capsys):
+    workdir = shutil.copytree(trained, tmp_path / "run")
+    other = shutil.copytree(tiny_data / "test", tmp_path / "other")
+    (other / "red").rename(other / "crimson")
+    assert cli.main(["evaluate", f"--workdir={workdir}", f"--data_dir={other}"]) == 2
+    assert "class 'crimson' is not one of the model's" in capsys.readouterr().err
+    names = [path.relative_to(other).as_posix() for path in sorted(other.rglob("*.png"))]
+    rows = [f"{name},{'ab'[i % 2]}" for i, name in enumerate(names)]
+    (tmp_path / "sites.csv").write_text("\n".join(["image,site", *rows]))
+    flags = ["--class_map=crimson=red", "--attributes=site", f"--table={tmp_path}/sites.csv"]
+    command = ["evaluate", f"--workdir={workdir}", f"--data_dir={other}", *flags, "--per_case"]
+    assert cli.main(command) == 0
+    out = capsys.readouterr().out
+    assert "other, other data, checkpoint" in out or "images, other data, checkpoint" in out
+    folder = workdir / "eval/other"
+    scores = json.loads((folder / "metrics.json").read_text())
+    own = json.loads((workdir / "eval/test/metrics.json").read_text())
+    assert (scores["n"], scores["nll"]) == (own["n"], pytest.approx(own["nll"], rel=1e-5))
+    groups = json.loads((folder / "subgroups.json").read_text())["site"]["groups"]
+    assert {name: part["n"] for name, part in groups.items()} == {"a": 5, "b": 4}
+    assert json.loads((folder / "cases.json").read_text())["n"] == 9
+    assert cli.main(["evaluate", f"--workdir={workdir}", "--class_map=a=b"]) == 2
+    assert cli.main(["evaluate", f"--workdir={workdir}", "--class_map=a"]) == 2

@@ -11,7 +11,8 @@ from sklearn import metrics as sk
 
 from diffmic_jax.errors import InputError
 from diffmic_jax.evaluation import metrics
-from diffmic_jax.evaluation.metrics import SPECIFICITIES, bootstrap_scalars, compute
+from diffmic_jax.evaluation.metrics import bootstrap_scalars, compute
+from diffmic_jax.evaluation.ranking import SPECIFICITIES
 from diffmic_jax.inference.calibration import NLL_PROBABILITY_FLOOR
 from diffmic_jax.method.task import SCALARS, Task
 
@@ -57,6 +58,11 @@ def test_agrees_with_scikit_learn(split):
         "f1_macro": sk.f1_score(labels, predicted, average="macro"),
         "balanced_accuracy": sk.balanced_accuracy_score(labels, predicted),
         "auroc_macro": np.mean(aurocs),
+        "f1_weighted": sk.f1_score(labels, predicted, average="weighted"),
+        "average_precision": np.mean(
+            [sk.average_precision_score(labels == c, probabilities[:, c]) for c in range(5)]
+        ),
+        "mcc": sk.matthews_corrcoef(labels, predicted),
         "kappa_quadratic": sk.cohen_kappa_score(labels, predicted, weights="quadratic"),
         "brier": np.mean(np.sum((probabilities - np.eye(5)[labels]) ** 2, axis=1)),
         "rps": np.mean(
@@ -131,6 +137,7 @@ def test_undefined_is_none():
         "recall": None,
         "f1": None,
         "auroc": None,
+        "average_precision": None,
         "support": 0,
     }
     assert found["per_class"]["z"]["auroc"] is None
@@ -199,7 +206,7 @@ def test_means_say_over_how_many_classes_they_are():
     labels = np.array([0, 1, 0, 1])
     probabilities = np.array([[0.6, 0.3, 0.1], [0.2, 0.7, 0.1], [0.5, 0.4, 0.1], [0.6, 0.3, 0.1]])
     found = compute(probabilities, labels, THREE, bootstrap=0)
-    expected = {"f1_macro": 2, "balanced_accuracy": 2, "auroc_macro": 2}
+    expected = {"f1_macro": 2, "balanced_accuracy": 2, "auroc_macro": 2, "average_precision": 2}
     assert found["classes_in_mean"] == expected
 
 

@@ -26,7 +26,7 @@ def test_the_link_and_the_metrics_are_those_of_the_labels():
     assert (SINGLE.link, SEVERAL.link) == (SOFTMAX, SIGMOID)
     assert SINGLE.metrics == SCALARS
     missing = set(SCALARS) - set(SEVERAL.metrics)
-    assert missing == {"accuracy", "balanced_accuracy", "kappa_quadratic", "rps"}
+    assert missing == {"accuracy", "balanced_accuracy", "mcc", "kappa_quadratic", "rps"}
     unordered = Task(class_names=("a", "b", "c"), ordered=False)
     assert set(SCALARS) - set(unordered.metrics) == {"kappa_quadratic", "rps"}
     assert Task.of_checkpoint(unordered.for_checkpoint()) == unordered

@@ -1,0 +1,94 @@
+"""Images of other data than the training's, with the labels of the trained classes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+from diffmic_jax.config import Data
+from diffmic_jax.data.layouts import Label, Record
+from diffmic_jax.data.sources import Source, open_layout
+from diffmic_jax.errors import InputError
+from diffmic_jax.method.task import Task
+
+LEFT_OUT = ""
+"""Where a class is mapped to: its images are not evaluated."""
+
+
+def open_external(data: Data, task: Task, class_map: Mapping[str, str]) -> Source:
+    """A data set, all of which is for testing, with the classes of a trained model.
+
+    Classes go by their names, in any case.
+
+    Args:
+      data: the other data.
+      task: the trained one.
+      class_map: from the other data's class names to the trained ones, or to `LEFT_OUT`.
+
+    Raises:
+      InputError: the data cannot be opened, or has a class that the model does not know.
+    """
+    found = open_layout(data)
+    if found.task.multi_label != task.multi_label:
+        kind = "any number of classes" if task.multi_label else "one class"
+        raise InputError(f"{data.root}: the model gives an image {kind}, these labels do not")
+    theirs = found.task.class_names
+    places = _places(theirs, task, class_map, data.root)
+    records = [
+        record._replace(label=label)
+        for listed in found.parts.values()
+        for record in listed
+        if (label := _label(record, places, task)) is not None
+    ]
+    if not records:
+        raise InputError(f"{data.root}: no image of a class that the model knows is left")
+    empty: tuple[Record, ...] = ()
+    splits = {"train": empty, "validation": empty, "test": tuple(records)}
+    return Source(
+        name=data.name,
+        task=task,
+        splits=splits,
+        read=found.read,
+        files=found.files,
+        max_pixels=data.max_pixels,
+    )
+
+
+def _places(
+    theirs: tuple[str, ...], task: Task, class_map: Mapping[str, str], where: str
+) -> list[int | None]:
+    """The trained class of each of the other data's; None for those left out."""
+    ours = {name.casefold(): i for i, name in enumerate(task.class_names)}
+    given = {name.casefold(): name_of for name, name_of in class_map.items()}
+    if unknown := sorted(given.keys() - {name.casefold() for name in theirs}):
+        raise InputError(
+            f"--class_map: {where} has no class {unknown[0]!r}; it has {', '.join(theirs)}"
+        )
+    places: list[int | None] = []
+    for name in theirs:
+        target = given.get(name.casefold(), name)
+        if target == LEFT_OUT:
+            places.append(None)
+        elif target.casefold() in ours:
+            places.append(ours[target.casefold()])
+        else:
+            raise InputError(
+                f"{where}: class {name!r} is not one of the model's, "
+                f"{', '.join(task.class_names)}; map it with --class_map={name}="
+                f"{task.class_names[0]}, or leave it out with --class_map={name}="
+            )
+    taken = Counter(place for place in places if place is not None)
+    if task.multi_label and taken and max(taken.values()) > 1:
+        raise InputError("--class_map: several classes become one, which several labels cannot")
+    return places
+
+
+def _label(record: Record, places: list[int | None], task: Task) -> Label | None:
+    """The label in the trained classes; None for an image that is left out."""
+    if isinstance(record.label, int):
+        return places[record.label]
+    label = [0] * task.num_classes
+    for place, value in zip(places, record.label, strict=True):
+        if place is not None:
+            label[place] = value
+    return tuple(label)
