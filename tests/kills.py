@@ -172,15 +172,18 @@ def commands(home: Path) -> dict[str, Command]:
     }
 
 
-def forked(act: Callable[[], int], log: Path) -> int:
-    """Call a function in a process of its own, which shares the imports; its id."""
+def forked(act: Callable[[], int], log: Path | int) -> int:
+    """Call a function in a process of its own, which shares the imports; its id.
+
+    It shows what it has to say in a file, given by path, or open by number.
+    """
     child = os.fork()
     if child:
         return child
     status = 99
     try:
         logging.getLogger("absl").setLevel(logging.ERROR)
-        with log.open("a") as file:
+        with open(log, "a") as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
         status = act()

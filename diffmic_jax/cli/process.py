@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 from diffmic_jax.data.places import user_cache
 from diffmic_jax.errors import (
@@ -59,6 +60,15 @@ def _terminated(number: int, frame: FrameType | None) -> None:
     raise Interrupted("terminated, all there was to save is saved")
 
 
+def _excepthook(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """Show what nobody caught, but for the echoes of a save that failed.
+
+    TensorStore's other writes end after Orbax has closed the loop that waits for them.
+    """
+    if kind is not RuntimeError or str(error) != "Event loop is closed":
+        sys.__excepthook__(kind, error, trace)
+
+
 def run_command(main: Callable[[], None]) -> int:
     """Run `main` and return the exit status.
 
@@ -74,6 +84,8 @@ def run_command(main: Callable[[], None]) -> int:
     # why no entry point imports it before; what the user has set, empty for none, stays.
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(user_cache() / "compiled"))
     _log_to_stderr()
+    if sys.excepthook is sys.__excepthook__:
+        sys.excepthook = _excepthook
     usual = signal.signal(signal.SIGTERM, _terminated)
     try:
         main()

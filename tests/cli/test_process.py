@@ -98,3 +98,12 @@ def test_another_failed_assertion_keeps_its_traceback(monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     with pytest.raises(AssertionError, match="of our own"):
         run_command(lambda: (_ for _ in ()).throw(AssertionError("of our own")))
+
+
+def test_echoes_of_a_failed_save_are_not_shown(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
+    assert run_command(lambda: None) == 0
+    sys.excepthook(RuntimeError, RuntimeError("Event loop is closed"), None)
+    assert capsys.readouterr().err == ""
+    sys.excepthook(RuntimeError, RuntimeError("else"), None)
+    assert capsys.readouterr().err == "RuntimeError: else\n"
