@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import html
 import importlib.metadata
 import json
 import platform
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -50,6 +52,15 @@ def versions() -> dict[str, str]:
     return found
 
 
+def markdown(text: str) -> str:
+    """Text that comes from outside, such as the name of a class, as text in Markdown: on one line,
+    and neither HTML nor a link nor the end of a cell."""
+    known = text.encode("utf-8", "replace").decode()
+    line = "".join(char if char.isprintable() else " " for char in known)
+    escaped = html.escape(line, quote=False)
+    return re.sub(r"([\\`*\[\]|])", r"\\\1", escaped)
+
+
 def write_card(model: Model) -> None:
     """Write `MODEL_CARD.md` into a model's workdir, with the metrics that are there by now.
 
@@ -63,7 +74,7 @@ def model_card(model: Model) -> str:
     """The card of a run, with the split, skipped images and metrics that its workdir has."""
     config = model.config
     parts = (
-        f"# Model card: {config.recipe} on {config.data.name}\n",
+        f"# Model card: {markdown(config.recipe)} on {config.data.name}\n",
         "## Model\n",
         _list(_model(model)),
         "## Data\n",
@@ -79,7 +90,7 @@ def model_card(model: Model) -> str:
 
 
 def _list(facts: Mapping[str, Any]) -> str:
-    return "".join(f"- {name}: {value}\n" for name, value in facts.items())
+    return "".join(f"- {name}: {markdown(str(value))}\n" for name, value in facts.items())
 
 
 def _model(model: Model) -> dict[str, Any]:
@@ -145,7 +156,7 @@ def _results(model: Model) -> str:
         scores = json.loads(path.read_text())
         for name, values in (("diffusion", scores), ("guidance alone", scores["guidance"])):
             cells = (cell(values, metric) for metric in HEADLINE)
-            rows.append((path.parent.name, name, str(scores["n"]), *cells))
+            rows.append((markdown(path.parent.name), name, str(scores["n"]), *cells))
     return table(rows) + "\n95% intervals by bootstrap over images, or groups where there are.\n"
 
 

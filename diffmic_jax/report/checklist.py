@@ -18,7 +18,7 @@ from typing import Any
 from diffmic_jax.config import Config, Data
 from diffmic_jax.data.catalog import CATALOG, MEDMNIST
 from diffmic_jax.data.files import write_text
-from diffmic_jax.inference.card import COPIES, cell, origins, table, versions
+from diffmic_jax.inference.card import COPIES, cell, markdown, origins, table, versions
 from diffmic_jax.inference.load import Model
 from diffmic_jax.method.networks import OF_GUIDANCE, SHARED
 from diffmic_jax.method.task import DOUBT, SCALARS, SEPARATOR
@@ -57,7 +57,7 @@ def write_checklist(model: Model) -> Path:
 def checklist(model: Model) -> str:
     """The filled-in checklists of a run, as Markdown."""
     known = facts(model)
-    parts = [f"# Reporting checklist: {known['title']}\n", INTRODUCTION]
+    parts = [f"# Reporting checklist: {markdown(known['title'])}\n", INTRODUCTION]
     for name, items in (("CLAIM, 2024 update", CLAIM), ("TRIPOD+AI", TRIPOD_AI)):
         rows = [("item", "about", "this run", "for the authors to fill in")]
         parts += [f"## {name}\n", table([*rows, *(_row(item, known) for item in items)])]
@@ -65,7 +65,7 @@ def checklist(model: Model) -> str:
 
 
 def _row(item: Item, known: Mapping[str, str]) -> tuple[str, str, str, str]:
-    run = item.run.format_map(known).replace("|", "\\|").replace("\n", " ")
+    run = markdown(item.run.format_map(known))
     return item.number, item.topic, run or "-", item.authors or "-"
 
 
