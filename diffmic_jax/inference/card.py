@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import html
 import importlib.metadata
-import json
 import platform
 import re
 from collections import Counter
@@ -13,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from diffmic_jax.data.files import write_text
+from diffmic_jax.data.files import read_json, read_table, write_text
 from diffmic_jax.inference.load import Model
 from diffmic_jax.method.networks import OF_GUIDANCE
 from diffmic_jax.training.workdir import config_sha256, skipped_images
@@ -143,8 +141,7 @@ def _split_counts(workdir: Path) -> dict[str, int]:
     path = workdir / "split.csv"
     if not path.exists():
         return {}
-    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        return dict(Counter(row["split"] for row in csv.DictReader(file)))
+    return dict(Counter(row["split"] for row in read_table(path)))
 
 
 def _results(model: Model) -> str:
@@ -153,7 +150,7 @@ def _results(model: Model) -> str:
         return "None yet.\n"
     rows: list[Sequence[str]] = [("part", "classifier", "images", *HEADLINE)]
     for path in paths:
-        scores = json.loads(path.read_text())
+        scores = read_json(path)
         for name, values in (("diffusion", scores), ("guidance alone", scores["guidance"])):
             cells = (cell(values, metric) for metric in HEADLINE)
             rows.append((markdown(path.parent.name), name, str(scores["n"]), *cells))

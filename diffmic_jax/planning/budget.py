@@ -117,7 +117,7 @@ def measure(run: TrainingRun) -> Cost:
 
 def _begun(workdir: Path) -> int:
     """The epochs of the run in a workdir; 0 if none was begun."""
-    with contextlib.suppress(OSError, ValueError, KeyError):
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
         return int(json.loads((workdir / "config.json").read_text())["train"]["epochs"])
     return 0
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
-import json
 import platform
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 from diffmic_jax import __version__
 from diffmic_jax.data.audit import audit
 from diffmic_jax.data.dataset import Dataset
-from diffmic_jax.data.files import write_json, write_text
+from diffmic_jax.data.files import read_json, write_json, write_text
 from diffmic_jax.evaluation import compare
 from diffmic_jax.evaluation.run import calibrate, evaluate
 from diffmic_jax.inference.card import write_card
@@ -115,7 +114,7 @@ def _audit(model: Model, dataset: Dataset) -> dict[str, Any]:
     path = model.workdir / "audit.json"
     if not path.exists():
         write_json(path, audit(dataset.source, on_bad_image=model.config.data.on_bad_image))
-    found: dict[str, Any] = json.loads(path.read_text())
+    found = read_json(path)
     return found
 
 

@@ -8,8 +8,6 @@ authors'.
 
 from __future__ import annotations
 
-import csv
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +15,7 @@ from typing import Any
 
 from diffmic_jax.config import Config, Data
 from diffmic_jax.data.catalog import CATALOG, MEDMNIST
-from diffmic_jax.data.files import write_text
+from diffmic_jax.data.files import read_json, read_table, write_text
 from diffmic_jax.inference.card import COPIES, cell, markdown, origins, table, versions
 from diffmic_jax.inference.load import Model
 from diffmic_jax.method.networks import OF_GUIDANCE, SHARED
@@ -127,9 +125,8 @@ class _Split:
         self._groups: dict[str, list[str]] = {}
         path = workdir / "split.csv"
         if path.exists():
-            with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-                for row in csv.DictReader(file):
-                    self._add(row["split"], row["label"], row["group"])
+            for row in read_table(path):
+                self._add(row["split"], row["label"], row["group"])
 
     def _add(self, part: str, label: str, group: str) -> None:
         self.images[part] += 1
@@ -286,7 +283,7 @@ def _selection(config: Config) -> str:
 
 def _about_results(model: Model, split: _Split) -> dict[str, str]:
     paths = sorted(model.workdir.glob("eval/*/metrics.json"))
-    found = {path.parent.name: json.loads(path.read_text()) for path in paths}
+    found = {path.parent.name: read_json(path) for path in paths}
     unit = "groups" if split.grouped else "images"
     calibrated = (model.workdir / "calibration.json").exists()
     return {

@@ -20,6 +20,7 @@ from diffmic_jax.report.svg import (
     SECOND,
     colour,
     new_figure,
+    shown,
     styled,
     to_svg,
 )
@@ -115,8 +116,8 @@ def roc_and_pr(
         ("diffusion", diffusion, FIRST, "-"),
     ):
         fpr, tpr, _ = roc_curve(actual, p)
-        label = f"{auc(fpr, tpr):.3f}"
-        roc.plot(fpr, tpr, style, color=ink, label=label)[0].set_gid(name)
+        area = f"{auc(fpr, tpr):.3f}"
+        roc.plot(fpr, tpr, style, color=ink, label=area)[0].set_gid(name)
         precision, recall, _ = precision_recall_curve(actual, p)
         pr.step(recall, precision, style, color=ink, where="post")
     roc.plot([0, 1], [0, 1], color=MUTED, linestyle=":", linewidth=1)
@@ -129,7 +130,7 @@ def roc_and_pr(
     for ax in (roc, pr):
         ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
         ax.set_aspect("equal")
-    figure.suptitle(f"{class_name} ({int(actual.sum())} of {len(actual)})", fontsize=8.5)
+    figure.suptitle(f"{shown(class_name)} ({int(actual.sum())} of {len(actual)})", fontsize=8.5)
     _frames(roc=roc)
     return to_svg(figure, f"roc-{c}", f"ROC and precision-recall of {class_name}")
 
@@ -145,8 +146,8 @@ def referral(lines: dict[str, tuple[np.ndarray, np.ndarray]], share: float) -> s
     figure, (ax,) = new_figure(WIDTH, 3.1)
     styles = ((FIRST, "-"), (FIRST, ":"), (SECOND, "--"))
     for (label, (x, y)), (ink, style) in zip(lines.items(), styles, strict=False):
-        shown = x <= 0.8  # the accuracy of the last few images is noise
-        ax.plot(x[shown], y[shown], style, color=ink, label=label)
+        first = x <= 0.8  # the accuracy of the last few images is noise
+        ax.plot(x[first], y[first], style, color=ink, label=label)
     ax.axvline(share, color=MUTED, linewidth=1)
     ax.set(xlabel="share referred", ylabel="accuracy of the rest", xlim=(0, 0.8))
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.25))
@@ -171,7 +172,7 @@ def trajectory(
     top = np.argsort(-mean[-1], kind="stable")[:5]
     for c in np.sort(top):
         ax.fill_between(at, low[:, c], high[:, c], color=colour(c), alpha=0.12, linewidth=0)
-        ax.plot(at, mean[:, c], color=colour(c), label=class_names[c])
+        ax.plot(at, mean[:, c], color=colour(c), label=shown(class_names[c]))
     ax.invert_xaxis()
     ax.set(xlabel="t", ylabel="label vector")
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1), handlelength=1)
@@ -221,6 +222,6 @@ def rows(
             ax.plot(interval, [place, place], color=FIRST, linewidth=1)
         ax.plot(values, [place] * len(values), "o", color=MUTED, markersize=3)
         ax.plot([np.mean(values)], [place], "|", color=FIRST, markersize=12, markeredgewidth=2)
-    ax.set(yticks=range(len(points)), yticklabels=[*points], xlabel=title)
+    ax.set(yticks=range(len(points)), yticklabels=[*map(shown, points)], xlabel=title)
     ax.invert_yaxis()
     return to_svg(figure, name, title)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import jax
 
+from diffmic_jax.data.files import read_json
 from diffmic_jax.inference.load import Model
 from diffmic_jax.nn import preprocess, trunks
 
@@ -27,7 +27,7 @@ def describe(model: Model) -> dict[str, Any]:
         "parameters_sha256": model.parameters_sha256,
     }
     for path in sorted(model.workdir.glob("eval/*/metrics.json")):
-        scores = json.loads(path.read_text())
+        scores = read_json(path)
         for name in ("accuracy", "f1_macro"):
             facts[f"{path.parent.name}_{name}"] = scores[name]
     return facts
