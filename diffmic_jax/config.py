@@ -42,6 +42,9 @@ class Data:
     class_names: tuple[str, ...] = field(
         (), "in label order, which is one of degrees; empty: as the labels have them"
     )
+    allow_outside: bool = field(
+        False, "images may be elsewhere than under root: by path in a table, or by links"
+    )
     multi_label: bool = field(False, "any number of classes per image")
     protocol: Literal["given", "authors", "random", "grouped"] = field(
         "given", "which split: the data set's own, DiffMIC's lists, or one cut anew"

@@ -8,7 +8,7 @@ import logging
 import math
 import re
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 
 from diffmic_jax.data import images, tables
 from diffmic_jax.data.catalog import MEDMNIST, MEDMNIST_COUNTS
+from diffmic_jax.data.files import read_json
 from diffmic_jax.data.images import Decoded
 from diffmic_jax.data.layouts import MOST_CLASSES, PARTS, Layout, Parts, Record
 from diffmic_jax.errors import InputError
@@ -180,6 +181,54 @@ def _npz_array(path: Path, name: str) -> np.ndarray:
     return np.memmap(path, dtype, "r", offset, shape, "F" if fortran else "C")
 
 
+_FEATURES = {
+    f"tensorflow_datasets.core.features.{name}"
+    for name in (
+        "features_dict.FeaturesDict",
+        "image_feature.Image",
+        "text_feature.Text",
+        "class_label_feature.ClassLabel",
+        "tensor_feature.Tensor",
+    )
+}
+_FILES = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+
+
+def check_prepared(folder: Path) -> None:
+    """Refuse metadata that `prepare` does not write: they name classes to import, and files.
+
+    Raises:
+      InputError: naming the file.
+    """
+    features, info = (read_json(folder / f"{name}.json") for name in ("features", "dataset_info"))
+    classes = set(_values(features, "pythonclassname"))
+    if not classes <= _FEATURES or [*_values(features, "type"), *_values(features, "protocls")]:
+        raise InputError(
+            f"{folder}/features.json: names {', '.join(map(str, classes - _FEATURES))[:200]}, "
+            "which `prepare` does not; do not trust it, prepare the data set yourself"
+        )
+    names = [info.get("name"), *(each.get("name") for each in info.get("splits", []))]
+    plain = all(isinstance(name, str) and re.fullmatch(r"[\w-]+", name) for name in names)
+    files = set(_values(info, "filepathtemplate"))
+    if not plain or not files <= {_FILES} or info.get("fileFormat") != "array_record":
+        raise InputError(
+            f"{folder}/dataset_info.json: names other files than `prepare` writes; do not trust "
+            "it, prepare the data set yourself"
+        )
+
+
+def _values(found: Any, key: str) -> Iterator[Any]:
+    """The values of a key, in whichever writing, anywhere in JSON."""
+    if isinstance(found, dict):
+        for name, value in found.items():
+            if name.replace("_", "").casefold() == key:
+                yield value if isinstance(value, str) else repr(value)
+            yield from _values(value, key)
+    elif isinstance(found, list):
+        for value in found:
+            yield from _values(value, key)
+
+
 def find_prepared(root: Path, name: str) -> Path | None:
     """The newest version of a data set that `prepare` wrote below `root`, if there is one."""
     found = [
@@ -238,6 +287,7 @@ class _PreparedImages:
         if not self._splits:
             with requires("tfds", f"{self._folder}: a prepared data set"):
                 import tensorflow_datasets as tfds
+            check_prepared(self._folder)
             builder = tfds.builder_from_directory(self._folder)
             raw = {"image": tfds.decode.SkipDecoding()}
             self._splits = builder.as_data_source(decoders=raw)

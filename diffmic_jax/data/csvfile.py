@@ -18,11 +18,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from diffmic_jax.data.files import restored
 from diffmic_jax.errors import InputError, Problems
 
 log = logging.getLogger("diffmic_jax")
 
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+MOST_BYTES = 2**27
+"""Of a table, which is in memory several times while it is read."""
 _UNNAMED = re.compile(r"(unnamed: \d+)?")
 
 
@@ -69,6 +72,8 @@ def read(path: Path, field: str, known: Sequence[str], problems: Problems) -> Ta
     """
     if not path.is_file():
         raise InputError(f"config.data.{field}: no file {path}; put it there or fix the field")
+    if path.stat().st_size > MOST_BYTES:
+        raise InputError(f"{path}: {path.stat().st_size} bytes, of at most {MOST_BYTES}; split it")
     try:
         # A run writes its split with file names as the system gives them, which may be no UTF-8.
         text = _text(path, "surrogateescape" if field == "split" else "strict")
@@ -119,7 +124,7 @@ def _table(path: Path, cells: list[list[str]], problems: Problems) -> Table:
         if len(row) < len(header) or any(row[len(header) :]):
             problems.add(f"{where}: {len(row)} cells under {len(header)} columns; fix the row")
             continue
-        lines.append((where, {header[i]: normal(row[i]) for i in named}))
+        lines.append((where, {header[i]: normal(restored(row[i])) for i in named}))
     if not lines:
         problems.check()
         raise InputError(f"{path}: no rows; it needs a header and a row for each image")

@@ -1,13 +1,17 @@
-"""Writing of CSV, JSON, text and bytes, atomically: a file is complete or absent."""
+"""CSV, JSON, text and bytes: written atomically, so that a file is complete or absent, and read.
+
+A spreadsheet runs a cell that begins like a formula. Such text is written with an apostrophe in
+front, which `restored` takes off again.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import csv
 import glob
-import io
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,6 +22,58 @@ from diffmic_jax.errors import InputError
 
 STALE = 60
 """Seconds after its last byte from which an unfinished file is taken for abandoned."""
+_FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
+"""How text begins that a spreadsheet takes for a formula; and such text with apostrophes."""
+
+
+def defused(cell: Any) -> Any:
+    """A cell that no spreadsheet runs; numbers stay as they are."""
+    if not isinstance(cell, str) or not _FORMULA.match(cell):
+        return cell
+    try:
+        float(cell)
+        return cell
+    except ValueError:
+        return f"'{cell}"
+
+
+def restored(cell: str) -> str:
+    """The cell that `defused` was given."""
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV that this package wrote, by column.
+
+    Raises:
+      OSError: it cannot be read.
+      InputError: it is no such CSV.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            return [
+                {name: restored(cell) for name, cell in row.items()}
+                for row in csv.DictReader(file, strict=True)
+            ]
+    except (csv.Error, ValueError, TypeError, AttributeError) as error:
+        # A row that is too short or too long has None as a cell or as a column.
+        raise InputError(f"{path}: not a readable CSV ({error}); have it written again") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+      OSError: it cannot be read.
+      InputError: it holds something else.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not JSON ({error}); have it written again") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: holds a {type(found).__name__}, not an object; write it again")
+    return found
 
 
 def write_table(
@@ -33,11 +89,19 @@ def write_table(
 
 def table_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """The text of a CSV."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    lines = _Lines()
+    # With both of its characters, a cell that holds one is quoted.
+    writer = csv.writer(lines, lineterminator="\r\n")
     writer.writerow(header)
-    writer.writerows(rows)
-    return text.getvalue()
+    writer.writerows([defused(cell) for cell in row] for row in rows)
+    return "".join(lines)
+
+
+class _Lines(list[str]):
+    """What a writer writes, a line at a time."""
+
+    def write(self, line: str) -> None:
+        self.append(line.removesuffix("\r\n") + "\n")
 
 
 def write_json(path: str | os.PathLike[str], values: dict[str, Any]) -> None:

@@ -42,14 +42,15 @@ class Finder:
     that all rows begin with, but the folder lacks, are left out. Slashes may be backslashes.
     """
 
-    def __init__(self, root: Path, names: Iterable[str]) -> None:
+    def __init__(self, root: Path, names: Iterable[str], allow_outside: bool = False) -> None:
         """Looks at all files.
 
         Args:
           root: the folder.
           names: of all images in the table.
+          allow_outside: images may be elsewhere, by an absolute path, by `..` or by a link.
         """
-        self._root = root
+        self._root, self._allow_outside = root, allow_outside
         self._files = {nfc(path.relative_to(root).as_posix()): path for path in images_under(root)}
         self._indices: dict[str, Index] = {}
         self._prefix = self._common_prefix([_slashes(name) for name in names])
@@ -64,11 +65,17 @@ class Finder:
           fix: what to do about an image that is missing.
 
         Raises:
-          InputError: there is none, or there are several.
+          InputError: there is none, there are several, or it is not under the root.
         """
+        path = self._find(name, where, fix)
+        if not self._allow_outside:
+            check_inside(path, self._root, f"{where}: {name!r}")
+        return path
+
+    def _find(self, name: str, where: str, fix: str) -> Path:
         wanted = _slashes(name).removeprefix(self._prefix)
         for path in (self._files.get(wanted), self._root / name, self._root / wanted):
-            if path is not None and path.is_file():
+            if path is not None and is_file(path):
                 return path
         for form, write in FORMS:
             found = self._index(form, write).get(write(wanted), ())
@@ -120,6 +127,28 @@ class Finder:
                         found[key].append(path)
             self._indices[form] = found
         return self._indices[form]
+
+
+def check_inside(path: Path, root: Path, what: str) -> None:
+    """Refuse a file that is not under a folder, by an absolute path, by `..` or by a link.
+
+    Raises:
+      InputError: naming the file, which is `what`, and the fix.
+    """
+    real = path.resolve()
+    if not real.is_relative_to(root.resolve()):
+        raise InputError(
+            f"{what} is {real}, which is not under {root}; put it there, or set "
+            "config.data.allow_outside=True if you trust where the names come from"
+        )
+
+
+def is_file(path: Path) -> bool:
+    """Whether it is one; a name can be too long for the system, or hold a zero byte."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _slashes(name: str) -> str:

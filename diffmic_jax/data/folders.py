@@ -10,6 +10,7 @@ from pathlib import Path
 
 from diffmic_jax.data import images, labels, tables
 from diffmic_jax.data.csvfile import nfc, normal
+from diffmic_jax.data.finder import check_inside
 from diffmic_jax.data.layouts import PARTS, Layout, Parts, Record, reader
 from diffmic_jax.data.options import Options
 from diffmic_jax.errors import InputError
@@ -35,7 +36,12 @@ def open_folders(options: Options) -> Layout:
     own = labels.unified({normal(folder.name) for folder in folders})
     names = options.class_names or labels.class_names(set(own.values()), gaps=True)
     found = images.scan(root)
-    files = _by_folder(found, root, list(folders), known.ignored if known else "")
+    files = _by_folder(
+        found,
+        list(folders),
+        known.ignored if known else "",
+        None if options.data.allow_outside else root,
+    )
     _check_unlabelled(files.pop(None, []), bases, options)
     if len(names) < 2 or not folders:
         fix = "give each class a folder of images, or name a CSV in config.data.labels"
@@ -92,13 +98,22 @@ def _folders(root: Path) -> list[Path]:
 
 
 def _by_folder(
-    found: images.Found, root: Path, folders: Sequence[Path], ignored: str
+    found: images.Found, folders: Sequence[Path], ignored: str, inside: Path | None
 ) -> dict[Path | None, list[Path]]:
-    """The images of each class folder; under None those in none of them."""
+    """The images of each class folder; under None those in none of them.
+
+    Args:
+      found: all images.
+      folders: of the classes.
+      ignored: pattern of names that are none.
+      inside: the folder under which their files have to be; None for any place.
+    """
     files: dict[Path | None, list[Path]] = defaultdict(list)
     known = set(folders)
     for path in found.images:
         if not fnmatch(path.name, ignored):
+            if inside:
+                check_inside(path, inside, str(path))
             folder = next((each for each in path.parents if each in known), None)
             files[folder].append(path)
     return files

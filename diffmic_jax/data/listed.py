@@ -74,7 +74,7 @@ def _of_rows(
       known: from the text of a label to its class.
     """
     task = Task(class_names=tuple(names), multi_label=options.multi_label)
-    finder, problems = Finder(options.root, [row.image for row in rows]), Problems()
+    finder, problems = _finder(options, rows), Problems()
     seen: dict[Path, tuple[str, Record, str]] = {}
     repeated = 0
     for row in rows:
@@ -94,6 +94,10 @@ def _of_rows(
     for _, record, part in seen.values():
         parts[part].append(record)
     return Layout(task, parts, reader(options))
+
+
+def _finder(options: Options, rows: Sequence[tables.Row]) -> Finder:
+    return Finder(options.root, [row.image for row in rows], options.data.allow_outside)
 
 
 def _label(row: tables.Row, known: Mapping[str, int], task: Task) -> Label:

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
+from diffmic_jax.data.finder import is_file
 from diffmic_jax.data.options import Options
 from diffmic_jax.data.tables import Row
 from diffmic_jax.errors import InputError
@@ -122,7 +123,10 @@ def read_lists(options: Options) -> list[Row]:
 
 def _without_foreign_folders(row: Row, root: Path) -> Row:
     """A list holds the paths of its author's machine; only their file names mean anything here."""
-    return row if (root / row.image).is_file() else row._replace(image=Path(row.image).name)
+    inside = is_file(root / row.image) and (root / row.image).resolve().is_relative_to(
+        root.resolve()
+    )
+    return row if inside else row._replace(image=Path(row.image).name)
 
 
 def read_list(path: Path, part: str) -> list[Row]:

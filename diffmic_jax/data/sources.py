@@ -13,8 +13,6 @@ are decoded later. The name and the content of `data.root` decide the layout:
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +22,7 @@ import numpy as np
 from diffmic_jax.config import Data
 from diffmic_jax.data import archives, grouping, layouts, splits, tables
 from diffmic_jax.data.catalog import CATALOG, MEDMNIST, MEDMNIST_WHERE
+from diffmic_jax.data.files import table_text
 from diffmic_jax.data.folders import open_folders
 from diffmic_jax.data.images import MAX_PIXELS
 from diffmic_jax.data.layouts import MOST_CLASSES, PARTS, Layout, Parts, Read, Record
@@ -106,13 +105,12 @@ def open_native(name: str, root: Path) -> Layout:
 
 def write_split(source: Source) -> str:
     """The text of a CSV with the part of every image, as `data.split` takes it."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["image", "label", "group", "split"])
-    for part in PARTS:
-        for record in source.splits[part]:
-            writer.writerow([record.id, source.task.name(record.label), record.group, part])
-    return text.getvalue()
+    rows = [
+        (record.id, source.task.name(record.label), record.group, part)
+        for part in PARTS
+        for record in source.splits[part]
+    ]
+    return table_text(["image", "label", "group", "split"], rows)
 
 
 def _check_fields(data: Data) -> None:

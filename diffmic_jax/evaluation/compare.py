@@ -13,8 +13,6 @@ Intervals are of single comparisons: among many compared runs, some differ by ch
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +21,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 from scipy.stats import binomtest
 
+from diffmic_jax.data.files import read_json, read_table
 from diffmic_jax.errors import InputError
 from diffmic_jax.evaluation import metrics
 from diffmic_jax.method.task import DOUBT, SEPARATOR, UNKNOWN, Task
@@ -235,7 +234,7 @@ def read_predictions(path: Path, kind: str = "prob") -> Evaluated:
     by_id = {row["id"]: row for row in source}
     p = np.array([[float(by_id[image][f"{kind}_{name}"]) for name in names] for image in ids])
     beside = path.with_name("metrics.json")
-    scores = json.loads(beside.read_text()) if beside.exists() else {}
+    scores = read_json(beside) if beside.exists() else {}
     ordered = scores.get("rps", 0) is not None  # as it was for the run
     if set(labels) <= set(names) and np.allclose(p.sum(axis=1), 1, atol=1e-3):
         indices = np.array([names.index(label) for label in labels])
@@ -262,8 +261,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
       InputError: it is not there or empty.
     """
     try:
-        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-            rows = list(csv.DictReader(file))
+        rows = read_table(path)
     except OSError as error:
         raise InputError(
             f"{path}: cannot be read ({error.strerror}); evaluate that run first"

@@ -43,7 +43,6 @@ sampling, the guidance prediction depends on the flips alone.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -54,7 +53,7 @@ from scipy.optimize import minimize, minimize_scalar
 from scipy.special import expit, log_softmax, logit, logsumexp, softmax
 
 from diffmic_jax.config import Sampling
-from diffmic_jax.data.files import write_json
+from diffmic_jax.data.files import read_json, write_json
 from diffmic_jax.errors import InputError
 from diffmic_jax.fields import as_json
 from diffmic_jax.inference.predictions import Calibrated, Outputs
@@ -273,7 +272,7 @@ def read(workdir: Path, step: int, sampling: Sampling) -> Calibrations:
     if not path.exists():
         return Calibrations()
     try:
-        stored = json.loads(path.read_text())
+        stored = read_json(path)
         if stored["step"] != step:
             return Calibrations()
         same = stored["sampling"] == _as_json(sampling)
@@ -282,7 +281,7 @@ def read(workdir: Path, step: int, sampling: Sampling) -> Calibrations:
             _calibration(stored["diffusion"]) if same else None,
             _calibration(stored["guidance"]) if same_copies else None,
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{path}: is no calibration ({error}); delete it and run main.py again"
         ) from error

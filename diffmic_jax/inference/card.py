@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import csv
+import html
 import importlib.metadata
 import platform
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from diffmic_jax.data.files import write_text
+from diffmic_jax.data.files import read_table, write_text
 from diffmic_jax.inference.evaluated import evaluations
 from diffmic_jax.inference.load import Model
 from diffmic_jax.method.networks import OF_GUIDANCE
@@ -50,6 +51,15 @@ def versions() -> dict[str, str]:
     return found
 
 
+def markdown(text: str) -> str:
+    """Text that comes from outside, such as the name of a class, as text in Markdown: on one line,
+    and neither HTML nor a link nor the end of a cell."""
+    known = text.encode("utf-8", "replace").decode()
+    line = "".join(char if char.isprintable() else " " for char in known)
+    escaped = html.escape(line, quote=False)
+    return re.sub(r"([\\`*\[\]|])", r"\\\1", escaped)
+
+
 def write_card(model: Model) -> None:
     """Write `MODEL_CARD.md` beside a model's results, with the metrics that are there by now.
 
@@ -63,7 +73,7 @@ def model_card(model: Model) -> str:
     """The card of a run, with the split, skipped images and metrics that its workdir has."""
     config = model.config
     parts = (
-        f"# Model card: {config.recipe} on {config.data.name}\n",
+        f"# Model card: {markdown(config.recipe)} on {config.data.name}\n",
         "## Model\n",
         _list(_model(model)),
         "## Data\n",
@@ -79,7 +89,7 @@ def model_card(model: Model) -> str:
 
 
 def _list(facts: Mapping[str, Any]) -> str:
-    return "".join(f"- {name}: {value}\n" for name, value in facts.items())
+    return "".join(f"- {name}: {markdown(str(value))}\n" for name, value in facts.items())
 
 
 def _model(model: Model) -> dict[str, Any]:
@@ -141,8 +151,7 @@ def _split_counts(workdir: Path) -> dict[str, int]:
     path = workdir / "split.csv"
     if not path.exists():
         return {}
-    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        return dict(Counter(row["split"] for row in csv.DictReader(file)))
+    return dict(Counter(row["split"] for row in read_table(path)))
 
 
 def _results(model: Model) -> str:
@@ -154,7 +163,7 @@ def _results(model: Model) -> str:
     for part, scores in found.items():
         for name, values in (("diffusion", scores), ("guidance alone", scores["guidance"])):
             cells = (cell(values, metric) for metric in HEADLINE)
-            rows.append((part, name, str(scores["n"]), *cells))
+            rows.append((markdown(part), name, str(scores["n"]), *cells))
     intervals = "95% intervals by bootstrap over images, or groups where there are."
     return f"{table(rows)}\n{intervals}\n{notes}"
 

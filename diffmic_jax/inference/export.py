@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -13,8 +14,8 @@ import numpy as np
 from jax import export
 
 from diffmic_jax.data.files import write_bytes, write_json, write_text
-from diffmic_jax.inference.card import COPIES, model_card, versions
-from diffmic_jax.inference.exported import NEEDS
+from diffmic_jax.inference.card import COPIES, markdown, model_card, versions
+from diffmic_jax.inference.exported import CUSTOM_CALLS, NEEDS, calls
 from diffmic_jax.inference.load import Model
 from diffmic_jax.method.predict_step import fold, predict_step
 from diffmic_jax.method.sampling import MIRRORS
@@ -93,8 +94,11 @@ def export_model(model: Model, out: Path, *, batch_size: int | None = None) -> N
       InputError: a file cannot be written.
     """
     program = _program(model, batch_size)
-    write_bytes(out, program.serialize())
-    facts = _facts(model, batch_size)
+    if beyond := calls(program.mlir_module_serialized) - CUSTOM_CALLS:
+        raise RuntimeError(f"the program calls {beyond}, which `exported.load` does not allow")
+    content = program.serialize()
+    facts = _facts(model, batch_size) | {"program_sha256": hashlib.sha256(content).hexdigest()}
+    write_bytes(out, content)
     write_json(out.with_name(f"{out.name}.json"), facts)
     write_text(out.with_name(f"{out.name}.md"), _readme(out.name, facts) + model_card(model))
 
@@ -171,7 +175,7 @@ def _readme(name: str, facts: dict[str, Any]) -> str:
         batch=batch,
         size=facts["image_size"],
         classes=len(facts["class_names"]),
-        names=", ".join(facts["class_names"]),
+        names=markdown(", ".join(facts["class_names"])),
         meaning="each class is a question of its own" if facts["multi_label"] else "they sum to 1",
         copies=COPIES[facts["flips"]],
         samples=facts["num_samples"] * len(MIRRORS[facts["flips"]]),

@@ -7,6 +7,7 @@ nothing of this package.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,18 @@ from typing import Any
 import jax
 import numpy as np
 from jax import export
+from jax.extend.mlir import ir
+from jax.extend.mlir.dialects import stablehlo
 
 NEEDS = "jax numpy flatbuffers"
 """The packages that reading an export takes; jax does not declare the last."""
+CUSTOM_CALLS = frozenset({"shape_assertion"})
+"""Names that a program may call beyond StableHLO's own operations: JAX's check of a batch size."""
+OUTSIDE = ("stablehlo.infeed", "stablehlo.outfeed", "stablehlo.send", "stablehlo.recv")
+"""Operations that exchange data with something else than the caller."""
+OUTPUTS = ("guidance", "probabilities", "spread")
+LARGEST = 10_000
+"""Side of an image in pixels."""
 
 
 class ExportedError(ValueError):
@@ -26,14 +36,22 @@ class ExportedError(ValueError):
 def load(path: str | Path) -> Exported:
     """The classifier of an exported file.
 
+    It is a program. That it calls nothing outside of itself is checked, and that its description
+    belongs to it; not how long it runs and how much memory it takes.
+
     Raises:
-      ExportedError: the file or its description is missing or damaged.
+      ExportedError: the file or its description is missing or damaged, they do not belong
+        together, or the program asks for more than an exported classifier does.
     """
     path = Path(path)
     description = path.with_name(f"{path.name}.json")
     try:
         facts = json.loads(description.read_text(encoding="utf-8"))
-        program = export.deserialize(bytearray(path.read_bytes()))
+        content = path.read_bytes()
+        _check_facts(path, facts, content)
+        program = export.deserialize(bytearray(content))
+        targets = calls(program.mlir_module_serialized)
+        fits = _fits(program, facts)
     except ImportError as error:
         raise ExportedError(f"{path}: reading it needs {NEEDS} ({error}); install them") from error
     except OSError as error:
@@ -41,12 +59,80 @@ def load(path: str | Path) -> Exported:
             f"{error.filename}: cannot be read ({error.strerror}); an export is {path.name} and "
             f"{description.name}, side by side"
         ) from error
+    except ExportedError:
+        raise
     except Exception as error:  # a damaged program fails in many ways
         reason = " ".join(str(error).split())[:100]
         raise ExportedError(f"{path}: no exported classifier ({reason}); export it anew") from error
-    if len(program.in_avals) != 1:
-        raise ExportedError(f"{path}: was exported by an older version; export it anew")
+    if beyond := sorted(targets - CUSTOM_CALLS):
+        raise ExportedError(
+            f"{path}: wants to call {', '.join(beyond)[:200]}, which no exported classifier does; "
+            "do not trust it"
+        )
+    if not fits:
+        raise ExportedError(
+            f"{path}: is no classifier as {description.name} has it; export it anew"
+        )
     return Exported(facts, program)
+
+
+def calls(module: bytes) -> set[str]:
+    """What a serialized StableHLO module calls or does beyond computing."""
+    found = set()
+
+    def visit(operation: ir.Operation) -> ir.WalkResult:
+        name = operation.name
+        if name.endswith("custom_call"):
+            found.add(ir.StringAttr(operation.attributes["call_target_name"]).value)
+        elif name in OUTSIDE or name.partition(".")[0] not in ("builtin", "func", "stablehlo"):
+            found.add(name)
+        return ir.WalkResult.ADVANCE
+
+    with ir.Context() as context:
+        stablehlo.register_dialect(context)
+        stablehlo.deserialize_portable_artifact(context, module).operation.walk(visit)
+    return found
+
+
+def _check_facts(path: Path, facts: Any, content: bytes) -> None:
+    """Refuse a description of another program, or of no program.
+
+    Raises:
+      ExportedError: it is of another program.
+      Exception: it is damaged.
+    """
+    if hashlib.sha256(content).hexdigest() != facts.get("program_sha256"):
+        raise ExportedError(
+            f"{path}: no exported classifier: not the program that {path.name}.json describes, "
+            "damaged, or was exported by an older version; export it anew"
+        )
+    names, size, batch = facts["class_names"], facts["image_size"], facts["batch_size"]
+    thresholds, bits = facts["thresholds"], facts.get("gray_bits", 0)
+    right = (
+        isinstance(names, list) and names and all(isinstance(name, str) for name in names),
+        type(size) is int and 0 < size <= LARGEST,
+        batch is None or (type(batch) is int and batch > 0),
+        len(thresholds) in (0, len(names)) and all(type(each) is float for each in thresholds),
+        type(facts["multi_label"]) is bool and bits in (0, 8, 10, 12, 16),
+    )
+    if not all(right):
+        raise ValueError("its description is not one")
+
+
+def _fits(program: export.Exported, facts: dict[str, Any]) -> bool:
+    """Whether images of the described size go in, and probabilities of its classes come out."""
+    batch, size = facts["batch_size"], facts["image_size"]
+    (image,) = program.in_avals
+    outputs = jax.tree.unflatten(program.out_tree, program.out_avals)
+    shapes = {each.shape[1:] for each in outputs.values()}
+    return (
+        image.dtype == np.uint8
+        and image.shape[1:] == (size, size, 3)
+        and (batch is None or image.shape[0] == batch)
+        and tuple(sorted(outputs)) == OUTPUTS
+        and shapes == {(len(facts["class_names"]),)}
+        and not (program.ordered_effects or program.unordered_effects)
+    )
 
 
 class Exported:
@@ -72,7 +158,7 @@ class Exported:
           `guidance` [B, C] (probabilities of the guidance network alone).
 
         Raises:
-          ExportedError: for images of another shape or type.
+          ExportedError: for images of another shape or type, or if the program fails.
         """
         image = np.asarray(image)
         batch = "B" if self.batch_size is None else self.batch_size
@@ -83,5 +169,9 @@ class Exported:
                 f"image is {image.dtype}{list(image.shape)}; give uint8[{batch}, {size[0]}, "
                 f"{size[1]}, 3]"
             )
-        found = self._call(image)
+        try:
+            found = self._call(image)
+        except Exception as error:  # what the compiler or the device says of a broken program
+            reason = " ".join(str(error).split())[:200]
+            raise ExportedError(f"the exported program fails ({reason}); export it anew") from error
         return {name: np.asarray(value) for name, value in found.items()}

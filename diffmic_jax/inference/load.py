@@ -59,7 +59,7 @@ def _load_run(
     # The metric only ranks checkpoints, and the run's own is not known yet.
     with Checkpoints(workdir, "accuracy", read_only=True) as checkpoints:
         stored = checkpoints.meta(checkpoints.best_step)
-    config = stored_config(stored["config"], str(workdir)).changed(
+    config = stored_config(stored.get("config"), str(workdir)).changed(
         {name: value for name, value in (changes or {}).items() if value is not None}
     )
     with Checkpoints(workdir, config.checkpoint.metric, read_only=True) as checkpoints:

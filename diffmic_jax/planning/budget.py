@@ -162,7 +162,7 @@ def measure(run: TrainingRun) -> Cost:
 
 def _begun(workdir: Path) -> Budget | None:
     """The budget of the run in a workdir; None if none was begun there."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
         found = json.loads((workdir / FILE).read_text())
         return Budget(**found | {"cost": Cost(**found["cost"])})
     return None

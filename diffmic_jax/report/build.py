@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
-import json
 import platform
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from diffmic_jax import __version__
 from diffmic_jax.config import Config
 from diffmic_jax.data.audit import audit
 from diffmic_jax.data.dataset import Dataset
-from diffmic_jax.data.files import write_json, write_text
+from diffmic_jax.data.files import read_json, write_json, write_text
 from diffmic_jax.evaluation import compare
 from diffmic_jax.evaluation.run import calibrate, evaluate
 from diffmic_jax.inference.card import steps_of, write_card
@@ -137,7 +136,7 @@ def _comparison(model: Model, results: Results) -> dict[str, Any]:
 def _audit(model: Model, dataset: Dataset) -> dict[str, Any]:
     """The audit of the run's split, from the workdir if it is there."""
     path = model.workdir / "audit.json"
-    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    found = read_json(path) if path.exists() else {}
     if "baselines" not in found:  # one of an earlier version lacks them
         found = audit(dataset.source)
         write_json(path, found)

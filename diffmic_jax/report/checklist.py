@@ -8,7 +8,6 @@ authors'.
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,8 +15,8 @@ from typing import Any
 
 from diffmic_jax.config import Config, Data
 from diffmic_jax.data.catalog import CATALOG, MEDMNIST
-from diffmic_jax.data.files import write_text
-from diffmic_jax.inference.card import COPIES, cell, origins, steps_of, table, versions
+from diffmic_jax.data.files import read_table, write_text
+from diffmic_jax.inference.card import COPIES, cell, markdown, origins, steps_of, table, versions
 from diffmic_jax.inference.evaluated import evaluations
 from diffmic_jax.inference.load import Model
 from diffmic_jax.method.networks import OF_GUIDANCE, SHARED
@@ -57,7 +56,7 @@ def write_checklist(model: Model) -> Path:
 def checklist(model: Model) -> str:
     """The filled-in checklists of a run, as Markdown."""
     known = facts(model)
-    parts = [f"# Reporting checklist: {known['title']}\n", INTRODUCTION]
+    parts = [f"# Reporting checklist: {markdown(known['title'])}\n", INTRODUCTION]
     for name, items in (("CLAIM, 2024 update", CLAIM), ("TRIPOD+AI", TRIPOD_AI)):
         rows = [("item", "about", "this run", "for the authors to fill in")]
         parts += [f"## {name}\n", table([*rows, *(_row(item, known) for item in items)])]
@@ -65,7 +64,7 @@ def checklist(model: Model) -> str:
 
 
 def _row(item: Item, known: Mapping[str, str]) -> tuple[str, str, str, str]:
-    run = item.run.format_map(known).replace("|", "\\|").replace("\n", " ")
+    run = markdown(item.run.format_map(known))
     return item.number, item.topic, run or "-", item.authors or "-"
 
 
@@ -127,9 +126,8 @@ class _Split:
         self._groups: dict[str, list[str]] = {}
         path = workdir / "split.csv"
         if path.exists():
-            with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-                for row in csv.DictReader(file):
-                    self._add(row["split"], row["label"], row["group"])
+            for row in read_table(path):
+                self._add(row["split"], row["label"], row["group"])
 
     def _add(self, part: str, label: str, group: str) -> None:
         self.images[part] += 1

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from diffmic_jax.data.files import read_json
 from diffmic_jax.evaluation.compare import read_predictions, read_rows
 from diffmic_jax.inference import calibration
 from diffmic_jax.inference.calibration import Calibration
@@ -132,7 +132,7 @@ def read_results(
         low=columns("low"),
         high=columns("high"),
         sets=[row["set"] for row in uncertain] if "set" in uncertain[0] else None,
-        scores=json.loads(scores.read_text()),
+        scores=read_json(scores),
         std=np.array([float(row["sample_std"]) for row in rows]),
         calibrated=columns("calibrated") if f"calibrated_{names[0]}" in uncertain[0] else None,
         log=_log(workdir / "metrics.csv"),

@@ -21,6 +21,7 @@ from diffmic_jax.report.svg import (
     SECOND,
     colour,
     new_figure,
+    shown,
     styled,
     to_svg,
 )
@@ -116,8 +117,8 @@ def roc_and_pr(
         ("diffusion", diffusion, FIRST, "-"),
     ):
         fpr, tpr, _ = roc_curve(actual, p)
-        label = f"{auc(fpr, tpr):.3f}"
-        roc.plot(fpr, tpr, style, color=ink, label=label)[0].set_gid(name)
+        area = f"{auc(fpr, tpr):.3f}"
+        roc.plot(fpr, tpr, style, color=ink, label=area)[0].set_gid(name)
         precision, recall, _ = precision_recall_curve(actual, p)
         pr.step(recall, precision, style, color=ink, where="post")
     roc.plot([0, 1], [0, 1], color=MUTED, linestyle=":", linewidth=1)
@@ -130,7 +131,7 @@ def roc_and_pr(
     for ax in (roc, pr):
         ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
         ax.set_aspect("equal")
-    title = textwrap.fill(f"{class_name} ({int(actual.sum())} of {len(actual)})", 48)
+    title = textwrap.fill(f"{shown(class_name)} ({int(actual.sum())} of {len(actual)})", 48)
     figure.suptitle(title, fontsize=8.5)
     _frames(roc=roc)
     return to_svg(figure, f"roc-{c}", f"ROC and precision-recall of {class_name}")
@@ -147,8 +148,8 @@ def referral(lines: dict[str, tuple[np.ndarray, np.ndarray]], share: float) -> s
     figure, (ax,) = new_figure(WIDTH, 3.1)
     styles = ((FIRST, "-"), (FIRST, ":"), (SECOND, "--"))
     for (label, (x, y)), (ink, style) in zip(lines.items(), styles, strict=False):
-        shown = x <= 0.8  # the accuracy of the last few images is noise
-        ax.plot(x[shown], y[shown], style, color=ink, label=label)
+        first = x <= 0.8  # the accuracy of the last few images is noise
+        ax.plot(x[first], y[first], style, color=ink, label=label)
     ax.axvline(share, color=MUTED, linewidth=1)
     ax.set(xlabel="share referred", ylabel="accuracy of the rest", xlim=(0, 0.8))
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.25))
@@ -177,7 +178,7 @@ def trajectory(
             at,
             mean[:, c],
             color=colour(c),
-            label=_short(class_names[c]),
+            label=shown(_short(class_names[c])),
         )
     ax.invert_xaxis()
     ax.set(xlabel="t", ylabel="label vector")
@@ -234,7 +235,7 @@ def rows(
         ax.plot([np.mean(values)], [place], "|", color=FIRST, markersize=12, markeredgewidth=2)
     ax.set(
         yticks=range(len(points)),
-        yticklabels=[textwrap.fill(row, 22) for row in points],
+        yticklabels=[textwrap.fill(shown(row), 22) for row in points],
         xlabel=title,
     )
     ax.invert_yaxis()

@@ -22,7 +22,10 @@ class Raw(str):
 
 def text(value: object) -> str:
     """Anything as HTML."""
-    return value if isinstance(value, Raw) else html.escape(str(value))
+    if isinstance(value, Raw):
+        return value
+    # Names of files can have bytes that are no text.
+    return html.escape(str(value).encode("utf-8", "replace").decode())
 
 
 def number(value: float | None, digits: int = 3) -> str:

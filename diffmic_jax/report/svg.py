@@ -50,6 +50,8 @@ _STYLE: Any = {  # matplotlib types its keys one by one
     "figure.constrained_layout.use": True,
     # Every point of a curve is kept, so that it can be read back.
     "path.simplify": False,
+    # Names of classes are text, also those with two dollar signs.
+    "text.parse_math": False,
 }
 
 
@@ -66,6 +68,13 @@ def styled(draw: Callable[P, str]) -> Callable[P, str]:
             return draw(*args, **kwargs)
 
     return run
+
+
+def shown(name: str) -> str:
+    """A name as text: file names can have bytes that are none, and a legend leaves out what begins
+    with an underscore."""
+    known = name.encode("utf-8", "replace").decode()
+    return f"\u200b{known}" if known.startswith("_") else known
 
 
 def colour(c: int) -> str:
@@ -92,7 +101,7 @@ def to_svg(figure: Figure, name: str, title: str) -> str:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
     svg = re.sub(r"#000[01][0-9a-f]{2}\b", _variable, svg)
-    head = f'<svg role="img" aria-label="{html.escape(title)}" '
+    head = f'<svg role="img" aria-label="{html.escape(shown(title))}" '
     view = re.search(r'viewBox="[^"]*"', svg)
     assert view is not None
     body = svg[svg.index(">") + 1 :]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import os
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from diffmic_jax.config import Config, fields
+from diffmic_jax.data.files import read_json, read_table
 from diffmic_jax.errors import InputError
 from diffmic_jax.fields import flatten
 
@@ -23,8 +23,7 @@ def skipped_images(workdir: Path) -> list[str]:
     path = workdir / "skipped.csv"
     if not path.exists():
         return []
-    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        return [row["image"] for row in csv.DictReader(file)]
+    return [row["image"] for row in read_table(path)]
 
 
 def check_workdir(workdir: Path, config: Config) -> None:
@@ -38,9 +37,9 @@ def check_workdir(workdir: Path, config: Config) -> None:
     if not path.exists():
         return
     try:
-        stored = json.loads(path.read_text())
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON ({error}); choose another --workdir") from error
+        stored = read_json(path)
+    except (OSError, InputError) as error:
+        raise InputError(f"{error}; or choose another --workdir") from error
     check_same_run(str(workdir), stored, config)
 
 
@@ -89,7 +88,7 @@ def rates_are_constant(config: Config) -> bool:
     )
 
 
-def stored_config(stored: Mapping[str, Any], where: str) -> Config:
+def stored_config(stored: Any, where: str) -> Config:
     """The configuration that a run was trained with.
 
     Args:
@@ -100,6 +99,8 @@ def stored_config(stored: Mapping[str, Any], where: str) -> Config:
       InputError: it is of another version of this package.
     """
     try:
+        if not isinstance(stored, Mapping):
+            raise InputError(f"{where}: has no configuration")
         return Config.from_dict(stored, where)
     except InputError as error:
         raise InputError(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 import pickle
 import zipfile
 
@@ -189,3 +190,42 @@ def test_classes_that_do_not_fit_are_refused(tmp_path):
     native.write_medmnist(tmp_path / "pneumoniamnist.npz", 5)
     with pytest.raises(InputError, match="has 5 classes, not 2"):
         open_source("pneumoniamnist", tmp_path)
+
+
+FEATURES = {
+    "pythonClassName": "tensorflow_datasets.core.features.features_dict.FeaturesDict",
+    "featuresDict": {
+        "features": {
+            "id": {"pythonClassName": "tensorflow_datasets.core.features.text_feature.Text"}
+        }
+    },
+}
+INFO = {
+    "name": "ham10000",
+    "fileFormat": "array_record",
+    "splits": [{"name": "train", "filepathTemplate": archives._FILES}],
+}
+
+
+@pytest.mark.parametrize(
+    ("features", "info", "what"),
+    [
+        ({"pythonClassName": "os.system"}, {}, "features.json: names os.system"),
+        ({"python_class_name": "os.system"}, {}, "features.json: names os.system"),
+        ({"featuresDict": {"x": [{"pythonClassName": "a.b"}]}}, {}, "features.json: names a.b"),
+        ({"type": "os.system", "content": {}}, {}, "features.json: names"),
+        ({"a": {"proto_cls": "os.system"}}, {}, "features.json: names"),
+        ({}, {"name": "../../x"}, "dataset_info.json: names other files"),
+        ({}, {"fileFormat": "tfrecord"}, "dataset_info.json: names other files"),
+        ({}, {"splits": [{"name": "../x"}]}, "dataset_info.json: names other files"),
+        ({}, {"splits": [{"name": "a", "filepathTemplate": "/etc/x"}]}, "dataset_info.json: names"),
+    ],
+)
+def test_prepared_data_import_nothing_and_read_their_own_files(tmp_path, features, info, what):
+    (tmp_path / "features.json").write_text(json.dumps(FEATURES))
+    (tmp_path / "dataset_info.json").write_text(json.dumps(INFO))
+    archives.check_prepared(tmp_path)
+    (tmp_path / "features.json").write_text(json.dumps(FEATURES | features))
+    (tmp_path / "dataset_info.json").write_text(json.dumps(INFO | info))
+    with pytest.raises(InputError, match=what):
+        archives.check_prepared(tmp_path)

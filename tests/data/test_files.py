@@ -7,7 +7,17 @@ import os
 
 import pytest
 
-from diffmic_jax.data.files import new_folder, write_json, write_table, write_text
+from diffmic_jax.data.files import (
+    defused,
+    new_folder,
+    read_json,
+    read_table,
+    restored,
+    table_text,
+    write_json,
+    write_table,
+    write_text,
+)
 from diffmic_jax.errors import InputError
 
 
@@ -78,3 +88,53 @@ def test_an_unwritable_place_is_named(tmp_path):
     with pytest.raises(InputError, match="folder: cannot be written"):
         write_json(tmp_path / "folder", {})
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
+
+
+NAMES = (
+    *(
+        "=cmd|' /C calc'!A0",
+        "+1+1",
+        "-2+3",
+        "@SUM(A1)",
+        "\tx",
+        "\rx",
+        "\nx",
+        "a/b",
+        "a,b",
+        "a;b",
+        "a|b",
+    ),
+    *('"quoted"', "<b>&amp;", "..", "../x", "$x^$", "_x", "'", "'=", "''=a", "' =a", "a\r\nb", ""),
+    *("-0.5", "+1", "=", "-", "-inf", "\u00e9", "\udce9"),
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_cell_is_no_formula_and_comes_back(tmp_path, name):
+    cell = defused(name)
+    assert restored(cell) == name
+    if cell[:1] in "=+-@\t\r\n" and cell:
+        float(cell)  # a number, which runs nothing
+    path = tmp_path / "t.csv"
+    path.write_text(table_text(["id", "b"], [[name, "x"]]), errors="surrogateescape", newline="")
+    assert read_table(path) == [{"id": name, "b": "x"}]
+
+
+def test_numbers_are_left_alone():
+    assert [defused(x) for x in (-1, 0.5, None, "-1e-3")] == [-1, 0.5, None, "-1e-3"]
+
+
+@pytest.mark.parametrize("text", ["id,b\n1\n", "id,b\n1,2,3\n", 'id,b\n"1,2\n'])
+def test_a_table_that_is_none_is_refused(tmp_path, text):
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(InputError, match=r"t\.csv: not a readable CSV"):
+        read_table(tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "3", "null", "[" * 100_000, "{", "\ufeff{}", "9" * 5000]
+)
+def test_json_that_is_no_object_is_refused(tmp_path, text):
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(InputError, match=r"x\.json: "):
+        read_json(tmp_path / "x.json")

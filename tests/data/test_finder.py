@@ -65,3 +65,26 @@ def test_what_was_done_is_told(root, caplog):
     assert "1 images are found by other case" in caplog.text
     assert "1 images are found with zeros in front" in caplog.text
     assert "3 images are in no row" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["absolute", "dots", "link", "linked folder"])
+def test_an_image_elsewhere_is_refused_unless_it_is_allowed(root, tmp_path_factory, kind):
+    other = tmp_path_factory.mktemp("other") / "secret.png"
+    other.touch()
+    (root / "link.png").symlink_to(other)
+    (root / "linked").symlink_to(other.parent)
+    name = {
+        "absolute": str(other),
+        "dots": f"../../../../../../../..{other}",
+        "link": "link.png",
+        "linked folder": "linked/secret.png",
+    }[kind]
+    with pytest.raises(InputError, match=r"row: .* is .*secret\.png, which is not under"):
+        Finder(root, [name]).find(name, "row", "add it")
+    assert Finder(root, [name], allow_outside=True).find(name, "row", "add it").samefile(other)
+
+
+@pytest.mark.parametrize("name", ["a\0b", "x" * 5000, "/" * 3000, "~root/x"])
+def test_a_name_that_can_be_none_is_not_found(root, name):
+    with pytest.raises(InputError, match="row: no image"):
+        Finder(root, [name]).find(name, "row", "add it")

@@ -91,3 +91,12 @@ def test_names_that_look_the_same_are_one_class_and_no_two_images(tmp_path):
     write(tmp_path, "train/y/u\u0308.png", "train/y/\u00fc.png")
     with pytest.raises(InputError, match="its name looks the same as that of"):
         open_source("x", tmp_path)
+
+
+def test_links_that_lead_out_are_refused_unless_they_are_allowed(tmp_path):
+    write(tmp_path / "root", *many("x", "y"))
+    write(tmp_path / "other", "0.png")
+    (tmp_path / "root/x/link.png").symlink_to(tmp_path / "other/0.png")
+    with pytest.raises(InputError, match=r"link\.png is .*other/0\.png, which is not under"):
+        open_source("x", tmp_path / "root")
+    assert len(open_source("x", tmp_path / "root", allow_outside=True).records) == 21

@@ -4,6 +4,8 @@ import dataclasses
 import json
 import shutil
 
+import pytest
+
 from diffmic_jax.cli import main as cli
 from diffmic_jax.inference import card
 from diffmic_jax.inference.load import load
@@ -40,3 +42,25 @@ def test_a_denoiser_without_a_trunk_is_described(trained):
 
 def test_undefined_metrics_are_dashes():
     assert card.cell({"accuracy": None, "ci95": {}}, "accuracy") == "-"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("<img src=x onerror=alert(1)>", "&lt;img src=x onerror=alert(1)&gt;"),
+        ("a|b", "a\\|b"),
+        ("[x](http://evil.example)", "\\[x\\](http://evil.example)"),
+        ("c\r\n# d", "c  # d"),
+        ("`code` *b* \\", "\\`code\\` \\*b\\* \\\\"),
+        ("\udce9t\xe9", "?t\xe9"),
+    ],
+)
+def test_names_are_text_in_markdown(name, text):
+    assert card.markdown(name) == text
+
+
+def test_names_in_the_card_are_escaped(trained):
+    model = load(trained)
+    task = dataclasses.replace(model.task, class_names=("<b>", "a|b", "c"))
+    text = card.model_card(dataclasses.replace(model, task=task))
+    assert "- classes: &lt;b&gt;, a\\|b, c\n" in text

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -152,17 +153,115 @@ def test_a_wrong_input_is_refused(program, image, message):
         exported.load(program)(image)
 
 
-def test_a_program_with_other_inputs_is_refused(program, tmp_path):
-    def older(image: jax.Array, index: jax.Array) -> jax.Array:
-        return image.sum() + index.sum()
+def write_export(out: Path, content: bytes, facts: dict) -> Path:
+    """An export with the checksum that fits, as a stranger could write it."""
+    out.write_bytes(content)
+    facts = facts | {"program_sha256": hashlib.sha256(content).hexdigest()}
+    Path(f"{out}.json").write_text(json.dumps(facts))
+    return out
 
-    shapes = (jax.ShapeDtypeStruct((1, 2), np.float32), jax.ShapeDtypeStruct((1,), np.int32))
-    out = tmp_path / "older.stablehlo"
-    out.write_bytes(jax.export.export(jax.jit(older))(*shapes).serialize())
-    Path(f"{out}.json").write_bytes(Path(f"{program}.json").read_bytes())
+
+def facts_of(program: Path) -> dict:
+    return json.loads(Path(f"{program}.json").read_text())
+
+
+def classifier(image: jax.Array) -> dict[str, jax.Array]:
+    """The least that passes for one."""
+    p = jax.numpy.zeros((image.shape[0], 3)) + image[:, 0, 0, :] / 255
+    return {"guidance": p, "probabilities": p, "spread": p}
+
+
+def serialized(function, shape=(2, 32, 32, 3), dtype=np.uint8, allowed: tuple[str, ...] = ()):
+    checks = [jax.export.DisabledSafetyCheck.custom_call(name) for name in allowed]
+    program = jax.export.export(jax.jit(function), disabled_checks=checks)
+    return bytes(program(jax.ShapeDtypeStruct(shape, dtype)).serialize())
+
+
+FACTS = {
+    "class_names": ["a", "b", "c"],
+    "image_size": 32,
+    "batch_size": 2,
+    "multi_label": False,
+    "thresholds": [],
+}
+
+
+def test_the_least_classifier_is_taken(tmp_path):
+    out = write_export(tmp_path / "x", serialized(classifier), FACTS)
+    assert exported.load(out)(np.zeros((2, 32, 32, 3), np.uint8))["spread"].shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("function", "options"),
+    [
+        (lambda image: image.sum(), {}),
+        (lambda image: classifier(image) | {"more": image}, {}),
+        (lambda image: {name: p[:, :2] for name, p in classifier(image).items()}, {}),
+        (classifier, {"shape": (2, 16, 16, 3)}),
+        (classifier, {"shape": (4, 32, 32, 3)}),
+        (classifier, {"dtype": np.int8}),
+    ],
+)
+def test_another_program_is_refused(tmp_path, function, options):
+    out = write_export(tmp_path / "x", serialized(function, **options), FACTS)
     with pytest.raises(
-        exported.ExportedError, match="was exported by an older version; export it anew"
+        exported.ExportedError, match="x: (is no classifier as x.json has it|no exported)"
     ):
+        exported.load(out)
+
+
+def test_a_program_that_calls_something_is_refused_by_its_name(tmp_path):
+    def calls(image: jax.Array) -> dict[str, jax.Array]:
+        def inner(_: int, p: jax.Array) -> jax.Array:
+            return jax.ffi.ffi_call("evil", jax.ShapeDtypeStruct(p.shape, p.dtype))(p)
+
+        found = classifier(image)
+        return found | {"spread": jax.lax.fori_loop(0, 3, inner, found["spread"])}
+
+    out = write_export(tmp_path / "x", serialized(calls, allowed=("evil",)), FACTS)
+    with pytest.raises(
+        exported.ExportedError, match="x: wants to call evil, which no exported classifier"
+    ):
+        exported.load(out)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"class_names": x} for x in ([], "abc", [1, 2, 3], None, {"a": 1}, ["a", "b"])),
+        *({"image_size": x} for x in (0, -1, 10**9, 32.0, "32", True)),
+        *({"batch_size": x} for x in (0, 3, "2")),
+        *({"thresholds": x} for x in ([0.5], ["a", "b", "c"], 7, None)),
+        *({"multi_label": x} for x in (1, "yes")),
+        *({"gray_bits": x} for x in (11, "8", [])),
+    ],
+)
+def test_a_description_that_is_none_is_refused(tmp_path, changes):
+    content = serialized(classifier)
+    out = write_export(tmp_path / "x", content, FACTS | changes)
+    with pytest.raises(
+        exported.ExportedError, match="x: (is no classifier as x.json has it|no exported)"
+    ):
+        exported.load(out)
+    for text in ("[]", "3", "null", "", "[" * 10**5, '{"class_names": ["a"]}'):
+        Path(f"{out}.json").write_text(text)
+        with pytest.raises(exported.ExportedError, match="x: no exported classifier"):
+            exported.load(out)
+
+
+def test_every_flipped_bit_and_every_mixture_is_found(tmp_path):
+    content = bytearray(serialized(classifier))
+    out = write_export(tmp_path / "x", bytes(content), FACTS)
+    for place in range(0, len(content), len(content) // 20):
+        content[place] ^= 1 << place % 8
+        out.write_bytes(content)
+        with pytest.raises(exported.ExportedError, match=r"not the program that x\.json describes"):
+            exported.load(out)
+        content[place] ^= 1 << place % 8
+    facts = facts_of(out)
+    write_export(out, serialized(lambda image: classifier(image[..., ::-1])), FACTS)
+    Path(f"{out}.json").write_text(json.dumps(facts))  # killed before it was written anew
+    with pytest.raises(exported.ExportedError, match=r"not the program that x\.json describes"):
         exported.load(out)
 
 
@@ -173,6 +272,9 @@ def test_a_file_that_is_missing_or_damaged_is_named(program, tmp_path):
     damaged.write_bytes(program.read_bytes()[:1000])
     Path(f"{damaged}.json").write_bytes(Path(f"{program}.json").read_bytes())
     with pytest.raises(ExportedError, match=r"damaged\.stablehlo: no exported classifier"):
+        exported.load(damaged)
+    write_export(damaged, damaged.read_bytes(), facts_of(program))
+    with pytest.raises(exported.ExportedError, match=r"damaged\.stablehlo: no exported classifier"):
         exported.load(damaged)
 
 

@@ -93,3 +93,15 @@ def test_images_without_labels_are_shown_as_an_evaluation_shows_them():
     # The 2nd smallest score, .4: a class is in the set from a probability of .6.
     assert found.sets == ["x", "y"]
     assert predicted(["a", "b"], outputs, task, None, 0.5).sets is None
+
+
+def test_names_of_classes_are_text_in_figures_and_on_the_page():
+    names = ["$x^$", "_x", "<script>", "a\r\nb", "\udce9", "=cmd", "a|b", '"', ".."]
+    states = np.linspace(0, 1, 3 * 4 * len(names)).reshape(3, 4, len(names))
+    svg = figures.trajectory("t", np.array([9, 5, 1]), states, names)
+    assert "<script>" not in svg
+    (svg + page.text("\udce9<b>")).encode()
+    last = figures.trajectory("t", np.array([9, 5, 1]), states[..., :2], names[:2])
+    assert "$x^$" in last and "_x" in last
+    roc = figures.roc_and_pr(0, "$x^$", np.array([0, 1, 1]), *[np.array([0.1, 0.5, 0.9])] * 2)
+    assert "$x^$ (2 of 3)" in roc
