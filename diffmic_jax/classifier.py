@@ -15,6 +15,7 @@ from diffmic_jax.config import Config, Data
 from diffmic_jax.data.attributes import read_attributes
 from diffmic_jax.data.dataset import Dataset, open_dataset
 from diffmic_jax.data.external import open_external
+from diffmic_jax.data.framing import Framing
 from diffmic_jax.data.recognise import data_fields, name_of
 from diffmic_jax.evaluation.evaluate import score
 from diffmic_jax.evaluation.results import Evaluation
@@ -126,7 +127,8 @@ class Classifier:
         """
         fields = data_fields(data) | dict(changes or {})
         other = dataclasses.replace(self.config, data=Data()).changed(fields)
-        source = open_external(other.data, self._model.task, class_map or {})
+        framing = Framing.of(self.config.data)
+        source = open_external(other.data, self._model.task, class_map or {}, framing)
         place = Path(folder) if folder else self.workdir / "eval" / name_of(data)
         return evaluate_elsewhere(self._model, source, place)
 

@@ -61,6 +61,12 @@ class Data:
     fold: int = field(0, "with data.folds: the part that this run holds out", low=0)
     split_seed: int = field(0, "of the cuts", low=0, high=2**32 - 1)
     image_size: int = field(224, "side of the square that the networks see", low=1, unit="px")
+    fit: Literal["crop", "letterbox", "stretch"] = field(
+        "crop", "how a picture becomes the square: its centre, padded with black, or stretched"
+    )
+    trim: Literal["none", "disc"] = field(
+        "none", "before that; disc: cut away dark surroundings, as of a retina on black"
+    )
     flip: Literal["none", "horizontal", "both"] = field(
         "horizontal", "random flips in training (v1, section 3: horizontal; both for APTOS2019)"
     )

@@ -29,6 +29,7 @@ from tqdm import tqdm
 
 from diffmic_jax.config import Data
 from diffmic_jax.data import transforms
+from diffmic_jax.data.framing import Framing
 from diffmic_jax.data.images import Decoded
 from diffmic_jax.data.layouts import Read, Record, label_array
 from diffmic_jax.data.places import user_cache
@@ -203,7 +204,7 @@ class _Decoder:
         source = self.source.read
         if gray_bits:
             source = partial(source, gray_bits=gray_bits)
-        read = partial(_decoded, source, size=self.size)
+        read = partial(_decoded, source, size=self.size, framing=self.source.framing)
         bar = tqdm(total=len(due), unit="image", desc="decode", leave=False, disable=None)
         with ThreadPoolExecutor(self.num_threads or os.cpu_count()) as pool, bar:
             for start in range(0, len(due), CHUNK):
@@ -214,18 +215,20 @@ class _Decoder:
                 yield
 
 
-def _decoded(read: Read, record: Record, size: int) -> Decoded | InputError:
+def _decoded(read: Read, record: Record, size: int, framing: Framing) -> Decoded | InputError:
     """The image, its pixels prepared."""
     try:
         decoded = read(record)
     except InputError as error:
         return error
-    return decoded._replace(pixels=transforms.prepare(decoded.pixels, size))
+    return decoded._replace(pixels=transforms.prepare(framing.frame(decoded.pixels), size))
 
 
 def _hash(source: Source, records: Sequence[Record]) -> str:
     """Of the names and places of the images; the states cover what is in their files."""
     facts = [str(VERSION), str(source.max_pixels), *map(_absolute, source.files)]
+    if source.framing != Framing():
+        facts.append(repr(source.framing))
     for record in records:
         facts.append(f"{record.id}\0{record.path if source.files else _absolute(record.path)}")
     return hashlib.sha256("\n".join(facts).encode(errors="surrogateescape")).hexdigest()[:16]

@@ -6,16 +6,20 @@ from collections import Counter
 from collections.abc import Mapping
 
 from diffmic_jax.config import Data
+from diffmic_jax.data.framing import Framing
 from diffmic_jax.data.layouts import Label, Record
 from diffmic_jax.data.sources import Source, open_layout
 from diffmic_jax.errors import InputError
 from diffmic_jax.method.task import Task
 
+CENTRE = Framing()
 LEFT_OUT = ""
 """Where a class is mapped to: its images are not evaluated."""
 
 
-def open_external(data: Data, task: Task, class_map: Mapping[str, str]) -> Source:
+def open_external(
+    data: Data, task: Task, class_map: Mapping[str, str], framing: Framing = CENTRE
+) -> Source:
     """A data set, all of which is for testing, with the classes of a trained model.
 
     Classes go by their names, in any case.
@@ -24,6 +28,7 @@ def open_external(data: Data, task: Task, class_map: Mapping[str, str]) -> Sourc
       data: the other data.
       task: the trained one.
       class_map: from the other data's class names to the trained ones, or to `LEFT_OUT`.
+      framing: of the training's pictures.
 
     Raises:
       InputError: the data cannot be opened, or has a class that the model does not know.
@@ -51,6 +56,7 @@ def open_external(data: Data, task: Task, class_map: Mapping[str, str]) -> Sourc
         read=found.read,
         files=found.files,
         max_pixels=data.max_pixels,
+        framing=framing,
     )
 
 

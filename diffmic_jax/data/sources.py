@@ -24,6 +24,7 @@ from diffmic_jax.data import archives, grouping, layouts, splits, tables
 from diffmic_jax.data.catalog import CATALOG, MEDMNIST, MEDMNIST_WHERE
 from diffmic_jax.data.files import table_text
 from diffmic_jax.data.folders import open_folders
+from diffmic_jax.data.framing import Framing
 from diffmic_jax.data.images import MAX_PIXELS
 from diffmic_jax.data.layouts import MOST_CLASSES, PARTS, Layout, Parts, Read, Record
 from diffmic_jax.data.listed import open_lists, open_table
@@ -51,6 +52,8 @@ class Source:
     """The files that hold all images, if there is not one for each record."""
     max_pixels: int = MAX_PIXELS
     """The largest image that `read` decodes."""
+    framing: Framing = Framing()
+    """What of each picture the networks see."""
 
     @property
     def records(self) -> tuple[Record, ...]:
@@ -83,6 +86,7 @@ def open_source(data: Data) -> Source:
         read=layout.read,
         files=layout.files,
         max_pixels=data.max_pixels,
+        framing=Framing.of(data),
     )
 
 

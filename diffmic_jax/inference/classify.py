@@ -11,6 +11,7 @@ import numpy as np
 
 from diffmic_jax.data import loader
 from diffmic_jax.data.cache import decoded_once
+from diffmic_jax.data.framing import Framing
 from diffmic_jax.data.images import Decoded
 from diffmic_jax.data.layouts import Record, read_file, unlabelled
 from diffmic_jax.data.named import find_images, is_pattern
@@ -144,7 +145,8 @@ def classify(model: Model, images: Mapping[str, Image], on_bad_image: str = "err
         return _checked(record.id, image)
 
     parts: dict[str, tuple[Record, ...]] = {"train": (), "validation": (), "test": records}
-    source = Source(name="images", task=model.task, splits=parts, read=read)
+    framing = Framing.of(own)
+    source = Source(name="images", task=model.task, splits=parts, read=read, framing=framing)
     # All are decoded before the first is classified, so a bad one is reported at once.
     found = decoded_once(source, own.image_size, on_bad_image=on_bad_image, gray_bits=own.gray_bits)
     examples = found.examples["test"]
@@ -190,7 +192,9 @@ def classify_exported(program: Exported, images: Mapping[str, Image]) -> Predict
         else _checked(name, image)
         for name, image in images.items()
     ]
-    pixels = np.stack([prepare(each.pixels, program.image_size) for each in decoded])
+    framing = Framing(*program.facts.get("framing", ()))
+    size = program.image_size
+    pixels = np.stack([prepare(framing.frame(each.pixels), size) for each in decoded])
     rows = program.batch_size or len(pixels)
     place = np.arange(-(-len(pixels) // rows) * rows)
     # The last batch is filled up with copies of the first image.

@@ -14,6 +14,7 @@ import numpy as np
 from jax import export
 
 from diffmic_jax.data.files import write_bytes, write_json, write_text
+from diffmic_jax.data.framing import Framing
 from diffmic_jax.inference.card import COPIES, markdown, model_card, versions
 from diffmic_jax.inference.exported import CUSTOM_CALLS, NEEDS, calls
 from diffmic_jax.inference.load import Model
@@ -23,6 +24,13 @@ from diffmic_jax.training.workdir import config_sha256
 from diffmic_jax.types import Array, Batch
 
 PLATFORMS = ("cpu", "cuda", "tpu")
+FRAMED = {
+    "none": "",
+    "crop": "",
+    "disc": "without its dark surroundings; ",
+    "letterbox": "padded with black to a square; ",
+    "stretch": "stretched to a square; ",
+}
 README = """\
 # {name}
 
@@ -37,8 +45,8 @@ device.
 
 Input:
 
-- `image` uint8 [{batch}, {size}, {size}, 3]: RGB; the centre square, resized to {size} px with an
-  antialiased bilinear filter. Gray images have three equal channels. No further normalisation.
+- `image` uint8 [{batch}, {size}, {size}, 3]: RGB; {framed}the centre square, resized to {size} px
+  with an antialiased bilinear filter. Gray images have three equal channels. No further normalisation.
 
 Outputs, by name:
 
@@ -149,6 +157,7 @@ def _facts(model: Model, batch_size: int | None) -> dict[str, Any]:
         **model.task.for_checkpoint(),
         "config_sha256": config_sha256(model.config),
         "flips": sampling.flips,
+        "framing": list(Framing.of(model.config.data)),
         "gray_bits": model.config.data.gray_bits,
         "image_size": model.method.image_size,
         "num_samples": sampling.num_samples,
@@ -174,6 +183,7 @@ def _readme(name: str, facts: dict[str, Any]) -> str:
         platforms=", ".join(facts["platforms"]),
         batch=batch,
         size=facts["image_size"],
+        framed=FRAMED[facts["framing"][1]] + FRAMED[facts["framing"][0]],
         classes=len(facts["class_names"]),
         names=markdown(", ".join(facts["class_names"])),
         meaning="each class is a question of its own" if facts["multi_label"] else "they sum to 1",

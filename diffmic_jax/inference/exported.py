@@ -108,7 +108,9 @@ def _check_facts(path: Path, facts: Any, content: bytes) -> None:
         )
     names, size, batch = facts["class_names"], facts["image_size"], facts["batch_size"]
     thresholds, bits = facts["thresholds"], facts.get("gray_bits", 0)
+    fit, trim = facts.get("framing", ("crop", "none"))
     right = (
+        fit in ("crop", "letterbox", "stretch") and trim in ("none", "disc"),
         isinstance(names, list) and names and all(isinstance(name, str) for name in names),
         type(size) is int and 0 < size <= LARGEST,
         batch is None or (type(batch) is int and batch > 0),

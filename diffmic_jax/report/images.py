@@ -12,6 +12,7 @@ from threadpoolctl import threadpool_limits
 
 from diffmic_jax.data.cache import Examples
 from diffmic_jax.data.dataset import Dataset
+from diffmic_jax.data.framing import Framing
 from diffmic_jax.data.layouts import Read
 from diffmic_jax.data.sources import CLEAN
 from diffmic_jax.inference.load import Model
@@ -110,7 +111,8 @@ class ImageSections:
         bits = self.model.config.data.gray_bits
         scale = {"gray_bits": bits} if bits else {}
         decoded = self.read(self.examples.records[position], **scale)
-        return case, Original.of(decoded.pixels)
+        framing = Framing.of(self.model.config.data)
+        return case, Original.of(framing.frame(decoded.pixels))
 
     def _legend_of_cards(self) -> page.Raw:
         steps = len(self.model.method.sampling.timesteps)

@@ -6,6 +6,7 @@ import io
 
 import numpy as np
 
+from diffmic_jax.data.framing import Framing
 from diffmic_jax.data.images import decode
 from diffmic_jax.data.transforms import prepare
 from diffmic_jax.inference.load import Model
@@ -48,10 +49,11 @@ class ImageClassifier:
         return self._outputs(image), self._case(image), Original.of(pixels)
 
     def _decoded(self, data: bytes, name: str) -> np.ndarray:
-        """The pixels [H, W, 3] of an image file."""
+        """The pixels [H, W, 3] of an image file, framed."""
         own = self.model.config.data
         largest = min(own.max_pixels, MAX_PIXELS)
-        return decode(io.BytesIO(data), name, largest, own.gray_bits).pixels
+        pixels = decode(io.BytesIO(data), name, largest, own.gray_bits).pixels
+        return Framing.of(own).frame(pixels)
 
     def _outputs(self, image: np.ndarray) -> Outputs:
         rows = parallel.padded_batch_size(self.model.mesh, 1)

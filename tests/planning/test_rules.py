@@ -21,6 +21,7 @@ FEW = Fingerprint(
     leaked=0,
     side=(190, 470, 719),
     aspect=(0.9, 1.2, 1.9),
+    dark=0.0,
     gray=1.0,
     bits=0,
 )
@@ -78,6 +79,16 @@ def test_checkpoints_are_not_closer_than_they_are_worth():
     found = changes(FEW, LAPTOP, 20)  # 364 of 546 images in 22 steps
     assert found["checkpoint.every_steps"] == 5 * 22
     assert "checkpoint.every_steps" not in changes(MANY, LAPTOP, 20)
+
+
+def test_wide_images_are_padded_and_dark_surroundings_cut_away():
+    found = changes(FEW, LAPTOP, 20)
+    assert (found["data.fit"], found["data.trim"]) == ("crop", "none")
+    for aspect in (1.78, 0.56):
+        wide = dataclasses.replace(FEW, aspect=(aspect, aspect, aspect))
+        assert changes(wide, LAPTOP, 20)["data.fit"] == "letterbox"
+    retina = dataclasses.replace(FEW, dark=0.3)
+    assert changes(retina, LAPTOP, 20)["data.trim"] == "disc"
 
 
 def test_what_the_user_has_set_stays():
