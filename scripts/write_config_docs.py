@@ -1,4 +1,4 @@
-"""Write docs/config.md from the declarations in `diffmic_jax/config.py`, and from the recipes.
+"""Write docs/config.md from the declarations in `diffmic_jax/groups.py`, and from the recipes.
 
 python scripts/write_config_docs.py
 """
@@ -17,7 +17,7 @@ from diffmic_jax.fields import FieldSpec, flatten
 FILE = Path(__file__).parents[1] / "docs" / "config.md"
 INTRODUCTION = """# Configuration
 
-Every field of a run. `scripts/write_config_docs.py` writes this page from `diffmic_jax/config.py`.
+Every field of a run. `scripts/write_config_docs.py` writes this page from `diffmic_jax/groups.py`.
 
 A field is set on the command line, `--config.train.batch_size=64`, in a file as those in
 `configs/`, or in Python, `config.changed({"train.batch_size": 64})`. A value that is of another

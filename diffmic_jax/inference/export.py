@@ -46,7 +46,8 @@ device.
 Input:
 
 - `image` uint8 [{batch}, {size}, {size}, 3]: RGB; {framed}the centre square, resized to {size} px
-  with an antialiased bilinear filter. Gray images have three equal channels. No further normalisation.
+  with an antialiased bilinear filter. Gray images have three equal channels. No further
+  normalisation.
 
 Outputs, by name:
 

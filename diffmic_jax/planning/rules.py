@@ -139,7 +139,7 @@ def _folds(case: Case, members: int) -> list[Decision]:
     if members > 1:
         reason = f"{n:,} images are few: each is held out once, and the mean of {members} answers"
         return [Decision(field="data.folds", value=members, reason=reason)]
-    share = min(0.15, max(0.1, 100 / n)) if n < 1e6 else 0.1
+    share = round(min(0.15, max(0.1, 100 / n)), 3)
     if case.data.images["validation"]:
         return []
     reason = "of the training images, to choose and to calibrate with"

@@ -1,0 +1,158 @@
+"""A plain fine-tuning of the same weights in PyTorch, in given minutes, to compare `fit` with.
+
+    diffmic fit photos --minutes=20 --out=runs/photos
+    TORCH_PYTHON benchmarks/torch_finetune.py --split=runs/photos/split.csv --root=photos \
+        --weights=efficientnet-lite0-57934424.pth --minutes=20 --out=runs/photos-torch
+    diffmic compare runs/photos/eval/test runs/photos-torch
+
+What a tutorial does: AdamW, one cycle of the rate, horizontal flips and random crops, one network
+of all training images, the last step. It needs torch, numpy and Pillow, and the split that `fit`
+has written. A folder with `predictions.csv` comes out, which `diffmic compare` and
+`evaluation.metrics` read. One label per image.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch_lite0 import network
+
+MEAN, SCALE = 127.0, 128.0
+TIMED = 5
+"""Steps that are timed to choose their number."""
+
+
+def main() -> None:
+    """Read, train, predict."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name in ("split", "root", "weights", "out"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=20)
+    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    began = time.monotonic()
+    torch.manual_seed(args.seed)
+    with args.split.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    names = sorted({row["label"] for row in rows})
+    # The validation part is training for a network that chooses nothing.
+    train = [row for row in rows if row["split"] != "test"]
+    test = [row for row in rows if row["split"] == "test"]
+    images, tests = (_read(args.root, part, args.size) for part in (train, test))
+    labels = torch.tensor([names.index(row["label"]) for row in train])
+    net = network(str(args.weights), len(names)).to(memory_format=torch.channels_last)
+    left = args.minutes * 60 - (time.monotonic() - began)
+    _train(net, images, labels, args, left)
+    _write(args.out, test, names, _predict(net, tests))
+    print(json.dumps({"minutes": round((time.monotonic() - began) / 60, 2), **vars_of(args)}))
+
+
+def vars_of(args: argparse.Namespace) -> dict[str, str]:
+    """The arguments for the record."""
+    return {name: str(value) for name, value in vars(args).items()}
+
+
+def _read(root: Path, rows: list[dict[str, str]], size: int) -> torch.Tensor:
+    """Centre squares [N, 3, S, S] uint8."""
+    found = np.empty((len(rows), size, size, 3), np.uint8)
+    for i, row in enumerate(rows):
+        path = next(p for p in _places(root, row["image"]) if p.is_file())
+        image = Image.open(path).convert("RGB")
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        box = (left, top, left + side, top + side)
+        found[i] = image.crop(box).resize((size, size), Image.Resampling.BILINEAR)
+    return torch.from_numpy(found).permute(0, 3, 1, 2).contiguous()
+
+
+def _places(root: Path, name: str) -> list[Path]:
+    """Where an image of that name may lie."""
+    direct = [root / name, root / "images" / name]
+    return direct + [p.with_name(p.name + end) for p in direct for end in (".jpg", ".png", ".jpeg")]
+
+
+def _augmented(images: torch.Tensor) -> torch.Tensor:
+    """Flipped at random, and shifted by up to an eighth of the side."""
+    flip = torch.rand(len(images)) < 0.5
+    images = torch.where(flip[:, None, None, None], images.flip(3), images)
+    pad = images.shape[-1] // 8
+    padded = F.pad(images, (pad, pad, pad, pad), mode="reflect")
+    top, left = torch.randint(0, 2 * pad + 1, (2,)).tolist()
+    side = images.shape[-1]
+    return padded[:, :, top : top + side, left : left + side]
+
+
+def _input(images: torch.Tensor) -> torch.Tensor:
+    return ((images.float() - MEAN) / SCALE).contiguous(memory_format=torch.channels_last)
+
+
+def _train(
+    net: torch.nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    args: argparse.Namespace,
+    seconds: float,
+) -> None:
+    """As many steps as fit, with one cycle of the rate over them."""
+    optimizer = torch.optim.AdamW(net.parameters(), lr=args.rate, weight_decay=0.05)
+
+    def step(picked: torch.Tensor) -> None:
+        optimizer.zero_grad()
+        logits = net(_input(_augmented(images[picked].float())))
+        F.cross_entropy(logits, labels[picked]).backward()
+        optimizer.step()
+
+    net.train()
+    state = {name: value.clone() for name, value in net.state_dict().items()}
+    order = torch.randperm(len(labels))[: args.batch]
+    step(order)
+    began = time.monotonic()
+    for _ in range(TIMED):
+        step(order)
+    pace = (time.monotonic() - began) / TIMED
+    net.load_state_dict(state)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=args.rate, weight_decay=0.05)
+    end = time.monotonic() + 0.95 * seconds - 10
+    steps = max(10, int((end - time.monotonic()) / pace))
+    cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.rate, total_steps=steps)
+    queue = torch.empty(0, dtype=torch.long)
+    for _ in range(steps):
+        if len(queue) < args.batch:
+            queue = torch.randperm(len(labels))
+        step(queue[: args.batch])
+        queue = queue[args.batch :]
+        cycle.step()
+    print(f"{steps} steps, {steps * args.batch / len(labels):.1f} epochs")
+
+
+@torch.no_grad()
+def _predict(net: torch.nn.Module, images: torch.Tensor) -> np.ndarray:
+    net.eval()
+    parts = [net(_input(part)).softmax(dim=1) for part in images.split(64)]
+    return torch.cat(parts).numpy()
+
+
+def _write(out: Path, rows: list[dict[str, str]], names: list[str], p: np.ndarray) -> None:
+    """`predictions.csv`, as an evaluation has it."""
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / "predictions.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "label", "prediction", *(f"prob_{name}" for name in names)])
+        for row, own in zip(rows, p.tolist(), strict=True):
+            predicted = names[int(np.argmax(own))]
+            writer.writerow([row["image"], row["label"], predicted, *own])
+
+
+if __name__ == "__main__":
+    main()
