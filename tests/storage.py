@@ -154,7 +154,8 @@ class Faults:
     def __init__(self, home: Path, only: str) -> None:
         """In a folder; `only` is a part of the names of those to make."""
         self._home, self._only, self._count = home, only, 0
-        kills.write_home(home)
+        if not (home / "trained.json").exists():
+            kills.write_home(home)
         self._commands = kills.commands(home)
         self._wanted: dict[str, Any] = {}
 
@@ -234,12 +235,15 @@ def main() -> None:
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="part of the name of a fault, as 'train: disk'")
+    parser.add_argument("--home", type=Path, help="folder to work in, which is kept for next time")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         with_shim(Path(folder))
         ctypes.CDLL(None).prctl(1, 9)  # do not outlive whoever started this
-        os.environ["XDG_CACHE_HOME"] = f"{folder}/cache"
-        count = run(Path(folder), args.only)
+        home = args.home or Path(folder)
+        home.mkdir(exist_ok=True)
+        os.environ["XDG_CACHE_HOME"] = f"{home}/cache"
+        count = run(home, args.only)
     print(f"{count} faults, nothing lost")
 
 

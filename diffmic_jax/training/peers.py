@@ -67,7 +67,11 @@ def watched(limit: float) -> Iterator[None]:
     _WATCHING.append(peers)
     try:
         yield
-    except (InputError, Interrupted, NonFiniteLossError):
+        peers.leave()
+    except Interrupted:
+        peers.leave()
+        raise
+    except (InputError, NonFiniteLossError):
         raise
     except Exception:
         # A library's words for a lost process are many. Whether one is lost shows in a moment.
@@ -76,7 +80,7 @@ def watched(limit: float) -> Iterator[None]:
         raise
     finally:
         _WATCHING.remove(peers)
-        peers.end()
+        peers.stop()
 
 
 @contextlib.contextmanager
@@ -111,6 +115,7 @@ class Peers:
         self._own, self._count = jax.process_index(), jax.process_count()
         now = time.monotonic()
         self.doing = "starts"
+        self._left = False
         self._limit = limit
         self._heard = dict.fromkeys(range(self._count), now)
         self._signs: dict[int, str] = {}
@@ -134,11 +139,20 @@ class Peers:
         """Wait for as long as it takes to notice that one is missing, which ends this process."""
         self._over.wait(self._limit + 2 * BEAT)
 
-    def end(self) -> None:
-        """Stop watching; the others do not miss this process from now on."""
+    def leave(self) -> None:
+        """Tell the others not to miss this process from now on, and wait until all have ended."""
+        self._left = True
+        others = [process for process in range(self._count) if process != self._own]
+        while any(self._signs.get(process) != ENDED for process in others):
+            with contextlib.suppress(Exception):
+                self._say(ENDED)
+                self._listen()
+            if self._over.wait(BEAT / 20):
+                return
+
+    def stop(self) -> None:
+        """Stop watching, and give no more signs."""
         self._over.set()
-        with contextlib.suppress(Exception):
-            self._say(ENDED)
 
     def _say(self, sign: str) -> None:
         text = f"{sign} {socket.gethostname()}"
@@ -149,15 +163,15 @@ class Peers:
         count = 0
         while True:
             with contextlib.suppress(Exception):  # of several kinds; silence is what counts
-                self._say(str(count))
-                self._listen(dict(self._client.key_value_dir_get(_FOLDER)))
+                self._say(ENDED if self._left else str(count))
+                self._listen()
                 self._answered = time.monotonic()
             count += 1
             if self._over.wait(BEAT):
                 return
 
-    def _listen(self, found: dict[str, str]) -> None:
-        for key, text in found.items():
+    def _listen(self) -> None:
+        for key, text in self._client.key_value_dir_get(_FOLDER):
             process = int(key.rpartition("/")[2])
             sign, _, self._hosts[process] = text.partition(" ")
             if sign == ENDED or sign != self._signs.get(process):

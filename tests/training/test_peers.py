@@ -67,7 +67,12 @@ def lost(
 ) -> list[int]:
     """The processes that are found missing while `act` is called every few milliseconds."""
     found: list[int] = []
-    monkeypatch.setattr(peers.Peers, "_give_up", lambda self, missing: found.append(missing))
+
+    def give_up(self: peers.Peers, missing: int) -> None:
+        found.append(missing)
+        self.stop()
+
+    monkeypatch.setattr(peers.Peers, "_give_up", give_up)
     with peers.watched(limit):
         end = time.monotonic() + most
         count = 0
@@ -75,6 +80,8 @@ def lost(
             act(count)
             count += 1
             time.sleep(0.005)
+        store.speak(0, peers.ENDED)
+        store.speak(2, peers.ENDED)
     return found
 
 
@@ -101,6 +108,26 @@ def test_a_process_that_has_ended_is_not_missed(store, monkeypatch):
 
     assert lost(store, monkeypatch, one) == []
     assert store.values[f"{peers._FOLDER}1"].startswith(f"{peers.ENDED} ")
+
+
+def test_a_process_that_fails_alone_is_missed_and_one_that_has_ended_waits_for_the_others(
+    store, monkeypatch
+):
+    with pytest.raises(InputError), peers.watched(600):
+        raise InputError("a bad image")
+    assert not store.values.get(f"{peers._FOLDER}1", "").startswith(peers.ENDED)
+    left: list[str] = []
+
+    def end_too(self: peers.Peers) -> None:
+        left.append(store.values[f"{peers._FOLDER}1"])
+        store.speak(0, peers.ENDED)
+        store.speak(2, peers.ENDED)
+        real(self)
+
+    real = peers.Peers._listen
+    with peers.watched(600):
+        monkeypatch.setattr(peers.Peers, "_listen", end_too)
+    assert any(sign.startswith(f"{peers.ENDED} ") for sign in left)
 
 
 def test_a_coordinator_that_does_not_answer_is_process_0(store, monkeypatch):
