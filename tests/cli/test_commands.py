@@ -153,7 +153,9 @@ def test_fit_trains_evaluates_and_reports(tmp_path, tiny_data, capsys):
 
 def test_an_old_flag_names_the_new_one(capsys):
     assert cli.main(["audit", "images", "--train_list=a.pkl", "--test_list=b.pkl"]) == 2
-    assert capsys.readouterr().err == "error: --train_list is now --lists; see diffmic audit --help\n"
+    assert (
+        capsys.readouterr().err == "error: --train_list is now --lists; see diffmic audit --help\n"
+    )
 
 
 def test_predict_prints_a_table_and_what_it_left_out(tmp_path, trained, tiny_data, capsys):
