@@ -21,7 +21,7 @@ from diffmic_jax.method.mixing import MIXES
 from diffmic_jax.method.networks import DTYPES
 from diffmic_jax.method.objectives import GUIDANCE_LOSSES, IMAGE_WEIGHTS
 from diffmic_jax.nn.denoiser import GATES
-from diffmic_jax.report.checklist import FLIPS, PROTOCOLS
+from diffmic_jax.report.checklist import FLIPS, OPTIMIZERS, PROTOCOLS
 
 FIELDS = {spec.name: spec for spec in module.fields()}
 NUMBERS = [name for name, spec in FIELDS.items() if spec.type in (int, float)]
@@ -43,6 +43,7 @@ REGISTRIES = {
     "diffusion.timesteps": process.TIMESTEPS,
     "guidance.loss": GUIDANCE_LOSSES,
     "guidance.mix": MIXES,
+    "guidance.optimizer": OPTIMIZERS,
     "sampling.initial": priors.INITIALS,
     "sampling.readout": READOUTS,
     "sampling.sampler": samplers.SAMPLERS,

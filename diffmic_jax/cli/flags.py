@@ -21,7 +21,9 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise an `InputError`, with the choice that a wrong one may stand for."""
         if found := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message):
+            # Versions of Python quote them or not.
             choices = re.findall(r"[\w.]+", found[2])
+            message = message.replace(found[2], ", ".join(choices))
             message += did_you_mean(difflib.get_close_matches(found[1], choices, 1))
         raise InputError(f"{message}; see {self.prog} --help")
 

@@ -32,7 +32,7 @@ PROTOCOLS = {
     "grouped": "cut at random, with every group in one part",
 }
 FLIPS = {"none": "none", "horizontal": "horizontal", "both": "horizontal and vertical"}
-OPTIMIZERS = {"amsgrad": "AMSGrad", "adam": "Adam"}
+OPTIMIZERS = {"amsgrad": "AMSGrad", "adam": "Adam", "adamw": "AdamW"}
 INTRODUCTION = """\
 Filled in by diffmic_jax from the files of this run; the last column is for the authors of a study.
 Items have the numbers of CLAIM (2024 update) and TRIPOD+AI in words of our own: use them together

@@ -65,8 +65,8 @@ def check_same_run(where: str, stored: Mapping[str, Any], config: Config) -> Non
         if rates_are_constant(config):
             return
         raise InputError(
-            f"{where} belongs to a run with {differences[0]}; its learning rate follows these "
-            "epochs, so more are another run: choose another --workdir, perhaps with "
+            f"{where} belongs to a run with {differences[0]}; its rates or weights follow "
+            "these epochs, so more are another run: choose another --workdir, perhaps with "
             f"--config.guidance.checkpoint={where}. To make a run longer later, give it all epochs "
             "at once and a config.train.max_steps, which can be raised"
         )

@@ -125,7 +125,9 @@ def test_a_signal_is_answered_before_its_handler_runs(caplog):
     answered = []
 
     def handler(number: int, frame: object) -> None:
-        while not caplog.messages:  # in the main thread, as a step that takes long
+        for _ in range(10_000):  # in the main thread, as a step that takes long
+            if caplog.messages:
+                break
             time.sleep(0.001)
         answered.append(number)
 
@@ -160,13 +162,29 @@ def test_more_epochs_go_on_where_no_rate_follows_their_number():
             check_same_run("w", stored, config.changed(changes))
 
 
-@pytest.mark.parametrize("recipe", ["v1", "v2", "strong", "plus"])
-def test_where_a_rate_follows_the_epochs_the_line_says_what_to_do(recipe):
-    config = recipes.get(recipe).changed({"train.epochs": 3})
+def test_more_epochs_go_on_where_the_denoiser_has_one_rate():
+    flat = {"train.final_learning_rate": 1e-3, "train.warmup_fraction": 0.0, "train.epochs": 3}
+    config = recipes.get("v1").changed(flat)
+    check_same_run("w", config.to_dict(), config.changed({"train.epochs": 4}))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changes"),
+    [
+        ("v1", {}),
+        ("v1", {"train.final_learning_rate": 1e-3}),
+        ("v2", {}),
+        ("strong", {}),
+        ("plus", {}),
+        ("classifier", {"guidance.class_weights": "deferred"}),
+    ],
+)
+def test_where_something_follows_the_epochs_the_line_says_what_to_do(recipe, changes):
+    config = recipes.get(recipe).changed({"train.epochs": 3} | changes)
     with pytest.raises(InputError) as error:
         check_same_run("w", config.to_dict(), config.changed({"train.epochs": 4}))
     assert str(error.value) == (
-        "w belongs to a run with config.train.epochs=3, not 4; its learning rate follows these "
+        "w belongs to a run with config.train.epochs=3, not 4; its rates or weights follow these "
         "epochs, so more are another run: choose another --workdir, perhaps with "
         "--config.guidance.checkpoint=w. To make a run longer later, give it all epochs at once "
         "and a config.train.max_steps, which can be raised"
