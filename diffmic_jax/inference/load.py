@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from diffmic_jax.config import Config
+from diffmic_jax.errors import InputError
 from diffmic_jax.inference import calibration, ood
 from diffmic_jax.inference.calibration import Calibrations
 from diffmic_jax.inference.ood import Detector
@@ -109,7 +110,7 @@ def load(
         meta = checkpoints.meta(step)
         # What the run found in its images; new ones are read on the same scale.
         config = config.changed({"data.gray_bits": meta.get("gray_bits", 0)})
-        task = Task.of_checkpoint(meta)
+        task = _task(meta, workdir)
         method = method or build(config, task)
         mesh = _mesh(config)
         state = checkpoints.restore(step, abstract_state(method, mesh))
@@ -123,6 +124,19 @@ def load(
         variables=state.variables(average=config.train.ema),
         meta=meta,
     )
+
+
+def _task(meta: Mapping[str, Any], workdir: Path) -> Task:
+    """What a checkpoint says of its labels.
+
+    Raises:
+      InputError: it is not what is saved there.
+    """
+    names, several = meta.get("class_names"), meta.get("multi_label")
+    named = isinstance(names, list) and names and all(isinstance(name, str) for name in names)
+    if not named or type(several) is not bool or type(meta.get("ordered", True)) is not bool:
+        raise InputError(f"{workdir}: its checkpoint does not say what the classes are; train anew")
+    return Task.of_checkpoint(meta)
 
 
 def _mesh(config: Config) -> Mesh:

@@ -72,3 +72,13 @@ def test_help_does_not_wait_for_jax(command):
     imported = {line.rpartition("|")[2].strip() for line in shown.stderr.splitlines()}
     assert "diffmic_jax.cli.process" in imported
     assert not imported & {"jax", "flax", "orbax", "tensorflow_datasets", "grain", "sklearn"}
+
+
+def test_a_message_is_one_line_with_an_end_and_without_codes(capsys):
+    def fails() -> None:
+        raise InputError("\x1b]0;owned\x07 a\nb \udce9 " + "9" * 10**6)
+
+    assert run_command(fails) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: \\x1b]0;owned\\x07 a b \\udce9 999")
+    assert len(line) < 5000
