@@ -13,8 +13,17 @@ class InputError(Exception):
     """Something the user gave is wrong: a file, a field or a flag.
 
     The message is one line that names the culprit and the fix. Entry points print it without a
-    traceback and exit with status 2.
+    traceback and exit with status 2. Of a value without end the middle is left out.
     """
+
+    MOST = 4000
+    """Characters of a message."""
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        if len(text) <= self.MOST:
+            return text
+        return f"{text[: self.MOST // 2]} ... {text[-self.MOST // 4 :]}"
 
 
 class NonFiniteLossError(Exception):

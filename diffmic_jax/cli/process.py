@@ -39,7 +39,10 @@ def _lacks_devices() -> bool:
 
 
 def _print(message: str) -> None:
-    print(" ".join(message.split()), file=sys.stderr)
+    line = " ".join(message.split())
+    # Names from files could hold codes that a terminal obeys.
+    shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    print("".join(shown), file=sys.stderr)
 
 
 def _log_to_stderr() -> None:

@@ -5,16 +5,14 @@ from __future__ import annotations
 import io
 import json
 import logging
-import math
 import re
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from diffmic_jax.data import images, tables
+from diffmic_jax.data import images, npz, tables
 from diffmic_jax.data.catalog import MEDMNIST, MEDMNIST_COUNTS
 from diffmic_jax.data.files import read_json
 from diffmic_jax.data.images import Decoded
@@ -27,8 +25,6 @@ log = logging.getLogger("diffmic_jax")
 
 MEDMNIST_SIZES = (28, 64, 128, 224)
 NPZ_PARTS = ("train", "val", "test")
-_UNPACKED, _MOST_RATIO = 2**26, 200
-"""An array of an NPZ unpacks to so many bytes, and so many times its packed ones, at most."""
 
 
 def find_npz(root: Path, name: str, image_size: int) -> Path | None:
@@ -90,7 +86,8 @@ def _npz_labels(path: Path) -> tuple[dict[str, np.ndarray], bool]:
     labels: dict[str, np.ndarray] = {}
     try:
         for part in NPZ_PARTS:
-            label, pixels = (_npz_array(path, f"{part}_{what}") for what in ("labels", "images"))
+            label = npz.read_array(path, f"{part}_labels")
+            pixels = npz.read_array(path, f"{part}_images", mapped=True)
             labels[part] = label.reshape(-1) if label.shape[1:] == (1,) else label
             _check_npz(part, labels[part], pixels)
         return labels, _has_columns(labels)
@@ -141,7 +138,7 @@ class _NpzImages:
         del gray_bits  # they are uint8
         part, index = record.path.split("/")
         if part not in self._arrays:
-            self._arrays[part] = _npz_array(self._path, f"{part}_images")
+            self._arrays[part] = npz.read_array(self._path, f"{part}_images", mapped=True)
         image = self._arrays[part][int(index)]
         if image.ndim == 2:
             return Decoded(np.repeat(image[..., None], 3, axis=-1), "L")
@@ -149,36 +146,6 @@ class _NpzImages:
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_arrays": {}}  # a worker process reads them itself
-
-
-def _npz_array(path: Path, name: str) -> np.ndarray:
-    """One array of an NPZ, memory-mapped if it is stored without compression.
-
-    Raises:
-      ValueError: it is larger than the file or its compression allows, or holds objects.
-    """
-    with zipfile.ZipFile(path) as archive:
-        member = archive.getinfo(f"{name}.npy")
-        if member.file_size > _UNPACKED + _MOST_RATIO * member.compress_size:
-            raise ValueError(f"{name} unpacks to {member.file_size} bytes, perhaps a bomb")
-        with archive.open(member) as file:
-            version = np.lib.format.read_magic(file)
-            read_header = getattr(np.lib.format, f"read_array_header_{version[0]}_0")
-            shape, fortran, dtype = read_header(file)
-            header = file.tell()
-            if dtype.hasobject or min(shape, default=0) < 0:
-                raise ValueError(f"{name} has type {dtype}, shape {shape}")
-            if header + math.prod(shape) * dtype.itemsize != member.file_size:
-                raise ValueError(f"{name} of shape {shape} does not have its size")
-            if member.compress_type != zipfile.ZIP_STORED:
-                flat = np.frombuffer(file.read(), dtype)
-                return flat.reshape(shape, order="F" if fortran else "C")
-    with path.open("rb") as raw:
-        # The lengths of the name and of the extra field in the member's own header.
-        raw.seek(member.header_offset + 26)
-        lengths = np.frombuffer(raw.read(4), "<u2")
-    offset = member.header_offset + 30 + int(lengths.sum()) + header
-    return np.memmap(path, dtype, "r", offset, shape, "F" if fortran else "C")
 
 
 _FEATURES = {

@@ -221,8 +221,15 @@ def read_predictions(path: Path, kind: str = "prob") -> Evaluated:
         those of the guidance prediction.
 
     Raises:
-      InputError: it is not there, or has no labels or no such probabilities.
+      InputError: it is not there, has no labels or no such probabilities, or is damaged.
     """
+    try:
+        return _evaluated(path, kind)
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: damaged ({error}); evaluate that run again") from error
+
+
+def _evaluated(path: Path, kind: str) -> Evaluated:
     rows = read_rows(path)
     names = tuple(key.removeprefix("prob_") for key in rows[0] if key.startswith("prob_"))
     if "label" not in rows[0] or not names:

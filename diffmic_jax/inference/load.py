@@ -10,6 +10,7 @@ import jax
 from jax.sharding import Mesh
 
 from diffmic_jax.config import Config
+from diffmic_jax.errors import InputError
 from diffmic_jax.inference.ensemble import Ensemble, member_workdirs
 from diffmic_jax.inference.model import Model
 from diffmic_jax.method.build import Method, build
@@ -67,7 +68,7 @@ def _load_run(
         meta = checkpoints.meta(step)
         # What the run found in its images; new ones are read on the same scale.
         config = config.changed({"data.gray_bits": meta.get("gray_bits", 0)})
-        task = Task.of_checkpoint(meta)
+        task = _task(meta, workdir)
         if like and _predicts_alike(like.config, config):
             method = like.method
         method = method or build(config, task)
@@ -91,6 +92,19 @@ def _predicts_alike(one: Config, other: Config) -> bool:
     """Whether two runs differ in no more than what they have learned from, and how long."""
     same = {"data.fold": 0, "guidance.checkpoint": "", "seed": 0, "train.epochs": 1}
     return one.changed(same) == other.changed(same)
+
+
+def _task(meta: Mapping[str, Any], workdir: Path) -> Task:
+    """What a checkpoint says of its labels.
+
+    Raises:
+      InputError: it is not what is saved there.
+    """
+    names, several = meta.get("class_names"), meta.get("multi_label")
+    named = isinstance(names, list) and names and all(isinstance(name, str) for name in names)
+    if not named or type(several) is not bool or type(meta.get("ordered", True)) is not bool:
+        raise InputError(f"{workdir}: its checkpoint does not say what the classes are; train anew")
+    return Task.of_checkpoint(meta)
 
 
 def _mesh(config: Config) -> Mesh:

@@ -13,12 +13,12 @@ from __future__ import annotations
 import dataclasses
 import io
 import math
-import zipfile
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float
 
+from diffmic_jax.data import npz
 from diffmic_jax.data.files import write_bytes
 from diffmic_jax.errors import InputError
 
@@ -99,12 +99,12 @@ def read(workdir: Path, step: int) -> Detector | None:
     if not path.exists():
         return None
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            if int(stored["step"]) != step:
-                return None
-            features = stored["features"].astype(np.float32)
-            return Detector(features=_unit(features), threshold=float(stored["threshold"]))
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        if int(npz.read_array(path, "step")) != step:
+            return None
+        features = np.asarray(npz.read_array(path, "features"), np.float32)
+        threshold = float(npz.read_array(path, "threshold"))
+        return Detector(features=_unit(features), threshold=threshold)
+    except Exception as error:  # a damaged archive raises nearly anything
         raise InputError(
             f"{path}: is no detector ({error}); delete it and run main.py again"
         ) from error

@@ -107,3 +107,13 @@ def test_echoes_of_a_failed_save_are_not_shown(monkeypatch, capsys):
     assert capsys.readouterr().err == ""
     sys.excepthook(RuntimeError, RuntimeError("else"), None)
     assert capsys.readouterr().err == "RuntimeError: else\n"
+
+
+def test_a_message_is_one_line_with_an_end_and_without_codes(capsys):
+    def fails() -> None:
+        raise InputError("\x1b]0;owned\x07 a\nb \udce9 " + "9" * 10**6)
+
+    assert run_command(fails) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: \\x1b]0;owned\\x07 a b \\udce9 999")
+    assert len(line) < 5000

@@ -8,7 +8,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from diffmic_jax.data import archives
+from diffmic_jax.data import archives, npz
 from diffmic_jax.errors import InputError
 from tests.data import native
 from tests.data.opened import open_source
@@ -41,7 +41,7 @@ def test_medmnist_comes_with_its_own_split(tmp_path, compress, num_classes):
 
 def test_an_uncompressed_file_is_not_loaded_whole(tmp_path):
     native.write_medmnist(tmp_path / "dermamnist.npz", 7, compress=False)
-    array = archives._npz_array(tmp_path / "dermamnist.npz", "val_images")
+    array = npz.read_array(tmp_path / "dermamnist.npz", "val_images", mapped=True)
     assert isinstance(array, np.memmap)
     with np.load(tmp_path / "dermamnist.npz") as arrays:
         np.testing.assert_array_equal(array, arrays["val_images"])
