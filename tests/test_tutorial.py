@@ -8,6 +8,9 @@ from pathlib import Path
 
 from diffmic_jax.cli import main as cli
 from diffmic_jax.cli import train
+from diffmic_jax.planning import budget
+from diffmic_jax.planning.budget import Cost
+from diffmic_jax.planning.rules import Machine
 from diffmic_jax.serve import app
 from tests import tiny
 from tests.processes import PROJECT
@@ -44,16 +47,23 @@ def run(words: list[str]) -> int:
         return train.main([*rest, *fields, "--num_processes=1"])
     assert program == "diffmic"
     if rest[0] == "fit":
-        recipe = next(word for word in rest if word.startswith("--config=")).partition(":")[2]
-        # The number of epochs is what is made small, so the minutes cannot choose it.
-        rest = [word for word in rest if not word.startswith("--minutes")]
+        planned = not any(word.startswith("--config=") for word in rest)
+        recipe = "strong" if planned else rest[2].partition(":")[2]
+        if planned:
+            rest += ["--set=guidance.backbone='tiny'", "--set=guidance.tune='full'"]
+        else:  # the number of epochs is what is made small, so the minutes cannot choose it
+            rest = [word for word in rest if not word.startswith("--minutes")]
         rest += [f"--set={name}={value!r}" for name, value in small(recipe).items()]
     return cli.main(rest)
 
 
 def test_the_commands_of_the_tutorial_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(app, "serve", lambda *args: print("serves", *args))
+    # A slow machine, on which an epoch fits once.
+    monkeypatch.setattr(budget, "machine", lambda: Machine(devices="a test", seconds=10))
+    cost = Cost(start=0, warmup=0, epoch=1e4, save=0, end=0)
+    monkeypatch.setattr(budget, "measure", lambda run: cost)
+    monkeypatch.setattr(app, "serve", lambda *args, **_: print("serves", *args))
     scripts = [block for kind, block in BLOCKS if kind == "python"]
     for old, new in FEWER.items():
         scripts = [block.replace(old, new) for block in scripts]

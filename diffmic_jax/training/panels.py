@@ -14,6 +14,7 @@ from diffmic_jax.data.cache import Examples
 from diffmic_jax.method.build import Method
 from diffmic_jax.method.state import TrainState
 from diffmic_jax.method.train_step import guide
+from diffmic_jax.nn.dcg import DCG
 from diffmic_jax.training.log import TrainingLog
 from diffmic_jax.training.loop import Validate
 from diffmic_jax.types import Array, Batch, Guidance, Variables
@@ -35,8 +36,8 @@ class Panel:
 
     @classmethod
     def of(cls, method: Method, examples: Examples, log: TrainingLog) -> Panel | None:
-        """A panel of the part's first images; None if there are none."""
-        if not len(examples):
+        """A panel of the part's first images; None without images or regions."""
+        if not len(examples) or not isinstance(method.guidance, DCG):
             return None
         images = examples.images(np.arange(min(SHOWN, len(examples))))
         return cls(method=method, images=images, log=log)

@@ -134,9 +134,10 @@ class TrainingRun:
             with self._log(state) as training_log, self._progress(training_log, self._end(state)):
                 training_log.networks(state.params, start)
                 loop = self._loop(checkpoints, meta, training_log, self._pace(checkpoints, start))
-                panel = Panel.of(self.method, self.dataset.examples["validation"], training_log)
-                batches = self.batches(start, seen["train"])
-                loop.run(state, batches, panel.before(validate) if panel else None)
+                images = self.dataset.examples["validation"]
+                panel = Panel.of(self.method, images, training_log)
+                look = panel.before(validate) if panel else validate
+                loop.run(state, self.batches(start, seen["train"]), look if images else None)
 
     def _seen(self, state: TrainState) -> dict[str, Examples]:
         """The `inputs` of the parts that training sees, before its clock starts."""
