@@ -18,6 +18,7 @@ ORDER = (
         "extras",
         "unpickle",
         "fields",
+        "groups",
         "consistency",
         "config",
         "configfile",

@@ -235,10 +235,17 @@ def _write(name: str, layout: Layout, manual_dir: Path, data_dir: Path) -> Path:
         tfds.disable_progress_bar()
     with tempfile.TemporaryDirectory() as downloads, contextlib.redirect_stdout(io.StringIO()):
         builder = BUILDERS[name](layout=layout, data_dir=data_dir, file_format="array_record")
-        builder.download_and_prepare(
-            download_dir=downloads,
-            download_config=tfds.download.DownloadConfig(manual_dir=manual_dir),
-        )
+        try:
+            builder.download_and_prepare(
+                download_dir=downloads,
+                download_config=tfds.download.DownloadConfig(manual_dir=manual_dir),
+            )
+        except RuntimeError as error:  # of the writer of ArrayRecords, which has no other kind
+            reason = " ".join(str(error).split())[:300]
+            raise InputError(
+                f"{data_dir / name}: cannot be written ({reason}); make room, or choose another "
+                "--data_dir"
+            ) from error
     (data_dir / name / "checked.txt").unlink(missing_ok=True)
     return Path(builder.data_dir)
 

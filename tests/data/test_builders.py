@@ -145,6 +145,24 @@ builders.prepare("aptos2019", {str(tmp_path / "native")!r}, {str(tmp_path / "dat
     assert not list(home.glob("incomplete.*"))
 
 
+def test_a_disk_that_fills_up_within_the_records_is_one_line(tmp_path):
+    native.write_aptos2019(tmp_path / "native")
+    code = (
+        "import resource, sys\n"
+        "from diffmic_jax.cli import main as cli\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))\n"
+        "sys.exit(cli.main(sys.argv[1:]))\n"
+    )
+    argv = [f"--manual_dir={tmp_path}/native", f"--data_dir={tmp_path}/data"]
+    command = [sys.executable, "-c", code, "prepare", "aptos2019", *argv]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"error: {tmp_path}/data/aptos2019: cannot be written (")
+    assert archives.find_prepared(tmp_path / "data", "aptos2019") is None
+
+
 def test_an_unfinished_folder_of_tfds_is_not_taken_for_data(tmp_path):
     native.write_aptos2019(tmp_path / "native")
     left = tmp_path / "data/aptos2019/incomplete.ABC_1.0.0"
