@@ -232,7 +232,7 @@ def _in(name: str, read: Callable[[Path], object]) -> Callable[[Path, bytes], ob
 
 
 def _table(folder: Path, content: bytes) -> object:
-    for name in ("a.png", "b.png", "c/d.png"):
+    for name in ("a.png", "b.png", "c/d.png", *(f"{i}.png" for i in range(12))):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(b"")
     (folder / "labels.csv").write_bytes(content)
@@ -275,6 +275,7 @@ def _evaluation(folder: Path, content: bytes) -> object:
     return _in("predictions.csv", compare.read_predictions)(folder, content)
 
 
+LABELS = "\n".join(["image,label", *(f"{i}.png,{'xy'[i % 2]}" for i in range(12))]).encode()
 PROGRAM = serialized(classifier)
 CONFIG = recipes.get("v1")
 PREDICTIONS = b"id,label,prediction,prob_a,prob_b,confidence\n1,a,a,0.5,0.5,0\n2,b,a,0.5,0.5,0\n"
@@ -300,7 +301,7 @@ def targets() -> dict[str, Target]:
     several = tuple(pickle.dumps(ENTRIES, protocol) for protocol in range(6))
     detector = _npz(step=np.array(3), features=np.ones((3, 4), np.float32), threshold=np.array(0.5))
     return {
-        "tables": Target(tables() | damaged((b"image,label\na.png,x\nb.png,y\n",)), _table),
+        "tables": Target(tables() | damaged((LABELS,)), _table),
         "lists": Target(
             damaged(several) | pickles(), _in("a.pkl", lambda path: lists.read_list(path, "train"))
         ),

@@ -7,6 +7,7 @@ the request. The page loads nothing from other servers. Who is let in, and with 
 
 from __future__ import annotations
 
+import logging
 import socket
 from functools import partial
 from pathlib import Path
@@ -193,5 +194,7 @@ def serve(
         app = make_app(load(workdir), hosts, token=token, coverage=coverage)
         query = f"/?token={token}" if token else ""
         print(f"http://{name}:{listener.getsockname()[1]}{query} (Ctrl-C ends it)", flush=True)
+        # Its warnings would let a caller write the log.
+        logging.getLogger("python_multipart").setLevel(logging.ERROR)
         config = uvicorn.Config(app, http=Connection, ws="none", log_level="error")
         uvicorn.Server(config).run([listener])

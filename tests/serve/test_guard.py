@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http.client
+import os
+import shutil
 import socket
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -17,7 +20,7 @@ pytest.importorskip("starlette")
 
 from starlette.applications import Starlette  # noqa: E402
 from starlette.requests import Request  # noqa: E402
-from starlette.responses import PlainTextResponse, Response  # noqa: E402
+from starlette.responses import HTMLResponse, PlainTextResponse, Response  # noqa: E402
 from starlette.routing import Route  # noqa: E402
 
 from diffmic_jax.cli import main as cli  # noqa: E402
@@ -48,7 +51,7 @@ APP = Starlette(
 
 
 @contextlib.contextmanager
-def running(guard: Guard, idle: float = 30.0) -> Iterator[int]:
+def running(guard: Any, idle: float = 30.0) -> Iterator[int]:
     """A port at which the application is served."""
     protocol = type("Impatient", (Connection,), {"idle": idle, "most": 20})
     config = uvicorn.Config(guard, port=0, log_level="critical", ws="none", http=protocol)
@@ -254,3 +257,51 @@ def test_the_address_that_is_printed(monkeypatch, capsys, host, flags, begins):
     assert ("*" in hosts) is bool(flags)
     assert len(token) == (32 if flags else 0)
     assert (f"/?token={token} " in printed) is bool(flags)
+
+
+FOREIGN_PAGE = """<!DOCTYPE html><title>waits</title>
+<iframe name=sink></iframe><iframe src="{url}" id=frame></iframe><img src="{url}" id=image>
+<form method=post action="{url}" target=sink><input name=a value=b></form>
+<script>
+const attempt = (options) => fetch("{url}", options)
+  .then(answer => answer.text()).then(text => "read " + text, error => "refused");
+(async () => {{
+  const post = {{method: "POST", body: "abc"}};
+  const tries = [{{}}, post, {{...post, mode: "no-cors"}}, {{...post, headers: {{"X-A": "b"}}}}];
+  const found = [];
+  for (const each of tries) found.push(await attempt(each));
+  document.forms[0].submit();
+  await new Promise(done => setTimeout(done, 500));
+  let inside = "refused";
+  try {{ inside = "read " + frames[1].document.body.innerText }} catch (error) {{}}
+  found.push(inside, document.getElementById("image").naturalWidth);
+  document.title = found.join("; ");
+}})();
+</script>"""
+
+
+def test_a_page_of_another_origin_reads_nothing_in_a_real_browser(port):
+    sync_api = pytest.importorskip("playwright.sync_api")
+    path = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    if not path:
+        pytest.skip("needs a Chromium")
+    html = FOREIGN_PAGE.format(url=f"http://127.0.0.1:{port}/")
+    foreign = Starlette(routes=[Route("/", lambda request: HTMLResponse(html))])
+    statuses: list[tuple[str, int]] = []
+    with running(foreign) as other, sync_api.sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        page = browser.new_page()
+        page.on(
+            "response",
+            lambda answer: (
+                statuses.append((answer.request.method, answer.status))
+                if f":{port}/" in answer.url
+                else None
+            ),
+        )
+        page.goto(f"http://localhost:{other}/")
+        page.wait_for_function("document.title != 'waits'")
+        title = page.title()
+        browser.close()
+    assert title == "refused; refused; refused; refused; refused; 0"
+    assert statuses and all(status == 403 for method, status in statuses if method == "POST")
