@@ -115,8 +115,9 @@ class ImageSections:
         return case, Original.of(framing.frame(decoded.pixels))
 
     def _legend_of_cards(self) -> page.Raw:
-        steps = len(self.model.method.sampling.timesteps)
-        return gallery.legend(steps > 0, steps > 1)
+        method = self.model.method
+        steps, regions = len(method.sampling.timesteps), self.model.config.guidance.network == "dcg"
+        return gallery.legend(regions, steps > 0, steps > 1)
 
     def _legend(self) -> page.Raw:
         keys = "".join(

@@ -12,7 +12,7 @@ from PIL import Image
 
 from diffmic_jax.report.style import CSS
 
-REACHABLE = ' tabindex="0" role="region" aria-label="table"'
+REACHABLE = ' tabindex="0" role="group" aria-label="table"'
 """Of what may scroll: also with a keyboard."""
 
 
