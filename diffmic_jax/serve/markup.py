@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from diffmic_jax.data.files import read_json
 from diffmic_jax.data.images import EXTENSIONS
 from diffmic_jax.inference.load import Model
 from diffmic_jax.method.task import SEPARATOR
@@ -24,6 +24,11 @@ UNFAMILIAR = (
     "This does not look like the images that the classifier was trained on: do not rely on what "
     "follows."
 )
+FAMILIAR = (
+    "Nothing tells it from the training images; that is a check of the network's own features, and "
+    "can miss other kinds of images."
+)
+NOT_KNOWN = "Whether it looks like the training images is not known: the run has no detector."
 _BARS = 12  # classes whose probabilities are shown before the details
 
 
@@ -44,7 +49,7 @@ class About:
     def scores(self) -> dict[str, Any] | None:
         """`metrics.json` of the test part, if it was evaluated."""
         path = self.model.workdir / "eval/test/metrics.json"
-        return json.loads(path.read_text()) if path.exists() else None
+        return read_json(path) if path.exists() else None
 
     @property
     def record(self) -> str:
@@ -186,12 +191,8 @@ def _words(about: About, shown: Predicted, familiar: bool | None) -> str:
         parts.append(page.paragraph(f"Most probable: {prediction} ({top:.0%}); {about.record}."))
         parts.append(page.paragraph(_of_sets(about), "note"))
     if familiar is not False:
-        kind = "It looks like the training images." if familiar else NOT_KNOWN
-        parts.append(page.paragraph(kind, "familiar" if familiar else "note"))
+        parts.append(page.paragraph(FAMILIAR if familiar else NOT_KNOWN, "note"))
     return "".join(parts)
-
-
-NOT_KNOWN = "Whether it looks like the training images is not known: the run has no detector."
 
 
 def _of_sets(about: About) -> str:

@@ -98,7 +98,8 @@ def test_the_settings_are_those_of_the_configuration(trained, known, model):
     assert f"rotation up to {config['data']['rotation']:g} degrees" in known["augmentation"]
     sampling = config["sampling"]
     assert (
-        f"mean of {sampling['num_samples']} samples, {sampling['num_steps']}" in known["prediction"]
+        f"mean of {sampling['num_samples']} samples of {sampling['num_steps']} ancestral steps each"
+        in known["prediction"]
     )
     assert f"seed {config['seed']}, " in known["training"]
     assert f"batch {config['train']['batch_size']};" in known["training"]

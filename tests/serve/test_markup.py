@@ -90,7 +90,11 @@ def test_without_a_calibration_the_answer_is_the_class(about):
 
 @pytest.mark.parametrize(
     ("familiar", "message"),
-    [(True, "It looks like the training"), (False, "does not look like"), (None, "is not known")],
+    [
+        (True, "Nothing tells it from the training images; that is a check"),
+        (False, "does not look like"),
+        (None, "is not known"),
+    ],
 )
 def test_whether_it_looks_like_the_training_images_is_told(about, familiar, message):
     assert message in told(about, "Pneumonia", familiar)
