@@ -11,6 +11,7 @@ from diffmic_jax.report import page
 from diffmic_jax.report.page import Raw
 
 ORDER = (*PARTS, CLEAN)
+FEW = "Classes with few test images, and by how much a sensitivity measured on them may be off"
 
 
 def section(report: dict[str, Any]) -> str:
@@ -59,10 +60,10 @@ def _tells(report: dict[str, Any]) -> list[str]:
 
 def _few(report: dict[str, Any]) -> list[str]:
     few = [
-        f"{name} ({row['images']}; a sensitivity is known to +/- {100 * row['margin']:.0f} points)"
+        f"{name} ({row['images']} images, {100 * row['margin']:.0f} points)"
         for name, row in report["few_to_test"].items()
     ]
-    return [f"Classes with few test images: {', '.join(few)}."] if few else []
+    return [f"{FEW}: {', '.join(few)}."] if few else []
 
 
 def _copies(report: dict[str, Any]) -> list[str]:

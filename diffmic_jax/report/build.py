@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from diffmic_jax import __version__
-from diffmic_jax.config import Config
 from diffmic_jax.data.audit import audit
 from diffmic_jax.data.dataset import Dataset
 from diffmic_jax.data.files import read_json, write_json, write_text
@@ -24,7 +23,7 @@ from diffmic_jax.inference.card import steps_of, write_card
 from diffmic_jax.inference.evaluated import folder_of, is_current
 from diffmic_jax.inference.load import Model
 from diffmic_jax.report import audited, page, sections
-from diffmic_jax.report.collect import FILES, Results, read_results
+from diffmic_jax.report.collect import FILES, Results, data_name, read_results
 from diffmic_jax.report.images import ImageSections
 from diffmic_jax.report.info import num_parameters
 from diffmic_jax.report.verdict import verdict
@@ -66,12 +65,6 @@ def write_report(model: Model, dataset: Dataset, out: Path, split: str = "test")
         ("facts", "Configuration and versions", _facts(model)),
     ]
     write_text(out, page.document(data_name(model.config), head, parts))
-
-
-def data_name(config: Config) -> str:
-    """What a data set is called: its name, or that of the folder or file of the user's images."""
-    data = config.data
-    return data.name if data.name != "images" else Path(data.root).resolve().stem
 
 
 def _sections(

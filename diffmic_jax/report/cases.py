@@ -76,6 +76,13 @@ class Original(NamedTuple):
         image.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
         return cls(np.asarray(image))
 
+    def thumbnail(self, side: int = 160) -> np.ndarray:
+        """Its centre square [side, side, 3]."""
+        left, top, length = self.square
+        box = (left, top, left + length, top + length)
+        size = (side, side)
+        return np.asarray(Image.fromarray(self.pixels).resize(size, Image.Resampling.BOX, box))
+
     @property
     def square(self) -> tuple[float, float, float]:
         """Left, top and side of the centre square that the networks see."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from diffmic_jax.config import Config
 from diffmic_jax.data.files import read_json
 from diffmic_jax.evaluation.compare import read_predictions, read_rows
 from diffmic_jax.inference import calibration
@@ -62,6 +63,12 @@ class Results(Predicted):
     """`metrics.csv`, a row per logged step."""
     resamples: int = 1000
     """Of a bootstrap."""
+
+
+def data_name(config: Config) -> str:
+    """What a data set is called: its name, or that of the folder or file of the user's images."""
+    data = config.data
+    return data.name if data.name != "images" else Path(data.root).resolve().stem
 
 
 def predicted(

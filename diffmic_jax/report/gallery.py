@@ -64,22 +64,33 @@ def card(name: str, shown: Predicted, i: int, case: Case, original: Original) ->
     return page.Raw(f'<article class="case">{"".join(parts)}</article>\n')
 
 
-def legend(diffuses: bool, paths: bool) -> page.Raw:
-    """How to read a card.
-
-    Args:
-      diffuses: there is a denoiser.
-      paths: cards show the path of the label vector.
-    """
+def colour_scale() -> str:
+    """The colours of the saliency."""
     scale = "".join(
         f'<rect x="{10 * k}" width="10" height="12" fill="{_hex(colour)}"/>'
         for k, colour in enumerate(_heat(np.linspace(0, 1, 12)))
     )
-    text = (
-        "Left: the image with the regions that the network looked at closely; the thicker the "
-        "line, the more attention, and below each region with its share. Right: the saliency, the "
-        "grid on which the network looks for regions, as coarse as it is, scaled within the image: "
+    return (
+        '<span class="scale">low <svg viewBox="0 0 120 12" role="img" '
+        f'aria-label="from blue, low, to red, high">{scale}</svg> high</span>'
     )
+
+
+def legend(regions: bool, diffuses: bool, paths: bool) -> page.Raw:
+    """How to read a card.
+
+    Args:
+      regions: the guidance looks at regions.
+      diffuses: there is a denoiser.
+      paths: cards show the path of the label vector.
+    """
+    left, grid = "Left: the image.", "the grid of the network's evidence for its classes"
+    if regions:
+        grid = "the grid on which the network looks for regions"
+        left = (
+            "Left: the image with the regions that the network looked at closely; the thicker the "
+            "line, the more attention, and below each region with its share."
+        )
     more = " The guidance is the first estimate, which the diffusion refines." if diffuses else ""
     if paths:
         more += (
@@ -88,8 +99,8 @@ def legend(diffuses: bool, paths: bool) -> page.Raw:
             "by itself; p, the readout of their mean, may lie outside of it."
         )
     return page.Raw(
-        f'<p class="note">{text}<span class="scale">low <svg viewBox="0 0 120 12" role="img" '
-        f'aria-label="from blue, low, to red, high">{scale}</svg> high</span>.{more}</p>\n'
+        f'<p class="note">{left} Right: the saliency, {grid}, as coarse as it is and scaled '
+        f"within the image: {colour_scale()}.{more}</p>\n"
     )
 
 

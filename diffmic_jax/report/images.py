@@ -93,9 +93,10 @@ class ImageSections:
             page.figure(figures.scatter(f"tsne-{i}", f"t = {timesteps[i]}", _tsne(layer), labels))
             for i, layer in zip(at, hidden, strict=True)
         ]
+        steps = ", from the first step to the last" if len(at) > 1 else ""
         note = (
-            f"The denoiser's last hidden layer for one sample of {len(chosen)} images, by t-SNE, "
-            "from the first step to the last. Distances between clusters have no meaning in it."
+            f"The denoiser's last hidden layer for one sample of {len(chosen)} images, by t-SNE"
+            f"{steps}. Distances between clusters have no meaning in it."
         )
         legend = "" if several else self._legend()
         return page.paragraph(note, "note") + legend + page.grid(maps, "small")
@@ -115,8 +116,9 @@ class ImageSections:
         return case, Original.of(framing.frame(decoded.pixels))
 
     def _legend_of_cards(self) -> page.Raw:
-        steps = len(self.model.method.sampling.timesteps)
-        return gallery.legend(steps > 0, steps > 1)
+        method = self.model.method
+        steps, regions = len(method.sampling.timesteps), self.model.config.guidance.network == "dcg"
+        return gallery.legend(regions, steps > 0, steps > 1)
 
     def _legend(self) -> page.Raw:
         keys = "".join(

@@ -12,7 +12,7 @@ from PIL import Image
 
 from diffmic_jax.report.style import CSS
 
-REACHABLE = ' tabindex="0" role="region" aria-label="table"'
+REACHABLE = ' tabindex="0" role="group" aria-label="table"'
 """Of what may scroll: also with a keyboard."""
 
 
@@ -48,7 +48,7 @@ def table(
 
     One of the kind `stack` has on a phone each row as a block instead, each cell with its title.
     """
-    head = "".join(f'<th scope="col">{text(cell)}</th>' for cell in header)
+    head = "".join(f'<th scope="col">{text(cell)}</th>' if cell else "<td></td>" for cell in header)
     titles = [f' data-title="{html.escape(str(cell))}"' * (kind == "stack") for cell in header]
     body = "".join(
         "<tr>"
@@ -71,9 +71,8 @@ def confusion(counts: Sequence[Sequence[int]], names: Sequence[str]) -> Raw:
         cells = []
         for count in row:
             share = count / max(sum(row), 1)
-            # Dark cells have light text.
-            ink = "var(--page)" if share > 0.55 else "var(--ink)"
-            style = f"background: rgb(var(--heat) / {share:.2f}); color: {ink}"
+            # At half of the strength its number can be read in light and dark.
+            style = f"background: rgb(var(--heat) / {share / 2:.2f})"
             cells.append(f'<td style="{style}" title="{share:.0%}">{count}</td>')
         rows.append(f"<tr><td>{text(name)}</td>{''.join(cells)}</tr>")
     head = "".join(f'<th scope="col"><span>{text(name)}</span></th>' for name in names)
@@ -131,5 +130,6 @@ def document(title: str, head: Sequence[str], sections: Sequence[tuple[str, str,
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<link rel="icon" href="data:,">\n'
         f"<title>{text(title)}</title>\n<style>{CSS}</style></head>\n<body>\n"
-        f"<h1>{text(title)}</h1>\n{''.join(head)}<nav>{links}</nav>\n{body}</body></html>\n"
+        f"<header><h1>{text(title)}</h1>\n{''.join(head)}</header><nav>{links}</nav>\n"
+        f"<main>{body}</main></body></html>\n"
     )

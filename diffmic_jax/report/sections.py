@@ -16,8 +16,10 @@ from diffmic_jax.report.page import Raw
 TITLES = {
     "accuracy": "accuracy",
     "f1_macro": "macro-F1",
+    "f1_weighted": "weighted F1",
     "balanced_accuracy": "balanced accuracy",
     "auroc_macro": "macro AUROC",
+    "average_precision": "mean average precision",
     "kappa_quadratic": "quadratic kappa",
     "nll": "NLL (lower is better)",
     "brier": "Brier score (lower is better)",
@@ -118,6 +120,7 @@ def classes(results: Results) -> str:
     scores, names = results.scores, results.task.class_names
     parts = [page.confusion(scores["confusion"], names)] if scores["confusion"] else []
     metrics = {"precision": "precision", "recall": "recall", "f1": "F1", "auroc": "AUROC"}
+    metrics["average_precision"] = "avg. precision"
     points = list(scores["operating_points"][names[0]])
     rows = []
     for name in names:

@@ -49,6 +49,7 @@ td small, .case small { color: var(--muted); }
 .grid.small { grid-template-columns: repeat(auto-fill, minmax(min(160px, 100%), 1fr)); }
 figure { margin: 0; padding: 8px; background: var(--card); border-radius: 6px; }
 svg { width: 100%; height: auto; display: block; overflow: visible; }
+svg * { stroke-linejoin: round; stroke-linecap: butt; }
 svg text { font-family: inherit !important; }
 .confusion td { text-align: center; border: 1px solid var(--page); min-width: 3.2em; }
 .confusion th { white-space: normal; overflow-wrap: anywhere; min-width: 4.2em; max-width: 9em;

@@ -105,6 +105,8 @@ def to_svg(figure: Figure, name: str, title: str) -> str:
     view = re.search(r'viewBox="[^"]*"', svg)
     assert view is not None
     body = svg[svg.index(">") + 1 :]
+    # A page may allow no style elements; its own sheet has what matplotlib's says.
+    body = re.sub(r"<style.*?</style>", "", body, flags=re.DOTALL)
     body = re.sub(r"\s*\n\s*", "\n", body)
     return f'{head}{view.group()} xmlns:xlink="http://www.w3.org/1999/xlink">{body}'
 

@@ -22,7 +22,8 @@ BASELINES = {
     "pixels": "extremely randomised trees on 32 x 32 pixels",
 }
 CALIBRATED = 0.05
-"""Expected calibration error up to which probabilities are called believable."""
+"""Distance of confidence from accuracy up to which probabilities are called believable; with
+several labels, the expected calibration error."""
 
 
 def verdict(
@@ -71,6 +72,8 @@ def _against(other: str, found: Mapping[str, Any] | None, value: str = "") -> st
     if found is None or found["ci95"] is None:
         return ""
     low, high = found["ci95"]
+    if low == high == 0:
+        return f"It is right as often as {other}{value}, in every resample."
     gap = f"{100 * found['difference']:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f})"
     if low > 0:
         return f"It is better than {other}{value}: {gap}."
@@ -120,10 +123,11 @@ def _probabilities(results: Results) -> Sequence[str]:
         return [f"Its probabilities {kind} (calibration error {scores['ece']:.3f})."]
     mean, accuracy = results.probabilities.max(axis=1).mean(), scores["accuracy"]
     low, high = scores["ci95"]["accuracy"] or (accuracy, accuracy)
-    if low <= mean <= high and scores["ece"] <= 2 * CALIBRATED:
+    side = "too high" if mean > accuracy else "too low"
+    if abs(mean - accuracy) <= CALIBRATED and low <= mean <= high:
         verb = "can be believed on average"
     else:
-        verb = "are too high" if mean > accuracy else "are too low"
+        verb = f"are {'perhaps ' * bool(low <= mean <= high)}{side}"
     told = f"Its probabilities {verb}: it is {mean:.1%} sure and {accuracy:.1%} right"
     if after and results.calibrated is not None and not verb.startswith("can"):
         sure = results.calibrated.max(axis=1).mean()

@@ -1,4 +1,4 @@
-"""The page: two forms, no scripts, no stored uploads.
+"""The server of the page: what it answers to. Its HTML is `markup.py`'s.
 
 Uploads are kept in memory, or in an unnamed temporary file of the multipart parser, for the time of
 the request. The page loads nothing from other servers. Who is let in, and with how much, is
@@ -11,41 +11,37 @@ import logging
 import socket
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from diffmic_jax.data.files import table_text
-from diffmic_jax.data.images import EXTENSIONS
 from diffmic_jax.errors import InputError
 from diffmic_jax.inference.calibration import COVERAGE
 from diffmic_jax.inference.classify import table
 from diffmic_jax.inference.load import Model, load
-from diffmic_jax.report import gallery, page
-from diffmic_jax.report.collect import predicted
+from diffmic_jax.inference.predictions import Outputs
+from diffmic_jax.method.task import SEPARATOR
+from diffmic_jax.report import page
+from diffmic_jax.report.cases import Original
+from diffmic_jax.report.collect import Predicted, predicted
 from diffmic_jax.serve.connections import MOST, Connection
 from diffmic_jax.serve.guard import Access, Guard, Limits, is_loopback, new_token
 from diffmic_jax.serve.images import ImageClassifier
+from diffmic_jax.serve.markup import FILES, About, answer, document, static
 from diffmic_jax.serve.turns import Turns
 
 MAX_FILES = 200
 """Of a batch."""
 LONGEST_NAME = 200
 """Characters of a file's name that are kept, its last ones."""
-EXPLANATION = (
-    "Classes: {classes}. The prediction is the mean of {samples} samples; their range is a measure "
-    "of the sampler's noise alone. An image of any other kind is classified too, and wrongly."
-)
-UNFAMILIAR = (
-    "This does not look like the images that the classifier was trained on: do not rely on what "
-    "follows."
-)
 
 
 def make_app(
@@ -65,15 +61,24 @@ def make_app(
       coverage: of the prediction sets, 0..1.
       limits: of what is taken in.
     """
-    turns = Turns(ImageClassifier(model))
+    turns, about = Turns(ImageClassifier(model)), About(model, coverage)
+
+    def respond(content: str = "", status: int = 200) -> Response:
+        return HTMLResponse(document(about, content), status)
 
     async def home(request: Request) -> Response:
-        return _respond(model)
+        return respond()
+
+    async def own_file(request: Request) -> Response:
+        name = request.url.path.removeprefix("/")
+        return Response(static(name), media_type=FILES[name])
 
     async def image(request: Request) -> Response:
         ((name, data),) = await _files(request, 1)
-        content = await turns.take(request, partial(_card, name=name, data=data, coverage=coverage))
-        return _respond(model, content)
+        brief = "brief" in request.query_params
+        look = partial(_brief if brief else _close, about=about, name=name, data=data)
+        found = await turns.take(request, look)
+        return JSONResponse(found) if _wants_json(request) else respond(found.get("html", ""))
 
     async def batch(request: Request) -> Response:
         header: list[str] = []
@@ -87,11 +92,14 @@ def make_app(
     async def refuse(request: Request, error: Exception) -> Response:
         status = error.status_code if isinstance(error, HTTPException) else 400
         reason = error.detail if isinstance(error, HTTPException) else str(error)
-        return _respond(model, page.paragraph(f"Not classified: {reason}", "warning"), status)
+        if _wants_json(request):
+            return JSONResponse({"error": reason}, status)
+        return respond(page.paragraph(f"Not classified: {reason}", "warning"), status)
 
     app = Starlette(
         routes=[
             Route("/", home),
+            *(Route(f"/{name}", own_file) for name in FILES),
             Route("/image", image, methods=["POST"]),
             Route("/batch", batch, methods=["POST"]),
         ],
@@ -99,6 +107,10 @@ def make_app(
         lifespan=turns.compiling,
     )
     return Guard(app, Access(hosts=hosts, token=token), limits)
+
+
+def _wants_json(request: Request) -> bool:
+    return "application/json" in request.headers.get("accept", "")
 
 
 async def _files(request: Request, most: int) -> list[tuple[str, bytes]]:
@@ -112,49 +124,46 @@ async def _files(request: Request, most: int) -> list[tuple[str, bytes]]:
     return found
 
 
-def _card(classifier: ImageClassifier, name: str, data: bytes, coverage: float) -> str:
-    """One image and everything about it."""
+def _brief(classifier: ImageClassifier, about: About, name: str, data: bytes) -> dict[str, Any]:
+    """What a tile shows of an image, and its row of the table."""
+    outputs, original = classifier.classify(data, name)
+    return _facts(about, name, outputs, original)
+
+
+def _close(classifier: ImageClassifier, about: About, name: str, data: bytes) -> dict[str, Any]:
+    """The same, and everything else about the image as `html`."""
     outputs, case, original = classifier.explain(data, name)
-    model = classifier.model
-    fitted = model.calibrations.diffusion
-    shown = predicted([name], outputs, model.task, fitted, coverage)
-    strange = model.detector and not model.detector.is_familiar(outputs.features)[0]
-    warning = page.paragraph(UNFAMILIAR, "warning") if strange else ""
-    return warning + gallery.card("image", shown, 0, case, original)
+    facts, shown = _facts(about, name, outputs, original), _predicted(about, name, outputs)
+    return facts | {"html": answer(about, shown, case, original, facts["familiar"])}
+
+
+def _facts(about: About, name: str, outputs: Outputs, original: Original) -> dict[str, Any]:
+    """Answer, probability, row of the table and thumbnail, as JSON."""
+    model, shown = about.model, _predicted(about, name, outputs)
+    header, (row,) = table(model, [name], outputs)
+    familiar = None
+    if model.detector:
+        familiar = bool(model.detector.is_familiar(outputs.features)[0])
+    return {
+        "answer": shown.prediction[0].replace(SEPARATOR, ", ") or "none",
+        "sure": float(row[header.index("confidence")]),
+        "familiar": familiar,
+        "header": header,
+        "row": row,
+        "thumbnail": page.picture(original.thumbnail()),
+    }
+
+
+def _predicted(about: About, name: str, outputs: Outputs) -> Predicted:
+    fitted = about.model.calibrations.diffusion
+    return predicted([name], outputs, about.model.task, fitted, about.coverage)
 
 
 def _row(classifier: ImageClassifier, name: str, data: bytes) -> tuple[list[str], list[str]]:
     """Header and row of an image in the table of a batch, as `predict` writes it."""
-    header, (row,) = table(classifier.model, [name], classifier.classify(data, name))
+    outputs, _ = classifier.classify(data, name)
+    header, (row,) = table(classifier.model, [name], outputs)
     return header, row
-
-
-def _respond(model: Model, content: str = "", status: int = 200) -> HTMLResponse:
-    accept = ",".join(sorted(EXTENSIONS))
-    head = [
-        page.paragraph(
-            "Research software, not for diagnosis. Images are not stored.",
-            "warning",
-        ),
-        page.Raw(
-            f'<form method="post" action="/image" enctype="multipart/form-data">'
-            f'<p><label>One image <input type="file" name="file" accept="{accept}" required>'
-            "</label> <button>Classify</button></p></form>\n"
-            f'<form method="post" action="/batch" enctype="multipart/form-data">'
-            f'<p><label>Many images <input type="file" name="file" accept="{accept}" multiple '
-            "required></label> <button>Table (CSV)</button></p></form>\n"
-        ),
-        f'<main class="grid">{content}</main>',
-        page.paragraph(
-            EXPLANATION.format(
-                classes=", ".join(model.task.class_names),
-                samples=model.method.sampling.total_samples,
-            ),
-            "note",
-        ),
-    ]
-    document = page.document("Classify an image", head, [])
-    return HTMLResponse(document, status)
 
 
 def serve(

@@ -34,13 +34,15 @@ class ImageClassifier:
         self._outputs(black)
         self._case(black)
 
-    def classify(self, data: bytes, name: str) -> Outputs:
-        """The outputs for an image file, as for one in a folder.
+    def classify(self, data: bytes, name: str) -> tuple[Outputs, Original]:
+        """The outputs for an image file, as for one in a folder, and the image.
 
         Raises:
           InputError: naming the file and what is wrong with it.
         """
-        return self._outputs(prepare(self._decoded(data, name), self.model.config.data.image_size))
+        pixels = self._decoded(data, name)
+        prepared = prepare(pixels, self.model.config.data.image_size)
+        return self._outputs(prepared), Original.of(pixels)
 
     def explain(self, data: bytes, name: str) -> tuple[Outputs, Case, Original]:
         """The outputs for an image file, the case, and the image. Errors as in `classify`."""

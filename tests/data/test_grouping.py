@@ -87,3 +87,9 @@ def test_the_share_of_equal_labels_is_over_pairs():
     assert grouping._same_label([records, records[:2]]) == pytest.approx(
         (6 + 2) / (12 + 2), abs=1e-4
     )
+
+
+def test_the_pattern_with_the_fewest_groups_is_offered():
+    names = [f"p{i // 4}_visit{i // 2 % 2}_{i % 2}.png" for i in range(80)]
+    found = grouping.guess(parts_of(names))
+    assert found["groups"] == 20  # patients, not their 40 visits

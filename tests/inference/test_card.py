@@ -64,3 +64,16 @@ def test_names_in_the_card_are_escaped(trained):
     task = dataclasses.replace(model.task, class_names=("<b>", "a|b", "c"))
     text = card.model_card(dataclasses.replace(model, task=task))
     assert "- classes: &lt;b&gt;, a\\|b, c\n" in text
+
+
+@pytest.mark.parametrize(
+    ("samples", "steps", "text"),
+    [
+        (4, 1, "4 samples of one step each"),
+        (1, 20, "1 sample of 20 steps"),
+        (2, 3, "2 samples of 3 steps each"),
+    ],
+)
+def test_one_step_and_one_sample_are_in_the_singular(samples, steps, text):
+    assert card.steps_of(samples, steps) == text
+    assert card.steps_of(2, 1, "ddim") == "2 samples of one ddim step each"

@@ -78,6 +78,19 @@ def test_what_is_worse_or_the_same_is_called_so(tmp_path):
     assert "too low" in told(made(tmp_path, probabilities(0, 0.6), better), better, baselines(9))
 
 
+def test_a_model_that_only_names_the_largest_class_is_found_out(tmp_path):
+    own = np.tile([0.8, 0.2], (N, 1))
+    text = told(made(tmp_path, own, own), own, baselines(30))
+    assert "right as often as the best shortcut, always the commonest class (50.0%), in" in text
+
+
+def test_probabilities_within_the_interval_may_still_be_off(tmp_path):
+    own = probabilities(25, 0.81)
+    assert "are perhaps too high: it is 81.0% sure and 75.0%" in told(
+        made(tmp_path, own, own), own, baselines(30)
+    )
+
+
 def test_the_best_shortcut_may_be_the_largest_class(tmp_path):
     own = probabilities(10, 0.9)
     text = told(made(tmp_path, own, own), own, baselines(30), diffuses=False)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
+import json
 import os
+import re
 import shutil
 import socket
 import threading
@@ -80,8 +83,16 @@ def test_the_page_has_its_warning_and_loads_nothing_from_elsewhere(url):
     with urllib.request.urlopen(url) as answer:
         text, policy = answer.read().decode(), answer.headers["Content-Security-Policy"]
     assert "not for diagnosis" in text
-    assert "<script" not in text
-    assert policy.startswith("default-src 'none'")
+    # The script is a file of this server, and none stands in the page.
+    assert re.findall(r"<script[^>]*>(.*?)</script>", text) == [""]
+    assert re.findall(r'(?:src|href)="([^"]*)"', text) == ["data:,", "/page.css", "/page.js"]
+    rules = dict(rule.split(" ", 1) for rule in policy.split("; "))
+    assert rules["default-src"] == "'none'"
+    assert rules["script-src"] == rules["style-src"] == rules["connect-src"] == "'self'"
+    for name, kind in (("page.css", "text/css"), ("page.js", "text/javascript")):
+        with urllib.request.urlopen(f"{url}/{name}") as answer:
+            assert answer.headers["Content-Type"].startswith(kind)
+            assert not re.search(r"https?:|@import|url\(", answer.read().decode())
 
 
 def test_an_image_gets_the_prediction_of_predict(url, image, trained, tmp_path):
@@ -93,10 +104,31 @@ def test_an_image_gets_the_prediction_of_predict(url, image, trained, tmp_path):
     assert status == 200
     assert image.name in text
     predicted = tiny.CLASSES[expected.index(max(expected))]
-    assert f"predicted <b>{predicted}</b>" in text
+    assert f"Most probable: {predicted} ({max(expected):.0%}); right in " in text
     assert f"<b>{max(expected):.2f}</b>" in text
     assert "prediction set" in text
-    assert text.count("data:image/") == 5
+    assert text.count("data:image/") == 4  # the image, its saliency, two regions
+
+
+def as_json(url: str, image: Path, query: str = "") -> dict:
+    ask = {"Accept": "application/json"}
+    return json.loads(post(f"{url}/image{query}", [(image.name, image.read_bytes())], ask)[1])
+
+
+def test_the_script_gets_the_row_of_predict_and_a_thumbnail(url, image):
+    close, brief = as_json(url, image), as_json(url, image, "?brief=1")
+    text = post(f"{url}/batch", [(image.name, image.read_bytes())])[1]
+    assert [brief["header"], brief["row"]] == list(csv.reader(io.StringIO(text)))
+    assert brief["answer"] == brief["row"][1]
+    assert brief["sure"] == float(brief["row"][brief["header"].index("confidence")])
+    assert brief["thumbnail"].startswith("data:image/")
+    html = close.pop("html")
+    assert close == brief and f'aria-label="{image.name}"' in html
+
+
+def test_the_script_gets_the_reason_of_a_refusal(url, tmp_path):
+    (tmp_path / "a.png").write_text("no image")
+    assert as_json(url, tmp_path / "a.png")["error"].startswith("a.png: cannot be read (")
 
 
 def test_a_batch_becomes_the_table_of_predict(url, tiny_data):
@@ -180,19 +212,65 @@ def test_the_page_in_a_browser(url, browser, image, tmp_path, width):
     page.on("console", lambda message: messages.append(message.text))
     page.on("pageerror", lambda error: messages.append(str(error)))
     page.goto(url)
-    page.set_input_files("form[action='/image'] input", image)
-    page.click("form[action='/image'] button")
-    card = page.locator(".case")
-    assert image.name in card.inner_text()
-    assert "predicted" in card.inner_text()
+    page.set_input_files("#file", image)
+    answer = page.locator(".answer")
+    assert "Most probable: " in answer.inner_text()
+    assert page.evaluate("document.activeElement.textContent") == image.name
+    # What lies over the image is shown when asked for.
+    for name in ("boxes", "heat"):
+        layer = page.locator(f".{name}")
+        assert layer.evaluate("e => getComputedStyle(e).visibility") == "hidden"
+        page.check(f".show-{name}")
+        assert layer.evaluate("e => getComputedStyle(e).visibility") == "visible"
     # Images and styles are shown although the policy forbids all that is not named.
     assert page.evaluate("[...document.images].every(image => image.naturalWidth > 0)")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert not messages
 
     (tmp_path / "notes.png").write_text("not an image")
-    page.set_input_files("form[action='/image'] input", tmp_path / "notes.png")
-    page.click("form[action='/image'] button")
-    warning = page.locator("main .warning").inner_text()
+    page.set_input_files("#file", tmp_path / "notes.png")
+    warning = page.locator("#answer .warning").inner_text()
     assert warning.startswith("Not classified: notes.png: cannot be read")
+    page.close()
+
+
+def test_many_images_become_tiles_that_can_be_sorted_and_saved(url, browser, tiny_data, tmp_path):
+    page = browser.new_page(viewport={"width": 1280, "height": 844})
+    page.goto(url)
+    files = sorted((tiny_data / "test").rglob("*.png"))[:4]
+    (tmp_path / "notes.png").write_text("not an image")
+    page.set_input_files("#file", [*files, tmp_path / "notes.png"])
+    page.get_by_text("4 images classified, 1 not.").wait_for()
+    tiles = page.locator("#tiles button")
+    assert [name.rpartition("\n")[2] for name in tiles.all_inner_texts()][:4] == [
+        path.name for path in files
+    ]
+    page.select_option("#sort", "unsure")
+    shares = re.findall(r"(\d+)%", " ".join(tiles.all_inner_texts()))
+    assert sorted(map(int, shares)) == list(map(int, shares)) and len(shares) == 4
+    tiles.last.press("Enter")  # with the keyboard alone
+    assert page.locator(".answer h2").inner_text() in {path.name for path in files}
+    with page.expect_download() as saved:
+        page.click("#csv")
+    rows = list(csv.DictReader(io.StringIO(saved.value.path().read_text())))
+    status, text = post(f"{url}/batch", [(path.name, path.read_bytes()) for path in files])
+    assert rows == list(csv.DictReader(io.StringIO(text)))
+    page.close()
+
+
+def test_a_file_that_is_dropped_is_classified(url, browser, image):
+    page = browser.new_page()
+    page.goto(url)
+    data = base64.b64encode(image.read_bytes()).decode()
+    moved = page.evaluate_handle(
+        """async ([name, data]) => {
+          const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
+          const moved = new DataTransfer();
+          moved.items.add(new File([bytes], name, { type: "image/png" }));
+          return moved;
+        }""",
+        [image.name, data],
+    )
+    page.dispatch_event("#drop", "drop", {"dataTransfer": moved})
+    assert page.locator(".answer h2").inner_text() == image.name
     page.close()
