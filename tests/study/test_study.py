@@ -259,7 +259,7 @@ def test_the_tables_list_missing_runs(finished):
 def noted(ran: list[str], config: object, workdir: Path, minutes: object) -> SimpleNamespace:
     """A training that only leaves its name."""
     ran.append(workdir.name)
-    return SimpleNamespace(cpu_seconds=None)
+    return SimpleNamespace(cpu_seconds=None, metrics={})
 
 
 def test_finished_runs_are_not_run_again_but_failed_ones_are(finished, spec, tmp_path, monkeypatch):
