@@ -20,6 +20,7 @@ from diffmic_jax.cli import main as cli
 from diffmic_jax.errors import InputError, Interrupted
 from diffmic_jax.evaluation.compare import read_rows
 from diffmic_jax.inference import exported
+from diffmic_jax.inference.evaluated import PROVENANCE
 from diffmic_jax.method.build import build
 from diffmic_jax.method.task import Task
 from diffmic_jax.study import definition
@@ -160,8 +161,10 @@ def test_the_table_of_a_study_has_every_scalar_of_every_run(finished):
 
 
 def leaves(scores: dict[str, object], above: str = "") -> Iterator[tuple[str, object]]:
-    """Name and value of what is no confusion matrix and no interval of a class."""
+    """Name and value of what is a score, but no confusion matrix and no interval of a class."""
     for name, value in scores.items():
+        if name in PROVENANCE:
+            continue
         if isinstance(value, dict) and name != "ci95_per_class":
             yield from leaves(value, f"{above}{name}.")
         elif isinstance(value, list) and name != "confusion":
