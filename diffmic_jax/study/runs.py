@@ -97,6 +97,7 @@ def run_study(
         then.
       Interrupted: the current run was asked to stop, and is saved.
     """
+    make_configs(study, folder)  # first: where one cannot work, nothing is made
     with owned(folder):
         return _run(Runs(study, folder), report)
 
@@ -145,7 +146,7 @@ class Runs:
             return False
         # The run may have been trained or evaluated otherwise since then.
         recorded = self._record[f"{row.name}-{seed}"].get("made_of")
-        return recorded in (None, made_of(json.loads(path.read_text())))
+        return not recorded or recorded == made_of(json.loads(path.read_text()))
 
     def _is_recorded(self, row: Row, seed: int) -> bool:
         """Whether the record has it as done; the same in all processes."""
@@ -298,7 +299,7 @@ class Runs:
 
 def made_of(scores: Mapping[str, Any]) -> dict[str, Any]:
     """What the scores of a `metrics.json` say that they are of."""
-    return {name: scores.get(name) for name in PROVENANCE}
+    return {name: scores[name] for name in PROVENANCE if name in scores}
 
 
 def read_scores(folder: Path, guidance: bool) -> dict[str, Any]:

@@ -103,7 +103,7 @@ def draw_regions(
     picture = Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR)
     pen = ImageDraw.Draw(picture)
     attention = np.nan_to_num(attention, posinf=0.0)
-    strongest = attention.max() or 1.0
+    strongest = attention.max(initial=0.0) or 1.0
     # The strongest last, so that nothing covers it.
     for k in np.argsort(attention):
         row, column = (factor * corners[k]).tolist()

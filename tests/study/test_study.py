@@ -20,6 +20,7 @@ from diffmic_jax.cli import main as cli
 from diffmic_jax.errors import InputError, Interrupted
 from diffmic_jax.evaluation.compare import read_rows
 from diffmic_jax.inference import exported
+from diffmic_jax.inference.evaluated import PROVENANCE
 from diffmic_jax.method.build import build
 from diffmic_jax.method.task import Task
 from diffmic_jax.study import definition
@@ -160,8 +161,10 @@ def test_the_table_of_a_study_has_every_scalar_of_every_run(finished):
 
 
 def leaves(scores: dict[str, object], above: str = "") -> Iterator[tuple[str, object]]:
-    """Name and value of what is no confusion matrix and no interval of a class."""
+    """Name and value of what is a score, but no confusion matrix and no interval of a class."""
     for name, value in scores.items():
+        if name in PROVENANCE:
+            continue
         if isinstance(value, dict) and name != "ci95_per_class":
             yield from leaves(value, f"{above}{name}.")
         elif isinstance(value, list) and name != "confusion":
@@ -259,7 +262,7 @@ def test_the_tables_list_missing_runs(finished):
 def noted(ran: list[str], config: object, workdir: Path, minutes: object) -> SimpleNamespace:
     """A training that only leaves its name."""
     ran.append(workdir.name)
-    return SimpleNamespace(cpu_seconds=None)
+    return SimpleNamespace(cpu_seconds=None, metrics={})
 
 
 def test_finished_runs_are_not_run_again_but_failed_ones_are(finished, spec, tmp_path, monkeypatch):

@@ -22,6 +22,11 @@ def test_attention_that_is_not_a_number_frames_the_regions_all_the_same():
         assert panels.draw_regions(image, corners, np.array(attention), 16).any()
 
 
+def test_an_image_without_regions_is_drawn_as_it_is():
+    image = np.full((64, 64, 3), 7, np.uint8)
+    assert (panels.draw_regions(image, np.zeros((0, 2), int), np.zeros(0), 16) == 7).all()
+
+
 def test_a_run_logs_a_panel_with_every_validation(trained):
     # Going on with a finished run, as other tests do, adds a file without panels.
     text = b"".join(path.read_bytes() for path in (trained / "tensorboard").iterdir())
