@@ -347,7 +347,7 @@ def run(target: Target, content: bytes) -> str:
     with tempfile.TemporaryDirectory() as folder:
         try:
             target.read(Path(folder).resolve(), content)
-        except InputError as error:
+        except (InputError, exported.ExportedError) as error:
             assert 0 < len(str(error)) < 5000, "a message without an end"
             return "refused"
     return "accepted"
