@@ -37,6 +37,8 @@ TITLES = {
     "train_cpu_seconds": "CPU minutes to train",
     "predict_cpu_seconds": "CPU ms an image",
 }
+FEWEST = 3
+"""Seeds from which their interval is shown; of fewer every value, and intervals over images."""
 FACTORS = {"train_cpu_seconds": 1 / 60, "predict_cpu_seconds": 1000}
 """Columns that are costs: the mean alone is shown, times this."""
 _BLOCK = re.compile(r"(<!-- (means|differences) ([\w-]+): ([\w. ]+) -->\n).*?(<!-- end -->)", re.S)
@@ -72,6 +74,8 @@ def _cell(values: Sequence[float], column: str) -> str:
         return _short(mean * FACTORS[column])
     if interval is None:
         return _short(mean)
+    if len(values) < FEWEST:  # an interval of two has no meaning
+        return f"{_short(mean)} ({', '.join(map(_short, values))})"
     return f"{_short(mean)} ({_short(interval[0])} to {_short(interval[1])})"
 
 
@@ -84,20 +88,23 @@ def differences(folder: Path, name: str, columns: Sequence[str]) -> list[Sequenc
     for row in dict.fromkeys(line["row"] for line in lines):
         cells = [cell for each in columns for cell in _difference(found.get((row, each)))]
         rows.append((f"`{row}`", *cells))
-    return rows
+    # No p where it would be of fewer seeds.
+    shown = [i for i, column in enumerate(zip(*rows[1:], strict=True)) if any(column)]
+    return [[cells[i] for i in shown] for cells in rows]
 
 
 def _difference(line: dict[str, str] | None) -> tuple[str, str]:
     if line is None:
         return "", ""
     ends = [line["ci95.low"], line["ci95.high"]]
-    if not all(ends):
+    few = len(line["seeds"].split()) < FEWEST
+    if few or not all(ends):  # then the images are what can be drawn again
         ends = [line["ci95_images.low"], line["ci95_images.high"]]
     cell = _short(float(line["difference"]), "+")
     if all(ends):
         low, high = (_short(float(end), "+") for end in ends)
         cell += f" ({low} to {high})"
-    return cell, f"{float(line['p_holm']):.3f}" if line["p_holm"] else ""
+    return cell, f"{float(line['p_holm']):.3f}" if line["p_holm"] and not few else ""
 
 
 def _short(value: float, sign: str = "") -> str:

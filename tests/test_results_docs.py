@@ -44,14 +44,15 @@ def folder(tmp_path) -> Path:
         ],
     )
     empty = dict.fromkeys(("ci95.low", "ci95.high", "ci95_images.low", "ci95_images.high"), "")
-    first = {"row": "b", "minus": "a", "difference": 0.2, "p_holm": 0.0312}
+    first = {"row": "b", "minus": "a", "difference": 0.2, "p_holm": 0.0312, "seeds": "0 1 2"}
     write(
         tmp_path / "s-comparisons.csv",
         [
             first | {"metric": "accuracy"} | empty | {"ci95.low": -0.01, "ci95.high": 0.41},
             first
-            | {"metric": "nll", "difference": -1.5, "p_holm": ""}
+            | {"metric": "nll", "difference": -1.5, "seeds": "0 1"}
             | empty
+            | {"ci95.low": -9, "ci95.high": 9}
             | {"ci95_images.low": -2, "ci95_images.high": -1},
         ],
     )
@@ -62,10 +63,10 @@ def test_tables_are_written_between_their_comments(folder):
     found = write_results.text(PAGE, folder)
     for line in (
         "| row | seeds | accuracy | NLL, calibrated | CPU minutes to train |",
-        "| `a` | 2 | .600 (-.671 to 1.87) | 1.23 (1.23 to 1.23) | 2.00 |",
+        "| `a` | 2 | .600 (.500, .700) | 1.23 (1.23, 1.23) | 2.00 |",
         "| `b` | 1 | .800 | 1.23 |  |",
-        "| row, less `a` | accuracy | accuracy, p | NLL | NLL, p |",
-        "| `b` | +.200 (-.010 to +.410) | 0.031 | -1.50 (-2.00 to -1.00) |  |",
+        "| row, less `a` | accuracy | accuracy, p | NLL |",
+        "| `b` | +.200 (-.010 to +.410) | 0.031 | -1.50 (-2.00 to -1.00) |",
     ):
         assert line in found, found
     assert "an old table" not in found
