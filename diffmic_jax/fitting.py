@@ -21,6 +21,7 @@ import numpy as np
 from diffmic_jax import recipes
 from diffmic_jax.config import Config
 from diffmic_jax.data.dataset import Dataset, open_dataset
+from diffmic_jax.data.loader import steps_per_epoch
 from diffmic_jax.data.sources import open_source
 from diffmic_jax.errors import InputError
 from diffmic_jax.evaluation.metrics import image_nll
@@ -135,10 +136,17 @@ def fit(plan: Plan, workdir: Path) -> Model:
     if stored:
         _check_same_plan(stored, plan, workdir)
         plan = stored
-    log.info("%s", plan.text)
+    elif (workdir / "config.json").exists():
+        raise InputError(
+            f"{workdir} holds a run that was not planned here; choose another --out, or go on with "
+            "it by its own --config"
+        )
     config = recipes.get("strong").changed(plan.changes)
+    log.info("%s", plan.text)
+    check_networks(config)
     check_writable(workdir)
     dataset = open_dataset(config)
+    steps_per_epoch(dataset.examples["train"], config.train.batch_size)  # refuses what cannot be
     if not plan.share:
         reserved = REPORT + AUDIT * len(dataset.source.records)
         left = 60 * plan.minutes - (time.monotonic() - began) - reserved

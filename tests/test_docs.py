@@ -28,7 +28,7 @@ def test_the_site_builds_with_strict_links(tmp_path):
     process = subprocess.run(command, cwd=PROJECT, env=own, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
     page = (tmp_path / "reference/index.html").read_text()
-    assert "Train on a data set, evaluate the best checkpoint" in page
+    assert "Train on a data set, evaluate on its test part" in page
     assert not re.search(r'(src|href)="https?://(fonts|cdn|unpkg)', page)
 
 

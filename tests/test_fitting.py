@@ -18,6 +18,7 @@ from diffmic_jax.inference.load import load
 from diffmic_jax.planning import budget
 from diffmic_jax.planning.budget import Cost
 from diffmic_jax.planning.rules import Machine
+from diffmic_jax.training.run import TrainingRun
 from tests import tiny
 
 CHANGES = {
@@ -33,6 +34,7 @@ CHANGES = {
 def quick():
     """A machine that is not timed, on which one epoch fits."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrainingRun, "_pace", lambda *args: None)
         patch.setattr(budget, "machine", lambda: Machine(devices="a test", seconds=0.01))
         patch.setattr(
             budget, "measure", lambda run: Cost(start=0, warmup=0, epoch=1e4, save=0, end=0)

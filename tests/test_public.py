@@ -230,7 +230,7 @@ def test_fit_takes_a_table_a_name_or_what_the_configuration_has(started, photos,
     table.write_text("image,label\n")
     own = Config(recipe="own", seed=7)
     for options in (
-        {"data": table},
+        {"data": table, "config": "default"},
         {"data": "phantom", "config": "quickstart:v2"},
         {"config": "ham10000:classifier", "changes": {"train.epochs": 3}},
         {"data": str(photos), "config": own, "workdir": tmp_path / "w"},
@@ -248,17 +248,36 @@ def test_fit_takes_a_table_a_name_or_what_the_configuration_has(started, photos,
     assert workdir == tmp_path / "w"
 
 
+AS_IS = {"config": "default"}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"data": "no/where"}, "no/where: no such folder or CSV, and not one of the data sets ph"),
         ({"config": "nothing"}, "--config=nothing: no such file; give one of your own, or one of"),
         ({"config": "default:v9"}, "recipe 'v9' is unknown; choose one of "),
-        ({"changes": {"train.epoch": 3}}, "config.train.epoch: there is no such field; did you "),
-        ({"changes": {"guidance.width": 3}}, "config.guidance.width is now config.model.width"),
-        ({"changes": {"train.epochs": "3"}}, "config.train.epochs='3' is of the wrong type; give"),
-        ({"changes": {"train.epochs": None}}, "config.train.epochs=None is of the wrong type; g"),
-        ({}, "config.data.root='' is not there; put a folder of images for each class there"),
+        (
+            {"config": "default", "changes": {"train.epoch": 3}},
+            "config.train.epoch: there is no such field; did you ",
+        ),
+        (
+            {"config": "default", "changes": {"guidance.width": 3}},
+            "config.guidance.width is now config.model.width",
+        ),
+        (
+            {"config": "default", "changes": {"train.epochs": "3"}},
+            "config.train.epochs='3' is of the wrong type; give",
+        ),
+        (
+            {"config": "default", "changes": {"train.epochs": None}},
+            "config.train.epochs=None is of the wrong type; g",
+        ),
+        ({}, "fit: name a folder, a CSV or a data set"),
+        (
+            {"config": "default"},
+            "config.data.root='' is not there; put a folder of images for each class there",
+        ),
     ],
 )
 def test_what_cannot_be_fitted_is_one_line(tmp_path, options, message):

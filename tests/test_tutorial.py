@@ -12,6 +12,7 @@ from diffmic_jax.planning import budget
 from diffmic_jax.planning.budget import Cost
 from diffmic_jax.planning.rules import Machine
 from diffmic_jax.serve import app
+from diffmic_jax.training.run import TrainingRun
 from tests import tiny
 from tests.processes import PROJECT
 
@@ -60,6 +61,7 @@ def run(words: list[str]) -> int:
 def test_the_commands_of_the_tutorial_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     # A slow machine, on which an epoch fits once.
+    monkeypatch.setattr(TrainingRun, "_pace", lambda *args: None)
     monkeypatch.setattr(budget, "machine", lambda: Machine(devices="a test", seconds=10))
     cost = Cost(start=0, warmup=0, epoch=1e4, save=0, end=0)
     monkeypatch.setattr(budget, "measure", lambda run: cost)

@@ -16,7 +16,7 @@ from jax import export
 from diffmic_jax.data.files import write_bytes, write_json, write_text
 from diffmic_jax.data.framing import Framing
 from diffmic_jax.inference.card import COPIES, markdown, model_card, versions
-from diffmic_jax.inference.exported import CUSTOM_CALLS, NEEDS, calls
+from diffmic_jax.inference.exported import CUSTOM_CALLS, NEEDS, OUTPUTS, calls
 from diffmic_jax.inference.load import Model
 from diffmic_jax.method.predict_step import fold, predict_step
 from diffmic_jax.method.sampling import MIRRORS
@@ -117,6 +117,8 @@ def _program(model: Model, batch_size: int | None) -> export.Exported:
 
     def classify(image: Array) -> Mapping[str, Array]:
         outputs = [program(image) for program in programs]
+        if len(outputs) == 1:
+            return {name: outputs[0][name] for name in OUTPUTS}
         samples = jnp.concatenate([each["samples"] for each in outputs], axis=1)
         names = ("probabilities", "guidance")
         means = {name: jnp.mean(jnp.stack([each[name] for each in outputs]), 0) for name in names}
@@ -144,6 +146,7 @@ def _member_program(model: Model) -> Callable[[Array], dict[str, Array]]:
         found = predict_step(method, variables, Batch(image, rows, rows), model.sampling_key, ready)
         return {
             "probabilities": found.probabilities,
+            "spread": found.spread,
             "samples": jax.vmap(lambda y0_hat: read_out(y0_hat[None]), 0, 1)(found.y0_hat),
             "guidance": method.task.link.activate(found.guidance.fused),
         }

@@ -23,8 +23,6 @@ SHARE = 0.75
 GIVEN = "given"
 """The reason of what the user has set."""
 FOLDS = 5
-DARK = 0.1
-"""Share of an image that may be dark surroundings before these are cut away."""
 WIDE = 1.4
 """Ratio of an image's sides up to which its centre square is taken for all of it."""
 STEPS = 100
@@ -78,7 +76,7 @@ def decide(case: Case) -> list[Decision]:
     """All decisions for a data set."""
     size, members = _size_and_members(case)
     found = [_size(case, size), _tune(case, size), _batch_size(case), *_folds(case, members)]
-    found += [_metric(case), *_checkpoints(case, found), _flip(case), _trim(case), _fit(case)]
+    found += [_metric(case), *_checkpoints(case, found), _flip(case), _fit(case)]
     kept = [each for each in found if each.field not in case.given]
     chosen = [Decision(field=name, value=x, reason=GIVEN) for name, x in case.given.items()]
     return kept + chosen
@@ -163,13 +161,6 @@ def _checkpoints(case: Case, found: Sequence[Decision]) -> list[Decision]:
         return []
     reason = f"a checkpoint and a validation after {epochs} epochs of {steps} steps"
     return [Decision(field="checkpoint.every_steps", value=epochs * steps, reason=reason)]
-
-
-def _trim(case: Case) -> Decision:
-    share = case.data.dark
-    value = "disc" if share > DARK else "none"
-    reason = f"{share:.0%} of an image is dark surroundings"
-    return Decision(field="data.trim", value=value, reason=reason)
 
 
 def _fit(case: Case) -> Decision:

@@ -179,7 +179,11 @@ class TrainingRun:
                 f"{self.workdir}: the data has changed since this run began: {changed}; restore "
                 "it, or choose another --workdir"
             )
-        return checkpoints.restore(step, abstract_state(self.method, self.mesh))
+        state = checkpoints.restore(step, abstract_state(self.method, self.mesh))
+        if theirs["config"]["train"]["epochs"] == self.config.train.epochs:
+            return state
+        planned = np.int32(self.method.optimization.horizon)  # the run is longer now
+        return state.replace(horizon=jax.device_put(planned, parallel.replicated(self.mesh)))
 
     def _write_facts(self) -> None:
         """The configuration, the split, and the images that are left out."""

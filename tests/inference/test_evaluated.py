@@ -51,7 +51,7 @@ def test_another_sampling_leaves_the_runs_own_results_as_they_are(run, capsys):
     assert f"written to {own / 'eval/test'}" in capsys.readouterr().out
     found = read(own / SCORES)
     assert (found["sampling"]["num_steps"], found["sampling"]["num_samples"]) == (2, 1)
-    assert "mean of 1 samples, 2 ancestral steps" in (own / "MODEL_CARD.md").read_text()
+    assert "mean of 1 sample of 2 ancestral steps" in (own / "MODEL_CARD.md").read_text()
     assert {path: path.read_bytes() for path in before} == before
 
 

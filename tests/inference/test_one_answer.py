@@ -33,7 +33,7 @@ def test_every_way_to_a_prediction_gives_the_same(trained, tiny_data, tmp_path):
     ways["a folder"] = np.array([folder[name] for name in names])
     page = ImageClassifier(load(trained))
     ways["the page"] = np.concatenate(
-        [page.classify(path.read_bytes(), path.name).probabilities for path in chosen]
+        [page.classify(path.read_bytes(), path.name)[0].probabilities for path in chosen]
     )
     assert cli.main(["export", f"--workdir={trained}", f"--out={tmp_path / 'e.stablehlo'}"]) == 0
     ways["exported"] = api.load(tmp_path / "e.stablehlo").predict(chosen).probabilities

@@ -13,6 +13,7 @@ from diffmic_jax.errors import InputError
 from diffmic_jax.planning import budget
 from diffmic_jax.planning.budget import Cost
 from diffmic_jax.training.pace import Limit
+from diffmic_jax.training.run import TrainingRun
 from tests import tiny
 
 COST = Cost(start=10, warmup=20, epoch=5, save=1, end=15)
@@ -41,6 +42,7 @@ def test_minutes_choose_the_epochs(tmp_path, tiny_data, monkeypatch, caplog):
 
 def test_a_run_that_was_begun_keeps_its_epochs(tmp_path, tiny_data, monkeypatch):
     config = tiny.make_config(tiny_data, train__epochs=3)
+    monkeypatch.setattr(TrainingRun, "_pace", lambda *args: None)
     # Two epochs, even if opening the data took half a minute.
     monkeypatch.setattr(budget, "measure", lambda run: dataclasses.replace(COST, epoch=75))
     first = api.train(config, tmp_path / "run", minutes=3.25)

@@ -81,14 +81,11 @@ def test_checkpoints_are_not_closer_than_they_are_worth():
     assert "checkpoint.every_steps" not in changes(MANY, LAPTOP, 20)
 
 
-def test_wide_images_are_padded_and_dark_surroundings_cut_away():
-    found = changes(FEW, LAPTOP, 20)
-    assert (found["data.fit"], found["data.trim"]) == ("crop", "none")
+def test_wide_images_are_padded():
+    assert changes(FEW, LAPTOP, 20)["data.fit"] == "crop"
     for aspect in (1.78, 0.56):
         wide = dataclasses.replace(FEW, aspect=(aspect, aspect, aspect))
         assert changes(wide, LAPTOP, 20)["data.fit"] == "letterbox"
-    retina = dataclasses.replace(FEW, dark=0.3)
-    assert changes(retina, LAPTOP, 20)["data.trim"] == "disc"
 
 
 def test_what_the_user_has_set_stays():
