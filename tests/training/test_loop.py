@@ -96,6 +96,7 @@ def test_a_finished_run_goes_on_with_more_epochs_where_its_rate_is_constant(
     )
     tiny.train(short, tmp_path / "run")
     caplog.set_level("INFO", "diffmic_jax")
+    caplog.clear()  # of what the first run has said, if another test has set that level
     tiny.train(long, tmp_path / "run")
     tiny.train(long, tmp_path / "whole")
     ours, theirs = (tiny.latest_state(long, tmp_path / name) for name in ("run", "whole"))
