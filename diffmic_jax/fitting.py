@@ -46,6 +46,8 @@ log = logging.getLogger("diffmic_jax")
 
 DIFFUSION = 0.15
 """Share of a member's minutes that its diffusion may take."""
+EPOCHS = 100
+"""The most of a training: with few images on a fast machine more would only learn them by heart."""
 ON_FEATURES: dict[str, Any] = {
     "guidance.tune": "head",
     "guidance.views": 2,
@@ -59,13 +61,16 @@ REPORT = 20.0
 AUDIT = 0.005
 
 
-def train(config: Config, workdir: Path, minutes: float | None = None) -> tuple[Model, Dataset]:
+def train(
+    config: Config, workdir: Path, minutes: float | None = None, most: int = 0
+) -> tuple[Model, Dataset]:
     """Train, or go on training; returns the best checkpoint and the data set, not yet calibrated.
 
     Args:
       config: what to train.
       workdir: where.
       minutes: of training and evaluation on this machine, which choose `train.epochs`.
+      most: epochs that are enough, though more would fit; 0: no limit.
 
     Raises:
       InputError: the configuration, the data or the workdir cannot work.
@@ -81,8 +86,10 @@ def train(config: Config, workdir: Path, minutes: float | None = None) -> tuple[
     run = TrainingRun.open(config, workdir, dataset, mesh)
     limit = None
     if minutes is not None:
-        found = budget.within(dataclasses.replace(run, began=began), minutes)
-        config, limit = config.changed({"train.epochs": found.epochs}), found.limit
+        found = budget.within(dataclasses.replace(run, began=began), minutes, most)
+        longest = run.method.warmup_steps + most * run.method.steps_per_epoch if most else 0
+        limit = dataclasses.replace(found.limit, longest=longest)
+        config = config.changed({"train.epochs": found.epochs})
         run = TrainingRun.open(config, workdir, dataset, mesh)
     guidance = partial(_guidance, config)
     run = dataclasses.replace(run, guidance=guidance, began=began, limit=limit)
@@ -181,13 +188,13 @@ def _member(config: Config, workdir: Path, i: int, minutes: float) -> Path:
     place = workdir / "folds" / str(i) if i else workdir
     fold = {"data.fold": i} if config.data.folds else {}
     config = config.changed({"seed": config.seed + i, **fold})
-    train(config, place, (1 - DIFFUSION) * minutes)
+    train(config, place, (1 - DIFFUSION) * minutes, EPOCHS)
     same = ("data", "model", "guidance", "checkpoint", "eval", "seed")
     kept = {name: getattr(config, name) for name in same}
     diffusion = dataclasses.replace(recipes.get("plus"), **kept)
     of_member = {"guidance.checkpoint": str(place), "train.batch_size": config.train.batch_size}
     diffusion = diffusion.changed(ON_FEATURES | of_member)
-    train(diffusion, place / "diffusion", DIFFUSION * minutes)
+    train(diffusion, place / "diffusion", DIFFUSION * minutes, EPOCHS)
     return place
 
 

@@ -88,13 +88,14 @@ class Budget:
         return Limit(seconds=60 * self.minutes - self.cost.end, save=self.cost.save)
 
 
-def within(run: TrainingRun, minutes: float) -> Budget:
+def within(run: TrainingRun, minutes: float, most: int = 0) -> Budget:
     """As many epochs as fit; the training itself ends in time if the machine becomes slower.
 
     Args:
       run: what to train; its `train.epochs` is not used. Where its workdir has one that was begun,
         that one's budget holds.
       minutes: from `run.began` until training and evaluation have ended.
+      most: epochs that are enough, though more would fit; 0: no limit.
 
     Raises:
       InputError: no time is left.
@@ -110,8 +111,10 @@ def within(run: TrainingRun, minutes: float) -> Budget:
     cost = measure(run)
     left = 60 * minutes - (time.monotonic() - run.began)
     # All processes have to take the same number.
-    epochs = int(multihost_utils.broadcast_one_to_all(np.int32(cost.epochs(left))))
+    fitting = min(cost.epochs(left), most or math.inf)
+    epochs = int(multihost_utils.broadcast_one_to_all(np.int32(fitting)))
     least = cost.start + cost.warmup + cost.epoch + cost.end
+    left = min(left, cost.start + cost.warmup + epochs * cost.epoch + cost.end)
     log.info(
         "about %d epochs of %.0f s each in %.1f minutes: the end is at %s",
         epochs,

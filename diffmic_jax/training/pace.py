@@ -28,6 +28,8 @@ class Limit:
     """From its beginning to its last checkpoint."""
     save: float
     """Seconds expected for the validation and saving of a checkpoint."""
+    longest: int = 0
+    """Steps beyond which there is nothing to gain, though there may be time; 0: no limit."""
 
 
 def last_step(horizon: int, max_steps: int) -> int:
@@ -87,6 +89,7 @@ class Pace:
             return end
         self._next_look = step + max(1, end // LOOKS)
         fitting = self._fitting(step, self._began + self._limit.seconds - now)
+        fitting = min(fitting, self._limit.longest or fitting)
         change = (fitting - end) / max(end - step, 1)
         moved = change < -SHORTER or (change > LONGER and step < end / 2)
         # All processes have to end together.

@@ -33,6 +33,8 @@ def test_minutes_choose_the_epochs(tmp_path, tiny_data, monkeypatch, caplog):
         assert found.epochs == 15
         assert found.limit == Limit(seconds=105, save=1)
         assert "about 15 epochs of 5 s each in 2.0 minutes" in caplog.text
+        assert budget.within(run, 2, most=4).epochs == 4
+        assert "about 4 epochs of 5 s each in 1.1 minutes" in caplog.text
         assert budget.within(run, 0.7).epochs == 1
     assert "a whole epoch takes 0.8 minutes: not all images will be seen" in caplog.text
     late = dataclasses.replace(run, began=time.monotonic() - 180)

@@ -68,6 +68,12 @@ def test_a_faster_machine_goes_on_longer_until_the_middle():
     assert train(paced(120, late), late, 100, {60: 0.5}) == [100]
 
 
+def test_what_is_long_enough_does_not_become_longer():
+    clock = Machine(1.0)
+    pace = Pace(Limit(seconds=1e6, save=2, longest=80), began=0, save_every=10, clock=clock)
+    assert train(pace, clock, 60, {}) == [60, 80]
+
+
 def test_earlier_processes_have_taken_their_time():
     clock = Machine(1.0)
     train(paced(120, clock, began=-60), clock, 100, {})
