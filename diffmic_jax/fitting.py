@@ -45,7 +45,8 @@ from diffmic_jax.types import Variables
 log = logging.getLogger("diffmic_jax")
 
 DIFFUSION = 0.15
-"""Share of a member's minutes that its diffusion may take."""
+"""Share of a member's minutes that its diffusion may take, but at least `LEAST`, or half."""
+LEAST = 1.0
 EPOCHS = 100
 """The most of a training: with few images on a fast machine more would only learn them by heart."""
 ON_FEATURES: dict[str, Any] = {
@@ -186,15 +187,16 @@ def _check_same_plan(stored: Plan, plan: Plan, workdir: Path) -> None:
 def _member(config: Config, workdir: Path, i: int, minutes: float) -> Path:
     """Train a plain classifier and a diffusion on its features; returns its workdir."""
     place = workdir / "folds" / str(i) if i else workdir
+    later = max(DIFFUSION * minutes, min(LEAST, minutes / 2))
     fold = {"data.fold": i} if config.data.folds else {}
     config = config.changed({"seed": config.seed + i, **fold})
-    train(config, place, (1 - DIFFUSION) * minutes, EPOCHS)
+    train(config, place, minutes - later, EPOCHS)
     same = ("data", "model", "guidance", "checkpoint", "eval", "seed")
     kept = {name: getattr(config, name) for name in same}
     diffusion = dataclasses.replace(recipes.get("plus"), **kept)
     of_member = {"guidance.checkpoint": str(place), "train.batch_size": config.train.batch_size}
     diffusion = diffusion.changed(ON_FEATURES | of_member)
-    train(diffusion, place / "diffusion", DIFFUSION * minutes, EPOCHS)
+    train(diffusion, place / "diffusion", later, EPOCHS)
     return place
 
 

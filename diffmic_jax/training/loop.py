@@ -31,6 +31,8 @@ from diffmic_jax.types import Array, Batch
 
 messages = logging.getLogger("diffmic_jax")
 
+WORTH_TELLING = 0.1
+"""Share of a training by which its end has to move before the log says so."""
 Metrics = Mapping[str, float]
 Validate = Callable[[TrainState], Metrics]
 _norm = jax.jit(optax.tree.norm)  # leaf by leaf it takes longer than a save
@@ -156,7 +158,8 @@ class Loop:
         horizon = self.pace.horizon(step, end)
         if horizon == end:
             return state, end
-        messages.info("training ends at step %d, not %d, to end in time", horizon, end)
+        level = logging.INFO if abs(horizon - end) > WORTH_TELLING * end else logging.DEBUG
+        messages.log(level, "training ends at step %d, not %d, to end in time", horizon, end)
         self.log.num_steps = horizon
         moved = jax.device_put(np.int32(horizon), parallel.replicated(self.mesh))
         return state.replace(horizon=moved), last_step(horizon, self.max_steps)
