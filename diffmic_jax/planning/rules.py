@@ -22,7 +22,8 @@ SHARE = 0.75
 """Of the minutes that go into training steps; the rest is reading, compiling and evaluation."""
 GIVEN = "given"
 """The reason of what the user has set."""
-FOLDS = 5
+LEAST, FOLDS = 3, 5
+"""Trainings on different folds, at least and at most."""
 WIDE = 1.4
 """Ratio of an image's sides up to which its centre square is taken for all of it."""
 STEPS = 100
@@ -67,9 +68,9 @@ class Case:
 
     @property
     def wanted(self) -> float:
-        """Images that a training should see: 30 epochs of 500 images, 10 of 5,000."""
+        """Images that a training should see: 15 epochs of 500 images, 8 of many."""
         n = self.data.learnable
-        return n * min(30.0, max(8.0, 670 / n**0.5))
+        return n * min(15.0, max(8.0, 340 / n**0.5))
 
 
 def decide(case: Case) -> list[Decision]:
@@ -83,22 +84,27 @@ def decide(case: Case) -> list[Decision]:
 
 
 def _size_and_members(case: Case) -> tuple[int, int]:
-    """The largest side at which the wanted number of trainings is long enough, and that number.
+    """Side of the images, and trainings on different folds.
 
-    With few images three trainings on different folds come first, the size second, and further
-    folds last: the mean of three is worth more than finer images (docs/results.md).
+    With many images it is the largest side at which one training is long enough. With few, a side
+    of `REFERENCE` comes first, then `LEAST` folds, since with fewer each training would lack too
+    many images, then larger sides, and further folds last.
     """
-    few = case.data.learnable < FEW and case.data.rarest >= FOLDS
-    least = 3 if few else 1
     side = case.data.side[1]
     # No larger than the images themselves: the next size above their side.
     useful = [size for size in SIZES if size <= side] + [size for size in SIZES if size > side][:1]
     if "data.image_size" in case.given:
         useful = [case.given["data.image_size"]]
+    few = case.data.learnable < FEW and case.data.rarest >= FOLDS
+    fine = min(REFERENCE, max(useful))
+    folded = few and case.images(fine) >= LEAST * case.wanted
+    if few and not folded:
+        useful = [size for size in useful if size <= fine] or useful
+    least = LEAST if folded else 1
     fitting = [size for size in useful if case.images(size) >= least * case.wanted]
     size = max(fitting, default=useful[0])
     members = int(case.images(size) // case.wanted)
-    return size, max(1, min(FOLDS, members)) if few else 1
+    return size, min(FOLDS, members) if folded else 1
 
 
 def _size(case: Case, size: int) -> Decision:

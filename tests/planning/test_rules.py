@@ -51,9 +51,11 @@ def test_few_images_are_folded_and_many_have_a_validation_part():
 
 
 def test_more_minutes_or_a_faster_machine_give_larger_images_and_then_more_folds():
-    sizes = [changes(FEW, LAPTOP, m)["data.image_size"] for m in (5, 20, 60, 200)]
+    found = [changes(FEW, LAPTOP, m) for m in (2, 6, 20, 60, 200)]
+    sizes = [each["data.image_size"] for each in found]
     assert sizes == sorted(sizes)
-    assert sizes[0] < sizes[-1] == 224
+    assert sizes[0] < sizes[1] == sizes[2] == 128 < sizes[-1] == 224
+    assert [each.get("data.folds", 1) for each in found[:3]] == [1, 1, 3]
     assert changes(FEW, LAPTOP, 600)["data.folds"] == 5
     assert changes(FEW, GPU, 5)["data.image_size"] == 224
 
