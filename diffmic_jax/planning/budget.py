@@ -7,7 +7,6 @@ import dataclasses
 import json
 import logging
 import math
-import os
 import statistics
 import time
 from collections.abc import Generator
@@ -31,6 +30,7 @@ from diffmic_jax.nn.efficientnet import Block, Stage
 from diffmic_jax.planning.rules import REFERENCE, Machine
 from diffmic_jax.training import features, parallel
 from diffmic_jax.training.pace import Limit
+from diffmic_jax.training.progress import devices
 from diffmic_jax.training.run import TrainingRun
 from diffmic_jax.training.state import Purpose, fresh_state
 from diffmic_jax.types import Array, Batch, Variables
@@ -240,10 +240,4 @@ def machine() -> Machine:
         began = time.monotonic()
         jax.block_until_ready(step(variables["params"]))
         times.append(time.monotonic() - began)
-    devices = jax.devices()
-    kind = (
-        f"{os.cpu_count()} CPU cores"
-        if devices[0].platform == "cpu"
-        else (f"{len(devices)} {devices[0].device_kind}")
-    )
-    return Machine(devices=kind, seconds=BLOCKS * statistics.median(times[1:]) / len(image))
+    return Machine(devices=devices(), seconds=BLOCKS * statistics.median(times[1:]) / len(image))

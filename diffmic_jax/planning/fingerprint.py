@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from diffmic_jax.data.framing import bright_box
 from diffmic_jax.data.layouts import PARTS, Record, label_array
 from diffmic_jax.data.pixels import Decoded
 from diffmic_jax.data.sources import CLEAN, Source
@@ -36,8 +35,6 @@ class Fingerprint:
     """Smallest, median and largest shorter side of an image, in pixels."""
     aspect: tuple[float, float, float]
     """Smallest, median and largest width over height."""
-    dark: float
-    """Median share of an image that is dark surroundings."""
     gray: float
     """Share of the images that are gray."""
     bits: int
@@ -68,7 +65,6 @@ class Fingerprint:
             aspect=tuple(
                 round(x, 2) for x in (aspects[0], statistics.median(aspects), aspects[-1])
             ),
-            dark=round(float(np.median([_dark(each.pixels) for each in looks])), 2),
             gray=round(float(np.mean([_is_gray(each.pixels) for each in looks])), 2),
             bits=max(each.bits for each in looks),
         )
@@ -105,12 +101,6 @@ def _is_gray(pixels: np.ndarray) -> bool:
     return bool(
         (pixels[..., 0] == pixels[..., 1]).all() and (pixels[..., 0] == pixels[..., 2]).all()
     )
-
-
-def _dark(pixels: np.ndarray) -> float:
-    """The share of a picture outside of what is bright."""
-    top, bottom, left, right = bright_box(pixels)
-    return 1 - (bottom - top) * (right - left) / (pixels.shape[0] * pixels.shape[1])
 
 
 def _leaked(source: Source) -> int:

@@ -21,7 +21,7 @@ def test_class_folders(tiny_data):
     assert (found.groups, found.leaked) == (0, 0)
     assert found.side == (32, 32, 32)
     assert found.aspect == pytest.approx((0.89,) * 3)
-    assert (found.gray, found.bits, found.dark) == (0, 0, 0)
+    assert (found.gray, found.bits) == (0, 0)
     assert (found.learnable, found.rarest) == (30, 10)
 
 

@@ -21,7 +21,6 @@ FEW = Fingerprint(
     leaked=0,
     side=(190, 470, 719),
     aspect=(0.9, 1.2, 1.9),
-    dark=0.0,
     gray=1.0,
     bits=0,
 )
