@@ -24,7 +24,7 @@ from diffmic_jax.data.dataset import Dataset, open_dataset
 from diffmic_jax.data.loader import steps_per_epoch
 from diffmic_jax.data.sources import open_source
 from diffmic_jax.errors import InputError
-from diffmic_jax.evaluation.metrics import image_nll
+from diffmic_jax.evaluation.metrics import SCALARS, compute, image_nll
 from diffmic_jax.evaluation.run import calibrate, evaluate, held_out, validator
 from diffmic_jax.fields import flatten
 from diffmic_jax.inference.ensemble import FILE as MEMBERS
@@ -206,27 +206,27 @@ def _choose(plan: Plan, workdir: Path, places: list[Path], dataset: Dataset) -> 
     Better is a lower NLL by more than one standard error of the difference, over groups.
     """
     names = {"classifier": "", "diffusion": "diffusion"}
-    losses, groups = {}, np.empty(0)
+    losses, measured, groups = {}, {}, np.empty(0)
     for name, below in names.items():
         model = Ensemble.of([load(place / below) for place in places], workdir)
         found = held_out(model, dataset)
         groups = found.groups
-        losses[name] = image_nll(found.outputs.probabilities, found.outputs.label, model.task)
-    error = _standard_error(losses["diffusion"] - losses["classifier"], groups)
-    gain = float((losses["classifier"] - losses["diffusion"]).mean())
-    chosen = "diffusion" if gain > error else "classifier"
-    outcome = [
-        {"name": name, "nll": float(found.mean()), "chosen": name == chosen}
-        for name, found in losses.items()
-    ]
-    log.info(
-        "held-out NLL: classifier %.4f, diffusion %.4f, difference %.4f (standard error %.4f): %s",
-        *(each["nll"] for each in outcome),
-        -gain,
-        error,
-        chosen,
+        answer = (found.outputs.probabilities, found.outputs.label, model.task)
+        losses[name], measured[name] = image_nll(*answer), compute(*answer, bootstrap=0)
+    difference = losses["diffusion"] - losses["classifier"]
+    error = _standard_error(difference, groups)
+    chosen = "diffusion" if difference.mean() < -error else "classifier"
+    choice = (
+        f"on {len(difference):,} held-out images the diffusion's NLL differs by "
+        f"{difference.mean():+.4f} from the plain classifier's, standard error {error:.4f}: the "
+        f"{chosen} answers"
     )
-    plan.write(workdir, outcome)
+    log.info("%s", choice)
+    candidates = tuple(
+        {"name": name, "chosen": name == chosen} | {metric: found[metric] for metric in SCALARS}
+        for name, found in measured.items()
+    )
+    dataclasses.replace(plan, candidates=candidates, choice=choice).write(workdir)
     where = [(place / names[chosen]).relative_to(workdir).as_posix() for place in places]
     keep_members(workdir, where)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -16,8 +17,10 @@ from diffmic_jax.errors import InputError, Interrupted
 from diffmic_jax.inference.ensemble import keep_members, member_workdirs
 from diffmic_jax.inference.load import load
 from diffmic_jax.planning import budget
+from diffmic_jax.planning import plan as plans
 from diffmic_jax.planning.budget import Cost
 from diffmic_jax.planning.rules import Machine
+from diffmic_jax.report import page, planned
 from diffmic_jax.training.run import TrainingRun
 from tests import tiny
 
@@ -56,6 +59,8 @@ def test_a_fit_leaves_a_plan_two_members_and_their_mean(fitted, tiny_data):
     names = [each["name"] for each in plan["candidates"]]
     assert names == ["classifier", "diffusion"]
     (chosen,) = [each["name"] for each in plan["candidates"] if each["chosen"]]
+    assert plan["choice"].endswith(f"the {chosen} answers")
+    assert all(0 < each["nll"] < 5 and 0 <= each["accuracy"] <= 1 for each in plan["candidates"])
     below = "" if chosen == "classifier" else "diffusion"
     assert member_workdirs(fitted) == (fitted / below, fitted / "folds/1" / below)
     model = load(fitted)
@@ -68,6 +73,24 @@ def test_a_fit_leaves_a_plan_two_members_and_their_mean(fitted, tiny_data):
     held = [{*row} for row in map(held_out_images, (fitted, fitted / "folds/1"))]
     assert not held[0] & held[1]
     assert len(held[0] | held[1]) == tiny.TRAIN + tiny.VALIDATION
+
+
+def test_the_report_of_a_fit_has_each_decision_with_its_reason(fitted, tiny_data):
+    plan = plans.read(fitted)
+    assert plan is not None
+    html = planned.section(plan)
+    for each in plan.decisions:
+        assert page.text(each.reason) in html
+        assert f'<td data-title="field">{each.field}</td>' in html
+    first, second = plan.candidates
+    row = '<td data-title="">accuracy</td>'
+    start = html.index(row)
+    shown = html[start : html.index("</tr>", start)]
+    for each in (first, second):
+        assert f">{each['accuracy']:.3f}</td>" in shown
+    assert html.count("(answers)</th>") == 1
+    unchosen = dataclasses.replace(plan, candidates=(), choice="")
+    assert "candidates" not in planned.section(unchosen)
 
 
 def held_out_images(workdir: Path) -> list[str]:

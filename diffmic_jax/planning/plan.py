@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,10 @@ class Plan:
     decisions: tuple[Decision, ...]
     share: float = 0.0
     """Minutes of each member; 0: not yet known, since the images are still to be decoded."""
+    candidates: tuple[dict[str, Any], ...] = ()
+    """Name, whether it was chosen, and the metrics on the images that each member holds out."""
+    choice: str = ""
+    """Why that one was chosen; empty as long as none is."""
 
     @classmethod
     def of(cls, case: Case) -> Plan:
@@ -54,24 +57,28 @@ class Plan:
         return int(self.changes.get("data.folds", 0)) or 1
 
     @property
-    def text(self) -> str:
-        """For the terminal: the data, then a line for each decision."""
+    def head(self) -> str:
+        """The data and the budget, in a line."""
         data = self.data
         parts = ", ".join(f"{count:,} {part}" for part, count in data.images.items())
-        head = (
+        return (
             f"{data.name}: {parts}; {len(data.classes)} classes, {data.labels}; "
             f"{self.minutes:g} minutes on {self.machine.devices}"
         )
-        rows = [f"  {each.field} = {each.value}: {each.reason}" for each in self.decisions]
-        return "\n".join([head, *rows])
 
-    def write(self, workdir: Path, outcome: Sequence[dict[str, Any]] = ()) -> None:
-        """Write `plan.json`; the outcome is what validation says of the candidates.
+    @property
+    def text(self) -> str:
+        """For the terminal: the data, then a line for each decision."""
+        rows = [f"  {each.field} = {each.value}: {each.reason}" for each in self.decisions]
+        return "\n".join([self.head, *rows])
+
+    def write(self, workdir: Path) -> None:
+        """Write `plan.json`.
 
         Raises:
           InputError: the file cannot be written.
         """
-        write_json(workdir / FILE, dataclasses.asdict(self) | {"candidates": list(outcome)})
+        write_json(workdir / FILE, dataclasses.asdict(self))
 
 
 def read(workdir: Path) -> Plan | None:
@@ -91,6 +98,8 @@ def read(workdir: Path) -> Plan | None:
             minutes=found["minutes"],
             decisions=tuple(Decision(**_tuples(each)) for each in found["decisions"]),
             share=found["share"],
+            candidates=tuple(map(dict, found["candidates"])),
+            choice=found["choice"],
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(

@@ -22,7 +22,8 @@ from diffmic_jax.evaluation.run import calibrate, evaluate
 from diffmic_jax.inference.card import steps_of, write_card
 from diffmic_jax.inference.evaluated import folder_of, is_current
 from diffmic_jax.inference.load import Model
-from diffmic_jax.report import audited, page, sections
+from diffmic_jax.planning import plan as plans
+from diffmic_jax.report import audited, page, planned, sections
 from diffmic_jax.report.collect import FILES, Results, data_name, read_results
 from diffmic_jax.report.images import ImageSections
 from diffmic_jax.report.info import num_parameters
@@ -62,6 +63,7 @@ def write_report(model: Model, dataset: Dataset, out: Path, split: str = "test")
         ("results", "Results", sections.headline(results, comparison, found, diffuses)),
         *_sections(model, dataset, split, results),
         ("audit", "The data and its split", audited.section(found)),
+        *_planned(model),
         ("facts", "Configuration and versions", _facts(model)),
     ]
     write_text(out, page.document(data_name(model.config), head, parts))
@@ -81,6 +83,12 @@ def _sections(
         ("gallery", "Cases", images.gallery()),
         ("embeddings", "The denoiser's features", images.embeddings()),
     ]
+
+
+def _planned(model: Model) -> list[tuple[str, str, str]]:
+    """The section about the decisions of `fit`, where these made the run."""
+    plan = plans.read(model.workdir)
+    return [("plan", "What was decided, and why", planned.section(plan))] if plan else []
 
 
 def _completed(model: Model, dataset: Dataset, split: str) -> Model:

@@ -9,6 +9,7 @@ import numpy as np
 from scipy.special import entr
 
 from diffmic_jax.evaluation.referral import SHARE, referral_curve
+from diffmic_jax.inference.ood import FALSE_ALARMS
 from diffmic_jax.report import figures, page
 from diffmic_jax.report.collect import Results
 from diffmic_jax.report.page import Raw
@@ -165,7 +166,7 @@ def reliability(results: Results) -> str:
     for name, title, p, ece in shown:
         confidence, outcome = _confidences(p, results)
         items.append(page.figure(figures.reliability(name, title, confidence, outcome, ece)))
-    return page.grid(items) + _calibrated_note(scores["calibrated"])
+    return page.grid(items) + _calibrated_note(scores["calibrated"]) + _familiar_note(scores)
 
 
 def _confidences(p: np.ndarray, results: Results) -> tuple[np.ndarray, np.ndarray]:
@@ -174,6 +175,18 @@ def _confidences(p: np.ndarray, results: Results) -> tuple[np.ndarray, np.ndarra
         known = results.task.known(results.label)
         return p[known], results.label[known].astype(float)
     return p.max(axis=1), (p.argmax(axis=1) == results.label).astype(float)
+
+
+def _familiar_note(scores: dict[str, Any]) -> str:
+    """What the detector of unlike images says of these; empty without one."""
+    share = scores.get("unfamiliar")
+    if share is None:
+        return ""
+    return page.paragraph(
+        f"{share:.1%} of these images do not look like the training images; of new ones of the "
+        f"same kind about {FALSE_ALARMS:.0%} do not. On such images the probabilities mean nothing.",
+        "note",
+    )
 
 
 def _calibrated_note(after: dict[str, Any] | None) -> str:
