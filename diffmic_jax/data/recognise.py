@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from diffmic_jax.data import tables
+from diffmic_jax.data import csvfile, tables
 from diffmic_jax.data.catalog import CATALOG, MEDMNIST
 from diffmic_jax.data.named import close_paths
-from diffmic_jax.errors import InputError
+from diffmic_jax.errors import InputError, Problems
 from diffmic_jax.fields import did_you_mean
 
 log = logging.getLogger("diffmic_jax")
@@ -23,7 +25,8 @@ def data_fields(data: str | Path) -> dict[str, Any]:
     """The fields of a configuration that name a data set.
 
     A folder is a published data set if it holds that one's table of labels; with a table of images
-    and labels of its own, that one counts; else its folders are the classes.
+    and labels of its own, that one counts, and one of images and groups beside it; else its folders
+    are the classes.
 
     Args:
       data: a folder, a CSV, an NPZ of MedMNIST, or the name of a data set.
@@ -63,17 +66,38 @@ def _of_folder(folder: Path) -> dict[str, Any]:
     archives = sorted(folder.glob("*.npz"))
     if len(archives) == 1:
         return _of_npz(archives[0])
-    found = [path for path in sorted(folder.glob("*.csv")) if _has_labels(path)]
-    if len(found) > 1:
-        names = ", ".join(path.name for path in found)
-        raise InputError(
-            f"{folder} has several tables of images and labels ({names}); name the right one, as "
-            f"{folder / found[-1].name}"
-        )
-    if found:
-        log.info("%s has the labels", found[0])
-        return _of_table(found[0])
-    return {"data.name": "images", "data.root": str(folder)}
+    csvs = sorted(folder.glob("*.csv"))
+    if not (labels := _fullest([path for path in csvs if _has_labels(path)])):
+        return {"data.name": "images", "data.root": str(folder)}
+    log.info("%s has the labels", labels)
+    groups = [path for path in csvs if _has_groups(path)]
+    if len(groups) != 1 or _has_groups(labels):
+        return _of_table(labels)
+    log.info("%s has the groups (lesions, patients)", groups[0])
+    return _of_table(labels) | {"data.groups": groups[0].name}
+
+
+def _fullest(found: Sequence[Path]) -> Path | None:
+    """Of tables with the same labels the one that tells more than the others; None if there is no
+    table.
+
+    Raises:
+      InputError: they differ, or none tells more.
+    """
+    if len(found) < 2:
+        return found[0] if found else None
+    with contextlib.suppress(InputError):  # a table that is not whole is like no other
+        rows = {path: tables.read_labels(path).rows for path in found}
+        told = {path: len({(r.part, r.group) for r in rows[path]}) for path in found}
+        first, second = sorted(found, key=told.__getitem__, reverse=True)[:2]
+        same = {frozenset((row.image, row.label) for row in each) for each in rows.values()}
+        if len(same) == 1 and told[first] > told[second]:
+            return first
+    names = ", ".join(path.name for path in found)
+    raise InputError(
+        f"{found[0].parent} has several tables of images and labels ({names}); name the right one, "
+        f"as {found[-1]}"
+    )
 
 
 def _of_table(path: Path) -> dict[str, Any]:
@@ -89,8 +113,27 @@ def _of_npz(path: Path) -> dict[str, Any]:
 
 
 def _has_labels(path: Path) -> bool:
-    """Whether a CSV is a table of images and their labels."""
+    """Whether a CSV is a table of images and their labels, though some of these may be missing."""
     try:
-        return bool(tables.read_labels(path).rows)
+        named = _has_columns(path, tables.LABEL_COLUMNS)
+        return named or bool(tables.read_labels(path).rows)
     except InputError:
         return False
+
+
+def _has_groups(path: Path) -> bool:
+    """Whether a CSV is a table of images and their groups."""
+    try:
+        return _has_columns(path, tables.GROUP_COLUMNS)
+    except InputError:
+        return False
+
+
+def _has_columns(path: Path, names: Sequence[str]) -> bool:
+    """Whether a CSV has a column of images, and one of these.
+
+    Raises:
+      InputError: it is no table.
+    """
+    table = csvfile.read(path, "labels", (*tables.IMAGE_COLUMNS, *names), Problems())
+    return bool(table.column(tables.IMAGE_COLUMNS) and table.column(names))

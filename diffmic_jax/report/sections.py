@@ -184,7 +184,7 @@ def _familiar_note(scores: dict[str, Any]) -> str:
         return ""
     return page.paragraph(
         f"{share:.1%} of these images do not look like the training images; of new ones of the "
-        f"same kind about {FALSE_ALARMS:.0%} do not. On such images the probabilities mean nothing.",
+        f"same kind about {FALSE_ALARMS:.0%} do not. There the probabilities mean nothing.",
         "note",
     )
 

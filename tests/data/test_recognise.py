@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from diffmic_jax.config import Config
 from diffmic_jax.data.recognise import data_fields
+from diffmic_jax.data.sources import open_source
 from diffmic_jax.errors import InputError
 
 
@@ -16,12 +18,24 @@ def test_class_folders(tmp_path):
 def test_a_table_of_labels_beside_the_images(tmp_path):
     table = {"data.name": "images", "data.root": str(tmp_path), "data.labels": "mine.csv"}
     (tmp_path / "mine.csv").write_text("image,label\na.png,cat\nb.png,dog\n")
-    (tmp_path / "groups.csv").write_text("image,group\na.png,1\nb.png,2\n")
     assert data_fields(tmp_path) == table
     assert data_fields(tmp_path / "mine.csv") == table
+    (tmp_path / "groups.csv").write_text("image,group\na.png,1\nb.png,2\n")
+    assert data_fields(tmp_path) == table | {"data.groups": "groups.csv"}
+    (tmp_path / "both.csv").write_text("image,label,group\nb.png,dog,2\na.png,cat,1\n")
+    assert data_fields(tmp_path) == table | {"data.labels": "both.csv"}
+    (tmp_path / "both.csv").unlink()
     (tmp_path / "other.csv").write_text("image,label\na.png,dog\nb.png,dog\n")
     with pytest.raises(InputError, match=r"several tables .*\(mine.csv, other.csv\); name the"):
         data_fields(tmp_path)
+
+
+def test_a_table_that_lacks_labels_is_still_the_table(tmp_path):
+    (tmp_path / "mine.csv").write_text("image,label\na.png,cat\nb.png,\nc.png,dog\n")
+    fields = data_fields(tmp_path)
+    assert fields["data.labels"] == "mine.csv"
+    with pytest.raises(InputError, match=r"mine.csv row 3: no label; 1 such cells"):
+        open_source(Config().changed(fields).data)
 
 
 def test_a_published_data_set_by_its_own_table(tmp_path):
