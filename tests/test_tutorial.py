@@ -1,4 +1,4 @@
-"""Every command of docs/tutorial.md runs, on fewer images and tiny networks."""
+"""Every command of docs/tutorial.md and docs/further.md runs, on fewer images and tiny networks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from tests import tiny
 from tests.processes import PROJECT
 
 BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```", re.M | re.S)
-BLOCKS = BLOCK.findall((PROJECT / "docs/tutorial.md").read_text())
+PAGES = ("tutorial", "further")
+BLOCKS = [
+    found for name in PAGES for found in BLOCK.findall((PROJECT / f"docs/{name}.md").read_text())
+]
 FEWER = {"[:612]": "[:92]", "index < 600": "index < 80", "new/0600.png": "new/0080.png"}
 SETUP = ("scripts/setup", "source", "pip")
 """Words of commands that a test does not run: they make the environment that it runs in."""
@@ -78,8 +81,9 @@ def test_the_commands_of_the_tutorial_run(tmp_path, monkeypatch, capsys):
         assert run(words) == 0, (words, capsys.readouterr().err)
         done.append(words[1])
     assert done == [
-        *("audit", "fit", "evaluate", "report", "predict", "predict", "serve", "export", "fit"),
-        *("compare", "evaluate", "main.py"),
+        *("audit", "fit", "predict"),
+        *("evaluate", "report", "predict", "serve", "export", "fit", "compare", "evaluate"),
+        "main.py",
     ]
     assert {"report.html", "CHECKLIST.md", "MODEL_CARD.md", "split.csv"} <= {
         path.name for path in Path("runs/mine").iterdir()
