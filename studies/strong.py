@@ -23,13 +23,14 @@ from studies import settings
 SMALL, RANDOM = {"data.image_size": 64}, {"guidance.pretrained": ""}
 MEDIUM = {"data.image_size": 128}
 GROUPED = {"data.name": "images", "data.protocol": "grouped", "data.validation_fraction": 0.15}
+RETINAS = {"data.flip": "both", "model.stem": "imagenet"}
 VARIANTS: dict[str, tuple[str, dict[str, Any], float | None]] = {
     "smoke": ("configs/quickstart.py:", settings.SMOKE, None),
     "ham10000": ("configs/ham10000.py:", MEDIUM | {"data.flip": "both"}, 30),
     "busi": ("configs/busi.py:", MEDIUM | {"data.validation_fraction": 0.15}, 4),
     "eyepacs": ("configs/default.py:", MEDIUM | GROUPED | {"data.flip": "both"}, 4),
     "chestxray14": ("configs/chestxray14.py:", SMALL | {"guidance.region_size": 24}, 4),
-    "retinamnist": ("configs/medmnist.py:retinamnist,", SMALL | {"data.flip": "both"}, 4),
+    "retinamnist": ("configs/medmnist.py:retinamnist,", SMALL | RETINAS, 4),
 }
 """Configuration, changes of every row, and minutes of each training."""
 HEAD = {
