@@ -119,7 +119,7 @@ def diffusion_loss(
     network side by side. The batch statistics of those that go through the main stream's projection
     are recorded, one after the other. The others normalise by their own batch as well, but no
     prediction ever goes their way, and their statistics would only blur the main stream's
-    (docs/results.md has by how much).
+    (docs/results/log.md has by how much).
 
     Args:
       method: what to compute.
