@@ -1,9 +1,10 @@
 """From a data set and some minutes to a classifier: plan, train, choose, calibrate, evaluate.
 
-A plan has one or several members, each a plain classifier that holds out a part of the images, with
-a diffusion on its features. The held-out images choose between the plain classifiers and the
-diffusions; the answer is the mean of the members. Member 0 lies in the workdir itself, member i in
-`folds/i`, each diffusion in `diffusion` inside its member.
+A plan has one or several members, each of which holds out a part of the images: a network that is
+fine-tuned as a whole (`classifier`), a diffusion on its features (`diffusion`), and with few images
+the last layer alone on the features of the weights that it starts from (`head`). The held-out
+images choose between these and their means. Member 0 lies in the workdir itself, member i in
+`folds/i`, its other networks in folders of their names inside it.
 """
 
 from __future__ import annotations
@@ -25,17 +26,19 @@ from diffmic_jax.data.loader import steps_per_epoch
 from diffmic_jax.data.sources import open_source
 from diffmic_jax.errors import InputError
 from diffmic_jax.evaluation.metrics import SCALARS, compute, image_nll
-from diffmic_jax.evaluation.run import calibrate, evaluate, held_out, validator
+from diffmic_jax.evaluation.run import HeldOut, calibrate, evaluate, held_out, validator
 from diffmic_jax.fields import flatten
+from diffmic_jax.inference import calibration
+from diffmic_jax.inference.calibration import Calibrations
 from diffmic_jax.inference.ensemble import FILE as MEMBERS
-from diffmic_jax.inference.ensemble import Ensemble, keep_members
+from diffmic_jax.inference.ensemble import Ensemble, Members, keep_members, mean
 from diffmic_jax.inference.load import Model, load
 from diffmic_jax.method.networks import check_networks
 from diffmic_jax.planning import budget
 from diffmic_jax.planning import plan as plans
 from diffmic_jax.planning.fingerprint import Fingerprint
 from diffmic_jax.planning.plan import Plan
-from diffmic_jax.planning.rules import Case
+from diffmic_jax.planning.rules import FEW, Case
 from diffmic_jax.training import parallel, peers
 from diffmic_jax.training.owner import check_free, owned
 from diffmic_jax.training.run import TrainingRun
@@ -44,9 +47,11 @@ from diffmic_jax.types import Variables
 
 log = logging.getLogger("diffmic_jax")
 
-DIFFUSION = 0.15
-"""Share of a member's minutes that its diffusion may take, but at least `LEAST`, or half."""
+EXTRA = 0.12
+"""Share of a member's minutes that each network beside the classifier may take, and the least."""
 LEAST = 1.0
+EXTRAS = 0.4
+"""The most of all of them together; what does not fit is left out, the diffusion last."""
 EPOCHS = 100
 """The most of a training: with few images on a fast machine more would only learn them by heart."""
 ON_FEATURES: dict[str, Any] = {
@@ -57,6 +62,20 @@ ON_FEATURES: dict[str, Any] = {
     "checkpoint.every_steps": 200,
 }
 """A denoiser that learns on the features of a finished classifier."""
+HEAD: dict[str, Any] = {
+    "guidance.tune": "head",
+    "guidance.views": 8,
+    "guidance.drop_path": 0.0,
+    "checkpoint.every_steps": 200,
+}
+"""A last layer on features that do not change."""
+CANDIDATES = {
+    "classifier": ("classifier",),
+    "diffusion": ("diffusion",),
+    "classifier and head": ("classifier", "head"),
+    "diffusion and head": ("diffusion", "head"),
+}
+"""What may answer, the simpler before; of several networks the mean does."""
 REPORT = 20.0
 """Seconds for the report, and those below for each image that its audit reads."""
 AUDIT = 0.005
@@ -155,13 +174,20 @@ def fit(plan: Plan, workdir: Path) -> Model:
     check_writable(workdir)
     dataset = open_dataset(config)
     steps_per_epoch(dataset.examples["train"], config.train.batch_size)  # refuses what cannot be
+    end = None  # of a fit that goes on, each member has the minutes that it had
     if not plan.share:
         reserved = REPORT + AUDIT * len(dataset.source.records)
-        left = 60 * plan.minutes - (time.monotonic() - began) - reserved
-        plan = dataclasses.replace(plan, share=max(left, 1.0) / 60 / plan.members)
+        end = began + 60 * plan.minutes - reserved
+        left = max(end - time.monotonic(), 1.0)
+        plan = dataclasses.replace(plan, share=left / 60 / plan.members)
         plan.write(workdir)
     if not (workdir / MEMBERS).exists():
-        places = [_member(config, workdir, i, plan.share) for i in range(plan.members)]
+        places = []
+        for i in range(plan.members):
+            minutes = plan.share
+            if end is not None:  # what those before have left over is shared
+                minutes = max(end - time.monotonic(), 1.0) / 60 / (plan.members - i)
+            places.append(_member(config, workdir, i, minutes, _extras(plan)))
         _choose(plan, workdir, places, dataset)
     model = load(workdir)
     with owned(workdir):
@@ -184,51 +210,95 @@ def _check_same_plan(stored: Plan, plan: Plan, workdir: Path) -> None:
             )
 
 
-def _member(config: Config, workdir: Path, i: int, minutes: float) -> Path:
-    """Train a plain classifier and a diffusion on its features; returns its workdir."""
+def _extras(plan: Plan) -> tuple[str, ...]:
+    """The networks of a member beside its classifier, as many as there is time for."""
+    of_few = plan.data.learnable < FEW and plan.changes["guidance.tune"] == "full"
+    wanted = ("diffusion", *["head"] * of_few)
+    return wanted[: int(EXTRAS * plan.share / _minutes_of_extra(plan.share)) or 1]
+
+
+def _minutes_of_extra(minutes: float) -> float:
+    """Of a member's minutes, those of each network beside the classifier."""
+    return max(EXTRA * minutes, min(LEAST, minutes / 2))
+
+
+def _member(config: Config, workdir: Path, i: int, minutes: float, extras: tuple[str, ...]) -> Path:
+    """Train a member's networks; returns its workdir."""
+    began = time.monotonic()
     place = workdir / "folds" / str(i) if i else workdir
-    later = max(DIFFUSION * minutes, min(LEAST, minutes / 2))
+    each = _minutes_of_extra(minutes)
     fold = {"data.fold": i} if config.data.folds else {}
     config = config.changed({"seed": config.seed + i, **fold})
-    train(config, place, minutes - later, EPOCHS)
+    if "head" in extras:
+        train(config.changed(HEAD), place / "head", each, EPOCHS)
+        minutes -= min(each, (time.monotonic() - began) / 60)
+    train(config, place, minutes - each, EPOCHS)
     same = ("data", "model", "guidance", "checkpoint", "eval", "seed")
     kept = {name: getattr(config, name) for name in same}
     diffusion = dataclasses.replace(recipes.get("plus"), **kept)
     of_member = {"guidance.checkpoint": str(place), "train.batch_size": config.train.batch_size}
     diffusion = diffusion.changed(ON_FEATURES | of_member)
-    train(diffusion, place / "diffusion", later, EPOCHS)
+    train(diffusion, place / "diffusion", each, EPOCHS)
     return place
 
 
 def _choose(plan: Plan, workdir: Path, places: list[Path], dataset: Dataset) -> None:
-    """Let the held-out images choose; the simpler one, unless the other is clearly better.
+    """Let the held-out images choose, each candidate with the temperature that suits it.
 
-    Better is a lower NLL by more than one standard error of the difference, over groups.
+    The simplest whose NLL is above the lowest by no more than one standard error of the
+    difference, over groups.
     """
-    names = {"classifier": "", "diffusion": "diffusion"}
-    losses, measured, groups = {}, {}, np.empty(0)
-    for name, below in names.items():
-        model = Ensemble.of([load(place / below) for place in places], workdir)
-        found = held_out(model, dataset)
-        groups = found.groups
-        answer = (found.outputs.probabilities, found.outputs.label, model.task)
-        losses[name], measured[name] = image_nll(*answer), compute(*answer, bootstrap=0)
-    difference = losses["diffusion"] - losses["classifier"]
-    error = _standard_error(difference, groups)
-    chosen = "diffusion" if difference.mean() < -error else "classifier"
+    folder = {"classifier": "", "diffusion": "diffusion", "head": "head"}
+    parts: dict[str, HeldOut] = {}
+    for name, below in folder.items():
+        if (places[0] / below / "config.json").exists():
+            model = Ensemble.of([load(place / below) for place in places], workdir)
+            parts[name] = held_out(model, dataset)
+    task, groups = model.task, parts["classifier"].groups
+    losses, tempering, candidates = {}, {}, []
+    for name, networks in CANDIDATES.items():
+        if parts.keys() >= {*networks}:
+            outputs = mean([parts[network].outputs for network in networks])
+            own = calibration.fit_one(outputs.probabilities, outputs.label, task)
+            alone = calibration.fit_one(outputs.guidance, outputs.label, task)
+            tempering[name] = Calibrations(own, alone)
+            p = calibration.tempered(own, outputs.probabilities)
+            losses[name] = image_nll(p, outputs.label, task)
+            found = compute(p, outputs.label, task, bootstrap=0)
+            candidates.append({"name": name} | {metric: found[metric] for metric in SCALARS})
+    chosen, best, error = simplest(losses, groups)
     choice = (
-        f"on {len(difference):,} held-out images the diffusion's NLL differs by "
-        f"{difference.mean():+.4f} from the plain classifier's, standard error {error:.4f}: the "
-        f"{chosen} answers"
+        f"on {len(groups):,} held-out images {best} has the lowest NLL; {chosen} answers, the "
+        f"simplest within a standard error of it ({error:.4f})"
     )
     log.info("%s", choice)
-    candidates = tuple(
-        {"name": name, "chosen": name == chosen} | {metric: found[metric] for metric in SCALARS}
-        for name, found in measured.items()
+    plan = dataclasses.replace(
+        plan,
+        candidates=tuple(c | {"chosen": c["name"] == chosen} for c in candidates),
+        choice=choice,
     )
-    dataclasses.replace(plan, candidates=candidates, choice=choice).write(workdir)
-    where = [(place / names[chosen]).relative_to(workdir).as_posix() for place in places]
-    keep_members(workdir, where)
+    plan.write(workdir)
+    where = [place / folder[network] for place in places for network in CANDIDATES[chosen]]
+    names = tuple(place.relative_to(workdir).as_posix() for place in where)
+    keep_members(workdir, Members(names, tempering[chosen]))
+
+
+def simplest(losses: Mapping[str, np.ndarray], groups: np.ndarray) -> tuple[str, str, float]:
+    """The first candidate whose mean loss is not clearly above the lowest.
+
+    Args:
+      losses: [N] of each candidate, the simpler before.
+      groups: [N] which images belong together.
+
+    Returns:
+      It, the one with the lowest loss, and the standard error of the difference between them.
+    """
+    best = min(losses, key=lambda name: losses[name].mean())
+    for name, loss in losses.items():
+        error = _standard_error(loss - losses[best], groups)
+        if loss.mean() - losses[best].mean() <= error:
+            return name, best, error
+    raise ValueError("no candidates")
 
 
 def _standard_error(difference: np.ndarray, groups: np.ndarray) -> float:

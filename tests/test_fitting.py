@@ -14,7 +14,8 @@ import diffmic_jax
 from diffmic_jax import api, fitting
 from diffmic_jax.cli import main as cli
 from diffmic_jax.errors import InputError, Interrupted
-from diffmic_jax.inference.ensemble import keep_members, member_workdirs
+from diffmic_jax.inference.calibration import Calibration, Calibrations, tempered
+from diffmic_jax.inference.ensemble import Members, keep_members, read_members
 from diffmic_jax.inference.load import load
 from diffmic_jax.planning import budget
 from diffmic_jax.planning import plan as plans
@@ -57,15 +58,21 @@ def test_a_fit_leaves_a_plan_two_members_and_their_mean(fitted, tiny_data):
     assert plan["data"]["images"]["test"] == tiny.TEST
     assert {each["field"] for each in plan["decisions"]} >= {"checkpoint.metric", "data.folds"}
     names = [each["name"] for each in plan["candidates"]]
-    assert names == ["classifier", "diffusion"]
+    assert names == ["classifier", "diffusion", "classifier and head", "diffusion and head"]
     (chosen,) = [each["name"] for each in plan["candidates"] if each["chosen"]]
-    assert plan["choice"].endswith(f"the {chosen} answers")
+    assert f"; {chosen} answers, the simplest" in plan["choice"]
     assert all(0 < each["nll"] < 5 and 0 <= each["accuracy"] <= 1 for each in plan["candidates"])
-    below = "" if chosen == "classifier" else "diffusion"
-    assert member_workdirs(fitted) == (fitted / below, fitted / "folds/1" / below)
+    members = read_members(fitted)
+    assert members is not None
+    networks = chosen.split(" and ")
+    below = ["" if name == "classifier" else name for name in networks]
+    assert members.names == tuple(
+        (Path(fold) / name).as_posix() for fold in (".", "folds/1") for name in below
+    )
+    assert members.tempering.diffusion is not None
     model = load(fitted)
-    assert len(model.members) == 2
-    assert model.members[0].method is model.members[1].method  # compiled once
+    assert len(model.members) == 2 * len(networks)
+    assert model.members[0].method is model.members[len(networks)].method  # compiled once
     scores = json.loads((fitted / "eval/test/metrics.json").read_text())
     assert scores["n"] == tiny.TEST
     assert model.calibrations.diffusion is not None
@@ -82,11 +89,10 @@ def test_the_report_of_a_fit_has_each_decision_with_its_reason(fitted, tiny_data
     for each in plan.decisions:
         assert page.text(each.reason) in html
         assert f'<td data-title="field">{each.field}</td>' in html
-    first, second = plan.candidates
     row = '<td data-title="">accuracy</td>'
     start = html.index(row)
     shown = html[start : html.index("</tr>", start)]
-    for each in (first, second):
+    for each in plan.candidates:
         assert f">{each['accuracy']:.3f}</td>" in shown
     assert html.count("(answers)</th>") == 1
     unchosen = dataclasses.replace(plan, candidates=(), choice="")
@@ -101,8 +107,10 @@ def held_out_images(workdir: Path) -> list[str]:
 def test_the_answer_is_the_mean_of_the_members_everywhere(fitted, tiny_data, tmp_path):
     image = next((tiny_data / "test").rglob("*.png"))
     found = diffmic_jax.load(fitted).predict(image)
-    each = [api.Classifier(member).predict(image) for member in load(fitted).members]
-    mean = np.mean([one.probabilities for one in each], axis=0)
+    model = load(fitted)
+    each = [api.Classifier(member).predict(image) for member in model.members]
+    assert model.tempering.diffusion is not None
+    mean = tempered(model.tempering.diffusion, np.mean([one.probabilities for one in each], axis=0))
     np.testing.assert_allclose(found.probabilities, mean, atol=1e-6)
     file = diffmic_jax.load(fitted).export(tmp_path / "model.stablehlo")
     exported = diffmic_jax.load(file).predict(image)
@@ -131,7 +139,7 @@ def test_a_fit_that_was_stopped_ends_like_one_that_was_not(
 
     def train(*args):
         calls.append(args)
-        if len(calls) == 3:  # the second member's classifier
+        if len(calls) == 5:  # the second member's classifier
             raise Interrupted("stopped")
         return real(*args)
 
@@ -142,6 +150,23 @@ def test_a_fit_that_was_stopped_ends_like_one_that_was_not(
     diffmic_jax.fit(tiny_data, minutes=90, workdir=workdir, changes=CHANGES)
     for name in ("eval/test/predictions.csv", "members.json", "calibration.json"):
         assert (workdir / name).read_bytes() == (fitted / name).read_bytes()
+
+
+def test_the_simplest_candidate_answers_that_is_not_clearly_worse():
+    noise = np.random.default_rng(0).normal(size=400)
+    one = np.arange(400)
+    losses = {"a": noise + 0.03, "b": noise * 0.5, "c": noise - 0.2}
+    assert fitting.simplest(losses, one)[:2] == ("c", "c")  # .2 is far above an error of 0
+    losses = {"a": np.abs(noise), "b": np.abs(noise[::-1]) - 0.02}
+    name, best, error = fitting.simplest(losses, one)
+    assert (name, best) == ("a", "b")
+    gap = losses["a"] - losses["b"]
+    np.testing.assert_allclose(error, gap.std() / 20, rtol=1e-6)
+    # Ten copies of forty patients tell no more than forty images.
+    tiled = {name: np.tile(loss[:40], 10) for name, loss in losses.items()}
+    by_group = fitting.simplest(tiled, np.tile(np.arange(40), 10))[2]
+    alone = fitting.simplest({name: loss[:40] for name, loss in losses.items()}, one[:40])[2]
+    np.testing.assert_allclose(by_group, alone, rtol=1e-6)
 
 
 def test_the_plan_alone_leaves_nothing(tiny_data, tmp_path, monkeypatch, capsys):
@@ -157,13 +182,16 @@ def test_the_plan_alone_leaves_nothing(tiny_data, tmp_path, monkeypatch, capsys)
 
 
 def test_the_members_of_a_workdir_lie_in_it(tmp_path):
-    assert member_workdirs(tmp_path) == (tmp_path,)
-    keep_members(tmp_path, [".", "folds/1"])
-    assert member_workdirs(tmp_path) == (tmp_path, tmp_path / "folds/1")
-    for names in ([], ["../other"], ["/etc"]):
-        keep_members(tmp_path, names)
+    assert read_members(tmp_path) is None
+    scaled = Calibration(temperature=0.5, uniform=0.1, multi_label=False)
+    members = Members((".", "folds/1"), Calibrations(scaled, None))
+    keep_members(tmp_path, members)
+    assert read_members(tmp_path) == members
+    for names in ((), ("../other",), ("/etc",)):
+        keep_members(tmp_path, Members(names))
         with pytest.raises(InputError, match="members.json"):
-            member_workdirs(tmp_path)
-    (tmp_path / "members.json").write_text("[]")
-    with pytest.raises(InputError, match="no list of members"):
-        member_workdirs(tmp_path)
+            read_members(tmp_path)
+    for text in ("[]", '{"members": ["."], "diffusion": {"t": 1}, "guidance": null}'):
+        (tmp_path / "members.json").write_text(text)
+        with pytest.raises(InputError, match="no list of members"):
+            read_members(tmp_path)

@@ -86,6 +86,9 @@ def run_command(main: Callable[[], None]) -> int:
     # Compiled programs are kept for the next process. JAX reads this when it is imported, which is
     # why no entry point imports it before; what the user has set, empty for none, stays.
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(user_cache() / "compiled"))
+    # The small ones too: of the many that a checksum has, none takes long, but all of them do.
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
     _log_to_stderr()
     if sys.excepthook is sys.__excepthook__:
         sys.excepthook = _excepthook

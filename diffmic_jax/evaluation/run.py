@@ -118,7 +118,7 @@ def held_out(model: Model, dataset: Dataset) -> HeldOut:
     """
     config = model.config
     parts: list[tuple[Model, Examples]] = []
-    for each in model.members if config.data.folds else (model,):
+    for each in model.by_fold:
         own = dataset
         if each.config.data.fold != config.data.fold:
             own = open_dataset(config.changed({"data.fold": each.config.data.fold}))

@@ -14,8 +14,9 @@ scaling it would move it away from the label's mean. A mean of samples that was 
 exactly 0, which no temperature can change and no finite number of samples can justify. So the
 uniform distribution is mixed in first, with weight w to one. T and w are fitted by the NLL on
 validation; for the guidance prediction, whose softmax is never 0, w is fitted as about 0. The order
-of the classes stays the same. (Fitted without w, the NLL is dominated by the few images whose class
-was clipped, and T depends on them alone.)
+of the classes stays the same. A prior, log T ~ N(0, 1/2), counts as much as one image does, so that
+a handful of images, all of them right, does not make T tiny. (Fitted without w, the NLL is
+dominated by the few images whose class was clipped, and T depends on them alone.)
 
 Split conformal prediction (Vovk et al. 2005; the score of Sadinle et al. 2019) gives each image a
 set of classes that contains the true one with a chosen probability, the coverage. With the scores
@@ -130,10 +131,13 @@ def fit_one(
 
     def nll(logs: np.ndarray) -> float:
         temperature, uniform = np.exp(logs)
+        prior = float(logs[0] ** 2) / len(labels)
         scaled = _logits(probabilities, uniform, multi_label) / temperature
         if multi_label:
-            return float(np.logaddexp(0, np.where(labels == 1, -scaled, scaled))[known].mean())
-        return float(-of_label(log_softmax(scaled, axis=1), labels).mean())
+            losses = np.logaddexp(0, np.where(labels == 1, -scaled, scaled))[known]
+        else:
+            losses = -of_label(log_softmax(scaled, axis=1), labels)
+        return float(losses.mean()) + prior
 
     best = minimize(nll, (0.0, -3.0), method="L-BFGS-B", bounds=_BOUNDS).x
     temperature, uniform = np.exp(best).tolist()

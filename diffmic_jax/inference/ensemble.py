@@ -1,6 +1,8 @@
-"""Several runs as one classifier, by the mean of their probabilities.
+"""Several runs as one classifier, by the mean of their probabilities, with a temperature.
 
-That is the deep ensemble of Lakshminarayanan et al. (2017), the simplest use of a second training.
+The mean is the deep ensemble of Lakshminarayanan et al. (2017), the simplest use of a second
+training. It is less confident than its members: images that none has learned from tell by how much
+(`calibration`), and what was fitted on these is part of the classifier.
 """
 
 from __future__ import annotations
@@ -11,12 +13,14 @@ import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from diffmic_jax.config import Data
 from diffmic_jax.data.files import write_json
 from diffmic_jax.errors import InputError
+from diffmic_jax.inference.calibration import Calibration, Calibrations, tempered
 from diffmic_jax.inference.model import Model
 from diffmic_jax.inference.predict import Predictor
 from diffmic_jax.inference.predictions import Outputs
@@ -37,14 +41,27 @@ class Ensemble(Model):
         """The models whose probabilities are averaged."""
         return self.averaged
 
+    @property
+    def by_fold(self) -> tuple[Model, ...]:
+        """For each part of the images that some members hold out, the ensemble of these."""
+        if not self.config.data.folds:
+            return (self,)
+        found: dict[int, list[Model]] = {}
+        for each in self.averaged:
+            found.setdefault(each.config.data.fold, []).append(each)
+        return tuple(Ensemble.of(own, own[0].workdir, self.tempering) for own in found.values())
+
     @classmethod
-    def of(cls, members: Sequence[Model], workdir: Path) -> Ensemble:
+    def of(
+        cls, members: Sequence[Model], workdir: Path, tempering: Calibrations | None = None
+    ) -> Ensemble:
         """The ensemble of some models.
 
         Args:
           members: at least one, for the same images and classes; each may have learned from
             another part of the images.
           workdir: where the ensemble's own calibration lies.
+          tempering: of the mean probabilities; None: they stay as they are.
 
         Raises:
           InputError: the members are of other data or classes.
@@ -58,16 +75,25 @@ class Ensemble(Model):
                 )
         own = {field.name: getattr(first, field.name) for field in dataclasses.fields(Model)}
         own["workdir"] = workdir
-        own["fingerprint"] = digest({"members": [each.fingerprint for each in members]})
+        tempering = tempering or Calibrations()
+        own["fingerprint"] = digest(
+            {"members": [each.fingerprint for each in members], **_as_json(tempering)}
+        )
+        own["tempering"] = tempering
         return cls(**own, averaged=tuple(members))
 
     @cached_property
     def predictor(self) -> Predictor:
         """Classifies batches by all members, one after the other."""
         predictors = [each.predictor for each in self.members]
+        own, alone = self.tempering
 
         def predict(batch: Batch, key: Array) -> Outputs:
-            return mean([predictor(batch, key) for predictor in predictors])
+            found = mean([predictor(batch, key) for predictor in predictors])
+            return found._replace(
+                probabilities=tempered(own, found.probabilities) if own else found.probabilities,
+                guidance=tempered(alone, found.guidance) if alone else found.guidance,
+            )
 
         return predict
 
@@ -83,36 +109,51 @@ def _data(model: Model) -> Data:
     return dataclasses.replace(model.config.data, fold=0)
 
 
-def member_workdirs(workdir: Path) -> tuple[Path, ...]:
-    """The workdirs of the runs that a workdir averages; itself alone where it names none.
+class Members(NamedTuple):
+    """What `members.json` says."""
+
+    names: tuple[str, ...]
+    """Of the runs' workdirs, inside that of the whole; '.' is itself."""
+    tempering: Calibrations = Calibrations()
+
+
+def read_members(workdir: Path) -> Members | None:
+    """The runs that a workdir averages; None where it is a run by itself.
 
     Raises:
       InputError: its list is damaged, or leads out of it.
     """
     path = workdir / FILE
     if not path.exists():
-        return (workdir,)
+        return None
     try:
-        names = json.loads(path.read_text())["members"]
+        stored = json.loads(path.read_text())
+        names = tuple(stored["members"])
         places = tuple((workdir / name).resolve() for name in names)
+        fitted = [
+            Calibration(**stored[name]) if stored[name] else None for name in Calibrations._fields
+        ]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: no list of members ({error}); restore it") from error
     if not places or not all(place.is_relative_to(workdir.resolve()) for place in places):
         raise InputError(f"{path}: the members lie outside of {workdir}; restore the file")
-    return tuple(workdir / name for name in names)
+    return Members(names, Calibrations(*fitted))
 
 
-def keep_members(workdir: Path, names: Sequence[str]) -> None:
+def keep_members(workdir: Path, members: Members) -> None:
     """Make a workdir the mean of several runs.
-
-    Args:
-      workdir: of the whole.
-      names: of the runs' workdirs, inside it; '.' is itself.
 
     Raises:
       InputError: the file cannot be written.
     """
-    write_json(workdir / FILE, {"members": list(names)})
+    write_json(workdir / FILE, {"members": list(members.names), **_as_json(members.tempering)})
+
+
+def _as_json(tempering: Calibrations) -> dict[str, Any]:
+    """Of each its temperature, and what belongs to it; no more is done to probabilities."""
+    names = ("temperature", "uniform", "multi_label")
+    parts = tempering._asdict().items()
+    return {part: each and {name: getattr(each, name) for name in names} for part, each in parts}
 
 
 def mean(outputs: Sequence[Outputs]) -> Outputs:

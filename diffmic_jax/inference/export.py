@@ -15,6 +15,7 @@ from jax import export
 
 from diffmic_jax.data.files import write_bytes, write_json, write_text
 from diffmic_jax.data.framing import Framing
+from diffmic_jax.inference.calibration import NLL_PROBABILITY_FLOOR, Calibration
 from diffmic_jax.inference.card import COPIES, markdown, model_card, versions
 from diffmic_jax.inference.exported import CUSTOM_CALLS, NEEDS, OUTPUTS, calls
 from diffmic_jax.inference.load import Model
@@ -114,20 +115,36 @@ def export_model(model: Model, out: Path, *, batch_size: int | None = None) -> N
 
 def _program(model: Model, batch_size: int | None) -> export.Exported:
     programs = [_member_program(each) for each in model.members]
+    tempering = model.tempering
 
     def classify(image: Array) -> Mapping[str, Array]:
         outputs = [program(image) for program in programs]
-        if len(outputs) == 1:
+        if len(outputs) == 1 and not any(tempering):
             return {name: outputs[0][name] for name in OUTPUTS}
         samples = jnp.concatenate([each["samples"] for each in outputs], axis=1)
         names = ("probabilities", "guidance")
         means = {name: jnp.mean(jnp.stack([each[name] for each in outputs]), 0) for name in names}
-        return means | {"spread": samples.std(axis=1)}
+        scaled = {
+            name: _tempered(own, means[name]) for name, own in zip(names, tempering, strict=True)
+        }
+        return scaled | {"spread": samples.std(axis=1)}
 
     (batch,) = (batch_size,) if batch_size else export.symbolic_shape("b")
     size = model.method.image_size
     image = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.uint8)
     return export.export(jax.jit(classify), platforms=PLATFORMS)(image)
+
+
+def _tempered(fitted: Calibration | None, probabilities: Array) -> Array:
+    """`calibration.tempered`, of jax's arrays."""
+    if fitted is None:
+        return probabilities
+    flat = 0.5 if fitted.multi_label else 1 / probabilities.shape[1]
+    p = (probabilities + fitted.uniform * flat) / (1 + fitted.uniform)
+    p = jnp.clip(p, NLL_PROBABILITY_FLOOR, 1 - NLL_PROBABILITY_FLOOR)
+    if fitted.multi_label:
+        return jax.nn.sigmoid(jax.scipy.special.logit(p) / fitted.temperature)
+    return jax.nn.softmax(jnp.log(p) / fitted.temperature, axis=1)
 
 
 def _member_program(model: Model) -> Callable[[Array], dict[str, Array]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from diffmic_jax.config import Config
 from diffmic_jax.errors import InputError
-from diffmic_jax.inference.ensemble import Ensemble, member_workdirs
+from diffmic_jax.inference.ensemble import Ensemble, read_members
 from diffmic_jax.inference.model import Model
 from diffmic_jax.method.build import Method, build
 from diffmic_jax.method.task import Task
@@ -42,21 +42,22 @@ def load(
       DamagedCheckpointError: the checkpoint is not what was saved.
     """
     workdir = Path(workdir)
-    places = member_workdirs(workdir)
-    if places == (workdir,):
+    found = read_members(workdir)
+    if found is None:
         return _load_run(workdir, changes, method)
-    first = _load_run(places[0], changes, method)
-    others = [_load_run(place, changes, None, first) for place in places[1:]]
-    return Ensemble.of([first, *others], workdir)
+    members: list[Model] = []
+    for name in found.names:
+        members.append(_load_run(workdir / name, changes, None, members))
+    return Ensemble.of(members, workdir, found.tempering)
 
 
 def _load_run(
     workdir: Path,
     changes: Mapping[str, Any] | None,
     method: Method | None,
-    like: Model | None = None,
+    others: Sequence[Model] = (),
 ) -> Model:
-    """The run of one workdir; its compiled prediction is that of `like` if it is the same."""
+    """The run of one workdir; its compiled prediction is that of another if it is the same."""
     # The metric only ranks checkpoints, and the run's own is not known yet.
     with Checkpoints(workdir, "accuracy", read_only=True) as checkpoints:
         stored = checkpoints.meta(checkpoints.best_step)
@@ -69,9 +70,8 @@ def _load_run(
         # What the run found in its images; new ones are read on the same scale.
         config = config.changed({"data.gray_bits": meta.get("gray_bits", 0)})
         task = _task(meta, workdir)
-        if like and _predicts_alike(like.config, config):
-            method = like.method
-        method = method or build(config, task)
+        alike = (each.method for each in others if _predicts_alike(each.config, config))
+        method = method or next(alike, None) or build(config, task)
         mesh = _mesh(config)
         state = checkpoints.restore(step, abstract_state(method, mesh))
         fingerprint = checkpoints.fingerprint(step)

@@ -44,6 +44,8 @@ class Model:
     """What the checkpoint records beside the state."""
     fingerprint: str = ""
     """A hash of the checkpoint's state."""
+    tempering: Calibrations = Calibrations()
+    """What is done to the probabilities, and to those of the guidance; None: nothing."""
 
     @cached_property
     def home(self) -> Path:
@@ -93,6 +95,11 @@ class Model:
     @property
     def members(self) -> tuple[Model, ...]:
         """The models whose probabilities are averaged: this one alone."""
+        return (self,)
+
+    @property
+    def by_fold(self) -> tuple[Model, ...]:
+        """For each part of the images that was held out, the model that has not learned from it."""
         return (self,)
 
     @property
