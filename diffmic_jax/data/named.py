@@ -49,6 +49,8 @@ def find_images(words: Sequence[str], stdin: TextIO | None = None) -> Named:
       InputError: a name stands for no image.
     """
     names = [each for word in words for each in _listed(word, stdin)]
+    if "" in names:
+        raise InputError("one of the names is empty; name files, folders or patterns")
     paths = [path for name in names for path in _matches(name)]
     images: dict[str, Path] = {}
     others: Counter[str] = Counter()

@@ -77,7 +77,7 @@ def decide(case: Case) -> list[Decision]:
     """All decisions for a data set."""
     size, members = _size_and_members(case)
     found = [_size(case, size), _tune(case, size), _batch_size(case), *_folds(case, members)]
-    found += [_metric(case), *_checkpoints(case, found), _flip(case), _fit(case)]
+    found += [_metric(case), *_checkpoints(case, found), _flip(case), _fit(case), *_smoothing(case)]
     kept = [each for each in found if each.field not in case.given]
     chosen = [Decision(field=name, value=x, reason=GIVEN) for name, x in case.given.items()]
     return kept + chosen
@@ -176,6 +176,14 @@ def _fit(case: Case) -> Decision:
         "too little" if wide else "most of it"
     )
     return Decision(field="data.fit", value="letterbox" if wide else "crop", reason=reason)
+
+
+def _smoothing(case: Case) -> list[Decision]:
+    """Of several labels each is rare, and to smooth them would make all of them likelier."""
+    if not case.data.labels.startswith("any number"):
+        return []
+    reason = "each of several labels is rare: smoothed, all of them would be too probable"
+    return [Decision(field="guidance.label_smoothing", value=0.0, reason=reason)]
 
 
 def _flip(case: Case) -> Decision:

@@ -77,6 +77,7 @@ def test_files_that_are_no_images_are_counted_by_their_ending():
         (["a/2.png"], "", "a/2.png: no such file or folder; did you mean a/1.png?"),
         (["a/*.tif"], "", "a/*.tif: no file matches this pattern; check the path"),
         (["a", "empty"], "", "empty: no images in this folder; add some or name another"),
+        (["a", ""], "", "one of the names is empty; name files, folders or patterns"),
         (["-"], "\n", "-: no names on standard input; give those of images, one a line"),
         (["-"], "a/1.png\nb\n", "b: no such file or folder; check the path"),
     ],

@@ -76,6 +76,12 @@ def test_an_epoch_has_several_steps(images, expected):
     assert changes(data, LAPTOP, 20)["train.batch_size"] == expected
 
 
+def test_rare_findings_are_not_smoothed():
+    several = dataclasses.replace(FEW, labels="any number of several")
+    assert changes(several, LAPTOP, 20)["guidance.label_smoothing"] == 0
+    assert "guidance.label_smoothing" not in changes(FEW, LAPTOP, 20)
+
+
 def test_checkpoints_are_not_closer_than_they_are_worth():
     found = changes(FEW, LAPTOP, 20)  # 364 of 546 images in 22 steps
     assert found["checkpoint.every_steps"] == 5 * 22
