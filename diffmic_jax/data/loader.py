@@ -11,7 +11,6 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import partial
 
-import grain
 import numpy as np
 from absl import flags
 
@@ -88,7 +87,7 @@ def train_batches(
     if balance:
         order = Balanced(label=examples.label, seed=seed, balance=balance, size=size).epoch
     steps = _TrainSteps(examples, batching, order, num_steps)
-    return _iterate(grain.MapDataset.source(steps)[start_step:], batching.num_workers)
+    return _iterate(steps, start_step, batching.num_workers)
 
 
 def eval_batches(examples: Examples, batching: Batching) -> Generator[Batch, None, None]:
@@ -105,7 +104,7 @@ def eval_batches(examples: Examples, batching: Batching) -> Generator[Batch, Non
     """
     if not len(examples):
         raise InputError("config.data: the part has no images; evaluate another part or cut one")
-    return _iterate(grain.MapDataset.source(_EvalSteps(examples, batching)), batching.num_workers)
+    return _iterate(_EvalSteps(examples, batching), 0, batching.num_workers)
 
 
 def steps_per_epoch(examples: Examples, batch_size: int) -> int:
@@ -174,10 +173,17 @@ def _leave_signals(worker: int, workers: int) -> None:
         signal.signal(each, signal.SIG_IGN)
 
 
-def _iterate(steps: grain.MapDataset, num_workers: int) -> Generator[Batch, None, None]:
-    """Read ahead a few batches; stop reading when the caller stops."""
+def _iterate(
+    steps: _TrainSteps | _EvalSteps, start: int, num_workers: int
+) -> Generator[Batch, None, None]:
+    """The batches from a step on: read ahead a few, and stop reading when the caller stops."""
+    if len(steps) - start == 1:  # there is nothing to read ahead of
+        yield steps[start]
+        return
+    import grain  # here, since it takes longer to import than a few images to classify
+
     options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=READ_AHEAD)
-    batches = steps.to_iter_dataset(options)
+    batches = grain.MapDataset.source(steps)[start:].to_iter_dataset(options)
     if num_workers:
         if not flags.FLAGS.is_parsed():  # Grain's workers read flags, and would crash
             flags.FLAGS.mark_as_parsed()
