@@ -168,6 +168,11 @@ class Guidance:
     drop_path: float = field(
         0.0, "stochastic depth: share of images without the last block; less before", low=0, high=1
     )
+    statistics: Literal["running", "settled"] = field(
+        "running",
+        "of batch normalisation: running averages; settled: computed anew for what predicts, of "
+        "images that are not augmented",
+    )
     tune: Literal["full", "last_blocks", "head"] = field(
         "full", "what learns of the trunks: all, the last quarter of the blocks, or nothing"
     )

@@ -32,6 +32,7 @@ from diffmic_jax.training import features, parallel
 from diffmic_jax.training.pace import Limit
 from diffmic_jax.training.progress import devices
 from diffmic_jax.training.run import TrainingRun
+from diffmic_jax.training.settle import IMAGES, settles
 from diffmic_jax.training.state import Purpose, fresh_state
 from diffmic_jax.types import Array, Batch, Variables
 
@@ -145,12 +146,14 @@ def measure(run: TrainingRun) -> Cost:
     warmup = sum(steps[phase] * phase.steps for phase in run.method.phases if phase is not last)
     validation = counts.get("validation", 0) * image
     validations, cached = validation, 0.0
+    view = VIEW * image / len(MIRRORS[run.method.sampling.flips])  # of no mirrored copies
     if run.method.on_features:
-        # Then it is the features that take the time, once; a view is of no mirrored copies.
-        view = VIEW * image / len(MIRRORS[run.method.sampling.flips])
+        # Then it is the features that take the time, once.
         views = run.config.guidance.views * counts["train"] * view
         validations, cached = 0.0, validation + views
     save = validations + SAVING
+    if settles(run.config, run.method):
+        save += min(IMAGES, counts["train"]) * view
     # What was compiled here is the run's own programs; its evaluation runs that of its validation.
     keeps = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]  # made when run
     again = CACHED if keeps else 1

@@ -33,6 +33,7 @@ CONFIG = Config(
         hidden=(),
         dropout=0.0,
         drop_path=0.0,
+        statistics="settled",
         tune="full",
         views=4,
         optimizer="adamw",  # Loshchilov and Hutter 2019

@@ -27,6 +27,7 @@ CONFIG = Config(
         hidden=(),
         dropout=0.0,
         drop_path=0.0,
+        statistics="running",
         tune="full",
         views=4,
         optimizer="adam",  # paper; public does not train it

@@ -71,6 +71,8 @@ class Loop:
     """Moves the horizon to where the time that is left ends; None: it stays."""
     max_steps: int = 0
     """Training ends here in any case; 0: at the horizon."""
+    settle: Callable[[TrainState], TrainState] | None = None
+    """Makes the guidance ready to predict: before it is validated, and when it ceases to learn."""
 
     def run(
         self, state: TrainState, batches: Generator[Batch, None, None], validate: Validate | None
@@ -118,7 +120,7 @@ class Loop:
                 bar.total = end
                 bar.update()
                 last = step >= end
-                self._after_step(state, step, values, seconds, stopping, last, validate)
+                state = self._after_step(state, step, values, seconds, stopping, last, validate)
                 if stopping and not last:
                     raise Interrupted(f"stopped after step {step} of {end} and saved")
                 watchdog.at(f"reads the batch of step {step + 1}")
@@ -205,8 +207,8 @@ class Loop:
         stopping: bool,
         last: bool,
         validate: Validate | None,
-    ) -> None:
-        """Validate, log and save, where each is due after step `step` (1-based)."""
+    ) -> TrainState:
+        """Settle, validate, log and save, where each is due after step `step` (1-based)."""
         phase, watchdog = self.method.phase_at(step - 1), self.guards.watchdog
         began = time.monotonic()
         due = step % self.save_every == 0 or last
@@ -214,8 +216,11 @@ class Loop:
             # The loss shows a bad update only one step later.
             self._finite(step, {"parameters": _norm(state.params)})
         watchdog.at(f"validates after step {step}")
+        judged = due and phase is self.method.phases[-1]
+        if self.settle and phase.guidance and (judged or step == self.method.warmup_steps):
+            state = self.settle(state)
         metrics = None
-        if validate and due and phase is self.method.phases[-1]:
+        if validate and judged:
             metrics = validate(state)
         self.log.add(step, phase.name, values, seconds, metrics, skipped=int(state.skipped))
         watchdog.at(f"saves after step {step}")
@@ -225,6 +230,7 @@ class Loop:
             self.checkpoints.save(step, state, {**self.meta, **spent}, metrics)
             if self.pace:
                 self.pace.saved(time.monotonic() - began)
+        return state
 
 
 def _progress(values: Mapping[str, float], batch_size: int, bar: tqdm) -> str:

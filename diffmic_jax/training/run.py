@@ -45,6 +45,7 @@ from diffmic_jax.training.pace import Limit, Pace, last_step
 from diffmic_jax.training.panels import Panel
 from diffmic_jax.training.pretrained import with_pretrained
 from diffmic_jax.training.progress import Progress
+from diffmic_jax.training.settle import settler
 from diffmic_jax.training.state import Purpose, abstract_state, fresh_state, run_key
 from diffmic_jax.training.workdir import check_same_run, config_sha256
 from diffmic_jax.types import Array, Batch, Variables
@@ -323,6 +324,7 @@ class TrainingRun:
             guards=guards,
             pace=pace,
             max_steps=train.max_steps,
+            settle=settler(self.config, self.method, self.mesh, self.dataset.examples["train"]),
         )
 
 
