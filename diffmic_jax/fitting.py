@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -272,6 +272,7 @@ def _choose(plan: Plan, workdir: Path, places: list[Path], dataset: Dataset) -> 
         f"simplest within a standard error of it ({error:.4f})"
     )
     log.info("%s", choice)
+    log.info("%s", _table(candidates))
     plan = dataclasses.replace(
         plan,
         candidates=tuple(c | {"chosen": c["name"] == chosen} for c in candidates),
@@ -281,6 +282,16 @@ def _choose(plan: Plan, workdir: Path, places: list[Path], dataset: Dataset) -> 
     where = [place / folder[network] for place in places for network in CANDIDATES[chosen]]
     names = tuple(place.relative_to(workdir).as_posix() for place in where)
     keep_members(workdir, Members(names, tempering[chosen]))
+
+
+def _table(candidates: Sequence[Mapping[str, Any]]) -> str:
+    """The candidates on the held-out images, a line each."""
+    names = ("accuracy", "f1_macro", "auroc_macro", "nll", "ece")
+    lines = [f"{'held out':20}" + "".join(f"{name:>12}" for name in names)]
+    for each in candidates:
+        cells = ("-" if each[name] is None else f"{each[name]:.3f}" for name in names)
+        lines.append(f"{each['name']:20}" + "".join(f"{cell:>12}" for cell in cells))
+    return "\n".join(lines)
 
 
 def simplest(losses: Mapping[str, np.ndarray], groups: np.ndarray) -> tuple[str, str, float]:
