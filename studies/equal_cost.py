@@ -105,7 +105,7 @@ def get_study(variant: str = "ham10000") -> Study:
         Row("v1", f"{config}v1", DENOISER | ON["guidance"] | thousand),
         Row("v1-matched", of="v1", sampling={"start_std": "matched"}),
         Row("v1-matched-8", of="v1", sampling={"start_std": "matched", "num_samples": 8}),
-        Row("v2", f"{config}v2", DENOISER | ON["guidance"] | thousand),
+        Row("v2", f"{config}v2", DENOISER | ON["guidance"] | {"train.epochs": 60}),
         *(
             Row(name, f"{config}v1", DENOISER | ON["guidance"] | OF_LABEL | own)
             for name, own in (
