@@ -325,6 +325,7 @@ class TrainingRun:
             pace=pace,
             max_steps=train.max_steps,
             settle=settler(self.config, self.method, self.mesh, self.dataset.examples["train"]),
+            steps_per_dispatch=train.steps_per_dispatch,
         )
 
 
