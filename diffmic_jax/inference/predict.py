@@ -30,7 +30,7 @@ Predictor = Callable[[Batch, Array], Outputs]
 """From a batch on the host and the random key of the samples to the outputs for its real rows."""
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=4)
 def make_predictor(method: Method, mesh: Mesh) -> Callable[[Variables], Predictor]:
     """The compiled prediction step, which returns only what an evaluation needs.
 
@@ -86,6 +86,20 @@ class Timed:
         return statistics.median(self._seconds[1:]) if len(self._seconds) > 1 else None
 
 
+@lru_cache(maxsize=4)
+def _trunk_features(method: Method, mesh: Mesh) -> Callable[[Variables, Batch, Array], Array]:
+    """A compiled function (variables, batch, key) -> features."""
+
+    def step(variables: Variables, batch: Batch, key: Array) -> Array:
+        del key
+        image = method.preprocess.normalise(batch.image)
+        pooled = guide(method, variables, batch._replace(image=image)).pooled
+        assert pooled is not None, "every guidance has features"
+        return pooled
+
+    return parallel.jit_predict(mesh, step)
+
+
 def trunk_features(
     method: Method, mesh: Mesh, variables: Variables, batches: Iterable[Batch]
 ) -> Float[np.ndarray, "n f"]:
@@ -98,14 +112,7 @@ def trunk_features(
       batches: on the host, perhaps padded.
     """
 
-    def step(variables: Variables, batch: Batch, key: Array) -> Array:
-        del key
-        image = method.preprocess.normalise(batch.image)
-        pooled = guide(method, variables, batch._replace(image=image)).pooled
-        assert pooled is not None, "every guidance has features"
-        return pooled
-
-    compiled, key = parallel.jit_predict(mesh, step), jax.random.key(0)
+    compiled, key = _trunk_features(method, mesh), jax.random.key(0)
     return np.concatenate(
         [
             np.asarray(compiled(variables, parallel.from_all_rows(mesh, batch), key))[

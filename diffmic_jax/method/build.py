@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 
 from diffmic_jax.config import Config
 from diffmic_jax.diffusion import priors, process
@@ -126,8 +126,12 @@ class Method:
         return self.phases[-1]
 
 
+@lru_cache(maxsize=8)
 def build(config: Config, task: Task, *, steps_per_epoch: int = 0, counts: Counts = ()) -> Method:
     """The method of a configuration.
+
+    The same one for the same arguments: what was compiled for a run is used again where the run
+    goes on, or is loaded, in the same process.
 
     Args:
       config: what to build.

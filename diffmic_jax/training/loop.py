@@ -7,7 +7,7 @@ import dataclasses
 import logging
 import time
 from collections.abc import Callable, Generator, Mapping
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -18,15 +18,15 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from diffmic_jax.errors import Interrupted, NonFiniteLossError
-from diffmic_jax.method.build import Method, Phase
+from diffmic_jax.method.build import Method
 from diffmic_jax.method.state import TrainState, inherit
-from diffmic_jax.method.train_step import train_step
 from diffmic_jax.training import parallel, peers
 from diffmic_jax.training.checkpoint import Checkpoints
-from diffmic_jax.training.guards import FiniteCheck, StopRequest, Watchdog, skipping
+from diffmic_jax.training.guards import FiniteCheck, StopRequest, Watchdog
 from diffmic_jax.training.log import TrainingLog
 from diffmic_jax.training.owner import check_owned
 from diffmic_jax.training.pace import Pace, last_step
+from diffmic_jax.training.steps import compiled_step
 from diffmic_jax.types import Array, Batch
 
 messages = logging.getLogger("diffmic_jax")
@@ -148,11 +148,6 @@ class Loop:
     def _check(self) -> FiniteCheck:
         return FiniteCheck(self.guards.skip)
 
-    @cached_property
-    def _compiled(self) -> dict[Phase, Callable[..., Any]]:
-        """The training step of each phase so far."""
-        return {}
-
     def _paced(self, state: TrainState, step: int, end: int) -> tuple[TrainState, int]:
         """The state and the end of training, after the clock was looked at."""
         if self.pace is None or step <= self.method.warmup_steps:
@@ -191,11 +186,8 @@ class Loop:
         self.guards.watchdog.at(f"computes step {step + 1} ({phase.name})")
         if self.method.inherits and step == self.method.warmup_steps:
             state = inherit(state)
-        if phase not in self._compiled:
-            plain = partial(train_step, self.method.in_phase(phase))
-            run = skipping(plain) if self.guards.skip else plain
-            self._compiled[phase] = parallel.jit_train(self.mesh, run, state)
-        state, scalars = self._compiled[phase](state, batch, self.key)
+        compiled = compiled_step(self.method, phase, self.mesh, skip=self.guards.skip)
+        state, scalars = compiled(state, batch, self.key)
         return state, self._finite(step + 1, scalars)
 
     def _after_step(
