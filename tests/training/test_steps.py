@@ -22,7 +22,7 @@ def method_of(**changes: object):
 
 
 def test_the_same_configuration_gives_the_same_method():
-    assert method_of() is method_of()
+    assert method_of() is method_of() is method_of(seed=3, guidance__checkpoint="elsewhere")
     assert method_of(guidance__learning_rate=0.5) is not method_of()
     assert build(tiny.make_config(Path("steps")), TASK) is not method_of()
 
@@ -35,7 +35,11 @@ def test_a_step_is_traced_once_for_its_columns_and_for_every_training(monkeypatc
         return state.replace(step=state.step + 1), {"loss": batch.sum()}
 
     monkeypatch.setattr(steps, "train_step", step)
-    method, mesh, key = method_of(seed=7), parallel.make_mesh(), run_key(0, Purpose.TRAIN)
+    method, mesh, key = (
+        method_of(guidance__learning_rate=0.25),
+        parallel.make_mesh(),
+        run_key(0, Purpose.TRAIN),
+    )
     (phase,) = {each for each in method.phases if each.name == "classifier"}
     batch = np.ones(8, np.float32)
     columns = jax.eval_shape(
