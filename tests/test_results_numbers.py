@@ -1,4 +1,4 @@
-"""The numbers of README.md and docs/results.md are those of the tables in docs/results."""
+"""The numbers of README.md and of the results are those of the tables in docs/results."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from diffmic_jax.study.differences import mean_and_interval, paired
 from tests.processes import PROJECT
 
 DOCS = PROJECT / "docs"
+PAGES = (DOCS / "results.md", DOCS / "results/log.md")
+TEXT = "\n".join(page.read_text() for page in PAGES)
 COLUMNS = {
     "accuracy": "accuracy",
     "macro-F1": "f1_macro",
@@ -85,9 +87,8 @@ def cells(section: str) -> Iterator[tuple[str, str, str]]:
 
 def sections() -> list[tuple[str, list[str]]]:
     """The sections of the results that name their tables, and these."""
-    page = GENERATED.sub("", (DOCS / "results.md").read_text())
-    parts = re.split(r"^##+ ", page, flags=re.M)
-    named = [(part, sorted(set(re.findall(r"\(results/(\S+?\.csv)\)", part)))) for part in parts]
+    parts = re.split(r"^##+ ", GENERATED.sub("", TEXT), flags=re.M)
+    named = [(part, sorted(set(re.findall(r"\]\(([\w-]+\.csv)\)", part)))) for part in parts]
     return [(part, files) for part, files in named if files]
 
 
@@ -96,7 +97,7 @@ SECTIONS = sections()
 
 def test_the_results_name_every_table():
     named = {file for _, files in SECTIONS for file in files}
-    generated = re.findall(r"<!-- (means|differences) (\S+):", (DOCS / "results.md").read_text())
+    generated = re.findall(r"<!-- (means|differences) (\S+):", TEXT)
     named |= {f"{name}{'' if kind == 'means' else '-comparisons'}.csv" for kind, name in generated}
     assert named == {path.name for path in (DOCS / "results").glob("*.csv")}
 
