@@ -30,7 +30,7 @@ Predictor = Callable[[Batch, Array], Outputs]
 """From a batch on the host and the random key of the samples to the outputs for its real rows."""
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=8)
 def make_predictor(method: Method, mesh: Mesh) -> Callable[[Variables], Predictor]:
     """The compiled prediction step, which returns only what an evaluation needs.
 
@@ -86,7 +86,7 @@ class Timed:
         return statistics.median(self._seconds[1:]) if len(self._seconds) > 1 else None
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=8)
 def _trunk_features(method: Method, mesh: Mesh) -> Callable[[Variables, Batch, Array], Array]:
     """A compiled function (variables, batch, key) -> features."""
 

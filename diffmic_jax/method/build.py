@@ -149,7 +149,7 @@ def build(config: Config, task: Task, *, steps_per_epoch: int = 0, counts: Count
     return _build(config.changed(NOT_READ), task, steps_per_epoch, counts)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=16)
 def _build(config: Config, task: Task, steps_per_epoch: int, counts: Counts) -> Method:
     check_networks(config)
     if task.multi_label:

@@ -33,13 +33,13 @@ def run_key(seed: int, purpose: Purpose) -> Array:
     return jax.random.fold_in(jax.random.key(seed), int(purpose))
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=16)
 def _initial(method: Method) -> Callable[[Array, Array], TrainState]:
     """`init_state` of a method: one function, which is traced once for its shapes and itself."""
     return partial(init_state, method)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=16)
 def abstract_state(method: Method, mesh: Mesh) -> TrainState:
     """Shapes, types and shardings of the method's state on a mesh.
 
