@@ -1,4 +1,4 @@
-"""Mutation testing of one file: which changes to it does no test notice?
+"""Mutation testing of a file or a room: which changes to it does no test notice?
 
 Prints a line of JSON for each change that its tests let pass, then one with the score, the share of
 changes that they notice. Works on a copy of the project; a test that no longer ends counts as one
@@ -149,33 +149,42 @@ def passes(folder: Path, tests: Sequence[str], limit: float | None) -> bool:
     return done.returncode == 0
 
 
+def files_of(place: Path) -> list[Path]:
+    """The file, or those of a folder, from the project's root."""
+    found = sorted((ROOT / place).glob("*.py")) if (ROOT / place).is_dir() else [ROOT / place]
+    return [path.relative_to(ROOT) for path in found]
+
+
 def main() -> int:
-    """Mutate the file that the command line names; 1 if its tests fail as they are."""
+    """Mutate what the command line names; 1 if its tests fail as they are."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("file", type=Path, help="of the package, from the project's root")
-    parser.add_argument("tests", nargs="*", help="files; default: those that mirror the file")
+    parser.add_argument("file", type=Path, help="or folder of the package, from the project's root")
+    parser.add_argument("tests", nargs="*", help="files; default: those that mirror each file")
     parser.add_argument("--sample", type=int, default=0, help="so many changes, drawn at random")
     asked = parser.parse_args()
-    tests = asked.tests or tests_of(asked.file)
-    found = list(mutants((ROOT / asked.file).read_text()))
+    sources = {file: (ROOT / file).read_text() for file in files_of(asked.file)}
+    found = [(file, *each) for file, source in sources.items() for each in mutants(source)]
     if 0 < asked.sample < len(found):
         found = random.Random(0).sample(found, asked.sample)
+    tests = {file: asked.tests or tests_of(file) for file, *_ in found}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for part in PARTS:
             copied = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
             copied(ROOT / part, folder / part)
         began = time.monotonic()
-        if not passes(folder, tests, None):
-            print(f"{' '.join(tests)} fail without any change", file=sys.stderr)
+        every = sorted({each for own in tests.values() for each in own})
+        if not passes(folder, every, None):
+            print(f"{' '.join(every)} fail without any change", file=sys.stderr)
             return 1
         limit = 60 + 5 * (time.monotonic() - began)
         survivors = 0
-        for what, text in found:
-            (folder / asked.file).write_text(text)
-            if passes(folder, tests, limit):
+        for file, what, text in found:
+            (folder / file).write_text(text)
+            if passes(folder, tests[file], limit):
                 survivors += 1
-                print(json.dumps({"file": str(asked.file), **what}), flush=True)
+                print(json.dumps({"file": str(file), **what}), flush=True)
+            (folder / file).write_text(sources[file])
     score = 1 - survivors / max(len(found), 1)
     print(json.dumps({"file": str(asked.file), "mutants": len(found), "score": round(score, 3)}))
     return 0

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -27,8 +29,8 @@ from tests import tiny
 TESTS = Path(__file__).parent
 
 LONG = (
-    *("test_parallel", "test_faults", "test_convert", "test_study", "test_loop", "test_main"),
-    *("test_train_step_golden", "test_api"),
+    *("test_parallel", "test_train_step_golden", "test_tutorial", "test_study", "test_loop"),
+    *("test_fitting", "test_api", "test_convert"),
 )
 """Files that take a minute each come first, so that no worker is left alone with one at the end."""
 
@@ -80,15 +82,30 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder that all workers share, made by the first that asks for it; the others wait."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared" / name
+    folder.parent.mkdir(exist_ok=True)
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = folder.with_suffix(".done")
+        if not done.exists():
+            make(folder)
+            done.touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Root of a data set of small PNGs; not to be changed."""
-    return tiny.write_data(tmp_path_factory.mktemp("data") / "tiny")
+    return made_once(tmp_path_factory, "tiny", tiny.write_data)
 
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path) -> Path:
     """Workdir of a run on `tiny_data`, trained and evaluated; not to be changed."""
-    workdir = tmp_path_factory.mktemp("trained") / "run"
-    api.train(tiny.make_config(tiny_data), workdir)
-    return workdir
+    config = tiny.make_config(tiny_data)
+    shared = made_once(tmp_path_factory, "run", lambda workdir: api.train(config, workdir))
+    # A test that writes into it all the same is seen by no other worker.
+    return shutil.copytree(shared, tmp_path_factory.mktemp("trained") / "run")

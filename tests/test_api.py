@@ -10,10 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffmic_jax import api
-from diffmic_jax.cli import main as cli
+from diffmic_jax import api, fitting
 from diffmic_jax.data import sources
-from diffmic_jax.errors import InputError
+from diffmic_jax.errors import InputError, Interrupted
 from diffmic_jax.inference.evaluated import PROVENANCE
 from diffmic_jax.inference.load import load
 from diffmic_jax.method.task import SCALARS
@@ -21,6 +20,7 @@ from diffmic_jax.training.checkpoint import Checkpoints
 from diffmic_jax.training.workdir import check_workdir
 from tests import tiny
 from tests.refusal import refused
+from tests.training.test_loop import before_step, press_ctrl_c
 
 # A whole run.
 
@@ -82,7 +82,7 @@ def test_evaluating_again_gives_the_same_bytes(trained, tiny_data):
 def test_averaged_parameters_are_kept_beside_and_used(tmp_path, tiny_data, trained):
     changes = {"train__ema": True, "train__dtype": "bfloat16", "train__max_steps": 3}
     config = tiny.make_config(tiny_data, "v1_public", **changes, guidance__warmup_epochs=0)
-    api.train(config, tmp_path)
+    tiny.open_run(config, tmp_path).train(lambda state: {"accuracy": 0.0})
     state = tiny.latest_state(config, tmp_path)
     assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
     model = load(tmp_path)
@@ -95,27 +95,6 @@ def test_averaged_parameters_are_kept_beside_and_used(tmp_path, tiny_data, train
     ]
     assert np.mean(differ) > 0.9
     assert tiny.latest_state(tiny.make_config(tiny_data), trained).ema_params == {}
-
-
-def test_our_own_recipe_runs_whole(tmp_path, tiny_data):
-    changes = {"denoiser__pretrained": "guidance", "sampling__num_steps": 1}
-    config = tiny.make_config(tiny_data, "plus", sampling__flips="none", **changes)
-    api.train(config, tmp_path)
-    predictions = tiny.read_predictions(tmp_path / "eval/test")
-    assert len(predictions) == tiny.TEST
-    # The mean of the guidance prediction and of both samples, which lie within low and high alike.
-    with (tmp_path / "eval/test/uncertainty.csv").open(newline="") as file:
-        for row in csv.DictReader(file):
-            low, high, guidance = (
-                np.array([float(row[f"{kind}_{name}"]) for name in tiny.CLASSES])
-                for kind in ("low", "high", "guidance")
-            )
-            np.testing.assert_allclose(
-                predictions[row["id"]], (low + high + guidance) / 3, atol=1e-5
-            )
-            np.testing.assert_allclose(guidance.sum(), 1, atol=1e-5)
-            assert np.abs(high - low).max() > 1e-3
-    assert cli.main(["report", f"--workdir={tmp_path}"]) == 0
 
 
 # Whose workdir it is.
@@ -257,13 +236,17 @@ def test_the_phantom_needs_no_root(tmp_path):
     assert source.task.num_classes == 4
 
 
-def test_a_run_goes_on_without_the_run_that_its_guidance_started_with(tmp_path, tiny_data, trained):
+def test_a_run_goes_on_without_the_run_that_its_guidance_started_with(
+    tmp_path, tiny_data, trained, monkeypatch
+):
     other = shutil.copytree(trained, tmp_path / "other")
     changes = {"guidance__checkpoint": str(other), "guidance__warmup_epochs": 0}
-    api.train(tiny.make_config(tiny_data, **changes, train__max_steps=1), tmp_path / "run")
+    config = tiny.make_config(tiny_data, **changes, train__max_steps=2)
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        before_step(patch, [1], press_ctrl_c)
+        fitting.train(config, tmp_path / "run")
     shutil.rmtree(other)
-    longer = tiny.make_config(tiny_data, **changes, train__max_steps=2)
-    api.train(longer, tmp_path / "run")
-    assert tiny.latest_state(longer, tmp_path / "run").step == 2
+    fitting.train(config, tmp_path / "run")
+    assert tiny.latest_state(config, tmp_path / "run").step == 2
     with pytest.raises(InputError, match="other holds no checkpoint"):
-        api.train(longer, tmp_path / "fresh")
+        fitting.train(config, tmp_path / "fresh")

@@ -59,3 +59,9 @@ def test_a_file_has_the_tests_that_mirror_it_or_those_of_its_room():
     own = mutate.tests_of(Path("diffmic_jax/diffusion/readout.py"))
     assert own == ["tests/diffusion/test_readout.py"]
     assert mutate.tests_of(Path("diffmic_jax/diffusion/nothing.py")) == ["tests/diffusion"]
+
+
+def test_a_folder_stands_for_its_files():
+    found = mutate.files_of(Path("diffmic_jax/diffusion"))
+    assert Path("diffmic_jax/diffusion/readout.py") in found and len(found) > 5
+    assert mutate.files_of(found[-1]) == [found[-1]]

@@ -49,7 +49,7 @@ def prediction_program(method: Method, mesh: Mesh) -> Callable[..., tuple[Array,
     return parallel.jit_predict(mesh, step)
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=8)
 def make_predictor(method: Method, mesh: Mesh) -> Callable[[Variables], Predictor]:
     """`prediction_program`, made ready for variables.
 
@@ -95,6 +95,20 @@ class Timed:
         return statistics.median(self._seconds[1:]) if len(self._seconds) > 1 else None
 
 
+@lru_cache(maxsize=8)
+def _trunk_features(method: Method, mesh: Mesh) -> Callable[[Variables, Batch, Array], Array]:
+    """A compiled function (variables, batch, key) -> features."""
+
+    def step(variables: Variables, batch: Batch, key: Array) -> Array:
+        del key
+        image = method.preprocess.normalise(batch.image)
+        pooled = guide(method, variables, batch._replace(image=image)).pooled
+        assert pooled is not None, "every guidance has features"
+        return pooled
+
+    return parallel.jit_predict(mesh, step)
+
+
 def trunk_features(
     method: Method, mesh: Mesh, variables: Variables, batches: Iterable[Batch]
 ) -> Float[np.ndarray, "n f"]:
@@ -107,14 +121,7 @@ def trunk_features(
       batches: on the host, perhaps padded.
     """
 
-    def step(variables: Variables, batch: Batch, key: Array) -> Array:
-        del key
-        image = method.preprocess.normalise(batch.image)
-        pooled = guide(method, variables, batch._replace(image=image)).pooled
-        assert pooled is not None, "every guidance has features"
-        return pooled
-
-    compiled, key = parallel.jit_predict(mesh, step), jax.random.key(0)
+    compiled, key = _trunk_features(method, mesh), jax.random.key(0)
     return np.concatenate(
         [
             np.asarray(compiled(variables, parallel.from_all_rows(mesh, batch), key))[

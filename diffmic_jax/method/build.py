@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 
 from diffmic_jax.config import Config
 from diffmic_jax.diffusion import priors, process
@@ -126,8 +126,15 @@ class Method:
         return self.phases[-1]
 
 
+NOT_READ = {"seed": 0, "data.fold": 0, "guidance.checkpoint": ""}
+"""Fields that a method does not depend on."""
+
+
 def build(config: Config, task: Task, *, steps_per_epoch: int = 0, counts: Counts = ()) -> Method:
     """The method of a configuration.
+
+    The same one for the same arguments: what was compiled for a run is used again where the run
+    goes on, is loaded, or is trained with another seed, in the same process.
 
     Args:
       config: what to build.
@@ -139,6 +146,11 @@ def build(config: Config, task: Task, *, steps_per_epoch: int = 0, counts: Count
       InputError: a trunk does not exist or does not fit the images, the sampler cannot start on the
         schedule, or the labels do not have the loss.
     """
+    return _build(config.changed(NOT_READ), task, steps_per_epoch, counts)
+
+
+@lru_cache(maxsize=16)
+def _build(config: Config, task: Task, steps_per_epoch: int, counts: Counts) -> Method:
     check_networks(config)
     if task.multi_label:
         _check_several_labels(config)

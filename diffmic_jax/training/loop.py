@@ -7,7 +7,7 @@ import dataclasses
 import logging
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import accumulate
 from typing import Any
 
@@ -21,13 +21,13 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from diffmic_jax.errors import Interrupted, NonFiniteLossError
 from diffmic_jax.method.build import Method, Phase
 from diffmic_jax.method.state import TrainState, inherit
-from diffmic_jax.method.train_step import train_step
 from diffmic_jax.training import parallel, peers
 from diffmic_jax.training.checkpoint import Checkpoints
-from diffmic_jax.training.guards import FiniteCheck, StopRequest, Watchdog, skipping
+from diffmic_jax.training.guards import FiniteCheck, StopRequest, Watchdog
 from diffmic_jax.training.log import TrainingLog
 from diffmic_jax.training.owner import check_owned
 from diffmic_jax.training.pace import Pace, last_step
+from diffmic_jax.training.steps import compiled_step
 from diffmic_jax.types import Array, Batch
 
 messages = logging.getLogger("diffmic_jax")
@@ -155,9 +155,9 @@ class Loop:
         return FiniteCheck(self.guards.skip)
 
     @cached_property
-    def _compiled(self) -> dict[tuple[Phase, int], Callable[..., Any]]:
-        """The program of each phase and number of steps so far."""
-        return {}
+    def _started(self) -> set[tuple[Phase, int]]:
+        """The phases and numbers of steps whose programs have run."""
+        return set()
 
     def _dispatched(self, step: int, end: int) -> int:
         """Steps to take in one go after step `step`: as many as asked for, or one."""
@@ -205,7 +205,10 @@ class Loop:
         self.guards.watchdog.at(f"computes step {step + count} ({phase.name})")
         if self.method.inherits and step == self.method.warmup_steps:
             state = inherit(state)
-        run = self._program(phase, count, state)
+        run = compiled_step(self.method, phase, self.mesh, skip=self.guards.skip, count=count)
+        if self.pace and (phase, count) not in self._started:
+            self.pace.compiles()
+        self._started.add((phase, count))
         if count == 1:
             state, scalars = run(state, *batches, self.key)
             return state, [(self._finite(step + 1, scalars), int(state.skipped))]
@@ -215,17 +218,6 @@ class Loop:
             (self._finite(step + 1 + i, {name: scalars[name][i] for name in scalars}), int(so_far))
             for i, so_far in enumerate(skipped)
         ]
-
-    def _program(self, phase: Phase, count: int, state: TrainState) -> Callable[..., Any]:
-        """The compiled program of so many steps of a phase."""
-        if (phase, count) not in self._compiled:
-            plain = partial(train_step, self.method.in_phase(phase))
-            run = skipping(plain) if self.guards.skip else plain
-            run = run if count == 1 else parallel.in_a_row(run)
-            self._compiled[phase, count] = parallel.jit_train(self.mesh, run, state)
-            if self.pace:
-                self.pace.compiles()
-        return self._compiled[phase, count]
 
     def _after_steps(
         self,

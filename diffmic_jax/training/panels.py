@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from functools import cached_property
+from functools import lru_cache
 
 import jax
 import numpy as np
@@ -53,18 +53,17 @@ class Panel:
 
     def show(self, state: TrainState) -> None:
         """Log the panel of a state."""
-        picture = draw(self._guide(state.variables(), self.images), self.images, self._size)
+        picture = draw(
+            compiled_guide(self.method)(state.variables(), self.images), self.images, self._size
+        )
         self.log.show("regions", picture, int(state.step))
 
     @property
     def _size(self) -> int:
         return self.method.guidance.region_size
 
-    @cached_property
-    def _guide(self) -> Callable[[Variables, np.ndarray], Guidance]:
-        return compiled_guide(self.method)
 
-
+@lru_cache(maxsize=4)
 def compiled_guide(method: Method) -> Callable[[Variables, np.ndarray], Guidance]:
     """A compiled function (variables, images [N, S, S, 3] uint8) -> guidance prediction."""
 

@@ -24,9 +24,8 @@ from diffmic_jax.data.files import write_json, write_table, write_text
 from diffmic_jax.data.findings import check_conflicts, findings
 from diffmic_jax.data.places import user_cache
 from diffmic_jax.errors import InputError
-from diffmic_jax.method.build import Method, Phase, build
+from diffmic_jax.method.build import Method, build
 from diffmic_jax.method.state import TrainState
-from diffmic_jax.method.train_step import train_step
 from diffmic_jax.training import parallel
 from diffmic_jax.training.checkpoint import Checkpoints
 from diffmic_jax.training.content import (
@@ -47,6 +46,7 @@ from diffmic_jax.training.pretrained import with_pretrained
 from diffmic_jax.training.progress import Progress
 from diffmic_jax.training.settle import settler
 from diffmic_jax.training.state import Purpose, abstract_state, fresh_state, run_key
+from diffmic_jax.training.steps import step_of
 from diffmic_jax.training.workdir import check_same_run, config_sha256
 from diffmic_jax.types import Array, Batch, Variables
 
@@ -76,13 +76,7 @@ class TrainingRun:
     """By part, what `inputs` has found."""
 
     @classmethod
-    def open(
-        cls,
-        config: Config,
-        workdir: Path,
-        dataset: Dataset,
-        mesh: Mesh,
-    ) -> TrainingRun:
+    def open(cls, config: Config, workdir: Path, dataset: Dataset, mesh: Mesh) -> TrainingRun:
         """The run of a configuration on a data set.
 
         Raises:
@@ -252,10 +246,12 @@ class TrainingRun:
         rows = np.zeros(size, np.int32)
         label = self.dataset.examples["train"].label[:size]
         batch = Batch(np.zeros(image, np.uint8), label, rows)
-        # The columns are the same in every phase.
-        both = Phase(name="both", steps=1, guidance=True, denoiser=self.method.denoiser is not None)
-        step = partial(train_step, self.method.in_phase(both))
-        _, scalars = jax.eval_shape(step, state, batch, self.key(Purpose.TRAIN))
+        # The columns are the same in every phase: those of all networks.
+        first, *_, last = self.method.phases
+        scalars: dict[str, Any] = {}
+        for phase in [last] if last.guidance else [first, last]:
+            step = step_of(self.method, phase, skip=self.config.train.on_nan == "skip")
+            scalars |= jax.eval_shape(step, state, batch, self.key(Purpose.TRAIN))[1]
         return TrainingLog(
             self.workdir if parallel.is_main_process() else None,
             sorted(scalars),

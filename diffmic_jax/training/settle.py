@@ -13,7 +13,6 @@ from collections.abc import Callable
 from functools import lru_cache, partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -77,6 +76,7 @@ def _statistics(
     count = min(math.ceil(IMAGES / batch_size), len(examples) // batch_size)
     batching = loader.Batching(batch_size=batch_size)
     record = _recorder(method, mesh)
+    before = variables["batch_stats"]["guidance"]
     found: list[Variables] = []
     with contextlib.closing(
         loader.train_batches(examples, batching, seed=0, num_steps=count)
@@ -84,21 +84,26 @@ def _statistics(
         for batch in batches:
             placed = parallel.from_all_rows(mesh, batch)
             found.append(record(variables, placed, np.float32(0)))
-    # What is left of a running statistic of 1 tells the share that is the batch's.
-    left = jax.tree.map(jnp.subtract, record(variables, placed, np.float32(1)), found[-1])
-    return jax.tree.map(lambda kept, *each: sum(each) / (count * (1 - kept)), left, *found)
+    # How much of a running statistic is left after a batch: what is left of one that is added.
+    shifted = record(variables, placed, np.float32(1))
+    left = jax.tree.map(lambda high, low: (high - low).mean(), shifted, found[-1])
+
+    def mean(old: Array, kept: Array, *each: Array) -> Array:
+        return (sum(each) / count - kept * old) / (1 - kept)
+
+    return jax.tree.map(mean, before, left, *found)
 
 
 @lru_cache(maxsize=1)
 def _recorder(method: Method, mesh: Mesh) -> Callable[..., Variables]:
-    """The guidance's running statistics after a batch, from all of them at one value."""
+    """The guidance's running statistics after a batch, with a number added to all before it."""
 
-    def record(variables: Variables, batch: Batch, start: Array) -> Variables:
+    def record(variables: Variables, batch: Batch, added: Array) -> Variables:
         own = of_network(variables, "guidance")
-        same = jax.tree.map(lambda each: jnp.full_like(each, start), own["batch_stats"])
+        higher = jax.tree.map(lambda each: each + added, own["batch_stats"])
         keys = dict.fromkeys(("drop_path", "dropout"), jax.random.key(0))
         _, updates = method.guidance.apply(
-            own | {"batch_stats": same},
+            own | {"batch_stats": higher},
             method.preprocess.normalise(batch.image),
             True,
             mutable=["batch_stats"],

@@ -1,14 +1,12 @@
 from __future__ import annotations
 
-import json
-
 import pytest
 
+from diffmic_jax import api
 from diffmic_jax.cli import main as cli
 from diffmic_jax.cli import train
+from diffmic_jax.data.sources import open_source
 from diffmic_jax.fields import RENAMED
-from diffmic_jax.inference.load import load
-from tests import tiny
 from tests.processes import write_config
 
 HAM = "--config=configs/ham10000.py:v2"
@@ -84,6 +82,16 @@ def test_an_old_field_names_the_new_one(name, capsys):
         (["--config=busi", "--colour=red"], "command line: Unknown command line flag 'colour'"),
         (["--config=busi", "--process_id=a"], "command line: flag --process_id=a: invalid literal"),
         (["--config=busi", "red"], "'red' is not a flag; flags start with --"),
+        (["--config=busi", "--mode=dance"], "command line: flag --mode=dance"),
+        (["--config=pyproject.toml"], "--config=pyproject.toml: cannot be used (SyntaxError: "),
+        (
+            ["--config=busi", "--config.sampling.num_steps=0"],
+            "config.sampling.num_steps=0 does not go with config.denoiser.encoder='resnet18'",
+        ),
+        (
+            ["--config=busi", "--config.data.root=nowhere"],
+            "config.data.root='nowhere' is not there; download Dataset_BUSI.zip from https://",
+        ),
     ],
 )
 def test_a_wrong_command_line_is_one_line(argv, message, capsys):
@@ -132,7 +140,53 @@ def test_a_configuration_file_that_cannot_work_is_one_line(tmp_path, name, messa
     assert refused(capsys, f"--config={path}") == message.format(path)
 
 
-def test_flags_change_fields_of_every_kind_and_the_last_one_counts(tmp_path, tiny_data):
+def test_help_shows_the_flags(capsys):
+    assert train.main(["main.py", "--help"]) == 0
+    shown = capsys.readouterr()
+    assert "python main.py --config=configs/quickstart.py" in shown.out
+    assert "--workdir" in shown.out
+    assert shown.err == ""
+
+
+@pytest.mark.parametrize(("recipe", "workdir"), [("", "mine"), (":v1_public", "mine-v1_public")])
+def test_the_default_workdir_is_named_after_config_and_recipe(
+    tmp_path, tiny_data, monkeypatch, capsys, recipe, workdir
+):
+    config = write_config(tmp_path / "mine.py", tiny_data)
+    monkeypatch.chdir(tmp_path)
+    flags = [f"--config={config}{recipe}", "--mode=evaluate", "--num_processes=1"]
+    assert train.main(["main.py", *flags]) == 2
+    assert capsys.readouterr().err.startswith(f"error: runs/{workdir} holds no checkpoint")
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--coordinator=localhost:1"],
+        ["--num_processes=2", "--process_id=0"],
+        ["--coordinator=localhost:1", "--num_processes=2", "--process_id=2"],
+    ],
+)
+def test_flags_of_several_processes_belong_together(capsys, argv):
+    assert train.main(["main.py", "--config=quickstart", "--workdir=no/where", *argv]) == 2
+    assert capsys.readouterr().err.startswith(
+        "error: --coordinator=HOST:PORT, --num_processes=N and --process_id=0..N-1 belong together"
+    )
+
+
+def test_a_time_limit_saves_and_asks_for_a_restart(tmp_path, tiny_data, capsys):
+    config = write_config(tmp_path / "mine.py", tiny_data)
+    flags = [f"--config={config}:classifier", "--config.train.max_minutes=0.0001"]
+    run = [f"--workdir={tmp_path / 'run'}", "--num_processes=1"]
+    assert train.main(["main.py", *flags, *run]) == 75
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == "stopped after step 1 of 9 and saved; run the same command again to go on"
+    assert (tmp_path / "run/checkpoints/1").is_dir()
+
+
+def test_flags_change_fields_of_every_kind_and_the_last_one_counts(
+    tmp_path, tiny_data, monkeypatch
+):
     write_config(tmp_path / "mine.py", tiny_data)
     flags = {
         "train.max_steps": "1",
@@ -147,16 +201,17 @@ def test_flags_change_fields_of_every_kind_and_the_last_one_counts(tmp_path, tin
     }
     argv = ["train", "--config", f"{tmp_path}/mine.py", "--config.train.max_steps=2"]
     argv += [f"--config.{name}={value}" for name, value in flags.items()]
+    given = []
+    monkeypatch.setattr(api, "train", lambda *args: given.append(args))
     for seed in (1, 2):  # in one process, each command line has its own values
-        out = tmp_path / str(seed)
-        own = [f"--config.seed={seed}", "--workdir", str(out), "--num_processes=1"]
+        own = [f"--config.seed={seed}", "--workdir", f"{tmp_path}/{seed}", "--num_processes=1"]
         assert cli.main([*argv, *own]) == 0
-        stored = json.loads((out / "config.json").read_text())
-        assert (stored["seed"], stored["recipe"]) == (seed, "v1")
-        assert (stored["train"]["max_steps"], stored["train"]["learning_rate"]) == (1, 1e-4)
-        assert stored["guidance"]["frozen"] is True
-        assert stored["denoiser"]["gates"] == "ones"
-        assert stored["sampling"]["clip"] == [-1.0, 1.0]
-        scores = json.loads((out / "eval/test/metrics.json").read_text())
-        assert scores["n"] == tiny.TEST
-        assert load(out).task.class_names == ("red", "green", "blue")
+        config, workdir, minutes = given.pop()
+        assert (workdir, minutes) == (tmp_path / str(seed), None)
+        assert (config.seed, config.recipe) == (seed, "v1")
+        assert (config.train.max_steps, config.train.learning_rate) == (1, 1e-4)
+        assert config.guidance.frozen is True
+        assert (config.guidance.warmup_epochs, config.eval.bootstrap) == (0, 0)
+        assert (config.denoiser.gates, config.sampling.sampler) == ("ones", "ddim")
+        assert config.sampling.clip == (-1.0, 1.0)
+        assert open_source(config.data).task.class_names == ("red", "green", "blue")

@@ -87,6 +87,9 @@ def test_the_reverse_process_starts_around_mean_or_map(guidance):
     )
     start = np.asarray(priors.start_at_random_map(prior, noise))
     assert np.all((start >= 0) & (start < 1))
+    for corner in (0, -1):
+        vector = jax.scipy.stats.norm.cdf(noise[:, 0, corner])
+        np.testing.assert_allclose(start[:, 0, corner], vector, rtol=1e-5)
     np.testing.assert_allclose(start[:, 1, 1], start[:, 0, 0], rtol=1e-6)
     np.testing.assert_allclose(start[:, 0, 1], (start[:, 0, 0] + start[:, 0, 2]) / 2, rtol=1e-6)
     many = np.random.default_rng(2).standard_normal((4000, 3, 3, 5))

@@ -53,12 +53,13 @@ def test_clean_end_is_y0(schedule, t):
 
 
 @pytest.mark.parametrize("shape", [(), (4,), (4, 3, 3)], ids=["scalar", "per image", "per cell"])
-def test_predict_y0_inverts_q_sample(shape):
+def test_label_and_noise_are_found_again_in_q_sample(shape):
     rng = np.random.default_rng(3)
     y0, eps, mean = rng.standard_normal((3, *(shape or (4,)), 5)).astype(np.float32)
     t = jnp.asarray(rng.integers(0, 500, shape))
     y_t = process.q_sample(SCHEDULE, y0, t, eps, mean)
     np.testing.assert_allclose(process.predict_y0(SCHEDULE, y_t, t, eps, mean), y0, atol=2e-5)
+    np.testing.assert_allclose(process.predict_eps(SCHEDULE, y_t, t, y0, mean), eps, atol=1e-3)
 
 
 @pytest.mark.parametrize("t", [0, 300, 999])

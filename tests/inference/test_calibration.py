@@ -154,3 +154,11 @@ def test_a_damaged_calibration_is_named(tmp_path, text):
     (tmp_path / "calibration.json").write_text(text)
     with pytest.raises(InputError, match="calibration.json: (is no calibration|not JSON|holds a)"):
         calibration.read(tmp_path, 3, DDIM)
+
+
+def test_the_uniform_distribution_leaves_probabilities():
+    p = np.array([[0.7, 0.2, 0.1]])
+    mixed = np.exp(calibration._logits(p, 0.5, False))
+    np.testing.assert_allclose(mixed, (p + 0.5 / 3) / 1.5)
+    several = calibration._logits(p, 0.5, True)
+    np.testing.assert_allclose(1 / (1 + np.exp(-several)), (p + 0.25) / 1.5)

@@ -3,28 +3,25 @@ from __future__ import annotations
 import csv
 import json
 import os
-import pickle
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffmic_jax import configfile
+from diffmic_jax import configfile, recipes
 from diffmic_jax.cli import main as cli
 from diffmic_jax.errors import InputError
-from diffmic_jax.inference.load import Model, load
+from diffmic_jax.inference.load import load
 from diffmic_jax.interop import convert
 from diffmic_jax.method.build import Method, build
 from diffmic_jax.method.state import init_variables, of_network
 from diffmic_jax.method.task import Task
 from diffmic_jax.nn import names, state_dict, trunks
 from tests import golden_weights, tiny
-from tests.helpers import channels_last, check
 
 THREE = Task(class_names=("0", "1", "2"))
 CONFIG = """
@@ -178,51 +175,24 @@ def test_a_damaged_file_is_named(tmp_path, content):
         state_dict.read(tmp_path / "no.pth")
 
 
-@pytest.fixture(scope="module")
-def golden_run(tmp_path_factory) -> Model:
-    """The networks of the golden vectors, converted by the command and restored."""
-    folder = tmp_path_factory.mktemp("golden")
-    for network, shapes in (
-        ("denoiser", "shapes_denoiser_c5_d128"),
-        ("guidance", "shapes_dcg_c5_resnet50"),
-    ):
-        state_dict.write(folder / f"{network}.safetensors", golden_weights.state_dict(shapes))
-    write_config(folder, {"sampling.num_steps": 10})
-    assert cli.main(command(folder, folder / "run")) == 0
-    return load(folder / "run")
-
-
-def test_a_converted_guidance_predicts_the_golden_logits(golden, golden_run):
-    g, image = golden("dcg"), jnp.asarray(channels_last(golden("images224")["x"]))
-    own = of_network(golden_run.variables, "guidance")
-    found = jax.jit(lambda v: golden_run.method.guidance.apply(v, image, False))(own)
-    np.testing.assert_array_equal(found.corners, g["roi_px"])
-    check("saliency", found.saliency, channels_last(g["saliency"]), 1e-5)
-    check("crops", found.patches[:2, ..., 0], g["crops_first2"], 0)
-    check("attention", found.attention, g["patch_attns"], 1e-5)
-    check("logits", found.fused, g["y_fusion"], 1e-5)
-
-
-def test_a_converted_denoiser_takes_the_steps_of_the_golden_loop(golden, golden_run):
-    g, image = golden("p_sample_net"), jnp.asarray(channels_last(golden("images224")["x"]))
-    own, net = of_network(golden_run.variables, "denoiser"), golden_run.method.denoiser
-    prior, noise = g["y0_hat"], g["n10_noise"]
-
-    @jax.jit
-    def walk(own):
-        features = net.apply(own, image, image, False, method="encode")
-
-        def eps_fn(y, t):
-            return net.apply(own, y, prior, t, features, False)
-
-        forward = net.apply(own, d["y"], d["y0_hat"], d["t"], features, False)
-        rolled = np.roll(noise, -1, axis=0)
-        return forward, golden_run.method.sampling.run(eps_fn, prior + noise[0], prior, rolled)
-
-    d = golden("denoiser")
-    forward, y0_hat = walk(own)
-    check("denoiser", forward, d["eval_out"], 5e-6)
-    check("loop", y0_hat, g["n10_seq"][-1], 1e-5)
+def test_the_networks_of_the_golden_vectors_come_out_as_their_own_tests_have_them(tmp_path):
+    """Which compare what they predict with the golden vectors."""
+    shapes = {"denoiser": "shapes_denoiser_c5_d128", "guidance": "shapes_dcg_c5_resnet50"}
+    states = {network: golden_weights.state_dict(file) for network, file in shapes.items()}
+    config = recipes.get("v1_public")
+    sizes, num_classes = convert._sizes(config, states, dict.fromkeys(states, tmp_path))
+    method = build(config.changed(sizes), Task(class_names=tuple("abcde")))
+    assert num_classes == 5
+    assert sizes["guidance.backbone"] == "resnet50"
+    abstract = jax.eval_shape(partial(init_variables, method), jax.random.key(0))
+    wanted = {
+        "denoiser": golden_weights.denoiser_variables(),
+        "guidance": golden_weights.dcg_variables(),
+    }
+    for network, map_ in convert._maps(method, convert.ENCODER).items():
+        own = of_network(abstract, network)
+        found = names.to_variables(states[network], own, map_, what=network)
+        jax.tree.map(np.testing.assert_array_equal, found, wanted[network])
 
 
 @pytest.mark.parametrize("depth", [18, 34, 50])
@@ -233,8 +203,7 @@ def test_the_depth_of_a_trunk_is_read_from_its_tensors(depth):
     assert convert._backbone(found, "", named=True) == f"resnet{depth}"
 
 
-@pytest.mark.parametrize("source", ["torchvision", "timm"])
-def test_a_classifier_of_photographs_becomes_a_start(tmp_path, source):
+def test_a_classifier_of_photographs_becomes_a_start(tmp_path):
     trunk: Any = trunks.build("resnet18", width=8)
     shapes = jax.eval_shape(
         partial(trunk.init, train=False), jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32)
@@ -245,7 +214,7 @@ def test_a_classifier_of_photographs_becomes_a_start(tmp_path, source):
     weights, workdir = tmp_path / "weights.safetensors", tmp_path / "run"
     state_dict.write(weights, state)
     write_config(tmp_path, SMALL | {"denoiser.feature_dim": 16})
-    options = [f"--source={source}", f"--weights={weights}", f"--workdir={workdir}"]
+    options = ["--source=torchvision", f"--weights={weights}", f"--workdir={workdir}"]
     config = f"--config={tmp_path}/config.py:v1"
     assert cli.main(["convert", *options, config, "--class_names=a,b,c"]) == 0
     found = load(workdir)
@@ -325,41 +294,3 @@ def test_a_recipe_of_the_other_version_is_refused(states, lightning, tmp_path, c
     v1 = command(states, tmp_path / "run")
     assert cli.main([*v1[:-1], f"--config={states}/config.py:v2"]) == 2
     assert "of DiffMIC-v1, but --config has the recipe v2; name v1" in capsys.readouterr().err
-
-
-class Evil:
-    """A pickle of it leaves a file behind when it is loaded."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (self.path,)
-
-
-def test_torch_files_are_read_in_their_containers(tmp_path):
-    torch = pytest.importorskip("torch")
-    state = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.counter": torch.tensor(3)}
-    for name, content in {
-        "plain": state,
-        "diffmic": [state, {"state": {}}, 7, 100],
-        "lightning": {"state_dict": {f"model.{k}": v for k, v in state.items()}, "epoch": 3},
-        "sam": {"model": state},
-    }.items():
-        path = tmp_path / f"{name}.pth"
-        torch.save(content, path)
-        found = state_dict.read(path, "model." if name == "lightning" else "")
-        np.testing.assert_array_equal(found["a.weight"], np.arange(6.0).reshape(2, 3))
-        assert found["a.counter"].dtype == np.int64
-    state_dict.write(tmp_path / "back.pth", found)
-    assert state_dict.read(tmp_path / "back.pth").keys() == found.keys()
-
-
-def test_a_pickle_that_wants_to_run_code_is_refused(tmp_path):
-    torch = pytest.importorskip("torch")
-    torch.save({"state_dict": Evil(tmp_path / "ran")}, tmp_path / "evil.pth")
-    (tmp_path / "plain.pth").write_bytes(pickle.dumps(Evil(tmp_path / "ran"), protocol=2))
-    for name in ("evil", "plain"):
-        with pytest.raises(InputError, match=rf"{name}\.pth: holds more than weights, and what it"):
-            state_dict.read(tmp_path / f"{name}.pth")
-    assert not (tmp_path / "ran").exists()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -86,11 +88,13 @@ def test_the_guidance_prediction_has_its_weight_in_the_ensemble(variables, batch
 def test_conditioning_dropout_takes_the_guidance_prediction_of_its_share_away(variables, batch):
     uniform = np.array([0.0, 0.69, 0.71, 0.99], np.float32)
     t, eps = np.array([900, 900, 500, 500]), np.ones((4, 3), np.float32)
-    guidance = train_step.guide(make_method(), variables, batch)
+    guidance = jax.jit(partial(train_step.guide, make_method()))(variables, batch)
+    whole = jax.jit(partial(train_step.diffusion_loss, posterior_method()))
 
     def loss(dropout: float) -> float:
         method = posterior_method(denoiser__conditioning_dropout=dropout)
-        found, _ = train_step._denoiser_loss(method, variables, batch, t, eps, uniform)
+        compiled = jax.jit(partial(train_step._denoiser_loss, method))
+        found, _ = compiled(variables, batch, t, eps, uniform)
         return float(found["loss"])
 
     def expected(seen: np.ndarray) -> float:
@@ -98,8 +102,7 @@ def test_conditioning_dropout_takes_the_guidance_prediction_of_its_share_away(va
         branches = ("fused", "global_", "local")
         kept = {name: getattr(guidance, name) * seen[:, None] for name in branches}
         given = guidance._replace(**kept)
-        method = posterior_method()
-        found, _ = train_step.diffusion_loss(method, variables, batch, given, t, eps)
+        found, _ = whole(variables, batch, given, t, eps)
         return float(found["loss"])
 
     seen = {0.0: [1, 1, 1, 1], 0.7: [0, 0, 1, 1], 1.0: [0, 0, 0, 0]}

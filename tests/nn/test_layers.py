@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffmic_jax.nn.layers import BatchNorm, Conv, Dense, DropPath, convolve
+from diffmic_jax.nn.layers import BatchNorm, Conv, Dense, Depthwise, DropPath, convolve
 
 
 def plain_convolution(x, kernel, stride):
@@ -150,3 +150,30 @@ def test_stochastic_depth_leaves_rows_out_and_keeps_the_mean():
     assert (rows.min(1) == rows.max(1)).all()
     assert abs((rows[:, 0] == 0).mean() - 0.25) < 0.03
     np.testing.assert_array_equal(drop.apply({}, x, False), x)
+
+
+def test_the_written_out_gradient_of_batch_norm_is_its_derivative():
+    x, upstream = np.random.default_rng(0).standard_normal((2, 6, 3)).astype(np.float32) + 2
+    params = {"scale": jnp.array([0.5, 1.0, 2.0]), "bias": jnp.array([0.1, 0.0, -0.3])}
+    norm = BatchNorm()
+    stats = norm.init(jax.random.key(0), x, False)["batch_stats"]
+
+    def ours(x, params):
+        variables = {"params": params, "batch_stats": stats}
+        return (norm.apply(variables, x, True, mutable=["batch_stats"])[0] * upstream).sum()
+
+    def plain(x, params):
+        unit = (x - x.mean(0)) / jnp.sqrt(x.var(0) + norm.epsilon)
+        return ((unit * params["scale"] + params["bias"]) * upstream).sum()
+
+    found, expected = (jax.jit(jax.grad(f, (0, 1)))(x, params) for f in (ours, plain))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, expected)
+
+
+def test_a_depthwise_convolution_starts_he_normal_over_a_channels_outputs():
+    conv, image = Depthwise(size=3, stride=2), np.zeros((2, 5, 6, 4000), np.float32)
+    found, variables = conv.init_with_output(jax.random.key(0), image)
+    assert found.shape == (2, 3, 3, 4000)
+    kernel = variables["params"]["kernel"]
+    assert kernel.shape == (3, 3, 1, 4000)
+    assert np.std(kernel) == pytest.approx(np.sqrt(2) / 3, rel=0.02)

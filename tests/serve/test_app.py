@@ -6,7 +6,6 @@ import base64
 import csv
 import io
 import json
-import os
 import re
 import shutil
 import socket
@@ -24,6 +23,7 @@ import pytest
 from diffmic_jax.cli import main as cli
 from diffmic_jax.inference.load import load
 from tests import tiny
+from tests.browsers import chromium
 
 uvicorn = pytest.importorskip("uvicorn")
 pytest.importorskip("starlette")
@@ -195,14 +195,8 @@ def test_an_address_that_is_taken_is_named(trained, capsys):
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[object]:
-    sync_api = pytest.importorskip("playwright.sync_api")
-    path = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    if not path:
-        pytest.skip("needs a Chromium")
-    with sync_api.sync_playwright() as play:
-        running = play.chromium.launch(executable_path=path, args=["--no-sandbox"])
+    with chromium() as running:
         yield running
-        running.close()
 
 
 @pytest.mark.parametrize("width", [1280, 390])

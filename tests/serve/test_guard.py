@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http.client
-import os
-import shutil
 import socket
 import threading
 import time
@@ -27,6 +25,7 @@ from diffmic_jax.cli import main as cli  # noqa: E402
 from diffmic_jax.serve import app as served  # noqa: E402
 from diffmic_jax.serve.connections import Connection  # noqa: E402
 from diffmic_jax.serve.guard import COOKIE, Access, Guard, Limits, is_loopback  # noqa: E402
+from tests.browsers import chromium  # noqa: E402
 
 LIMITS = Limits(body=1000, bodies=2500, waiting=3, grace=0.5, rate=1000)
 HOST = "127.0.0.1:8000"
@@ -281,15 +280,10 @@ const attempt = (options) => fetch("{url}", options)
 
 
 def test_a_page_of_another_origin_reads_nothing_in_a_real_browser(port):
-    sync_api = pytest.importorskip("playwright.sync_api")
-    path = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    if not path:
-        pytest.skip("needs a Chromium")
     html = FOREIGN_PAGE.format(url=f"http://127.0.0.1:{port}/")
     foreign = Starlette(routes=[Route("/", lambda request: HTMLResponse(html))])
     statuses: list[tuple[str, int]] = []
-    with running(foreign) as other, sync_api.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=path, args=["--no-sandbox"])
+    with running(foreign) as other, chromium() as browser:
         page = browser.new_page()
         page.on(
             "response",
@@ -302,6 +296,5 @@ def test_a_page_of_another_origin_reads_nothing_in_a_real_browser(port):
         page.goto(f"http://localhost:{other}/")
         page.wait_for_function("document.title != 'waits'")
         title = page.title()
-        browser.close()
     assert title == "refused; refused; refused; refused; refused; 0"
     assert statuses and all(status == 403 for method, status in statuses if method == "POST")

@@ -81,6 +81,13 @@ def test_steps_that_are_compiled_first_are_not_timed():
     assert ends[:5] == [100] * 5 and 65 < ends[5] < 75
 
 
+def test_near_the_end_it_is_what_is_left_that_becomes_shorter():
+    clock = Machine(1.0)
+    ends = train(paced(120, clock), clock, 100, {88: 1.3})
+    assert 94 <= ends[-1] < 100
+    assert clock.now == pytest.approx(120, abs=3)
+
+
 def test_a_faster_machine_goes_on_longer_until_the_middle():
     clock = Machine(1.0)
     ends = train(paced(120, clock), clock, 100, {10: 0.5})

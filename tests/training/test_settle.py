@@ -70,7 +70,9 @@ def test_settled_statistics_are_means_of_those_of_batches_of_plain_images(run):
     # Whatever the statistics were before.
     other = jax.tree.map(lambda each: each + 1, state.ema_batch_stats)
     again = settle(state.replace(ema_batch_stats=other))
-    tiny.assert_same(again, after)
+    for one, two in zip(*map(jax.tree.leaves, (again, after)), strict=True):
+        if jax.dtypes.issubdtype(one.dtype, np.floating):
+            np.testing.assert_allclose(one, two, atol=1e-5, rtol=1e-4)
 
 
 def test_a_training_is_validated_with_settled_statistics(run, tiny_data, tmp_path):
@@ -78,7 +80,9 @@ def test_a_training_is_validated_with_settled_statistics(run, tiny_data, tmp_pat
     state = tiny.latest_state(run.config, tmp_path / "settled")
     settle = settler(run.config, run.method, run.mesh, run.dataset.examples["train"])
     assert settle is not None
-    tiny.assert_same(settle(state), state)
+    own, again = state.ema_batch_stats, settle(state).ema_batch_stats
+    for one, two in zip(*map(jax.tree.leaves, (own, again)), strict=True):
+        np.testing.assert_allclose(one, two, atol=1e-5, rtol=1e-4)
     running = run.config.changed({"guidance.statistics": "running"})
     tiny.train(running, tmp_path / "running")
     other = tiny.latest_state(running, tmp_path / "running")
