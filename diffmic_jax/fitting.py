@@ -79,6 +79,8 @@ CANDIDATES = {
 REPORT = 20.0
 """Seconds for the report, and those below for each image that its audit reads."""
 AUDIT = 0.005
+EXPORT = 4.0
+"""Seconds for the exported program, for each network that answers."""
 
 
 def train(
@@ -176,7 +178,8 @@ def fit(plan: Plan, workdir: Path) -> Model:
     steps_per_epoch(dataset.examples["train"], config.train.batch_size)  # refuses what cannot be
     end = None  # of a fit that goes on, each member has the minutes that it had
     if not plan.share:
-        reserved = REPORT + AUDIT * len(dataset.source.records)
+        networks = 2 * plan.members  # at most
+        reserved = REPORT + AUDIT * len(dataset.source.records) + EXPORT * networks
         end = began + 60 * plan.minutes - reserved
         left = max(end - time.monotonic(), 1.0)
         plan = dataclasses.replace(plan, share=left / 60 / plan.members)

@@ -271,6 +271,9 @@ class Train:
     )
     ema: bool = field(False, "evaluate the exponential moving average of the parameters")
     dtype: Literal["float32", "bfloat16"] = field("float32", "of the computation")
+    steps_per_dispatch: int = field(
+        1, "computed in one go; fewer before a checkpoint, a phase or the end", low=1, free=True
+    )
     log_every: int = field(50, "between rows of the log", low=1, unit="steps", free=True)
     on_nan: Literal["stop", "skip"] = field(
         "stop", "at a loss that is not finite: stop, or leave the step out", free=True

@@ -4,12 +4,15 @@
     python scripts/benchmark.py --mode=train --batch=8 --json
     python scripts/benchmark.py --mode=compile --json
     python scripts/benchmark.py --mode=input --workers=1,2 --json
+    python scripts/benchmark.py --mode=aot --topology=v5e:16x16 --dtype=bfloat16 --json
 
 `predict` times the classification of a batch, beside guidance and image embedding alone, which is
 the floor that no sampler goes below. `train` times a joint step and its parts. `compile` times a
 fresh process up to its first prediction and its first training step, with an empty compilation
 cache and with what that leaves behind, and `--help`. `input` times what feeds training: decoding
-JPEGs into the cache, batches from the cache, and these with augmentation on the device.
+JPEGs into the cache, batches from the cache, and these with augmentation on the device. `aot`
+compiles the training and the prediction step for TPUs or GPUs that are not there and says what a
+chip would hold, compute, move and send (docs/scaling.md); there, --batch is that of one chip.
 
 What is compared is measured in turns, so that other work on the machine falls on all of it alike;
 numbers are medians over the turns. `peak_share` is the time that the machine would need at its own
@@ -36,6 +39,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from aot import measure_aot
 from benchmark_input import measure_input
 from timing import compiled, in_turns, peak_memory, peaks, report, seconds, shares
 
@@ -305,6 +309,7 @@ MODES = {
     "train": measure_train,
     "input": measure_input,
     "compile": measure_compile,
+    "aot": partial(measure_aot, make=make),
 }
 
 
@@ -317,7 +322,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="JSON lines")
     parser.add_argument("--size", type=int, default=224, help="pixels a side")
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--steps", type=int, help="reverse steps (predict) or batches (input: 100)")
+    parser.add_argument("--steps", type=int, help="reverse steps, or batches (input, aot)")
     parser.add_argument("--sampler", choices=SAMPLERS, help="default: the recipe's")
     parser.add_argument("--samples", type=int, default=1, help="samples per image")
     parser.add_argument("--recipe", choices=recipes.NAMES, default="v1")
@@ -327,6 +332,10 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=512, help="JPEGs to write (input)")
     parser.add_argument("--jpeg", type=_numbers, default=(450, 600), help="height,width of them")
     parser.add_argument("--workers", type=_numbers, default=(1, 2), help="as 1,2 (input)")
+    parser.add_argument("--topology", default="v5e:2x2", help="as v5e:16x16 or h100:8 (aot)")
+    parser.add_argument("--programs", help="as warmup,joint,predict (aot); the last two")
+    parser.add_argument("--effort", type=float, default=0.0, help="of the compiler, -1 to 1 (aot)")
+    parser.add_argument("--fit-batch", action="store_true", help="up to the most that fit (aot)")
     parser.add_argument("--first", choices=("predict", "train"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     MODES[args.mode](args)

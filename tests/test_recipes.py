@@ -25,6 +25,7 @@ OF_THE_RUN = {  # how a training is run, which no recipe decides
         "max_steps",
         "patience",
         "dtype",
+        "steps_per_dispatch",
         "log_every",
         "on_nan",
         "max_minutes",

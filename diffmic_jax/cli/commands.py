@@ -16,6 +16,8 @@ from typing import Any
 from diffmic_jax import extras
 from diffmic_jax.errors import InputError, RunError
 
+PROGRAM = "classifier.stablehlo"
+"""What `fit` exports."""
 SAMPLING = ("num_samples", "num_steps", "sampler", "start", "flips", "rederive_eps")
 
 
@@ -39,6 +41,7 @@ def fit(args: argparse.Namespace) -> None:
         args.data, minutes=args.minutes, config=args.config, workdir=args.out, changes=changes
     )
     print(f"report: {classifier.report()}")
+    print(f"program: {classifier.export(classifier.workdir / PROGRAM)}")
 
 
 def prepare(args: argparse.Namespace) -> None:

@@ -30,14 +30,11 @@ Predictor = Callable[[Batch, Array], Outputs]
 """From a batch on the host and the random key of the samples to the outputs for its real rows."""
 
 
-@lru_cache(maxsize=8)
-def make_predictor(method: Method, mesh: Mesh) -> Callable[[Variables], Predictor]:
-    """The compiled prediction step, which returns only what an evaluation needs.
-
-    One that was made already is returned again: what is compiled in training serves the evaluation.
+def prediction_program(method: Method, mesh: Mesh) -> Callable[..., tuple[Array, ...]]:
+    """The jitted prediction step, which returns only what an evaluation needs.
 
     Returns:
-      A function that prepares parameters and statistics, once for all batches.
+      A function ((variables, what `fold` makes of them), batch, key) -> the outputs on the devices.
     """
 
     def step(ready: tuple[Variables, Folded | None], batch: Batch, key: Array) -> tuple[Array, ...]:
@@ -49,7 +46,19 @@ def make_predictor(method: Method, mesh: Mesh) -> Callable[[Variables], Predicto
         assert features is not None, "every guidance has features"
         return found.probabilities, found.spread, guidance, samples, features
 
-    compiled, prepare = parallel.jit_predict(mesh, step), jax.jit(partial(fold, method))
+    return parallel.jit_predict(mesh, step)
+
+
+@lru_cache(maxsize=8)
+def make_predictor(method: Method, mesh: Mesh) -> Callable[[Variables], Predictor]:
+    """`prediction_program`, made ready for variables.
+
+    One that was made already is returned again: what is compiled in training serves the evaluation.
+
+    Returns:
+      A function that prepares parameters and statistics, once for all batches.
+    """
+    compiled, prepare = prediction_program(method, mesh), jax.jit(partial(fold, method))
 
     def predictor(variables: Variables) -> Predictor:
         ready = variables, prepare(variables)

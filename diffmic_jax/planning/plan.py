@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from diffmic_jax.data.files import write_json
+from diffmic_jax.data.layouts import PARTS
 from diffmic_jax.errors import InputError
 from diffmic_jax.planning.fingerprint import Fingerprint
 from diffmic_jax.planning.rules import GIVEN, Case, Decision, Machine, decide
@@ -60,7 +61,7 @@ class Plan:
     def head(self) -> str:
         """The data and the budget, in a line."""
         data = self.data
-        parts = ", ".join(f"{count:,} {part}" for part, count in data.images.items())
+        parts = ", ".join(f"{data.images[part]:,} {part}" for part in PARTS)
         return (
             f"{data.name}: {parts}; {len(data.classes)} classes, {data.labels}; "
             f"{self.minutes:g} minutes on {self.machine.devices}"

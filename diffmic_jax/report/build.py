@@ -74,15 +74,17 @@ def _sections(
 ) -> list[tuple[str, str, str]]:
     """Name, title and content of the sections about the model."""
     images = ImageSections.of(model, dataset, split, results)
-    return [
+    found = [
         ("training", "Training", sections.training(results)),
         ("classes", "Classes", sections.classes(results)),
         ("reliability", "Are the probabilities calibrated?", sections.reliability(results)),
         ("referral", "Does uncertainty find the errors?", sections.referral(results)),
         ("mistakes", "The most confident errors", images.mistakes()),
         ("gallery", "Cases", images.gallery()),
-        ("embeddings", "The denoiser's features", images.embeddings()),
     ]
+    if len(model.method.sampling.timesteps):
+        found.append(("embeddings", "The denoiser's features", images.embeddings()))
+    return found
 
 
 def _planned(model: Model) -> list[tuple[str, str, str]]:

@@ -80,8 +80,6 @@ class ImageSections:
     def embeddings(self) -> str:
         """The denoiser's last hidden layer as t-SNE maps, at some steps of the sampler."""
         results, timesteps = self.results, self.model.method.sampling.timesteps
-        if not len(timesteps):
-            return page.paragraph("There is no denoiser: the guidance is the classifier.", "note")
         if len(results.ids) < FEWEST:
             return page.paragraph("Too few images for a map.", "note")
         chosen = _spread(len(results.ids), EMBEDDED)

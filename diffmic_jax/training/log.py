@@ -66,7 +66,7 @@ class TrainingLog:
         self.history: list[dict[str, str]] = []
         """The rows that were there before, up to the step that training goes on from."""
         self.progress: Progress | None = None
-        """Is told of every step."""
+        """Is told by `ended` how far the run is."""
         if workdir is not None:
             self._path = workdir / "metrics.csv"
             with self._writing():
@@ -126,12 +126,15 @@ class TrainingLog:
             self._values.setdefault(name, []).append(value)
         self._steps += 1
         self._seconds += seconds
-        if self.progress:
-            self.progress.note(step, self.num_steps, validation)
         if validation is not None or step % self._every == 0:
             known = {name: (validation or {}).get(name) for name in VALIDATION}
             extra = {f"val_{name}": x for name, x in known.items() if x is not None}
             self._write(step, phase, {"skipped": skipped, **extra})
+
+    def ended(self, step: int, validation: Mapping[str, float] | None = None) -> None:
+        """Note that all steps up to `step`, some of them at once, have ended and were added."""
+        if self.progress:
+            self.progress.note(step, self.num_steps, validation)
 
     def _write(self, step: int, phase: str, extra: Mapping[str, float]) -> None:
         """Append a row of the means since the last one."""

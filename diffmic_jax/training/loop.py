@@ -6,8 +6,9 @@ import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 import jax
@@ -18,7 +19,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from diffmic_jax.errors import Interrupted, NonFiniteLossError
-from diffmic_jax.method.build import Method
+from diffmic_jax.method.build import Method, Phase
 from diffmic_jax.method.state import TrainState, inherit
 from diffmic_jax.training import parallel, peers
 from diffmic_jax.training.checkpoint import Checkpoints
@@ -35,6 +36,8 @@ WORTH_TELLING = 0.1
 """Share of a training by which its end has to move before the log says so."""
 Metrics = Mapping[str, float]
 Validate = Callable[[TrainState], Metrics]
+Done = tuple[Mapping[str, float], int]
+"""The finite scalars of a step, and the steps skipped so far."""
 _norm = jax.jit(optax.tree.norm)  # leaf by leaf it takes longer than a save
 
 
@@ -73,6 +76,8 @@ class Loop:
     """Training ends here in any case; 0: at the horizon."""
     settle: Callable[[TrainState], TrainState] | None = None
     """Makes the guidance ready to predict: before it is validated, and when it ceases to learn."""
+    steps_per_dispatch: int = 1
+    """Steps that the devices take in one go, where no checkpoint, phase or end comes before."""
 
     def run(
         self, state: TrainState, batches: Generator[Batch, None, None], validate: Validate | None
@@ -108,19 +113,20 @@ class Loop:
             contextlib.closing(batches),
         ):
             while step < end and not self._has_stalled(step):
-                batch = next(batches)
+                taken = tuple(next(batches) for _ in range(self._dispatched(step, end)))
                 began = time.monotonic()
-                state, values = self._step(state, batch, step)
-                step += 1
+                state, done = self._steps(state, taken, step)
+                step += len(taken)
                 state, end = self._paced(state, step, end)
                 # Looked at once, and together: a signal may come at any time, to any process.
                 stopping = vote(self.guards.stop.asked)
                 seconds = time.monotonic() - began
-                bar.set_postfix_str(_progress(values, len(batch.label), bar), refresh=False)
+                images = len(taken[0].label)
+                bar.set_postfix_str(_progress(done[-1][0], images, bar), refresh=False)
                 bar.total = end
-                bar.update()
+                bar.update(len(taken))
                 last = step >= end
-                state = self._after_step(state, step, values, seconds, stopping, last, validate)
+                state = self._after_steps(state, step, done, seconds, stopping, last, validate)
                 if stopping and not last:
                     raise Interrupted(f"stopped after step {step} of {end} and saved")
                 watchdog.at(f"reads the batch of step {step + 1}")
@@ -147,6 +153,19 @@ class Loop:
     @cached_property
     def _check(self) -> FiniteCheck:
         return FiniteCheck(self.guards.skip)
+
+    @cached_property
+    def _compiled(self) -> dict[tuple[Phase, int], Callable[..., Any]]:
+        """The program of each phase and number of steps so far."""
+        return {}
+
+    def _dispatched(self, step: int, end: int) -> int:
+        """Steps to take in one go after step `step`: as many as asked for, or one."""
+        limits = [end, step - step % self.save_every + self.save_every]
+        limits += accumulate(phase.steps for phase in self.method.phases)
+        count = self.steps_per_dispatch
+        # Any other number would be one more program to compile.
+        return 1 if any(step < limit < step + count for limit in limits) else count
 
     def _paced(self, state: TrainState, step: int, end: int) -> tuple[TrainState, int]:
         """The state and the end of training, after the clock was looked at."""
@@ -178,23 +197,40 @@ class Loop:
             messages.info("training ends early: best at step %d", self.checkpoints.best_step)
         return stalled
 
-    def _step(
-        self, state: TrainState, batch: Batch, step: int
-    ) -> tuple[TrainState, dict[str, float]]:
-        """The state after one more step, and its finite scalars."""
-        phase = self.method.phase_at(step)
-        self.guards.watchdog.at(f"computes step {step + 1} ({phase.name})")
+    def _steps(
+        self, state: TrainState, batches: tuple[Batch, ...], step: int
+    ) -> tuple[TrainState, list[Done]]:
+        """The state after one more step with each batch, and what each has come to."""
+        phase, count = self.method.phase_at(step), len(batches)
+        self.guards.watchdog.at(f"computes step {step + count} ({phase.name})")
         if self.method.inherits and step == self.method.warmup_steps:
             state = inherit(state)
-        compiled = compiled_step(self.method, phase, self.mesh, skip=self.guards.skip)
-        state, scalars = compiled(state, batch, self.key)
-        return state, self._finite(step + 1, scalars)
+        run = self._program(phase, count)
+        if count == 1:
+            state, scalars = run(state, *batches, self.key)
+            return state, [(self._finite(step + 1, scalars), int(state.skipped))]
+        state, found = run(state, batches, self.key)
+        scalars, skipped = jax.device_get(found)
+        return state, [
+            (self._finite(step + 1 + i, {name: scalars[name][i] for name in scalars}), int(so_far))
+            for i, so_far in enumerate(skipped)
+        ]
 
-    def _after_step(
+    def _program(self, phase: Phase, count: int) -> Callable[..., Any]:
+        """The compiled program of so many steps of a phase."""
+        if (phase, count) not in self._compiled:
+            options = {"skip": self.guards.skip, "count": count}
+            program = compiled_step(self.method, phase, self.mesh, **options)
+            self._compiled[phase, count] = program
+            if self.pace:
+                self.pace.compiles()
+        return self._compiled[phase, count]
+
+    def _after_steps(
         self,
         state: TrainState,
         step: int,
-        values: Mapping[str, float],
+        done: Sequence[Done],
         seconds: float,
         stopping: bool,
         last: bool,
@@ -214,7 +250,11 @@ class Loop:
         metrics = None
         if validate and judged:
             metrics = validate(state)
-        self.log.add(step, phase.name, values, seconds, metrics, skipped=int(state.skipped))
+        for number, (values, skipped) in enumerate(done, step + 1 - len(done)):
+            found = metrics if number == step else None
+            taken = seconds / len(done)
+            self.log.add(number, phase.name, values, taken, found, skipped=skipped)
+        self.log.ended(step, metrics)
         watchdog.at(f"saves after step {step}")
         if due or stopping:
             check_owned(self.checkpoints.folder.parent)

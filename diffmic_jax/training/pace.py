@@ -40,7 +40,7 @@ def last_step(horizon: int, max_steps: int) -> int:
 class Pace:
     """Moves the end of a training by the time that its steps and its checkpoints take.
 
-    One object per run. The first step, which compiles, is not timed.
+    One object per run. Steps that are compiled first are not timed.
     """
 
     def __init__(
@@ -59,12 +59,16 @@ class Pace:
         self._steps, self._stepping = 0.0, 0.0
         self._saves = [limit.save]
         self._mark: float | None = None
-        self._next_look = 0
+        self._step = self._next_look = 0
 
     @property
     def spent(self) -> float:
         """Seconds of the run, those of earlier processes included."""
         return self._clock() - self._began
+
+    def compiles(self) -> None:
+        """Note that the next steps are compiled first."""
+        self._mark = None
 
     def saved(self, seconds: float) -> None:
         """Note how long validation and checkpoint have taken, after which the next step begins."""
@@ -72,7 +76,7 @@ class Pace:
         self._mark = self._clock()
 
     def horizon(self, step: int, end: int) -> int:
-        """Where training should end; called after every step, on all processes.
+        """Where training should end; called after every dispatch of steps, on all processes.
 
         Args:
           step: steps taken.
@@ -83,8 +87,9 @@ class Pace:
         """
         now = self._clock()
         if self._mark is not None:
-            self._steps, self._stepping = self._steps + 1, self._stepping + now - self._mark
-        self._mark = now
+            self._steps += step - self._step
+            self._stepping += now - self._mark
+        self._mark, self._step = now, step
         if not self._steps or step < self._next_look:
             return end
         self._next_look = step + max(1, end // LOOKS)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import jax
@@ -72,22 +72,24 @@ def join_processes(coordinator: str = "", num_processes: int = 0, process_id: in
         ) from error
 
 
-def make_mesh(model_shards: int = 1) -> Mesh:
+def make_mesh(model_shards: int = 1, devices: Sequence[jax.Device] = ()) -> Mesh:
     """All devices of all processes; those of a process are neighbours along `data`.
 
     Args:
       model_shards: devices that share the denoiser's wide layers.
+      devices: others than those that are there, to compile for.
 
     Raises:
       InputError: if a process has no whole number of such groups.
     """
-    if jax.local_device_count() % model_shards:
+    # A process loads neighbouring rows of a batch. TPUs number their devices along the torus.
+    devices = sorted(devices or jax.devices(), key=lambda each: (each.process_index, each.id))
+    of_process = sum(each.process_index == devices[0].process_index for each in devices)
+    if of_process % model_shards:
         raise InputError(
             f"config.train.model_shards={model_shards} does not divide the "
-            f"{jax.local_device_count()} devices of a process; choose a number that does"
+            f"{of_process} devices of a process; choose a number that does"
         )
-    # A process loads neighbouring rows of a batch. TPUs number their devices along the torus.
-    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
     grid = np.array(devices).reshape(-1, model_shards)
     # Explicit axes, the default, would require every loss to name its shardings.
     return Mesh(grid, ("data", "model"), axis_types=(AxisType.Auto,) * 2)
@@ -240,6 +242,23 @@ def jit_train(mesh: Mesh, step: Callable, state: Any) -> Callable:
             donate_argnums=0,
         )
     )
+
+
+def in_a_row(step: Callable) -> Callable:
+    """Several steps as one program: `(state, batches, key) -> (state, (scalars, skipped))`.
+
+    `batches` is a tuple; each scalar, and the number of steps skipped so far, has one value for
+    each of them. The devices go from one step to the next without a word from the host.
+    """
+
+    def run(state: Any, batches: tuple[Batch, ...], key: Any) -> tuple[Any, Any]:
+        def one(state: Any, batch: Batch) -> tuple[Any, Any]:
+            state, scalars = step(state, batch, key)
+            return state, (scalars, state.skipped)
+
+        return jax.lax.scan(one, state, jax.tree.map(lambda *rows: jnp.stack(rows), *batches))
+
+    return run
 
 
 def jit_predict(mesh: Mesh, step: Callable) -> Callable:

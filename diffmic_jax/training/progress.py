@@ -46,6 +46,7 @@ class Progress:
         self._best: tuple[float, int] | None = None
         self._step = self._total = 0
         self._since: tuple[int, float] | None = None
+        self._told = False
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._tell, name="progress", daemon=True)
 
@@ -57,19 +58,22 @@ class Progress:
             self._best = value, step
 
     def note(self, step: int, total: int, validation: Mapping[str, float] | None = None) -> None:
-        """Note that a step has ended; the second of a phase gives the first estimate.
+        """Note that steps have ended; the second time in a phase gives the first estimate.
 
         Args:
           step: steps taken.
           total: of the whole run.
           validation: metrics of the state after the step.
         """
+        begins = self._since is None or self._step <= self._warmup < step
         self._step, self._total = step, total
         self.validated(step, (validation or {}).get(self._metric))
-        if self._since is None or step == self._warmup + 1:  # this step was compiled
-            self._since = step, time.monotonic()
-        elif step == self._since[0] + 1:
-            log.info("%s", self.estimate(time.monotonic() - self._since[1]))
+        if self._since is None or begins:  # these steps were compiled
+            self._since, self._told = (step, time.monotonic()), False
+        elif not self._told:
+            self._told = True
+            began, clock = self._since
+            log.info("%s", self.estimate((time.monotonic() - clock) / (step - began)))
 
     def estimate(self, seconds: float) -> str:
         """How long the run takes when a step takes so many seconds."""

@@ -26,7 +26,13 @@ def step_of(method: Method, phase: Phase, *, skip: bool) -> Step:
 
 
 @lru_cache(maxsize=KEPT)
-def compiled_step(method: Method, phase: Phase, mesh: Mesh, *, skip: bool) -> Callable[..., Any]:
-    """The same, compiled for states that lie on the mesh as `fresh_state` has them."""
+def compiled_step(
+    method: Method, phase: Phase, mesh: Mesh, *, skip: bool, count: int = 1
+) -> Callable[..., Any]:
+    """So many of these steps, compiled for states that lie on the mesh as `fresh_state` has them.
+
+    Several take as many batches, and give the scalars of each.
+    """
     step = step_of(method, phase, skip=skip)
-    return parallel.jit_train(mesh, step, abstract_state(method, mesh))
+    run = step if count == 1 else parallel.in_a_row(step)
+    return parallel.jit_train(mesh, run, abstract_state(method, mesh))

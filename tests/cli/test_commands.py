@@ -12,6 +12,7 @@ from diffmic_jax.cli import main as cli
 from diffmic_jax.data.layouts import PARTS
 from diffmic_jax.data.recognise import data_fields
 from diffmic_jax.data.sources import open_source
+from diffmic_jax.inference import exported
 from tests import tiny
 from tests.processes import write_config
 
@@ -149,6 +150,7 @@ def test_fit_trains_evaluates_and_reports(tmp_path, tiny_data, capsys):
     assert cli.main(["fit", str(tiny_data), *flags]) == 0
     assert f"report: {out}/report.html" in capsys.readouterr().out
     assert (out / "report.html").exists()
+    assert exported.load(out / "classifier.stablehlo").class_names == tiny.CLASSES
     assert json.loads((out / "eval/test/metrics.json").read_text())["n"] == tiny.TEST
     stored = json.loads((out / "config.json").read_text())
     changes["train"]["max_steps"], changes["seed"] = 3, 3

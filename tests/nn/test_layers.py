@@ -69,6 +69,23 @@ def test_batch_norm_in_training(shape):
     np.testing.assert_allclose(stats["var"], 0.8 * np.array([4, 5, 6]) + 0.2 * unbiased, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("running", "bound"), [(0.0, 0.1), (990.0, 1e-3)])
+def test_batch_norm_far_from_zero_needs_a_running_mean_nearby(running, bound):
+    x = (np.random.default_rng(3).standard_normal((64, 1)) + 1000).astype(np.float32)
+    variables = {
+        "params": {"scale": jnp.ones(1), "bias": jnp.zeros(1)},
+        "batch_stats": {"mean": jnp.full(1, running), "var": jnp.ones(1)},
+    }
+    layer = BatchNorm(momentum=0.0)
+    ours, updates = layer.apply(variables, x, True, mutable=["batch_stats"])
+    exact = x.astype(np.float64)
+    found = updates["batch_stats"]["var"]
+    np.testing.assert_allclose(found, exact.var(0, ddof=1), rtol=bound)
+    np.testing.assert_allclose(updates["batch_stats"]["mean"], exact.mean(0), rtol=1e-6)
+    if running:
+        np.testing.assert_allclose(ours, (exact - exact.mean(0)) / exact.std(0), atol=bound)
+
+
 def test_batch_norm_in_evaluation():
     x = np.random.default_rng(2).standard_normal((4, 2)).astype(np.float32)
     variables = {

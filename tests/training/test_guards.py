@@ -14,6 +14,7 @@ import pytest
 from diffmic_jax.errors import NonFiniteLossError
 from diffmic_jax.method.state import TrainState
 from diffmic_jax.training.guards import MAX_SKIPS, FiniteCheck, StopRequest, Watchdog, skipping
+from diffmic_jax.training.parallel import in_a_row
 
 
 @pytest.fixture
@@ -69,6 +70,20 @@ def test_a_step_that_is_not_finite_changes_only_the_counts(loss, parameter, afte
     np.testing.assert_array_equal(got.params["w"], np.full(3, value))
     assert float(got.opt_state["m"]) == value
     np.testing.assert_equal(float(scalars["loss"]), loss)
+
+
+def test_of_steps_in_a_row_one_is_left_out():
+    def step(before, batch, key):
+        new = before.params["w"] + batch
+        return before.replace(step=before.step + 1, params={"w": new}), {"loss": batch}
+
+    run = jax.jit(in_a_row(skipping(step)))
+    batches = tuple(jnp.float32(value) for value in (1, np.nan, 2))
+    got, (scalars, skipped) = run(state(7.0), batches, None)
+    np.testing.assert_array_equal(got.params["w"], np.full(3, 10.0))
+    np.testing.assert_array_equal(scalars["loss"], [1, np.nan, 2])
+    assert skipped.tolist() == [2, 3, 3]
+    assert (int(got.step), int(got.skipped)) == (7, 3)
 
 
 def test_the_policy_is_to_stop_or_to_leave_out():

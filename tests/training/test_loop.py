@@ -4,7 +4,9 @@ import csv
 import os
 import signal
 from collections.abc import Callable, Container, Generator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,7 +17,9 @@ from diffmic_jax import api
 from diffmic_jax.cli import process as command
 from diffmic_jax.data.cache import Examples
 from diffmic_jax.errors import Interrupted, NonFiniteLossError
+from diffmic_jax.method.state import TrainState
 from diffmic_jax.training.checkpoint import Checkpoints
+from diffmic_jax.training.loop import Loop
 from diffmic_jax.training.run import TrainingRun
 from diffmic_jax.types import Batch
 from tests import tiny
@@ -39,9 +43,13 @@ def press_ctrl_c(batch: Batch) -> Batch:
     return batch
 
 
-def logged_steps(workdir: Path) -> list[int]:
+def logged(workdir: Path) -> list[dict[str, str]]:
     with (workdir / "metrics.csv").open(newline="") as file:
-        return [int(row["step"]) for row in csv.DictReader(file)]
+        return list(csv.DictReader(file))
+
+
+def logged_steps(workdir: Path) -> list[int]:
+    return [int(row["step"]) for row in logged(workdir)]
 
 
 def steps_kept(workdir: Path) -> dict[str, int | None]:
@@ -66,6 +74,41 @@ def test_a_run_that_was_stopped_ends_like_one_that_was_not(
     assert logged_steps(workdir) == logged_steps(trained) == [2, 4, 6, 8, 9]
     scores = Path("eval/test/metrics.json")
     assert (workdir / scores).read_bytes() == (trained / scores).read_bytes()
+
+
+def test_steps_in_a_row_are_those_steps(tmp_path, tiny_data, trained, monkeypatch):
+    # Of 3 steps to a checkpoint, which ends a phase as well, two go together.
+    several = tiny.make_config(tiny_data, train__steps_per_dispatch=2)
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    calls: list[int] = []
+    real = Loop._steps
+
+    def steps(loop: Loop, state: TrainState, batches: tuple[Batch, ...], step: int) -> Any:
+        calls.append(len(batches))
+        return real(loop, state, batches, step)
+
+    monkeypatch.setattr(Loop, "_steps", steps)
+    tiny.train(several, whole)
+    assert calls == [2, 1] * 3
+    left, right = (tiny.latest_state(several, each) for each in (whole, trained))
+    for state in (left, right):
+        # A normalisation follows, so that its gradient is nothing but rounding.
+        del state.params["denoiser"]["embed"]["linear"]["bias"]
+    close = partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4)
+    jax.tree.map(close, left.params, right.params)
+    assert steps_kept(whole) == steps_kept(trained)
+    assert logged_steps(whole) == logged_steps(trained)
+    for ours, theirs in zip(logged(whole), logged(trained), strict=True):
+        for name in ("guidance_loss", "loss", "skipped"):
+            assert float(ours[name] or 0) == pytest.approx(float(theirs[name] or 0), rel=1e-3)
+
+    # Asked for in the first of two steps, a stop comes after the second.
+    with monkeypatch.context() as patch:
+        before_step(patch, [4], press_ctrl_c)
+        with pytest.raises(Interrupted, match=f"stopped after step 5 of {tiny.TOTAL}"):
+            tiny.train(several, stopped)
+    tiny.train(several, stopped)
+    tiny.assert_same(*(tiny.latest_state(several, each) for each in (stopped, whole)))
 
 
 def test_a_finished_run_stays_as_it_is(tiny_data, trained):
@@ -153,9 +196,11 @@ def poison(batch: Batch) -> Batch:
     return batch._replace(image=np.full(batch.image.shape, np.nan, np.float32))
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, tiny_data, monkeypatch, capsys):
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, tiny_data, monkeypatch, capsys, at_once):
     before_step(monkeypatch, [5], poison)
-    config = tiny.make_config(tiny_data, "classifier", checkpoint__every_steps=2)
+    changes = {"checkpoint__every_steps": 2, "train__steps_per_dispatch": at_once}
+    config = tiny.make_config(tiny_data, "classifier", **changes)
     status = command.run_command(lambda: api.train(config, tmp_path))
     *_, last = capsys.readouterr().err.strip().splitlines()
     assert status == 1

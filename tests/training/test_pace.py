@@ -28,13 +28,16 @@ class Machine:
         return self.now
 
 
-def train(pace: Pace, clock: Machine, end: int, slower: dict[int, float]) -> list[int]:
+def train(
+    pace: Pace, clock: Machine, end: int, slower: dict[int, float], at_once: int = 1
+) -> list[int]:
     """All ends that a training of 10 steps a checkpoint (of 2 s) has had; it stops at the last."""
     step, ends = 0, [end]
     while step < ends[-1]:
         clock.seconds = slower.get(step, clock.seconds)
-        clock.now += clock.seconds
-        step += 1
+        steps = min(at_once, ends[-1] - step)
+        clock.now += steps * clock.seconds
+        step += steps
         ends.append(pace.horizon(step, ends[-1]))
         if step % 10 == 0 or step == ends[-1]:
             clock.now += 2
@@ -64,6 +67,25 @@ def test_near_the_end_it_is_what_is_left_that_becomes_shorter():
     ends = train(paced(120, clock), clock, 100, {88: 1.3})
     assert 94 <= ends[-1] < 100
     assert clock.now == pytest.approx(120, abs=3)
+
+
+def test_steps_in_a_row_count_each():
+    clock = Machine(1.0)
+    assert train(paced(120, clock), clock, 100, {}, at_once=5) == [100]
+
+
+def test_steps_that_are_compiled_first_are_not_timed():
+    clock = Machine(1.0)
+    pace = paced(120, clock)
+    ends = []
+    for step in range(1, 7):
+        clock.now += 1
+        if step == 3:
+            pace.compiles()
+            clock.now += 40
+        ends.append(pace.horizon(step, 100))
+    # 74 seconds are left for steps of one second, and some checkpoints.
+    assert ends[:5] == [100] * 5 and 65 < ends[5] < 75
 
 
 def test_a_faster_machine_goes_on_longer_until_the_middle():

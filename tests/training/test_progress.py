@@ -61,6 +61,16 @@ def test_two_steps_after_the_start_of_a_phase_the_log_says_how_long(clock, caplo
     assert re.fullmatch(rf"about 3\.6 minutes \(3\.6 epochs at 60 s\){MACHINE}", second)
 
 
+def test_steps_in_a_row_are_told_together(clock, caplog):
+    made = make()
+    with caplog.at_level("INFO", "diffmic_jax"):
+        walk(made, clock, range(4, 9, 4), 16.0)
+        walk(made, clock, range(14, 19, 4), 48.0)  # over the end of the first phase
+    first, second = caplog.messages
+    assert first.startswith("about 8.0 s (0.4 epochs at 20 s)")
+    assert second.startswith("about 2.4 minutes (2.4 epochs at 60 s)")
+
+
 def test_a_run_that_goes_on_counts_what_is_left(clock, caplog):
     made = make()
     with caplog.at_level("INFO", "diffmic_jax"):
