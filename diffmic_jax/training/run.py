@@ -246,10 +246,9 @@ class TrainingRun:
         rows = np.zeros(size, np.int32)
         label = self.dataset.examples["train"].label[:size]
         batch = Batch(np.zeros(image, np.uint8), label, rows)
-        # The columns are the same in every phase: those of all networks.
-        first, *_, last = self.method.phases
-        scalars: dict[str, Any] = {}
-        for phase in [last] if last.guidance else [first, last]:
+        last = self.method.phases[-1]
+        scalars: dict[str, Any] = {}  # the columns are the same in every phase
+        for phase in [last] if last.guidance else self.method.phases:
             step = step_of(self.method, phase, skip=self.config.train.on_nan == "skip")
             scalars |= jax.eval_shape(step, state, batch, self.key(Purpose.TRAIN))[1]
         return TrainingLog(
