@@ -112,10 +112,7 @@ def run_command(main: Callable[[], None]) -> int:
     except InputError as error:
         _print(f"error: {error}")
         return BAD_INPUT
-    except NonFiniteLossError as error:
-        _print(f"error: {error}")
-        return FAILED
-    except RunError as error:
+    except (NonFiniteLossError, RunError) as error:
         _print(f"error: {error}")
         return FAILED
     except StorageError as error:
