@@ -234,8 +234,8 @@ def _member(config: Config, workdir: Path, i: int, minutes: float, extras: tuple
     config = config.changed({"seed": config.seed + i, **fold})
     if "head" in extras:
         train(config.changed(HEAD), place / "head", each, EPOCHS)
-        minutes -= min(each, (time.monotonic() - began) / 60)
-    train(config, place, minutes - each, EPOCHS)
+        minutes -= (time.monotonic() - began) / 60
+    train(config, place, max(minutes - each, each), EPOCHS)
     same = ("data", "model", "guidance", "checkpoint", "eval", "seed")
     kept = {name: getattr(config, name) for name in same}
     diffusion = dataclasses.replace(recipes.get("plus"), **kept)
@@ -270,9 +270,10 @@ def _choose(plan: Plan, workdir: Path, places: list[Path], dataset: Dataset) -> 
             found = compute(p, outputs.label, task, bootstrap=0)
             candidates.append({"name": name} | {metric: found[metric] for metric in SCALARS})
     chosen, best, error = simplest(losses, groups)
-    choice = (
-        f"on {len(groups):,} held-out images {best} has the lowest NLL; {chosen} answers, the "
-        f"simplest within a standard error of it ({error:.4f})"
+    choice = f"on {len(groups):,} held-out images {best} has the lowest NLL" + (
+        " and answers: none that is simpler is within a standard error of it"
+        if chosen == best
+        else f"; {chosen} answers, the simplest within a standard error of it ({error:.4f})"
     )
     log.info("%s", choice)
     log.info("%s", _table(candidates))

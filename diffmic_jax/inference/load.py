@@ -73,7 +73,7 @@ def _load_run(
         alike = (each.method for each in others if _predicts_alike(each.config, config))
         method = method or next(alike, None) or build(config, task)
         mesh = _mesh(config)
-        state = checkpoints.restore(step, abstract_state(method, mesh))
+        variables = checkpoints.variables(step, abstract_state(method, mesh), config.train.ema)
         fingerprint = checkpoints.fingerprint(step)
     return Model(
         workdir=workdir,
@@ -82,7 +82,7 @@ def _load_run(
         method=method,
         mesh=mesh,
         step=step,
-        variables=state.variables(average=config.train.ema),
+        variables=variables,
         meta=meta,
         fingerprint=fingerprint,
     )

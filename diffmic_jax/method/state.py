@@ -33,9 +33,12 @@ class TrainState(struct.PyTreeNode):
 
     def variables(self, average: bool = False) -> Variables:
         """Parameters and statistics; with `average` the averages of both, if there are any."""
-        if average and self.ema_params:
-            return {"params": self.ema_params, "batch_stats": self.ema_batch_stats}
-        return {"params": self.params, "batch_stats": self.batch_stats}
+        parts = ("params", "batch_stats")
+        return {part: getattr(self, self.field_of(part, average)) for part in parts}
+
+    def field_of(self, part: str, average: bool) -> str:
+        """Where `variables` has its part from."""
+        return f"ema_{part}" if average and self.ema_params else part
 
 
 def of_network(variables: Variables, network: str) -> Variables:

@@ -67,6 +67,8 @@ class Cost:
     """A validation and its checkpoint."""
     end: float
     """Calibration and evaluation of the test part."""
+    features: float = 0.0
+    """Of the start, to have the features of a trunk that does not learn."""
 
     def epochs(self, seconds: float) -> int:
         """Epochs of the last phase that fit into so many seconds, the last begun one included."""
@@ -86,7 +88,10 @@ class Budget:
     @property
     def limit(self) -> Limit:
         """What its training may take."""
-        return Limit(seconds=60 * self.minutes - self.cost.end, save=self.cost.save)
+        # Steps on features are few seconds, and without them the features would be of no use.
+        least = self.epochs * self.cost.epoch if self.cost.features else 0.0
+        seconds = 60 * self.minutes - self.cost.end
+        return Limit(seconds=seconds, save=self.cost.save, least=least)
 
 
 def within(run: TrainingRun, minutes: float, most: int = 0) -> Budget:
@@ -163,6 +168,7 @@ def measure(run: TrainingRun) -> Cost:
         epoch=run.method.steps_per_epoch * (steps[last] + save / run.save_every),
         save=save,
         end=validation + counts.get("test", 0) * image,
+        features=cached,
     )
 
 

@@ -42,8 +42,8 @@ th { font-weight: 600; }
 td small, .case small { color: var(--muted); }
 #class-table, #headline { width: 100%; }
 #class-table small { display: block; }
-.facts th { text-align: left; }
-.facts td { text-align: left; white-space: normal; overflow-wrap: anywhere; }
+.facts th, #decisions th { text-align: left; }
+.facts td, #decisions td { text-align: left; white-space: normal; overflow-wrap: anywhere; }
 .grid { display: grid; gap: 12px;
   grid-template-columns: repeat(auto-fill, minmax(min(340px, 100%), 1fr)); }
 .grid.small { grid-template-columns: repeat(auto-fill, minmax(min(160px, 100%), 1fr)); }

@@ -28,7 +28,8 @@ from jax.experimental import multihost_utils
 from diffmic_jax.errors import DamagedCheckpointError, InputError, StorageError
 from diffmic_jax.method.state import TrainState
 from diffmic_jax.training import parallel
-from diffmic_jax.training.checksum import checksums, described, digest, facts_text
+from diffmic_jax.training.checksum import checksums, described, differences, digest, some
+from diffmic_jax.types import Variables
 
 log = logging.getLogger("diffmic_jax")
 
@@ -217,34 +218,37 @@ class Checkpoints:
           InputError: if the checkpoint is of other networks, with the difference.
           DamagedCheckpointError: if it is not what was saved.
         """
+        return self._restore(step, target, ocp.args.StandardRestore(target))
+
+    def variables(self, step: int, target: TrainState, average: bool) -> Variables:
+        """As `TrainState.variables` of the state at a step, and as `restore`.
+
+        Nothing else is read, and what is not read is not checked: the optimizers' states are twice
+        as large.
+        """
+        fields = {part: target.field_of(part, average) for part in target.variables()}
+        wanted = {field: getattr(target, field) for field in fields.values()}
+        places = ocp.checkpoint_utils.construct_restore_args(wanted)
+        args = ocp.args.PyTreeRestore(wanted, restore_args=places, partial_restore=True)
+        found = self._restore(step, target, args)
+        return {part: found[field] for part, field in fields.items()}
+
+    def _restore(self, step: int, target: TrainState, args: ocp.args.CheckpointArgs) -> Any:
+        """What is asked for of the state at a step, checked. Raises as `restore`."""
         saved = self._record(step)["leaves"]
-        self._check_structure(step, saved, described(target))
+        if difference := differences(saved, described(target)):
+            raise InputError(
+                f"{self.folder / str(step)} holds other networks than the configuration: "
+                f"{difference}; choose another --workdir or the run's own fields"
+            )
         with self._reading(step):
-            args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
-            state = self._manager.restore(step, args=args)["state"]
+            state = self._manager.restore(step, args=ocp.args.Composite(state=args))["state"]
             found = checksums(state)
             changed = [path for path in found if found[path] != saved[path]["checksum"]]
             # Every process checks its own copy, and all of them have to decide the same.
             if np.any(multihost_utils.process_allgather(len(changed))):
-                raise ValueError(f"{_some(changed)} is not what was saved")
+                raise ValueError(f"{some(changed)} is not what was saved")
         return state
-
-    def _check_structure(
-        self, step: int, saved: Mapping[str, Any], wanted: Mapping[str, Any]
-    ) -> None:
-        """Refuse a checkpoint of other networks."""
-        there = {path: facts_text(facts) for path, facts in saved.items()}
-        here = {path: facts_text(facts) for path, facts in wanted.items()}
-        differences = [
-            f"{path} is {there.get(path, 'absent')}, not {here.get(path, 'absent')}"
-            for path in sorted(there.keys() | here.keys())
-            if there.get(path) != here.get(path)
-        ]
-        if differences:
-            raise InputError(
-                f"{self.folder / str(step)} holds other networks than the configuration: "
-                f"{_some(differences)}; choose another --workdir or the run's own fields"
-            )
 
     def meta(self, step: int) -> dict[str, Any]:
         """Class names and configuration at a step.
@@ -331,12 +335,6 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         absl.setLevel(level)
-
-
-def _some(texts: Sequence[str]) -> str:
-    """The first few, and how many more there are."""
-    more = f" and {len(texts) - 3} more" if len(texts) > 3 else ""
-    return ", ".join(texts[:3]) + more
 
 
 def _reason(error: Exception) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -99,9 +99,25 @@ def described(state: Any) -> dict[str, dict[str, Any]]:
     }
 
 
-def facts_text(facts: Mapping[str, Any]) -> str:
-    """Type and shape of an array on one line."""
-    return f"{facts['dtype']}[{','.join(map(str, facts['shape']))}]"
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """In words, where two states as `described` are not alike; empty where they are."""
+    one, other = (
+        {path: f"{x['dtype']}[{','.join(map(str, x['shape']))}]" for path, x in each.items()}
+        for each in (there, here)
+    )
+    return some(
+        [
+            f"{path} is {one.get(path, 'absent')}, not {other.get(path, 'absent')}"
+            for path in sorted(one.keys() | other.keys())
+            if one.get(path) != other.get(path)
+        ]
+    )
+
+
+def some(texts: Sequence[str]) -> str:
+    """The first few, and how many more there are."""
+    more = f" and {len(texts) - 3} more" if len(texts) > 3 else ""
+    return ", ".join(texts[:3]) + more
 
 
 def digest(record: Mapping[str, Any]) -> str:

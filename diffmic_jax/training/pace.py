@@ -28,6 +28,8 @@ class Limit:
     """From its beginning to its last checkpoint."""
     save: float
     """Seconds expected for the validation and saving of a checkpoint."""
+    least: float = 0.0
+    """Seconds from the first step that it may take in any case, however long it took until then."""
     longest: int = 0
     """Steps beyond which there is nothing to gain, though there may be time; 0: no limit."""
 
@@ -59,6 +61,7 @@ class Pace:
         self._steps, self._stepping = 0.0, 0.0
         self._saves = [limit.save]
         self._mark: float | None = None
+        self._first: float | None = None
         self._step = self._next_look = 0
 
     @property
@@ -86,6 +89,7 @@ class Pace:
           A later end only in the first half, since the rate falls towards the end; at least `step`.
         """
         now = self._clock()
+        self._first = now if self._first is None else self._first
         if self._mark is not None:
             self._steps += step - self._step
             self._stepping += now - self._mark
@@ -93,7 +97,8 @@ class Pace:
         if not self._steps or step < self._next_look:
             return end
         self._next_look = step + max(1, end // LOOKS)
-        fitting = self._fitting(step, self._began + self._limit.seconds - now)
+        ends = self._began + self._limit.seconds, self._first + self._limit.least
+        fitting = self._fitting(step, max(ends) - now)
         fitting = min(fitting, self._limit.longest or fitting)
         change = (fitting - end) / max(end - step, 1)
         moved = change < -SHORTER or (change > LONGER and step < end / 2)

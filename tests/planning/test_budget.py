@@ -32,6 +32,8 @@ def test_minutes_choose_the_epochs(tmp_path, tiny_data, monkeypatch, caplog):
         found = budget.within(run, 2)
         assert found.epochs == 15
         assert found.limit == Limit(seconds=105, save=1)
+        on_features = dataclasses.replace(found, cost=dataclasses.replace(COST, features=8))
+        assert on_features.limit == Limit(seconds=105, save=1, least=75)
         assert "about 15 epochs of 5 s each in 2.0 minutes" in caplog.text
         assert budget.within(run, 2, most=4).epochs == 4
         assert "about 4 epochs of 5 s each in 1.1 minutes" in caplog.text
@@ -63,7 +65,9 @@ def test_a_run_that_was_begun_keeps_its_epochs(tmp_path, tiny_data, monkeypatch)
 def test_every_part_of_a_run_takes_some_time(tmp_path, tiny_data, recipe, changes):
     run = tiny.open_run(tiny.make_config(tiny_data, recipe, **changes), tmp_path)
     cost = budget.measure(run)
-    assert min(dataclasses.astuple(cost)) > 0
+    found = dataclasses.asdict(cost)
+    assert (found.pop("features") > 0) == run.method.on_features
+    assert min(found.values()) > 0
     assert not list(tmp_path.rglob("*"))
 
 

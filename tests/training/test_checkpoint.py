@@ -81,6 +81,20 @@ def test_a_state_comes_back_as_it_was(tmp_path):
         assert found.sharding == wanted.sharding
 
 
+@pytest.mark.parametrize("average", [False, True])
+@pytest.mark.parametrize("averaged", [{}, {"denoiser": {"w": jnp.full((2, 3), 0.5)}}])
+def test_variables_come_without_the_rest_of_the_state(tmp_path, average, averaged):
+    saved = state(7).replace(ema_params=averaged)
+    with Checkpoints(tmp_path, "accuracy") as checkpoints:
+        checkpoints.save(7, saved, META)
+    target = replicated(jax.eval_shape(lambda: saved))
+    with Checkpoints(tmp_path, "accuracy", read_only=True) as checkpoints:
+        found = checkpoints.variables(7, target, average)
+    jax.tree.map(np.testing.assert_array_equal, found, saved.variables(average))
+    placed = found["params"]["denoiser"]["w"].sharding
+    assert placed == target.params["denoiser"]["w"].sharding
+
+
 def test_a_folder_without_checkpoints_is_bad_input_and_stays_as_it_is(tmp_path):
     with pytest.raises(InputError, match=r"holds no checkpoint; train there first"):
         Checkpoints(tmp_path / "nowhere", "accuracy", read_only=True)

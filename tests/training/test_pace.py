@@ -62,6 +62,16 @@ def test_a_slower_machine_ends_in_time():
     assert clock.now == pytest.approx(120, abs=5)
 
 
+@pytest.mark.parametrize(("least", "steps"), [(0, 1), (30, 25)])
+def test_a_slow_start_leaves_the_least_time(least, steps):
+    clock = Machine(1.0)
+    clock.now = 200.0  # later than it should have ended
+    limit = Limit(seconds=120, save=2, least=least)
+    ends = train(Pace(limit, began=0.0, save_every=10, clock=clock), clock, 100, {})
+    assert ends[-1] == pytest.approx(steps, abs=3)
+    assert clock.now - 200 <= least + 5
+
+
 def test_steps_in_a_row_count_each():
     clock = Machine(1.0)
     assert train(paced(120, clock), clock, 100, {}, at_once=5) == [100]
