@@ -95,8 +95,10 @@ def _jax_step(args: argparse.Namespace) -> Callable[[], Any]:
     import jax
     import jax.numpy as jnp
 
+    from diffmic_jax.memory import keep_freed
     from diffmic_jax.nn import trunks
 
+    keep_freed()
     trunk, variables = trunks.create("efficientnet_lite0")
     image = jax.random.normal(jax.random.key(0), (args.batch, args.size, args.size, 3))
     head = jnp.zeros((1280, 7))

@@ -29,6 +29,7 @@ from diffmic_jax.inference import exported
 from diffmic_jax.inference.ensemble import Ensemble
 from diffmic_jax.inference.exported import Exported
 from diffmic_jax.inference.load import load as load_model
+from diffmic_jax.memory import keep_freed
 from diffmic_jax.planning.plan import Plan
 from diffmic_jax.training.content import check_split
 from diffmic_jax.training.owner import owned
@@ -75,6 +76,7 @@ def fit(
     Raises:
       InputError: the data or the configuration cannot work.
     """
+    keep_freed()
     given = (data_fields(data) if data is not None else {}) | dict(changes or {})
     if config is None:
         place = Path(workdir).expanduser() if workdir else default_workdir(data)
@@ -114,6 +116,7 @@ def load(path: str | Path) -> Classifier | ExportedClassifier:
     Raises:
       InputError: there is neither a checkpoint nor an exported classifier.
     """
+    keep_freed()
     place = Path(path).expanduser()
     if place.is_file():
         return ExportedClassifier(_program(place))

@@ -14,6 +14,7 @@ PACKAGE = Path(diffmic_jax.__file__).parent
 ORDER = (
     *(
         "errors",
+        "memory",
         "types",
         "extras",
         "unpickle",

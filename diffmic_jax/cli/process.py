@@ -19,6 +19,7 @@ from diffmic_jax.errors import (
     RunError,
     StorageError,
 )
+from diffmic_jax.memory import keep_freed
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 
@@ -89,6 +90,7 @@ def run_command(main: Callable[[], None]) -> int:
     # The small ones too: of the many that a checksum has, none takes long, but all of them do.
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+    keep_freed()
     _log_to_stderr()
     if sys.excepthook is sys.__excepthook__:
         sys.excepthook = _excepthook

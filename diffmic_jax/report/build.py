@@ -50,19 +50,19 @@ def write_report(model: Model, dataset: Dataset, out: Path, split: str = "test")
       InputError: there is no such part, the data has changed, or a file cannot be written.
     """
     model = _completed(model, dataset, split)
-    results = read_results(model.workdir, split, model.config.eval.bootstrap, model.home)
-    found, comparison = _audit(model, dataset), _comparison(model, results)
+    found = read_results(model.workdir, split, model.config.eval.bootstrap, model.home)
+    results = dataclasses.replace(found, diffuses=model.method.denoiser is not None)
+    audit, comparison = _audit(model, dataset), _comparison(model, results)
     groups = compare.groups_of(model.workdir, results.ids)
-    diffuses = model.method.denoiser is not None
     head = [
         page.paragraph(_summary(model, results, split), "sub"),
-        verdict(results, comparison, found["baselines"], groups, diffuses),
+        verdict(results, comparison, audit["baselines"], groups),
         page.paragraph(WARNING, "warning"),
     ]
     parts = [
-        ("results", "Results", sections.headline(results, comparison, found, diffuses)),
+        ("results", "Results", sections.headline(results, comparison, audit)),
         *_sections(model, dataset, split, results),
-        ("audit", "The data and its split", audited.section(found)),
+        ("audit", "The data and its split", audited.section(audit)),
         *_planned(model),
         ("facts", "Configuration and versions", _facts(model)),
     ]

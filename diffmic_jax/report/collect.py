@@ -6,7 +6,7 @@ import csv
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -47,6 +47,17 @@ class Predicted:
     with several labels."""
 
 
+class Answer(NamedTuple):
+    """What one classifier says of N images."""
+
+    name: str
+    """`diffusion`, `guidance` or `classifier`."""
+    title: str
+    probabilities: np.ndarray
+    """[N, C]."""
+    scores: Mapping[str, Any]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Results(Predicted):
     """An evaluated part of a run's data, and the run's training log."""
@@ -63,6 +74,18 @@ class Results(Predicted):
     """`metrics.csv`, a row per logged step."""
     resamples: int = 1000
     """Of a bootstrap."""
+    diffuses: bool = True
+    """There is a denoiser; without one the guidance is the classifier."""
+
+    @property
+    def answers(self) -> tuple[Answer, ...]:
+        """The diffusion's and its guidance's, or those of the classifier alone."""
+        if not self.diffuses:
+            return (Answer("classifier", "classifier", self.probabilities, self.scores),)
+        return (
+            Answer("diffusion", "diffusion", self.probabilities, self.scores),
+            Answer("guidance", "guidance alone", self.guidance, self.scores["guidance"]),
+        )
 
 
 def data_name(config: Config) -> str:

@@ -99,23 +99,18 @@ def reliability(
 
 
 @styled
-def roc_and_pr(
-    c: int, class_name: str, actual: np.ndarray, diffusion: np.ndarray, guidance: np.ndarray
-) -> str:
-    """ROC and precision-recall of one class against the rest, for both classifiers.
+def roc_and_pr(c: int, class_name: str, actual: np.ndarray, lines: Mapping[str, np.ndarray]) -> str:
+    """ROC and precision-recall of one class against the rest.
 
     Args:
       c: the class.
       class_name: its name.
       actual: [N] 1 where an image belongs to it; both must occur.
-      diffusion: [N] its probability.
-      guidance: [N] its probability by the guidance.
+      lines: name of each classifier -> [N] its probability of the class.
     """
     figure, (roc, pr) = new_figure(WIDTH, 1.95, columns=2)
-    for name, p, ink, style in (
-        ("guidance", guidance, SECOND, "--"),
-        ("diffusion", diffusion, FIRST, "-"),
-    ):
+    for name, p in reversed([*lines.items()]):  # the first above the others
+        ink, style = (SECOND, "--") if name == "guidance" else (FIRST, "-")
         fpr, tpr, _ = roc_curve(actual, p)
         area = f"{auc(fpr, tpr):.3f}"
         roc.plot(fpr, tpr, style, color=ink, label=area)[0].set_gid(name)
@@ -146,8 +141,9 @@ def referral(lines: dict[str, tuple[np.ndarray, np.ndarray]], share: float) -> s
       share: that of the table, marked by a line.
     """
     figure, (ax,) = new_figure(WIDTH, 3.1)
-    styles = ((FIRST, "-"), (FIRST, ":"), (SECOND, "--"))
-    for (label, (x, y)), (ink, style) in zip(lines.items(), styles, strict=False):
+    for label, (x, y) in lines.items():
+        ink = SECOND if label.startswith("guidance") else FIRST
+        style = ":" if "std" in label else "--" if ink == SECOND else "-"
         first = x <= 0.8  # the accuracy of the last few images is noise
         ax.plot(x[first], y[first], style, color=ink, label=label)
     ax.axvline(share, color=MUTED, linewidth=1)

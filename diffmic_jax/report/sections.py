@@ -11,7 +11,7 @@ from scipy.special import entr
 from diffmic_jax.evaluation.referral import SHARE, referral_curve
 from diffmic_jax.inference.ood import FALSE_ALARMS
 from diffmic_jax.report import figures, page
-from diffmic_jax.report.collect import Results
+from diffmic_jax.report.collect import Answer, Results
 from diffmic_jax.report.page import Raw
 
 TITLES = {
@@ -31,9 +31,7 @@ LOSSES = {"loss": "denoiser", "guidance_loss": "guidance"}
 VALIDATION = {"val_accuracy": "accuracy", "val_f1_macro": "macro-F1", "val_auroc_macro": "AUROC"}
 
 
-def headline(
-    results: Results, comparison: dict[str, Any], audit: dict[str, Any], diffuses: bool = True
-) -> str:
+def headline(results: Results, comparison: dict[str, Any], audit: dict[str, Any]) -> str:
     """Diffusion, guidance prediction, their difference, and baselines; one column of them without
     diffusion.
 
@@ -41,22 +39,22 @@ def headline(
       results: of the split.
       comparison: what `compare.compare` returns, the guidance first.
       audit: its `baselines` are shown where they are of these images.
-      diffuses: there is a denoiser.
     """
-    scores, guidance = results.scores, results.scores["guidance"]
+    scores = results.scores
     shortcuts = _shortcuts(results, audit["baselines"])
     rows = []
     for name in (each for each in TITLES if scores[each] is not None):
-        cells: list[str] = [page.with_interval(scores[name], scores["ci95"][name])]
-        if diffuses:
+        cells: list[str] = [
+            page.with_interval(own[name], own["ci95"][name]) for *_, own in results.answers
+        ]
+        if results.diffuses:
             found = comparison["metrics"].get(name)
-            cells.append(page.with_interval(guidance[name], guidance["ci95"][name]))
             cells.append(page.with_interval(found["difference"], found["ci95"]) if found else "-")
         cells += [page.number(row[name]) if name in row else "" for row in shortcuts.values()]
         rows.append((TITLES[name], *cells))
-    header = ("diffusion", "guidance alone", "difference") if diffuses else ("classifier",)
+    header = [each.title for each in results.answers] + ["difference"] * results.diffuses
     table = page.table(("", *header, *shortcuts), rows, "headline", "stack")
-    return table + page.paragraph(_headline_note(results, comparison, shortcuts, diffuses), "note")
+    return table + page.paragraph(_headline_note(results, comparison, shortcuts), "note")
 
 
 def _shortcuts(results: Results, baselines: dict[str, Any]) -> dict[str, dict[str, float]]:
@@ -73,14 +71,12 @@ def _shortcuts(results: Results, baselines: dict[str, Any]) -> dict[str, dict[st
     return {title: row for title, row in rows.items() if row["predictions"].keys() == ids}
 
 
-def _headline_note(
-    results: Results, comparison: dict[str, Any], shortcuts: dict[str, Any], diffuses: bool
-) -> str:
+def _headline_note(results: Results, comparison: dict[str, Any], shortcuts: dict[str, Any]) -> str:
     note = (
         f"{results.scores['n']:,} images. In brackets: 95% intervals by bootstrap, of whole groups "
         "(lesions, patients) where these are known."
     )
-    if diffuses:
+    if results.diffuses:
         note += (
             " The guidance gives a first estimate of the class by itself; the diffusion refines it."
             " The difference is paired, image by image."
@@ -88,7 +84,7 @@ def _headline_note(
     else:
         note += " There is no denoiser: the guidance is the classifier."
     only = comparison["mcnemar"]
-    if diffuses and only:
+    if results.diffuses and only:
         note += (
             f" Correct by the diffusion alone: {only['only_second']}; by the guidance alone: "
             f"{only['only_first']} (McNemar, exact: p = {only['p']:.2g})."
@@ -134,38 +130,37 @@ def classes(results: Results) -> str:
     parts.append(page.table(header, rows, "class-table", "stack"))
     note = (
         "Sensitivity at a specificity is read off the ROC curve of these images, so its threshold "
-        "is slightly optimistic. Blue: diffusion; dashed: guidance alone; numbers: area under "
-        "the curve; dotted: chance."
+        "is slightly optimistic. "
+        f"{'Blue: diffusion; dashed: guidance alone; n' if results.diffuses else 'N'}umbers: area "
+        "under the curve; dotted: chance."
     )
     parts.append(page.paragraph(note, "note"))
     figures_ = [
-        page.figure(figures.roc_and_pr(c, name, *columns))
-        for c, (name, columns) in enumerate(zip(names, _by_class(results), strict=True))
-        if 0 < columns[0].sum() < len(columns[0])  # a curve needs images with and without the class
+        page.figure(figures.roc_and_pr(c, name, actual, lines))
+        for c, (name, (actual, lines)) in enumerate(zip(names, _by_class(results), strict=True))
+        if 0 < actual.sum() < len(actual)  # a curve needs images with and without the class
     ]
     return "".join([*parts, page.grid(figures_)])
 
 
-def _by_class(results: Results) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Of each class: member, probability, the guidance's, for the images of which it is known."""
+def _by_class(results: Results) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+    """Of each class: member, and the probabilities of all, for the images of which it is known."""
     member, known = (of(results.label) for of in (results.task.multi_hot, results.task.known))
     for c, k in enumerate(known.T):
-        yield member[k, c], results.probabilities[k, c], results.guidance[k, c]
+        yield member[k, c], {each.name: each.probabilities[k, c] for each in results.answers}
 
 
 def reliability(results: Results) -> str:
     """Reliability diagrams: confidence against the observed frequency."""
-    scores = results.scores
-    shown = [("diffusion", "diffusion", results.probabilities, scores["ece"])]
+    scores, shown = results.scores, [*results.answers]
     if results.calibrated is not None:
         after = scores["calibrated"]
-        title = f"diffusion at temperature {after['temperature']:.2f}"
-        shown.append(("calibrated", title, results.calibrated, after["ece"]))
-    shown.append(("guidance", "guidance alone", results.guidance, scores["guidance"]["ece"]))
+        title = f"{shown[0].title} at temperature {after['temperature']:.2f}"
+        shown.insert(1, Answer("calibrated", title, results.calibrated, after))
     items = []
-    for name, title, p, ece in shown:
+    for name, title, p, own in shown:
         confidence, outcome = _confidences(p, results)
-        items.append(page.figure(figures.reliability(name, title, confidence, outcome, ece)))
+        items.append(page.figure(figures.reliability(name, title, confidence, outcome, own["ece"])))
     return page.grid(items) + _calibrated_note(scores["calibrated"]) + _familiar_note(scores)
 
 
@@ -216,27 +211,25 @@ def referral(results: Results) -> str:
     """Whether the uncertain predictions are the wrong ones."""
     if results.task.multi_label:
         return page.paragraph("Only for images with one label each.", "note")
-    p, guidance, label = results.probabilities, results.guidance, results.label
-    correct = p.argmax(axis=1) == label
+    label, (first, *_) = results.label, results.answers
     lines = {
-        "diffusion, by entropy": referral_curve(entr(p).sum(axis=1), correct),
-        "diffusion, by std of samples": referral_curve(results.std, correct),
-        "guidance, by entropy": referral_curve(
-            entr(guidance).sum(axis=1), guidance.argmax(axis=1) == label
-        ),
+        f"{each.name}, by entropy": referral_curve(
+            entr(each.probabilities).sum(axis=1), each.probabilities.argmax(axis=1) == label
+        )
+        for each in results.answers
     }
+    correct = first.probabilities.argmax(axis=1) == label
+    lines[f"{first.name}, by std of samples"] = referral_curve(results.std, correct)
     rows = [
         (
-            name,
+            each.title,
             page.number(found["accuracy_kept"]),
             page.with_interval(found["gain"], found["gain_ci95"]),
             f"{found['errors_referred']} of {found['errors']}",
             page.number(found["error_auroc"]),
         )
-        for name, found in (
-            ("diffusion", results.scores["referral"]),
-            ("guidance alone", results.scores["guidance"]["referral"]),
-        )
+        for each in results.answers
+        for found in (each.scores["referral"],)
     ]
     header = ("", "accuracy of the rest", "gain", "errors referred", "AUROC for errors")
     return (

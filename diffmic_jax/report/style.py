@@ -42,6 +42,7 @@ th { font-weight: 600; }
 td small, .case small { color: var(--muted); }
 #class-table, #headline { width: 100%; }
 #class-table small { display: block; }
+#class-table th { white-space: normal; }
 .facts th, #decisions th { text-align: left; }
 .facts td, #decisions td { text-align: left; white-space: normal; overflow-wrap: anywhere; }
 .grid { display: grid; gap: 12px;

@@ -31,7 +31,6 @@ def verdict(
     comparison: Mapping[str, Any],
     baselines: Mapping[str, Any],
     groups: np.ndarray,
-    diffuses: bool = True,
 ) -> page.Raw:
     """A few sentences: the result, the guidance, the best baseline, the probabilities.
 
@@ -40,11 +39,10 @@ def verdict(
       comparison: what `compare.compare` returns, the guidance first.
       baselines: those of the audit.
       groups: [N] what is resampled as a whole.
-      diffuses: there is a denoiser.
     """
     name = "auroc_macro" if results.task.multi_label else "accuracy"
-    sentences = [_result(results, name, diffuses)]
-    if diffuses:
+    sentences = [_result(results, name)]
+    if results.diffuses:
         sentences.append(_against(GUIDANCE, comparison["metrics"].get(name)))
     sentences += [_against_baseline(results, baselines, groups, name), *_probabilities(results)]
     first, *rest = filter(None, sentences)
@@ -53,9 +51,8 @@ def verdict(
     )
 
 
-def _result(results: Results, name: str, diffuses: bool) -> str:
-    scores = results.scores
-    who = "diffusion" if diffuses else "classifier"
+def _result(results: Results, name: str) -> str:
+    scores, who = results.scores, results.answers[0].title
     between = ""
     if low_high := scores["ci95"][name]:
         low, high = low_high

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -42,6 +44,15 @@ def test_several_labels_per_image_have_their_curves_and_no_confusion(multi_label
     assert "has no training log" in sections.training(multi_label)
 
 
+def test_without_diffusion_there_is_one_classifier(multi_label):
+    alone = dataclasses.replace(multi_label, diffuses=False)
+    for section in (sections.classes, sections.reliability):
+        assert "guidance" in section(multi_label) and "diffusion" in section(multi_label)
+        text = section(alone)
+        assert "guidance" not in text and "diffusion" not in text
+        assert text.count("<path") < section(multi_label).count("<path")
+
+
 def test_mistakes_and_cases_of_several_labels(multi_label):
     wrong = np.abs(multi_label.probabilities - multi_label.label).max(axis=1)
     found = gallery.most_confident_mistakes(multi_label)
@@ -76,7 +87,7 @@ def test_long_class_names_are_not_cut():
     long = "a very long name of a class " * 3
     states = np.zeros((3, 3, 2))
     assert "\u2026" in figures.trajectory("t", np.array([5, 1]), states, (long, "b"))
-    assert long.split()[0] in figures.roc_and_pr(0, long, *np.eye(3, 4))
+    assert long.split()[0] in figures.roc_and_pr(0, long, np.eye(4)[0], {"diffusion": np.eye(4)[1]})
 
 
 def test_images_without_labels_are_shown_as_an_evaluation_shows_them():
@@ -103,5 +114,6 @@ def test_names_of_classes_are_text_in_figures_and_on_the_page():
     (svg + page.text("\udce9<b>")).encode()
     last = figures.trajectory("t", np.array([9, 5, 1]), states[..., :2], names[:2])
     assert "$x^$" in last and "_x" in last
-    roc = figures.roc_and_pr(0, "$x^$", np.array([0, 1, 1]), *[np.array([0.1, 0.5, 0.9])] * 2)
+    p = np.array([0.1, 0.5, 0.9])
+    roc = figures.roc_and_pr(0, "$x^$", np.array([0, 1, 1]), {"diffusion": p, "guidance": p})
     assert "$x^$ (2 of 3)" in roc
