@@ -218,8 +218,9 @@ def referral(results: Results) -> str:
         )
         for each in results.answers
     }
-    correct = first.probabilities.argmax(axis=1) == label
-    lines[f"{first.name}, by std of samples"] = referral_curve(results.std, correct)
+    if results.diffuses:
+        correct = first.probabilities.argmax(axis=1) == label
+        lines["diffusion, by std of samples"] = referral_curve(results.std, correct)
     rows = [
         (
             each.title,
