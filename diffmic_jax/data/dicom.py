@@ -168,6 +168,8 @@ def _colour_by_palette(dataset: Any, stored: np.ndarray) -> np.ndarray:
     colours = []
     for colour in ("Red", "Green", "Blue"):
         keyword = f"{colour}PaletteColorLookupTable"
+        if f"Segmented{keyword}Data" in dataset:
+            raise Refused("its palette is in segments", "save it as RGB")
         table = _table(dataset, keyword, dataset)
         colours.append(table.scaled().look_up(stored))
     return np.stack(colours, axis=-1)
@@ -265,12 +267,14 @@ class _Table(NamedTuple):
 
 
 def _first_item(dataset: Any, keyword: str) -> Any:
-    """The first data set of a sequence; None if there is none, or if it has no table."""
+    """The first data set of a sequence; None if there is none, or if its table is empty."""
     if getattr(dataset.get_item(keyword), "length", 0) > _LONGEST_SEQUENCE:
         raise Refused(f"its {keyword} is too long")
     items = dataset.get(keyword)  # parsed only now, without the limits of `_LimitedReads`
     first = items[0] if items else None
-    return None if first is None or not {"LUTDescriptor", "LUTData"} & set(first.dir()) else first
+    given = [] if first is None else [first.get(f"LUT{what}") for what in ("Descriptor", "Data")]
+    empty = (None, "", b"", [])
+    return None if all(value in empty for value in given) else first
 
 
 def _table(holder: Any, kind: str, dataset: Any) -> _Table:
