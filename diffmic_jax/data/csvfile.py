@@ -106,7 +106,7 @@ def _text(path: Path, errors: str) -> str:
 
 def _separator(text: str, known: Sequence[str]) -> str:
     """The separator that gives the header a known column, of several the one with most columns."""
-    first, accepted = text.partition("\n")[0], set(map(plain, known))
+    first, accepted = re.split(r"[\r\n]", text, maxsplit=1)[0], set(map(plain, known))
 
     def columns(separator: str) -> tuple[bool, int]:
         names = next(csv.reader([first], delimiter=separator), [])

@@ -100,7 +100,8 @@ def _parse(data: bytes) -> Any:
         raise Refused("it is deflated DICOM", "save it with another transfer syntax")
     dataset = pydicom.dcmread(_LimitedReads(data), force=data[128:132] != b"DICM")
     if not any(f"{kind}PixelData" in dataset for kind in ("", "Float", "DoubleFloat")):
-        raise Refused("not a DICOM image, or damaged")
+        kind = str(getattr(dataset.file_meta.get("MediaStorageSOPClassUID"), "name", ""))
+        raise Refused(f"not a DICOM image{f' but {kind}' if kind else ''}, or damaged")
     if not dataset.file_meta.get("TransferSyntaxUID"):  # no header, hence never compressed
         implicit, little = dataset.original_encoding
         native = uid.ExplicitVRLittleEndian if little else uid.ExplicitVRBigEndian

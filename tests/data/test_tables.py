@@ -1,10 +1,7 @@
 from __future__ import annotations
 
 import collections
-import csv
-import io
 import pickle
-import random
 from pathlib import Path
 
 import numpy as np
@@ -194,30 +191,6 @@ def test_separators_and_encodings(tmp_path, separator, encoding):
     text = "\r\n".join(separator.join(line) for line in lines)
     (tmp_path / "t.csv").write_bytes(text.encode(encoding))
     assert cells(read(tmp_path / "t.csv")) == [("a.png", "caf\u00e9"), ("b.png", "x")]
-
-
-def test_random_tables_come_through_or_are_refused(tmp_path):
-    """Random separators, encodings, kinds of labels, missing cells and rows that repeat."""
-    rng = random.Random(0)
-    kinds = (["0", "1", "2"], ["1", "2", "3"], ["0.0", "1.0", "2.0"], ["a", "b c", "d\u00e9"])
-    for _ in range(200):
-        separator, encoding, kind = rng.choice(",;\t|"), rng.choice(ENCODINGS), rng.choice(kinds)
-        wanted = [(f"{i}.png", rng.choice(kind)) for i in range(rng.randint(8, 12))]
-        written = list(wanted)
-        missing = rng.random() < 0.3
-        if missing:
-            written.insert(rng.randrange(8), ("m.png", rng.choice(["", "nan", "N/A", "?"])))
-        file = io.StringIO()
-        writer = csv.writer(file, delimiter=separator)
-        index = rng.random() < 0.3  # a column of row numbers without a name
-        writer.writerow([""] * index + ["image", "label"])
-        writer.writerows([[i] * index + list(row) for i, row in enumerate(written)])
-        (tmp_path / "t.csv").write_bytes(file.getvalue().encode(encoding))
-        if missing:
-            with pytest.raises(InputError, match=r"no label; 1 such cells"):
-                read(tmp_path / "t.csv")
-        found = read(tmp_path / "t.csv", unlabelled="skip")
-        assert cells(found) == [(image, label.removesuffix(".0")) for image, label in wanted]
 
 
 @pytest.mark.parametrize(
