@@ -26,6 +26,8 @@ log = logging.getLogger("diffmic_jax")
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 MOST_BYTES = 2**27
 """Of a table, which is in memory several times while it is read."""
+_NAMED = re.compile(r'"?sep=([,;\t|])"?\r?\n', re.IGNORECASE)
+"""A first line by which spreadsheets know the separator."""
 _UNNAMED = re.compile(r"(unnamed: \d+)?")
 
 
@@ -84,11 +86,12 @@ def read(path: Path, field: str, known: Sequence[str], problems: Problems) -> Ta
     try:
         # A run writes its split with file names as the system gives them, which may be no UTF-8.
         text = _text(path, "surrogateescape" if field == "split" else "strict")
-        separator = _separator(text, known)
+        named = _NAMED.match(text)
+        separator = named[1] if named else _separator(text, known)
         cells = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: not a readable CSV ({error}); save it as UTF-8 CSV") from error
-    table = _table(path, cells, problems)
+    table = _table(path, cells, problems, 1 if named else 0)
     if separator == ",":
         return table
     return table._replace(
@@ -115,8 +118,9 @@ def _separator(text: str, known: Sequence[str]) -> str:
     return max(SEPARATORS, key=columns)
 
 
-def _table(path: Path, cells: list[list[str]], problems: Problems) -> Table:
-    header = [normal(cell) for cell in (cells[0] if cells else [])]
+def _table(path: Path, cells: list[list[str]], problems: Problems, first: int) -> Table:
+    """The table whose header is row `first`, counted from 0."""
+    header = [normal(cell) for cell in (cells[first] if len(cells) > first else [])]
     while header and not header[-1]:  # spreadsheets write empty columns at the end
         header.pop()
     named = [i for i, name in enumerate(header) if not _UNNAMED.fullmatch(name.casefold())]
@@ -126,7 +130,7 @@ def _table(path: Path, cells: list[list[str]], problems: Problems) -> Table:
     if repeated:
         raise InputError(f"{path}: has column {min(repeated)} twice; rename one")
     lines = []
-    for number, row in enumerate(cells[1:], start=2):
+    for number, row in enumerate(cells[first + 1 :], start=first + 2):
         where = f"{path} row {number}"
         if not any(row):
             continue

@@ -274,7 +274,7 @@ def _first_item(dataset: Any, keyword: str) -> Any:
     items = dataset.get(keyword)  # parsed only now, without the limits of `_LimitedReads`
     first = items[0] if items else None
     given = [] if first is None else [first.get(f"LUT{what}") for what in ("Descriptor", "Data")]
-    empty = (None, "", b"", [])
+    empty: tuple[object, ...] = (None, "", b"", [])
     return None if all(value in empty for value in given) else first
 
 

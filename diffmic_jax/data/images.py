@@ -122,7 +122,7 @@ class Found(NamedTuple):
         """What to do where there are no images, as the end of a message."""
         if not self.others:
             return "; add some or remove it"
-        return f" ({self._endings} are not read as images); convert them to {_ACCEPTED}"
+        return f" ({self._endings} are not read as images); add some as {_ACCEPTED}, or remove it"
 
     def tell(self, root: Path) -> None:
         """Log what is left out, by ending and number."""

@@ -17,6 +17,8 @@ from diffmic_jax.fields import did_you_mean
 
 log = logging.getLogger("diffmic_jax")
 
+TABLES, SHEETS = (".csv", ".tsv"), (".xlsx", ".xls", ".ods")
+"""Endings."""
 COMMON = ("train.csv", "labels.csv", "test.csv")
 """Tables that any data set may have, by which none is recognised."""
 
@@ -66,11 +68,15 @@ def _of_folder(folder: Path) -> dict[str, Any]:
     archives = sorted(folder.glob("*.npz"))
     if len(archives) == 1:
         return _of_npz(archives[0])
-    csvs = {path: _read(path) for path in sorted(folder.glob("*.csv"))}
+    csvs = {path: _read(path) for path in _files(folder, *TABLES)}
     found = [path for path, table in csvs.items() if table and columns.has_labels(table)]
     groups = [path for path, table in csvs.items() if table and table.column(columns.GROUP_COLUMNS)]
     if not found and len(folders.folders_in(folder)) < 2:
         found = [path for path in csvs if path not in groups][:1]  # its error is the one to tell
+    if not found and (sheets := _files(folder, *SHEETS)) and len(folders.folders_in(folder)) < 2:
+        raise InputError(
+            f"{sheets[0]}: is a spreadsheet; save its sheet of images and labels as CSV"
+        )
     if not (labels := _fullest(found)):
         return {"data.name": "images", "data.root": str(folder)}
     log.info("%s has the labels", labels)
@@ -113,6 +119,10 @@ def _of_npz(path: Path) -> dict[str, Any]:
     if name in MEDMNIST:
         return {"data.name": name, "data.root": str(path.parent)}
     return {"data.name": "images", "data.root": str(path)}
+
+
+def _files(folder: Path, *endings: str) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in endings)
 
 
 def _read(path: Path) -> csvfile.Table | None:

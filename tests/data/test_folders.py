@@ -119,6 +119,6 @@ def test_a_class_folder_of_other_formats_says_which_are_read(tmp_path):
     write(tmp_path, *many("x", "y"))
     (tmp_path / "z").mkdir()
     (tmp_path / "z/a.pgm").write_bytes(b"P5 1 1 255 0")
-    message = r"/z: no images in this folder \(1 \.pgm are not read as images\); convert"
+    message = r"/z: no images in this folder \(1 \.pgm are not read as images\); add some as PNG"
     with pytest.raises(InputError, match=message):
         open_source("x", tmp_path)

@@ -89,3 +89,13 @@ def test_a_table_is_looked_at_in_silence(tmp_path, caplog):
     with caplog.at_level("INFO", "diffmic_jax"):
         data_fields(tmp_path)
     assert caplog.messages == [f"{tmp_path}/mine.csv has the labels"]
+
+
+def test_tabs_are_a_table_and_spreadsheets_are_to_be_saved_as_one(tmp_path):
+    (tmp_path / "labels.tsv").write_text("image\tlabel\na.png\tx\nb.png\ty\n")
+    assert data_fields(tmp_path)["data.labels"] == "labels.tsv"
+    (tmp_path / "labels.tsv").rename(tmp_path / "labels.XLSX")
+    with pytest.raises(
+        InputError, match=r"labels\.XLSX: is a spreadsheet; save its sheet of images"
+    ):
+        data_fields(tmp_path)

@@ -325,3 +325,9 @@ def test_a_column_that_was_not_known_is_named_by_the_user(table):
     with pytest.raises(InputError, match=r"the one that you name in config\.data\.label_columns"):
         read(path)
     assert cells(read(path, label_columns=("pneumonia",))) == [("a", "1"), ("b", "0")]
+
+
+def test_a_line_that_names_the_separator_is_no_header(table):
+    found = read(table("sep=;\nimage;label\na;x,y\nb;z\n"))
+    assert cells(found) == [("a", "x,y"), ("b", "z")]
+    assert found.rows[0].where.endswith("row 3")
