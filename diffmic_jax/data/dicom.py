@@ -28,6 +28,7 @@ from diffmic_jax.data.pixels import (
 )
 from diffmic_jax.extras import install_command
 
+_MORE_DECODERS = "pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg, or decompress it"
 _LONGEST_SEQUENCE = 2**19  # bytes; a table has 128 KiB at most
 # JPEG markers in front of a frame's size: SOF0 to SOF15 without DHT, JPG and DAC; JPEG-LS's SOF55.
 _FRAME_HEADERS = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC} | {0xF7}
@@ -116,15 +117,16 @@ def _stored_pixels(dataset: Any) -> tuple[np.ndarray, dict[str, Any]]:
     syntax = dataset.file_meta.TransferSyntaxUID
     decoder = get_decoder(syntax)
     if not decoder.is_available:
-        fix = "pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg, or decompress it"
-        raise Refused(f"no decoder for {syntax.name} is installed", fix)
+        raise Refused(f"no decoder for {syntax.name} is installed", _MORE_DECODERS)
     if syntax.is_encapsulated:
         _check_compressed(dataset)
     try:
         return decoder.as_array(dataset, index=0)
     except RuntimeError as error:  # 'Unable to decode, because all plugins did not: why'
         reason = str(error).partition(":")[2] or str(error)
-        raise Refused(f"{syntax.name}, {reason.strip()}", "replace or decompress it") from error
+        raise Refused(
+            f"{syntax.name}, {reason.strip()}", f"replace it, {_MORE_DECODERS}"
+        ) from error
 
 
 def _check_compressed(dataset: Any) -> None:
