@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 
 RESTART = 75
 """Exit status, EX_TEMPFAIL of sysexits.h: all is saved, and the same command goes on."""
@@ -49,11 +51,14 @@ class Interrupted(Exception):
     """The run was asked to stop; everything up to the named step is saved."""
 
 
+_PLACE = re.compile(r"\b(row|entry) \d+")
+
+
 class Problems:
     """What is wrong with a file, collected to be told at once."""
 
     MOST = 10
-    """That are told."""
+    """That are told; those that differ in their row only are one."""
 
     def __init__(self) -> None:
         """No problem yet."""
@@ -77,9 +82,20 @@ class Problems:
         Raises:
           InputError: there is one.
         """
-        count = len(self._found)
-        if not count:
+        if not self._found:
             return
-        told = " | ".join(self._found[: self.MOST])
-        more = f" | and {count - self.MOST} more" if count > self.MOST else ""
-        raise InputError(told if count == 1 else f"{count} problems: {told}{more}")
+        alike: dict[str, list[str]] = defaultdict(list)
+        for problem in self._found:
+            alike[_PLACE.sub("", problem, 1)].append(problem)
+        told = " | ".join(_merged(each) for each in list(alike.values())[: self.MOST])
+        count, more = len(self._found), sum(map(len, list(alike.values())[self.MOST :]))
+        rest = f" | and {more} more" if more else ""
+        raise InputError(told if count == 1 else f"{count} problems: {told}{rest}")
+
+
+def _merged(alike: Sequence[str]) -> str:
+    """The first of problems that differ in their place only, and the places of the others."""
+    places = [found[0] for problem in alike[1:] if (found := _PLACE.search(problem))]
+    shown = ", ".join(places[: Problems.MOST])
+    more = f" and {len(places) - Problems.MOST} more" if len(places) > Problems.MOST else ""
+    return alike[0] + (f" (also {shown}{more})" if places else "")

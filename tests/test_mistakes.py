@@ -19,7 +19,22 @@ from tests.processes import PROJECT, environment
 
 PAGE = PROJECT / "docs/mistakes.md"
 ROW = re.compile(r"^\| `(.+?)` \| (.+?) \|$", re.M)
-ROWS = [(typed.replace("\\|", "|"), line) for typed, line in ROW.findall(PAGE.read_text())]
+PHOTOS = [f"photos/{c}/{c}_{i:02d}.png" for c, i in (("red", 0), ("blue", 0), ("red", 1))]
+TABLES = {
+    "labels": "image,label\n{0},red\nphotos/b.png,blue\n",
+    "missing": "image,label\n{0},red\n{1},N/A\n{2},blue\n",
+    "several": "image,label\n{0},red\n{1},blue\n{2},red;blue\n",
+    "findings": "image,mass,nodule\n{0},1,0\n{1},-1,1\n",
+    "levels": "image,label\n{0},0\n{1},1\n{2},3\n",
+    "twice": "image,label\n{0},red\n{1},blue\n{0},blue\n",
+    "ages": "image,age\n{0},60\n{1},50\n",
+    "old": "image,label\n{0},gr\u00fcn\n{1},rot\n",
+}
+"""Of the photos."""
+ROWS = [
+    (typed.replace("\\|", "|"), line.replace("\\|", "|"))
+    for typed, line in ROW.findall(PAGE.read_text())
+]
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +51,10 @@ def place(tmp_path_factory, trained) -> Path:
         (root / name).mkdir()
     tiny.write_truncated_jpeg(root / "broken/half.jpg")
     (root / "notes.txt").write_text("to do\n")
-    (root / "labels.csv").write_text("image,label\nphotos/red/red_00.png,red\nphotos/b.png,blue\n")
+    for name, rows in TABLES.items():
+        (root / f"{name}.csv").write_text(rows.format(*PHOTOS), encoding="latin-1")
+    shutil.copytree(root / "photos", root / "parts")
+    shutil.copytree(root / "photos/red", root / "parts/test")
     (root / "runs/mine").symlink_to(trained)
     return root
 

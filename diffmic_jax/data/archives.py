@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from diffmic_jax.data import images, npz, tables
+from diffmic_jax.data import images, npz
 from diffmic_jax.data.catalog import MEDMNIST, MEDMNIST_COUNTS
+from diffmic_jax.data.columns import PART_NAMES
 from diffmic_jax.data.files import read_json
 from diffmic_jax.data.images import Decoded
 from diffmic_jax.data.layouts import MOST_CLASSES, PARTS, Layout, Parts, Record
@@ -63,13 +64,11 @@ def open_npz(path: Path, name: str, class_names: Sequence[str] = ()) -> Layout:
             *(path, "/".join(map(str, counts)), name, "/".join(map(str, MEDMNIST_COUNTS[name]))),
         )
     task = Task(class_names=names, multi_label=multi_label)
-    parts: Parts = {tables.PART_NAMES[part]: [] for part in NPZ_PARTS}
+    parts: Parts = {PART_NAMES[part]: [] for part in NPZ_PARTS}
     for part, rows in labels.items():
         for index, row in enumerate(rows.tolist()):
             label = tuple(row) if multi_label else row
-            parts[tables.PART_NAMES[part]].append(
-                Record(f"{part}_{index}", label, f"{part}/{index}")
-            )
+            parts[PART_NAMES[part]].append(Record(f"{part}_{index}", label, f"{part}/{index}"))
     return Layout(task, parts, _NpzImages(path), (str(path),))
 
 

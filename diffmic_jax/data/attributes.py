@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from diffmic_jax.config import Data
-from diffmic_jax.data import csvfile, labels, layouts, tables
+from diffmic_jax.data import csvfile, labels, layouts
 from diffmic_jax.data.catalog import CATALOG
+from diffmic_jax.data.columns import IMAGE_COLUMNS
 from diffmic_jax.data.layouts import Record
 from diffmic_jax.data.options import numbers_of
 from diffmic_jax.errors import InputError, Problems
@@ -65,17 +66,17 @@ def _tables(data: Data) -> list[Path]:
 
 def _open(path: Path) -> csvfile.Table:
     problems = Problems()
-    table = csvfile.read(path, "labels", tables.IMAGE_COLUMNS, problems)
+    table = csvfile.read(path, "labels", IMAGE_COLUMNS, problems)
     problems.check()
-    if not table.column(tables.IMAGE_COLUMNS):
+    if not table.column(IMAGE_COLUMNS):
         raise InputError(
-            f"{path}: no column names the images; it needs one of {', '.join(tables.IMAGE_COLUMNS)}"
+            f"{path}: no column names the images; it needs one of {', '.join(IMAGE_COLUMNS)}"
         )
     return table
 
 
 def _values(table: csvfile.Table, column: str, records: Sequence[Record]) -> list[str]:
-    image = table.column(tables.IMAGE_COLUMNS)
+    image = table.column(IMAGE_COLUMNS)
     cells = {line[image]: line[column] for _, line in table.lines}
     missing = f"{table.path}: no row for image {{}}; add it"
     return layouts.look_up(cells, records, missing)

@@ -33,6 +33,7 @@ def summary(report: Mapping[str, Any]) -> str:
         "",
         *_leak_lines(report),
         *_guess_lines(report),
+        *_lacking_lines(report),
         *_few_lines(report),
         *_exact_lines(report),
         *_near_lines(report),
@@ -86,6 +87,15 @@ def _guess_lines(report: Mapping[str, Any]) -> list[str]:
             f" any two in {found['chance']:.0%}; if it is right, train with it too"
         )
     return lines
+
+
+def _lacking_lines(report: Mapping[str, Any]) -> list[str]:
+    """Classes that cannot be learned."""
+    nobody = "none" if report["multi_label"] else None
+    lacking = [name for name, n in report["counts"]["train"].items() if not n and name != nobody]
+    if not lacking:
+        return []
+    return [f"! Not in training, so it cannot be learned: {', '.join(lacking[:_CLASSES_SHOWN])}"]
 
 
 def _few_lines(report: Mapping[str, Any]) -> list[str]:

@@ -3,7 +3,7 @@
 The separator is the one of `SEPARATORS` that gives the header its known columns. The encoding is
 UTF-8, or UTF-16 where the file begins with its mark or holds its zero bytes. Text is normalised to
 NFC, in which equal letters are equal. Columns without a name, as an index of rows has none, are
-left out. What is unusual is logged.
+left out. What is unusual is kept as notes, which `Table.tell` logs.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ log = logging.getLogger("diffmic_jax")
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 MOST_BYTES = 2**27
 """Of a table, which is in memory several times while it is read."""
+_NAMED = re.compile(r'"?sep=([,;\t|])"?\r?\n', re.IGNORECASE)
+"""A first line by which spreadsheets know the separator."""
 _UNNAMED = re.compile(r"(unnamed: \d+)?")
 
 
@@ -36,16 +38,23 @@ class Table(NamedTuple):
     header: list[str]
     lines: list[tuple[str, dict[str, str]]]
     """File and row number, and the cells by column."""
+    notes: tuple[str, ...] = ()
+    """What is unusual."""
+
+    def tell(self) -> None:
+        """Log what is unusual."""
+        for note in self.notes:
+            log.info("%s: %s", self.path, note)
 
     def column(self, accepted: Sequence[str]) -> str:
-        """The first accepted column that the header has, in any case; '' if none."""
+        """The first accepted column that the header has, as `plain` compares; '' if none."""
         actual = {plain(name): name for name in self.header}
-        return next((actual[name] for name in accepted if name in actual), "")
+        return next((actual[name] for name in map(plain, accepted) if name in actual), "")
 
 
 def plain(name: str) -> str:
-    """A column's name as names are compared: 'Image_ID' is 'image id'."""
-    return name.casefold().replace("_", " ")
+    """A column's name as names are compared: 'Image_ID', 'image id' and 'ImageID' are the same."""
+    return re.sub(r"[ _.-]+", "", name.casefold())
 
 
 def normal(text: str) -> str:
@@ -64,7 +73,7 @@ def read(path: Path, field: str, known: Sequence[str], problems: Problems) -> Ta
     Args:
       path: of the file.
       field: of the configuration that names it.
-      known: columns of which it has one, as `plain` gives them.
+      known: columns of which it has one.
       problems: what is wrong with single rows, which are left out.
 
     Raises:
@@ -77,13 +86,17 @@ def read(path: Path, field: str, known: Sequence[str], problems: Problems) -> Ta
     try:
         # A run writes its split with file names as the system gives them, which may be no UTF-8.
         text = _text(path, "surrogateescape" if field == "split" else "strict")
-        separator = _separator(text, known)
+        named = _NAMED.match(text)
+        separator = named[1] if named else _separator(text, known)
         cells = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: not a readable CSV ({error}); save it as UTF-8 CSV") from error
-    if separator != ",":
-        log.info("%s: its cells are separated by %s", path, SEPARATORS[separator])
-    return _table(path, cells, problems)
+    table = _table(path, cells, problems, 1 if named else 0)
+    if separator == ",":
+        return table
+    return table._replace(
+        notes=(f"its cells are separated by {SEPARATORS[separator]}", *table.notes)
+    )
 
 
 def _text(path: Path, errors: str) -> str:
@@ -96,28 +109,28 @@ def _text(path: Path, errors: str) -> str:
 
 def _separator(text: str, known: Sequence[str]) -> str:
     """The separator that gives the header a known column, of several the one with most columns."""
-    first = text.partition("\n")[0]
+    first, accepted = re.split(r"[\r\n]", text, maxsplit=1)[0], set(map(plain, known))
 
     def columns(separator: str) -> tuple[bool, int]:
         names = next(csv.reader([first], delimiter=separator), [])
-        return any(plain(normal(name)) in known for name in names), len(names)
+        return any(plain(normal(name)) in accepted for name in names), len(names)
 
     return max(SEPARATORS, key=columns)
 
 
-def _table(path: Path, cells: list[list[str]], problems: Problems) -> Table:
-    header = [normal(cell) for cell in (cells[0] if cells else [])]
+def _table(path: Path, cells: list[list[str]], problems: Problems, first: int) -> Table:
+    """The table whose header is row `first`, counted from 0."""
+    header = [normal(cell) for cell in (cells[first] if len(cells) > first else [])]
     while header and not header[-1]:  # spreadsheets write empty columns at the end
         header.pop()
     named = [i for i, name in enumerate(header) if not _UNNAMED.fullmatch(name.casefold())]
-    if len(named) < len(header):
-        count = len(header) - len(named)
-        log.info("%s: %d columns without a name are left out", path, count)
+    unnamed = len(header) - len(named)
+    notes = (f"{unnamed} columns without a name are left out",) if unnamed else ()
     repeated = {name for name in (header[i] for i in named) if _count(header, name) > 1}
     if repeated:
         raise InputError(f"{path}: has column {min(repeated)} twice; rename one")
     lines = []
-    for number, row in enumerate(cells[1:], start=2):
+    for number, row in enumerate(cells[first + 1 :], start=first + 2):
         where = f"{path} row {number}"
         if not any(row):
             continue
@@ -128,7 +141,7 @@ def _table(path: Path, cells: list[list[str]], problems: Problems) -> Table:
     if not lines:
         problems.check()
         raise InputError(f"{path}: no rows; it needs a header and a row for each image")
-    return Table(path, [header[i] for i in named], lines)
+    return Table(path, [header[i] for i in named], lines, notes)
 
 
 def _count(header: Sequence[str], name: str) -> int:

@@ -12,7 +12,7 @@ from diffmic_jax.config import Config
 from diffmic_jax.data.cache import Cached, Examples, cached
 from diffmic_jax.data.sources import Source, open_source
 from diffmic_jax.errors import InputError
-from diffmic_jax.method.task import ORDINAL, Task
+from diffmic_jax.method.task import ORDINAL, SINGLE_LABEL_ONLY, Task
 
 log = logging.getLogger("diffmic_jax")
 
@@ -89,9 +89,13 @@ def _check_metric(metric: str, task: Task) -> None:
             f"{','.join(task.class_names)}; give it in config.data.class_names"
         )
     if metric not in task.metrics:
+        what = (
+            "is not defined for several labels per image"
+            if metric in SINGLE_LABEL_ONLY
+            else "is unknown"
+        )
         raise InputError(
-            f"config.checkpoint.metric={metric!r} is unknown; choose one of "
-            f"{', '.join(task.metrics)}"
+            f"config.checkpoint.metric={metric!r} {what}; choose one of {', '.join(task.metrics)}"
         )
 
 

@@ -28,6 +28,7 @@ from diffmic_jax.data.pixels import (
 )
 from diffmic_jax.extras import install_command
 
+_MORE_DECODERS = "pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg, or decompress it"
 _LONGEST_SEQUENCE = 2**19  # bytes; a table has 128 KiB at most
 # JPEG markers in front of a frame's size: SOF0 to SOF15 without DHT, JPG and DAC; JPEG-LS's SOF55.
 _FRAME_HEADERS = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC} | {0xF7}
@@ -100,7 +101,8 @@ def _parse(data: bytes) -> Any:
         raise Refused("it is deflated DICOM", "save it with another transfer syntax")
     dataset = pydicom.dcmread(_LimitedReads(data), force=data[128:132] != b"DICM")
     if not any(f"{kind}PixelData" in dataset for kind in ("", "Float", "DoubleFloat")):
-        raise Refused("not a DICOM image, or damaged")
+        kind = str(getattr(dataset.file_meta.get("MediaStorageSOPClassUID"), "name", ""))
+        raise Refused(f"not a DICOM image{f' but {kind}' if kind else ''}, or damaged")
     if not dataset.file_meta.get("TransferSyntaxUID"):  # no header, hence never compressed
         implicit, little = dataset.original_encoding
         native = uid.ExplicitVRLittleEndian if little else uid.ExplicitVRBigEndian
@@ -115,15 +117,16 @@ def _stored_pixels(dataset: Any) -> tuple[np.ndarray, dict[str, Any]]:
     syntax = dataset.file_meta.TransferSyntaxUID
     decoder = get_decoder(syntax)
     if not decoder.is_available:
-        fix = "pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg, or decompress it"
-        raise Refused(f"no decoder for {syntax.name} is installed", fix)
+        raise Refused(f"no decoder for {syntax.name} is installed", _MORE_DECODERS)
     if syntax.is_encapsulated:
         _check_compressed(dataset)
     try:
         return decoder.as_array(dataset, index=0)
     except RuntimeError as error:  # 'Unable to decode, because all plugins did not: why'
         reason = str(error).partition(":")[2] or str(error)
-        raise Refused(f"{syntax.name}, {reason.strip()}", "replace or decompress it") from error
+        raise Refused(
+            f"{syntax.name}, {reason.strip()}", f"replace it, {_MORE_DECODERS}"
+        ) from error
 
 
 def _check_compressed(dataset: Any) -> None:
@@ -168,6 +171,8 @@ def _colour_by_palette(dataset: Any, stored: np.ndarray) -> np.ndarray:
     colours = []
     for colour in ("Red", "Green", "Blue"):
         keyword = f"{colour}PaletteColorLookupTable"
+        if f"Segmented{keyword}Data" in dataset:
+            raise Refused("its palette is in segments", "save it as RGB")
         table = _table(dataset, keyword, dataset)
         colours.append(table.scaled().look_up(stored))
     return np.stack(colours, axis=-1)
@@ -265,12 +270,14 @@ class _Table(NamedTuple):
 
 
 def _first_item(dataset: Any, keyword: str) -> Any:
-    """The first data set of a sequence; None if there is none, or if it has no table."""
+    """The first data set of a sequence; None if there is none, or if its table is empty."""
     if getattr(dataset.get_item(keyword), "length", 0) > _LONGEST_SEQUENCE:
         raise Refused(f"its {keyword} is too long")
     items = dataset.get(keyword)  # parsed only now, without the limits of `_LimitedReads`
     first = items[0] if items else None
-    return None if first is None or not {"LUTDescriptor", "LUTData"} & set(first.dir()) else first
+    given = [] if first is None else [first.get(f"LUT{what}") for what in ("Descriptor", "Data")]
+    empty: tuple[object, ...] = (None, "", b"", [])
+    return None if all(value in empty for value in given) else first
 
 
 def _table(holder: Any, kind: str, dataset: Any) -> _Table:

@@ -64,8 +64,12 @@ def _classes(dataset: Dataset) -> Finding:
     """The classes that a part lacks."""
     task, lines = dataset.task, []
     counts = {part: np.array(task.counts(dataset.examples[part].label)) for part in PARTS}
+    there = np.sum([*counts.values()], axis=0) > 0
+    if not there.all():
+        nowhere = [task.class_names[c] for c in np.flatnonzero(~there)]
+        lines.append(f"there is no image of {_few(nowhere)}: it cannot be learned")
     for part in PARTS:
-        lacking = (counts[part] == 0) & (sum(counts.values()) > 0)
+        lacking = (counts[part] == 0) & there
         names = [task.class_names[c] for c in np.flatnonzero(lacking)]
         if names and len(dataset.examples[part]):
             effect = "it cannot be learned" if part == "train" else "means of metrics leave it out"

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
-from diffmic_jax.data import images, labels, tables
+from diffmic_jax.data import images, labels
+from diffmic_jax.data.columns import PART_NAMES
 from diffmic_jax.data.csvfile import nfc, normal
 from diffmic_jax.data.finder import check_inside
 from diffmic_jax.data.layouts import PARTS, Layout, Parts, Record, reader
@@ -32,8 +33,9 @@ def open_folders(options: Options) -> Layout:
             "config.data.labels"
         )
     bases = _folders_of_parts(root)
-    folders = {folder: part for base, part in bases.items() for folder in _folders(base)}
+    folders = {folder: part for base, part in bases.items() for folder in folders_in(base)}
     own = labels.unified({normal(folder.name) for folder in folders})
+    _check_parts(folders, own)
     names = options.class_names or labels.class_names(set(own.values()), gaps=True)
     found = images.scan(root)
     files = _by_folder(
@@ -55,7 +57,7 @@ def open_folders(options: Options) -> Layout:
     for folder, part in folders.items():
         label = labels.find(own[normal(folder.name)], known_labels, str(folder))
         if not files.get(folder):
-            raise InputError(f"{folder}: no images in this folder; add some or remove it")
+            raise InputError(f"{folder}: no images in this folder{found.formats}")
         parts[part] += [
             Record(nfc(path.relative_to(root).as_posix()), label, str(path))
             for path in files[folder]
@@ -66,9 +68,9 @@ def open_folders(options: Options) -> Layout:
 
 def _with_class_folders(root: Path) -> tuple[Path, str] | None:
     """The first folder below the root that has class folders itself, and what it has."""
-    for folder in _folders(root):
-        bases = [folder, *(f for f in _folders(folder) if f.name.casefold() in tables.PART_NAMES)]
-        inside = [f.name for f in _folders(bases[-1]) if images.images_under(f)]
+    for folder in folders_in(root):
+        bases = [folder, *(f for f in folders_in(folder) if f.name.casefold() in PART_NAMES)]
+        inside = [f.name for f in folders_in(bases[-1]) if images.images_under(f)]
         if len(inside) > 1:
             more = ", ..." if len(inside) > 3 else ""
             return folder, f"the class folders {', '.join(inside[:3])}{more}"
@@ -81,20 +83,40 @@ def _folders_of_parts(root: Path) -> dict[Path, str]:
     Raises:
       InputError: a folder beside `train` is not the folder of a part.
     """
-    given = {f: tables.PART_NAMES.get(f.name.casefold(), "") for f in _folders(root)}
+    given = {f: PART_NAMES.get(f.name.casefold(), "") for f in folders_in(root)}
     if "train" not in given.values():
+        if alone := next((folder for folder, part in given.items() if part), None):
+            raise InputError(
+                f"{alone}: has the name of a part, but no folder train is beside it; put the class "
+                f"folders to learn from into {root / 'train'}, or rename it if it is a class"
+            )
         return {root: "train"}
     for folder, part in given.items():
         if not part:
-            names = ", ".join(tables.PART_NAMES)
+            names = ", ".join(PART_NAMES)
             raise InputError(
                 f"{folder}: is not one of {names}, as the folders beside it are; move it away"
             )
     return given
 
 
-def _folders(root: Path) -> list[Path]:
+def folders_in(root: Path) -> list[Path]:
+    """The folders that are not hidden, sorted."""
     return sorted(f for f in root.iterdir() if f.is_dir() and not images.is_hidden(f.name))
+
+
+def _check_parts(folders: Mapping[Path, str], own: Mapping[str, str]) -> None:
+    """Refuse a part with folders of which none is a class of training: they are no classes."""
+    names: dict[str, dict[str, Path]] = defaultdict(dict)
+    for folder, part in folders.items():
+        names[part][own[normal(folder.name)].casefold()] = folder
+    for part, inside in names.items():
+        if not inside.keys() & names["train"].keys():
+            raise InputError(
+                f"{next(iter(inside.values()))}: is no class of training, nor is another folder of "
+                f"the {part} part; put its images into class folders, or move them away to "
+                "classify them with `diffmic predict`"
+            )
 
 
 def _by_folder(

@@ -112,12 +112,22 @@ class Found(NamedTuple):
     others: Counter[str]
     """How many have an ending, in lower case, and are not read."""
 
+    @property
+    def _endings(self) -> str:
+        counts = self.others.most_common()
+        return ", ".join(f"{count} {ending or 'without ending'}" for ending, count in counts)
+
+    @property
+    def formats(self) -> str:
+        """What to do where there are no images, as the end of a message."""
+        if not self.others:
+            return "; add some or remove it"
+        return f" ({self._endings} are not read as images); add some as {_ACCEPTED}, or remove it"
+
     def tell(self, root: Path) -> None:
         """Log what is left out, by ending and number."""
         if self.others:
-            counts = self.others.most_common()
-            endings = ", ".join(f"{count} {ending or 'without ending'}" for ending, count in counts)
-            log.warning("%s: files that are not read as images: %s", root, endings)
+            log.warning("%s: files that are not read as images: %s", root, self._endings)
 
 
 def list_images(folder: str | os.PathLike[str]) -> list[Path]:
@@ -132,7 +142,7 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
     found = scan(root)
     found.tell(root)
     if not found.images:
-        raise InputError(f"{root}: no images in this folder; add some or remove it")
+        raise InputError(f"{root}: no images in this folder{found.formats}")
     return found.images
 
 

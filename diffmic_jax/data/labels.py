@@ -3,7 +3,7 @@
 The rules, each of which is told in the log where it changes something:
 
 - Labels that are whole numbers are the same in every writing: 1, 01 and 1.0.
-- Classes that are numbers are ordered as numbers, others by their letters.
+- Classes that are numbers are ordered as numbers, others by their letters and the numbers in them.
 - Where classes have names, numbers count them from 0; or from 1, if 0 does not occur and the
   largest number does.
 - `MISSING` cells are no labels.
@@ -12,6 +12,7 @@ The rules, each of which is told in the log where it changes something:
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -24,24 +25,39 @@ from diffmic_jax.method.task import DOUBT, SEPARATOR, UNKNOWN
 log = logging.getLogger("diffmic_jax")
 
 MISSING = frozenset(
-    ("", "nan", "n/a", "na", "#n/a", "<na>", "none", "null", "nil", "?", "-", "--", "missing")
+    (
+        *("", "nan", "n/a", "na", "n.a.", "n.a", "#n/a", "<na>", "none", "null", "nil", "nat"),
+        *("?", "??", "-", "--", ".", "missing", "unknown", "unk", "undefined", "not available"),
+        *("unlabeled", "unlabelled", "not labeled", "not labelled", "tbd"),
+    )
 )
 """Cells that say that the label is not known, in lower case."""
 NO_FINDING = "no finding"
 _WHOLE = re.compile(r"([+-]?\d{1,18})(\.0*)?")
 """Longer ones are text."""
-_SEVERAL = re.compile(r"[;|]|,")
+_EXPONENT = re.compile(r"[+-]?\d(\.\d*)?e[+-]?\d{1,3}", re.IGNORECASE)
+_MOST_EXACT = 2**53  # of floating point
+_SEVERAL, _JOINED = re.compile(r"[;|]|,"), re.compile(r"[+/&]")
+_LIST = re.compile(r"\[(.*)\]")
 
 
 def canonical(label: str) -> str:
     """A whole number in its shortest writing; other text as it is."""
-    whole = _WHOLE.fullmatch(label)
-    return str(int(whole[1])) if whole else label
+    if whole := _WHOLE.fullmatch(label):
+        return str(int(whole[1]))
+    number = float(label) if _EXPONENT.fullmatch(label) else math.inf
+    return str(int(number)) if abs(number) < _MOST_EXACT and number.is_integer() else label
+
+
+def natural(label: str) -> tuple[tuple[str | int, ...], str]:
+    """A key to sort by letters, but whole numbers in a name as numbers: 'grade 2', 'grade 10'."""
+    parts = re.split(r"(\d{1,18})", label)
+    return tuple(int(part) if i % 2 else part for i, part in enumerate(parts)), label
 
 
 def unified(labels: Collection[str]) -> dict[str, str]:
     """Each label in the writing that all share: whole numbers in their shortest, if all are."""
-    if not all(map(_WHOLE.fullmatch, labels)):
+    if not all(_is_whole(canonical(label)) for label in labels):
         return {label: label for label in labels}
     found = {label: canonical(label) for label in labels}
     changed = [f"{label} as {number}" for label, number in sorted(found.items()) if label != number]
@@ -51,8 +67,12 @@ def unified(labels: Collection[str]) -> dict[str, str]:
 
 
 def is_missing(cell: str, names: Sequence[str]) -> bool:
-    """Whether a cell says that there is no label, and is not the name of a class."""
-    return cell.casefold() in MISSING and cell.casefold() not in folded(names)
+    """Whether a cell says that there is no label, and is not the name of a class.
+
+    In a column of labels -1 says so as well.
+    """
+    says_so = cell.casefold() in MISSING or canonical(cell) == "-1"
+    return says_so and cell.casefold() not in folded(names)
 
 
 def folded(names: Iterable[str]) -> set[str]:
@@ -61,7 +81,7 @@ def folded(names: Iterable[str]) -> set[str]:
 
 
 def split_cell(cell: str, names: Sequence[str]) -> list[str]:
-    """The labels in a cell like 'Mass|Nodule', 'Mass;Nodule' or 'Mass, Nodule'.
+    """The labels in a cell like 'Mass|Nodule', 'Mass;Nodule', 'Mass, Nodule' or "['Mass']".
 
     A name of a class stays whole, whatever it holds; 'No Finding' is none.
     """
@@ -69,7 +89,9 @@ def split_cell(cell: str, names: Sequence[str]) -> list[str]:
     if cell.casefold() in known:
         return [cell]
     separators = "|;" if any("," in name for name in known) else "|;,"
-    found = (normal(part) for part in re.split(f"[{separators}]", cell))
+    listed = _LIST.fullmatch(cell)
+    found = (normal(part) for part in re.split(f"[{separators}]", listed[1] if listed else cell))
+    found = (part.strip("'\"") if listed else part for part in found)
     return [part for part in found if part.casefold() not in ("", NO_FINDING)]
 
 
@@ -77,26 +99,30 @@ def several(cells: Collection[str], names: Sequence[str]) -> list[str]:
     """The cells that seem to hold several labels, where each should hold one.
 
     A part of them is a label of its own in another cell, or a part of another one; a name like
-    'duct, connecting' is not meant.
+    'duct, connecting' is not meant. Of those joined as 'Mass + Nodule', all parts are such labels.
     """
     known = folded(names)
     distinct = {cell for cell in cells if cell.casefold() not in known}
-    parts = {
-        cell: {normal(part).casefold() for part in _SEVERAL.split(cell)} - {""}
-        for cell in distinct
-        if _SEVERAL.search(cell)
-    }
+    listed = {cell for cell in distinct if _LIST.fullmatch(cell)}
+    parts = {cell: _parts(_SEVERAL, cell) for cell in distinct if _SEVERAL.search(cell)}
     occurs = Counter(part for each in parts.values() for part in each)
     alone = folded(distinct - parts.keys())
-    return sorted(
+    separated = {
         cell
         for cell, each in parts.items()
         if len(each) > 1 and any(part in alone or occurs[part] > 1 for part in each)
-    )
+    }
+    both = ((cell, _parts(_JOINED, cell)) for cell in distinct if _JOINED.search(cell))
+    joined = {cell for cell, each in both if len(each) > 1 and each <= alone}
+    return sorted(listed | separated | joined)
+
+
+def _parts(separators: re.Pattern[str], cell: str) -> set[str]:
+    return folded(separators.split(cell)) - {""}
 
 
 def class_names(labels: Collection[str], gaps: bool = False) -> tuple[str, ...]:
-    """The classes where no names are given: numbers in their order, else sorted names.
+    """The classes where no names are given: numbers in their order, else names as `natural` sorts.
 
     Args:
       labels: of the images, as `canonical` gives them.
@@ -107,7 +133,7 @@ def class_names(labels: Collection[str], gaps: bool = False) -> tuple[str, ...]:
     """
     numbers = numbers_of(sorted(labels))
     if numbers is None:
-        return tuple(sorted(labels))
+        return tuple(sorted(labels, key=natural))
     names = tuple(sorted(labels, key=float))
     indices = sorted({int(name) for name in names if _is_whole(name) and int(name) >= 0})
     if gaps or not all(map(_is_whole, names)):
@@ -115,7 +141,8 @@ def class_names(labels: Collection[str], gaps: bool = False) -> tuple[str, ...]:
     if indices != list(range(indices[0] if indices else 0, len(indices) + (indices or [0])[0])):
         listed = ",".join(map(str, indices[:20])) + ",..." * (len(indices) > 20)
         raise InputError(
-            f"config.data.class_names: not set, and labels {listed} have gaps; name all classes"
+            f"config.data.class_names: not set, and labels {listed} have gaps; name all classes, "
+            f"as config.data.class_names={listed}"
         )
     if indices and indices[0]:
         log.info(
@@ -134,9 +161,14 @@ def lookup(names: Sequence[str], labels: Iterable[str] = ()) -> dict[str, int]:
     Raises:
       InputError: two names are the same.
     """
-    found = {normal(name).casefold(): index for index, name in enumerate(names)}
-    if len(found) < len(names):
-        raise InputError(f"config.data.class_names: {','.join(names)} has a name twice; rename one")
+    found: dict[str, int] = {}
+    for index, name in enumerate(names):
+        first = found.setdefault(normal(name).casefold(), index)
+        if first != index:
+            raise InputError(
+                f"classes {names[first]!r} and {name!r} are the same name; write it in one way "
+                "everywhere, or rename one of them"
+            )
     found |= {canonical(name): index for name, index in list(found.items())}
     if not any(map(_is_whole, names)):
         first = _first_number(names, labels)

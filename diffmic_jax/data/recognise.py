@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from diffmic_jax.data import csvfile, tables
+from diffmic_jax.data import columns, csvfile, folders, tables
 from diffmic_jax.data.catalog import CATALOG, MEDMNIST
 from diffmic_jax.data.named import close_paths
 from diffmic_jax.errors import InputError, Problems
@@ -17,6 +17,8 @@ from diffmic_jax.fields import did_you_mean
 
 log = logging.getLogger("diffmic_jax")
 
+TABLES, SHEETS = (".csv", ".tsv"), (".xlsx", ".xls", ".ods")
+"""Endings."""
 COMMON = ("train.csv", "labels.csv", "test.csv")
 """Tables that any data set may have, by which none is recognised."""
 
@@ -26,7 +28,7 @@ def data_fields(data: str | Path) -> dict[str, Any]:
 
     A folder is a published data set if it holds that one's table of labels; with a table of images
     and labels of its own, that one counts, and one of images and groups beside it; else its folders
-    are the classes.
+    are the classes, or if it has fewer than two, a table is taken for that of the labels.
 
     Args:
       data: a folder, a CSV, an NPZ of MedMNIST, or the name of a data set.
@@ -66,12 +68,19 @@ def _of_folder(folder: Path) -> dict[str, Any]:
     archives = sorted(folder.glob("*.npz"))
     if len(archives) == 1:
         return _of_npz(archives[0])
-    csvs = sorted(folder.glob("*.csv"))
-    if not (labels := _fullest([path for path in csvs if _has_labels(path)])):
+    csvs = {path: _read(path) for path in _files(folder, *TABLES)}
+    found = [path for path, table in csvs.items() if table and columns.has_labels(table)]
+    groups = [path for path, table in csvs.items() if table and table.column(columns.GROUP_COLUMNS)]
+    if not found and len(folders.folders_in(folder)) < 2:
+        found = [path for path in csvs if path not in groups][:1]  # its error is the one to tell
+    if not found and (sheets := _files(folder, *SHEETS)) and len(folders.folders_in(folder)) < 2:
+        raise InputError(
+            f"{sheets[0]}: is a spreadsheet; save its sheet of images and labels as CSV"
+        )
+    if not (labels := _fullest(found)):
         return {"data.name": "images", "data.root": str(folder)}
     log.info("%s has the labels", labels)
-    groups = [path for path in csvs if _has_groups(path)]
-    if len(groups) != 1 or _has_groups(labels):
+    if len(groups) != 1 or labels in groups:
         return _of_table(labels)
     log.info("%s has the groups (lesions, patients)", groups[0])
     return _of_table(labels) | {"data.groups": groups[0].name}
@@ -112,28 +121,15 @@ def _of_npz(path: Path) -> dict[str, Any]:
     return {"data.name": "images", "data.root": str(path)}
 
 
-def _has_labels(path: Path) -> bool:
-    """Whether a CSV is a table of images and their labels, though some of these may be missing."""
+def _files(folder: Path, *endings: str) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in endings)
+
+
+def _read(path: Path) -> csvfile.Table | None:
+    """A table that has a column of images."""
+    known = (*columns.IMAGE_COLUMNS, *columns.LABEL_COLUMNS, *columns.GROUP_COLUMNS)
     try:
-        named = _has_columns(path, tables.LABEL_COLUMNS)
-        return named or bool(tables.read_labels(path).rows)
+        table = csvfile.read(path, "labels", known, Problems())
     except InputError:
-        return False
-
-
-def _has_groups(path: Path) -> bool:
-    """Whether a CSV is a table of images and their groups."""
-    try:
-        return _has_columns(path, tables.GROUP_COLUMNS)
-    except InputError:
-        return False
-
-
-def _has_columns(path: Path, names: Sequence[str]) -> bool:
-    """Whether a CSV has a column of images, and one of these.
-
-    Raises:
-      InputError: it is no table.
-    """
-    table = csvfile.read(path, "labels", (*tables.IMAGE_COLUMNS, *names), Problems())
-    return bool(table.column(tables.IMAGE_COLUMNS) and table.column(names))
+        return None
+    return table if table.column(columns.IMAGE_COLUMNS) else None

@@ -34,6 +34,8 @@ from diffmic_jax.errors import InputError
 from diffmic_jax.fields import specs
 from diffmic_jax.method.task import Task
 
+FEW_CLASSES = 10
+"""So many may have a single image each."""
 CLEAN = "test_clean"
 """The part of a leaking test split whose groups are not in training."""
 
@@ -77,6 +79,7 @@ def open_source(data: Data) -> Source:
     """
     layout = open_layout(data)
     _check_classes(layout.task)
+    _check_labels(layout, Options(data))
     parts = _split(layout, Options(data))
     _check_parts(parts, data.validation_fraction)
     return Source(
@@ -209,6 +212,19 @@ def _check_classes(task: Task) -> None:
         raise InputError(
             f"config.data.root: {task.num_classes} classes, of at most {MOST_CLASSES}; is "
             f"{task.class_names[0][:50]!r} the name of one?"
+        )
+
+
+def _check_labels(layout: Layout, options: Options) -> None:
+    """Refuse a column of a table that has nearly another value for each image."""
+    count, images = layout.task.num_classes, sum(map(len, layout.parts.values()))
+    if options.class_names or layout.task.multi_label or not options.data.labels:
+        return
+    if count > FEW_CLASSES and 2 * count > images:
+        raise InputError(
+            f"{options.table(options.data.labels)}: {count} classes in {images} images, as "
+            f"{', '.join(layout.task.class_names[:3])}; are these the labels? name their column in "
+            "config.data.label_columns"
         )
 
 

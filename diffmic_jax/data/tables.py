@@ -8,48 +8,26 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from diffmic_jax.config import Data
 from diffmic_jax.data import csvfile, labels
+from diffmic_jax.data.columns import (
+    GROUP_COLUMNS,
+    IMAGE_COLUMNS,
+    LABEL_COLUMNS,
+    PART_COLUMNS,
+    PART_NAMES,
+    Columns,
+    hot,
+    unknown,
+)
 from diffmic_jax.data.options import Options
 from diffmic_jax.errors import InputError, Problems
 from diffmic_jax.method.task import SEPARATOR, name_classes
 
 log = logging.getLogger("diffmic_jax")
-
-IMAGE_COLUMNS = (
-    *("image", "image id", "id code", "image index", "image name", "path", "filename"),
-    *("file name", "image path"),
-)
-"""As `csvfile.plain` gives them; so are the others."""
-LABEL_COLUMNS = (
-    *("label", "labels", "target", "level", "retinopathy grade", "diagnosis", "dx"),
-    *("finding labels",),
-)
-GROUP_COLUMNS = ("group", "lesion id", "patient id", "subject id")
-METADATA = frozenset(
-    (
-        *("sex", "gender", "male", "female", "age", "age approx", "patient age", "patient sex"),
-        *("patient gender", "ethnicity", "race", "bmi", "height", "weight", "width", "laterality"),
-        *("frontal/lateral", "ap/pa", "view", "view position", "follow-up #", "study", "study id"),
-        *("series id", "dicom id", "site", "anatom site general", "centre", "center", "hospital"),
-        *("anatom site general challenge", "localization", "device", "scanner", "date", "fold"),
-    )
-)
-"""Columns, also of 0 and 1, that are no classes unless `data.label_columns` says so."""
-PART_NAMES = {
-    "train": "train",
-    "training": "train",
-    "validation": "validation",
-    "val": "validation",
-    "valid": "validation",
-    "test": "test",
-    "testing": "test",
-}
-_HOT = {"true": 1.0, "false": 0.0}
 
 
 class Row(NamedTuple):
@@ -103,7 +81,9 @@ def read_labels(path: Path, options: Options | None = None) -> Labels:
     options, problems = options or Options(Data()), Problems()
     known = (*IMAGE_COLUMNS, *LABEL_COLUMNS)
     table = csvfile.read(path, "labels", known, problems)
-    columns = _Columns.of(table, options)
+    columns = Columns.of(table, options)
+    table.tell()
+    columns.tell(table)
     reader = _Reader(table, columns, options, problems)
     rows = [row for where, line in table.lines for row in reader.row(where, line)]
     reader.settle()
@@ -123,64 +103,11 @@ def _unified(rows: Sequence[Row], multi_label: bool) -> list[Row]:
     ]
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Columns:
-    """What the columns of a table of labels are."""
-
-    image: str
-    label: str
-    """'' where each class has a column."""
-    part: str
-    group: str
-    classes: tuple[str, ...]
-
-    @classmethod
-    def of(cls, table: csvfile.Table, options: Options) -> _Columns:
-        """The columns by their names, which are logged where there was a choice."""
-        image, group = table.column(IMAGE_COLUMNS), table.column(GROUP_COLUMNS)
-        part, chosen = table.column(("split",)), _chosen(table, options)
-        label = chosen[0] if len(chosen) == 1 else "" if chosen else table.column(LABEL_COLUMNS)
-        rest = [name for name in table.header if name not in (image, part, group, label)]
-        others = [name for name in rest if csvfile.plain(name) in METADATA]
-        classes = chosen or [name for name in rest if name not in others]
-        if options.multi_label:  # that no class applies is no class
-            classes = [name for name in classes if name.casefold() != labels.NO_FINDING]
-        if not image or not (label or len(classes) > 1):
-            needed = f"a label column ({', '.join(LABEL_COLUMNS)}) or one 0/1 column per class"
-            raise _unknown_columns(table, needed)
-        if label and (also := [n for n in rest if csvfile.plain(n) in LABEL_COLUMNS]):
-            log.info("%s: labels from column %s, not %s", table.path, label, ", ".join(also))
-        if not label and len(rest) > len(classes):
-            unused = [name for name in rest if name not in classes]
-            told = table.path, ", ".join(classes), ", ".join(unused)
-            log.info("%s: classes are the columns %s; not %s", *told)
-        return cls(
-            image=image,
-            label=label,
-            part=part,
-            group=group,
-            classes=() if label else tuple(classes),
-        )
-
-
-def _chosen(table: csvfile.Table, options: Options) -> list[str]:
-    """The columns that `data.label_columns` names."""
-    names = [name for each in options.data.label_columns for name in each.split(",")]
-    actual = {csvfile.plain(name): name for name in table.header}
-    for name in names:
-        if csvfile.plain(csvfile.normal(name)) not in actual:
-            raise InputError(
-                f"config.data.label_columns: {table.path} has no column {name!r}; choose among "
-                f"{', '.join(table.header)}"
-            )
-    return [actual[csvfile.plain(csvfile.normal(name))] for name in names]
-
-
 class _Reader:
     """Reads the rows of a table of labels, and keeps what is to be told about all of them."""
 
     def __init__(
-        self, table: csvfile.Table, columns: _Columns, options: Options, problems: Problems
+        self, table: csvfile.Table, columns: Columns, options: Options, problems: Problems
     ) -> None:
         self._path, self._columns, self._options = table.path, columns, options
         self._problems = problems
@@ -192,6 +119,7 @@ class _Reader:
         if columns.label and not options.multi_label:
             cells = [line[columns.label] for _, line in table.lines]
             self._several = labels.several(set(cells), self._names)
+        self._found: list[tuple[str, str]] = []
 
     def row(self, where: str, line: Mapping[str, str]) -> list[Row]:
         """The row; none if its label is missing or cannot be used."""
@@ -210,7 +138,9 @@ class _Reader:
             self._missing.append((where, cell))
             return None
         if self._options.multi_label:
-            return SEPARATOR.join(labels.split_cell(cell, self._names))
+            found = labels.split_cell(cell, self._names)
+            self._found += [(where, label) for label in found]
+            return SEPARATOR.join(found)
         if cell in self._several:
             self._joined.append((where, cell))
         return cell
@@ -225,27 +155,22 @@ class _Reader:
         if not set(values) <= allowed or not (several or sum(values) == 1):
             wanted = "each" if several else "one"
             others = "0 or 1" if several else "1, the others 0"
+            fix = "" if several else "set config.data.multi_label=True if any number can be 1, "
             raise InputError(
-                f"{where}: {wanted} of {','.join(classes)} must be {others}; fix the row, or name "
-                "the columns of the classes in config.data.label_columns"
+                f"{where}: {wanted} of {','.join(classes)} must be {others}; fix the row, {fix}or "
+                "name the columns of the classes in config.data.label_columns"
             )
         if several and any(SEPARATOR in name for name in classes):
             raise InputError(f"{where}: a class name holds {SEPARATOR!r}; rename its column")
         return name_classes(classes, values)
 
     def _hot_cell(self, cell: str, where: str) -> float:
-        """0 or 1; -1 where it is not known, unless it is said what that means; 2 if it is bad."""
-        try:
-            value = _HOT.get(cell.casefold())
-            value = float(cell) if value is None else value
-        except ValueError:
-            value = -1.0 if cell.casefold() in labels.MISSING else 2.0
-        if value != value:
-            value = -1.0
-        if value == -1.0:
-            self._unsure.append((where, cell))
-            return {"zero": 0.0, "one": 1.0, "ignore": -1.0}.get(self._options.data.uncertain, -1.0)
-        return value if value in (0.0, 1.0) else 2.0
+        """As `columns.hot`; where it is not known as `data.uncertain` says."""
+        value = hot(cell)
+        if value != -1.0:
+            return value
+        self._unsure.append((where, cell))
+        return {"zero": 0.0, "one": 1.0}.get(self._options.data.uncertain, -1.0)
 
     def settle(self) -> None:
         """Tell what concerns many rows: missing labels, and cells that are not known.
@@ -266,11 +191,13 @@ class _Reader:
             "choose config.data.uncertain=ignore, zero or one, or fix it",
             {"error": "", "ignore": "ignored"}.get(uncertain, f"taken as {uncertain}"),
         )
+        joined = set(labels.several({label for _, label in self._found}, self._names))
+        self._joined += [each for each in self._found if each[1] in joined]
         self._tell(
             self._joined,
             "several labels",
-            "set config.data.multi_label=True, or name it in config.data.class_names if it is "
-            "one class",
+            "separate them by | or ; and set config.data.multi_label=True, or name it in "
+            "config.data.class_names if it is one class",
         )
 
     def _tell(self, cells: list[tuple[str, str]], what: str, fix: str, done: str = "") -> None:
@@ -303,7 +230,7 @@ def read_groups(path: Path) -> dict[str, str]:
 
 def read_parts(path: Path) -> dict[str, str]:
     """A CSV's map from image to part (train, validation, test), as a run writes its split."""
-    return _read_map(path, "split", ("split",), "a split column (train, validation, test)")
+    return _read_map(path, "split", PART_COLUMNS, "a split column (train, validation, test)")
 
 
 def _read_map(path: Path, field: str, accepted: Sequence[str], needed: str) -> dict[str, str]:
@@ -312,7 +239,8 @@ def _read_map(path: Path, field: str, accepted: Sequence[str], needed: str) -> d
     table = csvfile.read(path, field, (*IMAGE_COLUMNS, *accepted), problems)
     image, column = table.column(IMAGE_COLUMNS), table.column(accepted)
     if not image or not column:
-        raise _unknown_columns(table, needed)
+        raise unknown(table, needed)
+    table.tell()
     found: dict[str, str] = {}
     for where, line in table.lines:
         with problems.collect():
@@ -335,13 +263,6 @@ def read_names(path: Path, part: str) -> dict[str, str]:
             f"{path}: not a readable list of images ({error}); download it again"
         ) from error
     return {csvfile.normal(line): part for line in lines if line.strip()}
-
-
-def _unknown_columns(table: csvfile.Table, needed: str) -> InputError:
-    return InputError(
-        f"{table.path}: columns {','.join(table.header)} are unknown; it needs an image column"
-        f" ({', '.join(IMAGE_COLUMNS)}) and {needed}"
-    )
 
 
 def _part(cell: str, where: str) -> str:

@@ -44,6 +44,7 @@ sampling, the guidance prediction depends on the flips alone.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -61,6 +62,8 @@ from diffmic_jax.inference.predictions import Calibrated, Outputs
 from diffmic_jax.method.task import Task
 
 FILE = "calibration.json"
+log = logging.getLogger("diffmic_jax")
+
 COVERAGE = 0.9
 """Default share of the prediction sets that contain the true class."""
 NLL_PROBABILITY_FLOOR = float(np.finfo(np.float32).eps)
@@ -112,6 +115,12 @@ def fit(validation: Outputs, task: Task) -> Calibrations:
     if task.multi_label:
         own = _fit_joint(own, validation.samples, validation.label)
         alone = _fit_joint(alone, validation.guidance[:, None], validation.label)
+    elif math.isinf(threshold(own, COVERAGE)):
+        log.warning(
+            "%d validation images are too few for prediction sets of %.0f%% coverage: every set "
+            "has all classes; raise config.data.validation_fraction, or read no sets",
+            *(len(validation.label), 100 * COVERAGE),
+        )
     return Calibrations(own, alone)
 
 

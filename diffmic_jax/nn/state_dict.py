@@ -18,6 +18,8 @@ from diffmic_jax.extras import requires
 from diffmic_jax.nn import torch_files
 
 StateDict = dict[str, np.ndarray]
+PARALLEL = "module."
+"""What PyTorch's DataParallel puts in front of every name; `read` takes it off."""
 
 
 def read(path: Path, prefix: str = "") -> StateDict:
@@ -34,6 +36,8 @@ def read(path: Path, prefix: str = "") -> StateDict:
     if not path.is_file():
         raise InputError(f"{path}: no such file; name a state dict (.safetensors or .pth)")
     found = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    if all(name.startswith(PARALLEL) for name in found):
+        found = {name.removeprefix(PARALLEL): x for name, x in found.items()}
     chosen = {name.removeprefix(prefix): x for name, x in found.items() if name.startswith(prefix)}
     if not chosen:
         begins = f" whose names begin with {prefix!r}" if prefix else ""

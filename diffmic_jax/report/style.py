@@ -58,7 +58,7 @@ svg text { font-family: inherit !important; }
 .confusion td:first-child { text-align: left; min-width: 7em; max-width: 16em; }
 .case { background: var(--card); border-radius: 6px; padding: 10px; overflow: hidden; }
 .case h3 { margin: 0; font-size: .95rem; overflow-wrap: anywhere; }
-.case p { margin: .2em 0; font-size: .9rem; }
+.case p { margin: .2em 0; font-size: .9rem; overflow-wrap: anywhere; }
 .views { display: grid; grid-template-columns: 1fr 1fr; gap: 6px; margin: 6px 0;
   align-items: start; }
 .view { position: relative; }

@@ -59,7 +59,8 @@ def test_several_labels_are_counted_for_each_class(tmp_path):
 def test_a_metric_that_the_labels_do_not_have_is_refused_before_decoding(tmp_path):
     native.write_medmnist(tmp_path / "data/chestmnist.npz", 14, multi_label=True)
     with pytest.raises(
-        InputError, match=r"^config\.checkpoint\.metric='accuracy' is unknown; choose"
+        InputError,
+        match=r"^config\.checkpoint\.metric='accuracy' is not defined for several labels",
     ):
         open_dataset(config(tmp_path / "data", name="chestmnist"))
     assert not (tmp_path / "c").exists()

@@ -209,6 +209,11 @@ def test_dicom_palettes_become_rgb(pydicom):
     assert "BluePaletteColorLookupTableData is missing" in refusal(dump(image))
 
 
+def test_a_dicom_palette_in_segments_is_refused_by_that(pydicom):
+    image = dicom(LINE, "PALETTE COLOR", SegmentedRedPaletteColorLookupTableData=b"\0\0")
+    assert "its palette is in segments" in refusal(dump(image))
+
+
 def test_dicom_run_lengths_and_floats_are_read(pydicom):
     image = dicom(np.repeat(LINE, 8, axis=0).astype(np.uint16))
     image.compress(pydicom.uid.RLELossless)
@@ -404,4 +409,8 @@ def test_an_empty_dicom_table_is_none(pydicom):
     from pydicom import dataset
 
     image = dicom(LINE, VOILUTSequence=[dataset.Dataset()], ModalityLUTSequence=[dataset.Dataset()])
+    assert gray_of(image) == gray_of(dicom(LINE))
+    for sequence in (image.VOILUTSequence, image.ModalityLUTSequence):
+        sequence[0].add_new("LUTDescriptor", "US", None)
+        sequence[0].add_new("LUTData", "US", None)
     assert gray_of(image) == gray_of(dicom(LINE))

@@ -72,3 +72,8 @@ def test_a_picture_under_two_labels_is_told_or_refused(root):
 def test_the_same_picture_under_one_label_is_no_conflict(root):
     write(root / "train/y/copy.png", hash_of("train", "y", 0))
     check_conflicts(opened(root))
+
+
+def test_a_class_without_any_image_is_told(root):
+    found = findings(opened(root, **{"data.class_names": ("w", "x", "y", "z")}))
+    assert found[1].text.startswith("there is no image of w: it cannot be learned; train has no")

@@ -100,3 +100,25 @@ def test_links_that_lead_out_are_refused_unless_they_are_allowed(tmp_path):
     with pytest.raises(InputError, match=r"link\.png is .*other/0\.png, which is not under"):
         open_source("x", tmp_path / "root")
     assert len(open_source("x", tmp_path / "root", allow_outside=True).records) == 21
+
+
+@pytest.mark.parametrize("part", ["test", "val"])
+def test_a_part_without_train_beside_it_is_no_class(tmp_path, part):
+    write(tmp_path, *many("x", "y"), f"{part}/0.png")
+    with pytest.raises(InputError, match=rf"/{part}: has the name of a part, but no folder train"):
+        open_source("x", tmp_path)
+
+
+def test_folders_of_a_part_that_are_no_classes_are_refused(tmp_path):
+    write(tmp_path, *many("train/x", "train/y", "test/images"))
+    with pytest.raises(InputError, match=r"/test/images: is no class of training, nor is another"):
+        open_source("x", tmp_path)
+
+
+def test_a_class_folder_of_other_formats_says_which_are_read(tmp_path):
+    write(tmp_path, *many("x", "y"))
+    (tmp_path / "z").mkdir()
+    (tmp_path / "z/a.pgm").write_bytes(b"P5 1 1 255 0")
+    message = r"/z: no images in this folder \(1 \.pgm are not read as images\); add some as PNG"
+    with pytest.raises(InputError, match=message):
+        open_source("x", tmp_path)

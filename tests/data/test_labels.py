@@ -9,6 +9,7 @@ from diffmic_jax.errors import InputError
 @pytest.mark.parametrize(
     ("cell", "label"),
     [("1", "1"), ("01", "1"), ("1.0", "1"), ("-1", "-1"), ("1.5", "1.5")]
+    + [("2.000e+00", "2"), ("1E1", "10"), ("1.5e0", "1.5e0"), ("1e999", "1e999"), ("3e", "3e")]
     + [("9" * 5000, "9" * 5000)],
 )
 def test_whole_numbers_have_one_writing(cell, label):
@@ -28,6 +29,8 @@ def test_only_labels_that_are_all_numbers_are_rewritten():
         ({str(i) for i in range(12)}, tuple(map(str, range(12)))),
         ({"0.5", "10.5", "2.5"}, ("0.5", "2.5", "10.5")),
         ({"b", "a"}, ("a", "b")),
+        ({"grade_10", "grade_2", "grade_1"}, ("grade_1", "grade_2", "grade_10")),
+        ({"T10", "2b", "T2", "x"}, ("2b", "T2", "T10", "x")),
     ],
 )
 def test_numbers_are_ordered_as_numbers(found, names):
@@ -52,7 +55,10 @@ def test_numbers_count_named_classes_from_0_or_from_1(caplog):
     assert "labels 1..2 count the classes a, b, c from 0" in caplog.text
 
 
-@pytest.mark.parametrize("cell", ["Mass|Nodule", "Mass;Nodule", "Mass, Nodule", "Mass ;Nodule;"])
+@pytest.mark.parametrize(
+    "cell",
+    ["Mass|Nodule", "Mass;Nodule", "Mass, Nodule", "Mass ;Nodule;", "['Mass', \"Nodule\"]"],
+)
 def test_several_labels_in_a_cell_by_any_separator(cell):
     assert labels.split_cell(cell, ()) == ["Mass", "Nodule"]
 
@@ -68,11 +74,20 @@ def test_cells_of_several_labels_are_seen_by_their_parts():
     assert labels.several({"a|b", "b|c"}, ()) == ["a|b", "b|c"]
     assert labels.several({"duct, connecting", "x"}, ()) == []
     assert labels.several({"Mass;Nodule", "Mass"}, ("Mass;Nodule", "Mass")) == []
+    assert labels.several({"['Mass']", "x"}, ()) == ["['Mass']"]
+
+
+@pytest.mark.parametrize("cell", ["Mass + Nodule", "Mass/Nodule", "Mass & Nodule"])
+def test_joined_labels_are_several_only_where_each_is_a_label(cell):
+    assert labels.several({cell, "Mass", "Nodule"}, ()) == [cell]
+    assert labels.several({cell, "Mass"}, ()) == []
+    assert labels.several({"HER2+", "HER2-", "T1/T2", "T1"}, ()) == []
 
 
 def test_missing_labels_unless_a_class_has_that_name():
-    for cell in ("", "nan", "N/A", "None", "?", "NULL"):
+    for cell in ("", "nan", "N/A", "None", "?", "NULL", "-", "unknown", "N.A.", "-1", "-1.0"):
         assert labels.is_missing(cell, ())
+    assert not labels.is_missing("-1", ("-1", "1"))
     assert not labels.is_missing("None", ("none", "mild"))
 
 
@@ -87,3 +102,8 @@ def test_a_number_of_5000_digits_is_a_name():
     assert labels.lookup((long, "a"), [long])[long] == 0
     with pytest.raises(InputError, match="unknown class"):
         labels.find(long, {"a": 0}, "row 2")
+
+
+def test_names_that_differ_in_case_are_named():
+    with pytest.raises(InputError, match="classes 'Cat' and 'cat' are the same name; write it in"):
+        labels.lookup(("Cat", "cat", "dog"))

@@ -56,3 +56,46 @@ def test_names(tmp_path):
     assert data_fields("phantom") == {"data.name": "phantom"}
     with pytest.raises(InputError, match="no such folder or CSV, and not one of the data sets"):
         data_fields(tmp_path / "absent")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "image,Mass,Nodule\na.png,1,1\nb.png,0,0\n",  # several labels
+        "Path,Sex,Mass,Nodule\na.png,F,1.0,\nb.png,M,-1.0,0.0\n",  # CheXpert's
+        "image,Pneumonia\na.png,1\nb.png,0\n",
+        "image,age\na.png,60\nb.png,50\n",
+        "image,label\na.png,x\nb.png,",
+    ],
+)
+def test_a_table_with_problems_is_still_the_table(tmp_path, text):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "mine.csv").write_text(text)
+    assert data_fields(tmp_path)["data.labels"] == "mine.csv"
+    (tmp_path / "mine.csv").write_bytes(b"image,label\na.png,L\xe4sion\n")  # not UTF-8
+    with pytest.raises(InputError, match="mine.csv: not a readable CSV .* save it as UTF-8 CSV"):
+        open_source(Config().changed(data_fields(tmp_path)).data)
+
+
+def test_beside_class_folders_a_table_without_labels_is_none(tmp_path):
+    for name in ("x", "y"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "ages.csv").write_text("image,age\nx/a.png,60\ny/b.png,50\n")
+    assert "data.labels" not in data_fields(tmp_path)
+
+
+def test_a_table_is_looked_at_in_silence(tmp_path, caplog):
+    (tmp_path / "mine.csv").write_text(";image;label\n0;a.png;x\n1;b.png;y\n")
+    with caplog.at_level("INFO", "diffmic_jax"):
+        data_fields(tmp_path)
+    assert caplog.messages == [f"{tmp_path}/mine.csv has the labels"]
+
+
+def test_tabs_are_a_table_and_spreadsheets_are_to_be_saved_as_one(tmp_path):
+    (tmp_path / "labels.tsv").write_text("image\tlabel\na.png\tx\nb.png\ty\n")
+    assert data_fields(tmp_path)["data.labels"] == "labels.tsv"
+    (tmp_path / "labels.tsv").rename(tmp_path / "labels.XLSX")
+    with pytest.raises(
+        InputError, match=r"labels\.XLSX: is a spreadsheet; save its sheet of images"
+    ):
+        data_fields(tmp_path)

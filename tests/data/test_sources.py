@@ -646,3 +646,10 @@ def test_busi_with_its_split(shared):
     )
     assert source.task.class_names == ("benign", "malignant", "normal")
     assert sizes(source) == [546, 0, 234]
+
+
+def test_a_column_of_measurements_is_no_label(tmp_path):
+    write_table(tmp_path, "image,label", [f"{i},{i * 0.37:.2f}" for i in range(20)])
+    message = r"labels\.csv: 20 classes in 20 images, as 0\.00, 0\.37, 0\.74; are these the"
+    with pytest.raises(InputError, match=message):
+        open_source("images", tmp_path, labels="labels.csv")

@@ -1,10 +1,7 @@
 from __future__ import annotations
 
 import collections
-import csv
-import io
 import pickle
-import random
 from pathlib import Path
 
 import numpy as np
@@ -157,7 +154,7 @@ def test_labels_are_names_or_indices():
     assert labels.find("1", lookup, "") == 0
     with pytest.raises(InputError):
         labels.find("0", lookup, "")
-    with pytest.raises(InputError, match="has a name twice"):
+    with pytest.raises(InputError, match="classes 'a' and 'A' are the same name"):
         labels.lookup(("a", "A"))
 
 
@@ -196,30 +193,6 @@ def test_separators_and_encodings(tmp_path, separator, encoding):
     assert cells(read(tmp_path / "t.csv")) == [("a.png", "caf\u00e9"), ("b.png", "x")]
 
 
-def test_random_tables_come_through_or_are_refused(tmp_path):
-    """Random separators, encodings, kinds of labels, missing cells and rows that repeat."""
-    rng = random.Random(0)
-    kinds = (["0", "1", "2"], ["1", "2", "3"], ["0.0", "1.0", "2.0"], ["a", "b c", "d\u00e9"])
-    for _ in range(200):
-        separator, encoding, kind = rng.choice(",;\t|"), rng.choice(ENCODINGS), rng.choice(kinds)
-        wanted = [(f"{i}.png", rng.choice(kind)) for i in range(rng.randint(8, 12))]
-        written = list(wanted)
-        missing = rng.random() < 0.3
-        if missing:
-            written.insert(rng.randrange(8), ("m.png", rng.choice(["", "nan", "N/A", "?"])))
-        file = io.StringIO()
-        writer = csv.writer(file, delimiter=separator)
-        index = rng.random() < 0.3  # a column of row numbers without a name
-        writer.writerow([""] * index + ["image", "label"])
-        writer.writerows([[i] * index + list(row) for i, row in enumerate(written)])
-        (tmp_path / "t.csv").write_bytes(file.getvalue().encode(encoding))
-        if missing:
-            with pytest.raises(InputError, match=r"no label; 1 such cells"):
-                read(tmp_path / "t.csv")
-        found = read(tmp_path / "t.csv", unlabelled="skip")
-        assert cells(found) == [(image, label.removesuffix(".0")) for image, label in wanted]
-
-
 @pytest.mark.parametrize(
     ("header", "row", "label"),
     [
@@ -239,7 +212,7 @@ def test_metadata_are_no_classes(table, caplog):
     with caplog.at_level("INFO", "diffmic_jax"):
         found = read(path, multi_label=True)
     assert found.columns == ("Mass", "Nodule")
-    assert "classes are the columns Mass, Nodule; not Sex, Age, Male" in caplog.text
+    assert "classes are the columns Mass, Nodule; not used: Sex, Age, Male" in caplog.text
     assert read(path, multi_label=True, label_columns=("Male", "Mass")).columns == ("Male", "Mass")
     assert [label for _, label in cells(read(path, label_columns=("Male",)))] == ["1", "0"]
     with pytest.raises(InputError, match=r"label_columns: .* has no column 'Edema'; choose among"):
@@ -285,8 +258,14 @@ def test_several_labels_in_a_cell_are_no_class(table):
 
 def test_all_problems_are_told_at_once(table):
     rows = "\n".join(["a,x"] + ["b"] * 12 + ["c,"])
-    with pytest.raises(InputError, match=r"^13 problems: .*row 3: 1 cells .* \| and 3 more$"):
+    message = (
+        r"^13 problems: .*row 3: 1 cells .* \(also row 4, .*, row 13 and 1 more\) \| .*row 15: no"
+    )
+    with pytest.raises(InputError, match=message):
         read(table(f"image,label\n{rows}\n"))
+    rows = "\n".join(f"{i},x,{i}" for i in range(12))
+    with pytest.raises(InputError, match=r"^12 problems: .* \| .* \| and 2 more$"):
+        read(table(f"image,label,split\n{rows}\n"))
 
 
 def test_names_that_look_the_same_are_the_same(table):
@@ -305,3 +284,50 @@ def test_a_list_with_numpy_integers_runs_nothing(pickled):
 
 def test_a_group_that_is_not_known_is_none(table):
     assert tables.read_groups(table("image,group\na,nan\nb,p\n")) == {"a": "", "b": "p"}
+
+
+def test_several_columns_of_1_name_the_field_to_set(table):
+    message = r"row 2: one of A,B must be 1, the others 0; .*multi_label=True if any number"
+    with pytest.raises(InputError, match=message):
+        read(table("image,A,B\na,1,1\nb,0,1\n"))
+
+
+def test_joined_labels_are_no_label_of_their_own(table):
+    path = table("image,label\na,Mass + Nodule\nb,Mass\nc,Nodule\n")
+    for several in (False, True):
+        message = r"row 2: several labels; 1 such cells \(Mass \+ Nodule 1\); separate them by \|"
+        with pytest.raises(InputError, match=message):
+            read(path, multi_label=several)
+
+
+@pytest.mark.parametrize("column", ["Split", "set", "Subset", "partition", "dataset"])
+def test_a_split_is_known_by_other_names_if_its_cells_are_parts(table, column, caplog):
+    with caplog.at_level("INFO", "diffmic_jax"):
+        parts = [
+            row.part for row in read(table(f"image,label,{column}\na,x,Train\nb,y,dev\n")).rows
+        ]
+    assert parts == ["train", "validation"]
+    assert column == "Split" or f"the split is in column {column}" in caplog.text
+
+
+def test_columns_that_are_not_used_are_told(table, caplog):
+    with caplog.at_level("INFO", "diffmic_jax"):
+        found = read(table("ImageID,PatientID,label,set,age\na,p,x,A,60\nb,q,y,B,50\n"))
+    assert [(row.image, row.group, row.part) for row in found.rows] == [
+        ("a", "p", "train"),
+        ("b", "q", "train"),
+    ]
+    assert "labels from column label; not used: set, age" in caplog.text
+
+
+def test_a_column_that_was_not_known_is_named_by_the_user(table):
+    path = table("image,Pneumonia\na,1\nb,0\n")
+    with pytest.raises(InputError, match=r"the one that you name in config\.data\.label_columns"):
+        read(path)
+    assert cells(read(path, label_columns=("pneumonia",))) == [("a", "1"), ("b", "0")]
+
+
+def test_a_line_that_names_the_separator_is_no_header(table):
+    found = read(table("sep=;\nimage;label\na;x,y\nb;z\n"))
+    assert cells(found) == [("a", "x,y"), ("b", "z")]
+    assert found.rows[0].where.endswith("row 3")

@@ -43,6 +43,15 @@ def test_both_classifiers_are_calibrated_by_their_own_probabilities():
     assert found.diffusion.temperature > 1 > found.guidance.temperature
 
 
+@pytest.mark.parametrize("count", [4, 8, 9])
+def test_too_few_images_for_prediction_sets_are_told(count, caplog):
+    p, labels = classifier(count, 1.0, 0)
+    found = calibration.fit(Outputs(p, 0 * p, p, labels, p[:, None], p), FOUR)
+    assert np.isfinite([found.diffusion.temperature, *found.diffusion.scores]).all()
+    told = f"{count} validation images are too few for prediction sets of 90% coverage"
+    assert (told in caplog.text) == (count < 9)
+
+
 def test_the_threshold_by_hand():
     fitted = Calibration(
         temperature=1.0, uniform=0.0, scores=(0.1, 0.2, 0.3, 0.4), multi_label=False

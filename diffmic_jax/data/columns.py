@@ -1,0 +1,165 @@
+"""What the columns of a table of images are, by their names."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from diffmic_jax.config import Data
+from diffmic_jax.data import csvfile, labels
+from diffmic_jax.data.options import Options
+from diffmic_jax.errors import InputError
+
+log = logging.getLogger("diffmic_jax")
+
+IMAGE_COLUMNS = (
+    *("image", "image id", "id code", "image index", "image name", "path", "filename"),
+    *("file name", "image path"),
+)
+"""In the order in which they are looked for; so are the others."""
+LABEL_COLUMNS = (
+    *("label", "labels", "target", "level", "retinopathy grade", "diagnosis", "dx"),
+    *("finding labels",),
+)
+GROUP_COLUMNS = ("group", "lesion id", "patient id", "subject id")
+PART_COLUMNS = ("split",)
+"""Always one of parts."""
+OTHER_PART_COLUMNS = ("subset", "partition", "part", "set", "dataset", "phase", "usage", "fold")
+"""One of parts if all of its cells are names of parts."""
+METADATA = frozenset(
+    map(
+        csvfile.plain,
+        (
+            *("sex", "gender", "male", "female", "is male", "is female", "age", "age approx"),
+            *("patient age", "patient sex", "patient gender", "ethnicity", "race", "bmi"),
+            *("height", "weight", "width", "smoker", "pregnant", "laterality", "side", "eye"),
+            *("frontal/lateral", "ap/pa", "view", "view position", "follow-up #", "study"),
+            *("study id", "series id", "dicom id", "site", "anatom site general", "centre"),
+            *("center", "hospital", "anatom site general challenge", "localization", "device"),
+            *("scanner", "manufacturer", "date", "fold"),
+        ),
+    )
+)
+"""Columns, also of 0 and 1, that are no classes unless `data.label_columns` says so."""
+PART_NAMES = {
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "val": "validation",
+    "valid": "validation",
+    "dev": "validation",
+    "test": "test",
+    "testing": "test",
+}
+HOT = {"true": 1.0, "false": 0.0}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """What the columns of a table of labels are."""
+
+    image: str
+    label: str
+    """'' where each class has a column."""
+    part: str
+    group: str
+    classes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, table: csvfile.Table, options: Options) -> Columns:
+        """The columns by their names.
+
+        Raises:
+          InputError: there is none of images, or none of labels; or a chosen one is not there.
+        """
+        image, group = table.column(IMAGE_COLUMNS), table.column(GROUP_COLUMNS)
+        part, chosen = _part(table), _chosen(table, options)
+        label = chosen[0] if len(chosen) == 1 else "" if chosen else table.column(LABEL_COLUMNS)
+        rest = [name for name in table.header if name not in (image, part, group, label)]
+        classes = chosen or [name for name in rest if csvfile.plain(name) not in METADATA]
+        if options.multi_label:  # that no class applies is no class
+            classes = [name for name in classes if name.casefold() != labels.NO_FINDING]
+        if not image or not (label or len(classes) > 1):
+            raise unknown(
+                table,
+                f"a label column ({', '.join(LABEL_COLUMNS)}, or the one that you name in "
+                "config.data.label_columns) or one 0/1 column per class",
+            )
+        return cls(
+            image=image,
+            label=label,
+            part=part,
+            group=group,
+            classes=() if label else tuple(classes),
+        )
+
+    def tell(self, table: csvfile.Table) -> None:
+        """Log which columns the labels are from, and which are not used."""
+        used = {self.image, self.label, self.part, self.group, *self.classes}
+        unused = [name for name in table.header if name not in used]
+        labelled = f"labels from column {self.label}"
+        if self.classes:
+            labelled = f"classes are the columns {', '.join(self.classes)}"
+        if unused or self.classes:
+            rest = f"; not used: {', '.join(unused)}" if unused else ""
+            log.info("%s: %s%s", table.path, labelled, rest)
+        if self.part and csvfile.plain(self.part) not in PART_COLUMNS:
+            log.info("%s: the split is in column %s", table.path, self.part)
+
+
+def _part(table: csvfile.Table) -> str:
+    """The column of parts; '' if there is none."""
+    other = table.column(OTHER_PART_COLUMNS)
+    cells = {line[other].casefold() for _, line in table.lines} if other else set()
+    return table.column(PART_COLUMNS) or (other if cells <= PART_NAMES.keys() else "")
+
+
+def _chosen(table: csvfile.Table, options: Options) -> list[str]:
+    """The columns that `data.label_columns` names."""
+    names = [name for each in options.data.label_columns for name in each.split(",")]
+    actual = {csvfile.plain(name): name for name in table.header}
+    for name in names:
+        if csvfile.plain(csvfile.normal(name)) not in actual:
+            raise InputError(
+                f"config.data.label_columns: {table.path} has no column {name!r}; choose among "
+                f"{', '.join(table.header)}"
+            )
+    return [actual[csvfile.plain(csvfile.normal(name))] for name in names]
+
+
+def hot(cell: str) -> float:
+    """What a cell says of a class: 0 or 1; -1 where that is not known; 2 if it is bad."""
+    try:
+        value = HOT.get(cell.casefold())
+        value = float(cell) if value is None else value
+    except ValueError:
+        return -1.0 if cell.casefold() in labels.MISSING else 2.0
+    if value != value:
+        return -1.0
+    return value if value in (0.0, 1.0, -1.0) else 2.0
+
+
+def has_labels(table: csvfile.Table) -> bool:
+    """Whether a table of images has labels, though some may be missing or wrong."""
+    if not table.column(IMAGE_COLUMNS):
+        return False
+    if table.column(LABEL_COLUMNS):
+        return True
+    try:
+        columns = Columns.of(table, Options(Data()))
+    except InputError:
+        return False
+    return all(_is_hot(line, columns.classes) for _, line in table.lines)
+
+
+def _is_hot(line: Mapping[str, str], classes: Sequence[str]) -> bool:
+    return all(hot(line[name]) != 2.0 for name in classes)
+
+
+def unknown(table: csvfile.Table, needed: str) -> InputError:
+    """The error of a table that lacks columns."""
+    return InputError(
+        f"{table.path}: columns {','.join(table.header)} are unknown; it needs an image column"
+        f" ({', '.join(IMAGE_COLUMNS)}) and {needed}"
+    )
