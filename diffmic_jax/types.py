@@ -59,6 +59,8 @@ class Guidance(NamedTuple):
     """[B, G] input of the linear layers: of the whole image and, for DCG, of the regions."""
     pooled: Float[Array, "b f"] | None = None
     """[B, F] mean of the trunk's last features of the whole image."""
+    look: Float[Array, "b s"] | None = None
+    """[B, S] means of its features on finer grids, one after the other; None without an image."""
 
 
 class Prior(NamedTuple):

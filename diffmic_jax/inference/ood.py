@@ -1,8 +1,9 @@
-"""Whether an image looks like the training images, by the trunk's features of it.
+"""Whether an image looks like the training images, by what the trunk sees of it on finer grids.
 
-The score of an image is the distance of its features, scaled to length 1, to the K-th nearest of
-those of training images (Sun et al. 2022). Features of other pictures than those that were trained
-on lie apart from these, whatever class the network finds the most probable. The threshold is a
+The score of an image is the distance of its features to the K-th nearest of those of training
+images (after Sun et al. 2022), each feature on the scale of the training images. The features are
+means over the trunk's grids but the last. That one has learned to see nothing but the classes:
+there noise, a black image or a photograph lie among the training images. The threshold is a
 conformal quantile of the scores of the validation images, which were not trained on: of new images
 like these, at most `FALSE_ALARMS` are expected above it. With fewer than 19 validation images there
 is no such number, and no detector.
@@ -28,6 +29,9 @@ NEIGHBOURS = 10
 KEPT = 2000
 """Training images, at most, whose features are kept."""
 FALSE_ALARMS = 0.05
+FARTHEST = 10.0
+"""Standard deviations from the mean: beyond, a feature counts no more, so that one that hardly
+changed in training does not decide alone."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -35,17 +39,26 @@ class Detector:
     """What was fitted to the features under one checkpoint."""
 
     features: np.ndarray
-    """[M, F] of training images, of length 1."""
+    """[M, F] of training images, on their scale."""
+    centre: np.ndarray
+    """[F] their mean."""
+    scale: np.ndarray
+    """[F] their standard deviation."""
     threshold: float
     """The largest score of an image that looks like them."""
 
     def scores(self, features: Float[np.ndarray, "n f"]) -> Float[np.ndarray, " n"]:
-        """Distances [N], 0 to 2, from features [N, F] to the K-th nearest of the training's."""
-        cosines = _unit(features) @ self.features.T
+        """Distances [N] from features [N, F] to the K-th nearest of the training's.
+
+        The root of the mean squared difference of a feature, in its standard deviations.
+        """
+        new = _scaled(features, self.centre, self.scale)
+        far, near = (np.square(each).sum(axis=1) for each in (new, self.features))
+        distances = far[:, None] + near - 2 * new @ self.features.T
         k = min(NEIGHBOURS, len(self.features))
-        nearest = np.partition(cosines, -k, axis=1)[:, -k]
-        distances: np.ndarray = np.sqrt(np.maximum(2 - 2 * nearest, 0))
-        return distances
+        nearest = np.partition(distances, k - 1, axis=1)[:, k - 1]
+        found: np.ndarray = np.sqrt(np.maximum(nearest, 0) / new.shape[1])
+        return found
 
     def is_familiar(self, features: Float[np.ndarray, "n f"]) -> Bool[np.ndarray, " n"]:
         """Whether images with features [N, F] look like the training images: [N]."""
@@ -65,7 +78,11 @@ def fit(train: Float[np.ndarray, "m f"], validation: Float[np.ndarray, "n f"]) -
     rank = math.ceil((len(validation) + 1) * (1 - FALSE_ALARMS))
     if rank > len(validation):
         return None
-    open_ended = Detector(features=_unit(train), threshold=math.inf)
+    wide = np.asarray(train, np.float32)
+    centre, scale = wide.mean(axis=0), wide.std(axis=0)
+    scale = np.maximum(scale, np.finfo(np.float32).tiny)  # of one that is constant
+    features = _scaled(train, centre, scale)
+    open_ended = Detector(features=features, centre=centre, scale=scale, threshold=math.inf)
     scores = np.sort(open_ended.scores(validation))
     return dataclasses.replace(open_ended, threshold=float(scores[rank - 1]))
 
@@ -84,8 +101,9 @@ def write(workdir: Path, detector: Detector, step: int) -> None:
       InputError: the file cannot be written.
     """
     content = io.BytesIO()
-    half = detector.features.astype(np.float16)
-    np.savez(content, features=half, threshold=detector.threshold, step=step)
+    arrays = dataclasses.asdict(detector)
+    arrays["features"] = detector.features.astype(np.float16)
+    np.savez(content, **arrays, step=step)
     write_bytes(workdir / FILE, content.getvalue())
 
 
@@ -101,18 +119,22 @@ def read(workdir: Path, step: int) -> Detector | None:
     try:
         if int(npz.read_array(path, "step")) != step:
             return None
-        features = np.asarray(npz.read_array(path, "features"), np.float32)
+        features, centre, scale = (
+            np.asarray(npz.read_array(path, name), np.float32)
+            for name in ("features", "centre", "scale")
+        )
+        if features.shape[1:] != centre.shape or centre.shape != scale.shape:
+            raise ValueError("its arrays do not belong together")
         threshold = float(npz.read_array(path, "threshold"))
-        return Detector(features=_unit(features), threshold=threshold)
+        return Detector(features=features, centre=centre, scale=scale, threshold=threshold)
     except Exception as error:  # a damaged archive raises nearly anything
         raise InputError(
             f"{path}: is no detector ({error}); delete it and run main.py again"
         ) from error
 
 
-def _unit(features: np.ndarray) -> np.ndarray:
-    """Features [N, F] as float32 of length 1; zeros stay zeros."""
-    wide = np.asarray(features, np.float32)
-    length = np.linalg.norm(wide, axis=1, keepdims=True)
-    unit: np.ndarray = wide / np.maximum(length, 1e-12)
-    return unit
+def _scaled(features: np.ndarray, centre: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Features [N, F] as float32, less the centre, in standard deviations up to `FARTHEST`."""
+    with np.errstate(over="ignore"):
+        found = (np.asarray(features, np.float32) - centre) / scale
+    return np.clip(found, -FARTHEST, FARTHEST)

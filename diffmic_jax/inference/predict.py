@@ -22,7 +22,7 @@ from diffmic_jax.method.train_step import guide
 from diffmic_jax.nn.folded import Folded
 from diffmic_jax.training import parallel
 from diffmic_jax.training.progress import EVERY
-from diffmic_jax.types import Array, Batch, Variables
+from diffmic_jax.types import Array, Batch, Guidance, Variables
 
 log = logging.getLogger("diffmic_jax")
 
@@ -42,8 +42,7 @@ def prediction_program(method: Method, mesh: Mesh) -> Callable[..., tuple[Array,
         found = predict_step(method, variables, batch, key, denoiser)
         guidance = method.task.link.activate(found.guidance.fused)
         samples = jax.vmap(lambda y0_hat: method.sampling.readout(y0_hat[None]), 0, 1)(found.y0_hat)
-        features = found.guidance.pooled
-        assert features is not None, "every guidance has features"
+        features = _look(found.guidance)
         return found.probabilities, found.spread, guidance, samples, features
 
     return parallel.jit_predict(mesh, step)
@@ -102,17 +101,22 @@ def _trunk_features(method: Method, mesh: Mesh) -> Callable[[Variables, Batch, A
     def step(variables: Variables, batch: Batch, key: Array) -> Array:
         del key
         image = method.preprocess.normalise(batch.image)
-        pooled = guide(method, variables, batch._replace(image=image)).pooled
-        assert pooled is not None, "every guidance has features"
-        return pooled
+        return _look(guide(method, variables, batch._replace(image=image)))
 
     return parallel.jit_predict(mesh, step)
+
+
+def _look(guidance: Guidance) -> Array:
+    """[B, S]; where features take the images' place it is these, and nobody asks."""
+    found = guidance.pooled if guidance.look is None else guidance.look
+    assert found is not None, "every guidance has features"
+    return found
 
 
 def trunk_features(
     method: Method, mesh: Mesh, variables: Variables, batches: Iterable[Batch]
 ) -> Float[np.ndarray, "n f"]:
-    """Means [N, F] of the guidance trunk's features of images, without a prediction.
+    """What the guidance trunk sees of images, [N, S], as `Guidance.look`, without a prediction.
 
     Args:
       method: static under `jit`.

@@ -41,7 +41,7 @@ class Outputs(NamedTuple):
     samples: np.ndarray
     """[N, S, C] probabilities of each sample by itself, read out as their mean is."""
     features: np.ndarray
-    """[N, F] means of the guidance trunk's features of the image itself."""
+    """[N, S] what the guidance trunk sees of the image itself, as `Guidance.look`."""
 
 
 class Calibrated(NamedTuple):

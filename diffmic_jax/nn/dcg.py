@@ -8,6 +8,7 @@ layers and the class map have no bias.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy as np
 from jaxtyping import Float, Int32, Integer
 
 from diffmic_jax.nn import preprocess
+from diffmic_jax.nn.entry import look
 from diffmic_jax.nn.layers import Dense
 from diffmic_jax.types import Array, Guidance
 
@@ -172,7 +174,10 @@ class DCG(nn.Module):
     @nn.compact
     def __call__(self, image: Float[Array, "b h w 3"], train: bool) -> Guidance:
         """Classify [B, H, W, 3]; logits are at least float32."""
-        features, saliency = self._saliency(image, train)
+        trunk: Any = self.global_trunk
+        grids = trunk.pyramid(image, train)
+        features = grids[trunk.strides[-1]]
+        saliency = self._saliency(grids, features)
         saliency = saliency.astype(jnp.promote_types(saliency.dtype, jnp.float32))
         global_ = saliency.mean((1, 2))
         still, logits = jax.lax.stop_gradient((saliency, global_))
@@ -192,25 +197,23 @@ class DCG(nn.Module):
             attention=attention,
             features=jnp.concatenate([pooled, z], axis=-1),
             pooled=pooled,
+            look=look(grids),
         )
 
-    def _saliency(self, image: Array, train: bool) -> tuple[Array, Array]:
-        """The trunk's last features [B, h, w, F] and the class maps, on the grid that is asked for.
+    def _saliency(self, grids: Mapping[int, Array], features: Array) -> Array:
+        """The class maps of the last of the trunk's grids, on the grid that is asked for.
 
         A finer grid has the class map of the last features, interpolated, plus one of the finer
         features: as if both had been joined before one class map, which is linear and without
         bias, at less cost.
         """
         dense = partial(Dense, features=self.num_classes, use_bias=False, dtype=self.dtype)
-        trunk: Any = self.global_trunk
-        if not self.saliency_stride or self.saliency_stride == trunk.strides[-1]:
-            features = trunk(image, train)
-            return features, dense(name="saliency")(features)
-        grids = trunk.pyramid(image, train)
-        features, fine = grids[trunk.strides[-1]], grids[self.saliency_stride]
-        detail = dense(name="saliency_detail")(fine)
-        coarse = dense(name="saliency")(features)
-        return features, jax.image.resize(coarse, detail.shape, "bilinear") + detail
+        coarse: Array = dense(name="saliency")(features)
+        if not self.saliency_stride or grids[self.saliency_stride] is features:
+            return coarse
+        detail: Array = dense(name="saliency_detail")(grids[self.saliency_stride])
+        resized: Array = jax.image.resize(coarse, detail.shape, "bilinear")
+        return resized + detail
 
     def merged(self, guidance: Guidance) -> Array:
         """The map [B, h, w] that found the regions of a prediction."""

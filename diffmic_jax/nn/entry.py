@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol, runtime_checkable
 
 import flax.linen as nn
+import jax.numpy as jnp
 from jaxtyping import Float
 
 from diffmic_jax.nn.preprocess import Preprocess
@@ -41,6 +42,15 @@ class Trunk(Protocol):
         Each entry is a block: the names whose parameters have the same depth.
         """
         ...
+
+
+def look(grids: Mapping[int, Array]) -> Float[Array, "b s"]:
+    """Means [B, S] over the positions of all grids of a `pyramid` but the last.
+
+    Of a trunk with one grid, of that.
+    """
+    finer = sorted(grids)[:-1] or [*grids]
+    return jnp.concatenate([grids[stride].mean((1, 2)) for stride in finer], axis=-1)
 
 
 def staged_blocks(

@@ -27,11 +27,28 @@ def test_the_score_is_the_distance_to_the_tenth_nearest():
     train, new = cloud(40, 0), cloud(3, 1)
     detector = ood.fit(train, cloud(19, 2))
     assert detector is not None
-    unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (new, train)]
-    distances = np.linalg.norm(unit[0][:, None] - unit[1][None], axis=-1)
-    np.testing.assert_allclose(detector.scores(new), np.sort(distances)[:, 9], atol=1e-5)
-    # Their length does not count.
-    np.testing.assert_allclose(detector.scores(7 * new), detector.scores(new), atol=1e-5)
+    scaled = [(x - train.mean(axis=0)) / train.std(axis=0) for x in (new, train)]
+    distances = np.sqrt(np.square(scaled[0][:, None] - scaled[1][None]).mean(axis=-1))
+    np.testing.assert_allclose(detector.scores(new), np.sort(distances)[:, 9], atol=1e-4)
+
+
+def test_each_feature_counts_on_its_own_scale():
+    units = np.float32(10.0 ** np.arange(-10, 10))
+    one, other = (
+        ood.fit(scale * cloud(40, 0), scale * cloud(19, 2)) for scale in (np.ones(20), units)
+    )
+    assert one is not None and other is not None
+    np.testing.assert_allclose(one.scores(cloud(3, 1)), other.scores(units * cloud(3, 1)), 1e-3)
+
+
+def test_a_feature_that_never_changed_does_not_hide_one_that_does_now():
+    constant = np.zeros(20)
+    constant[3:] = 1
+    detector = ood.fit(constant * cloud(40, 0), constant * cloud(19, 1))
+    assert detector is not None
+    new = constant * cloud(2, 2)
+    assert detector.is_familiar(new).all()
+    assert not detector.is_familiar(new + 0.5 * (constant == 0)).any()
 
 
 def test_one_in_twenty_of_the_same_kind_is_an_alarm_and_all_of_another():
@@ -100,12 +117,13 @@ def test_a_run_knows_what_its_images_look_like(run, tmp_path):
         Path(json.loads((run / "config.json").read_text())["data"]["root"]).glob("test/*/*")
     )
     black = np.zeros((40, 40, 3), np.uint8)
-    found = api.load(run).predict([own[0], black])
+    found = api.load(run).predict([*own, black])
     assert found.in_distribution is not None
-    assert found.in_distribution.tolist() == [True, False]
+    *usual, dark = found.in_distribution.tolist()
+    assert not dark and 1 - np.mean(usual) == pytest.approx(scores["unfamiliar"])
     folder = tmp_path / "new"
     folder.mkdir()
-    shutil.copy(own[0], folder / "a.png")
+    shutil.copy(own[usual.index(True)], folder / "a.png")
     assert (
         cli.main(["predict", f"--workdir={run}", f"--images={folder}", f"--out={tmp_path}/p.csv"])
         == 0

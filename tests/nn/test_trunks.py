@@ -18,7 +18,7 @@ from diffmic_jax.nn import names, resnet, state_dict, trunks, vit
 from diffmic_jax.nn.baselines.pvt import PVT
 from diffmic_jax.nn.baselines.swin import Swin
 from diffmic_jax.nn.convnext import ConvNeXt
-from diffmic_jax.nn.entry import Trunk
+from diffmic_jax.nn.entry import Trunk, look
 from tests import tiny_trunks
 from tests.helpers import arbitrary_variables
 
@@ -250,3 +250,10 @@ def test_the_last_block_is_left_out_in_training_alone(name):
     assert not matters(last, train=True)
     assert matters(first, train=True)
     assert matters(last, train=False)
+
+
+def test_a_look_is_of_the_finer_grids():
+    grids = {stride: jnp.full((2, 64 // stride, 3, stride), stride) for stride in (16, 8, 4)}
+    found = look(grids)
+    np.testing.assert_array_equal(found, np.full((2, 12), [4] * 4 + [8] * 8))
+    assert look({16: grids[16]}).shape == (2, 16)

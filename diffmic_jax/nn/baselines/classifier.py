@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from diffmic_jax.nn.dcg import merge_classes
+from diffmic_jax.nn.entry import look
 from diffmic_jax.nn.layers import Dense
 from diffmic_jax.types import Array, Guidance
 
@@ -49,8 +50,11 @@ class PlainClassifier(nn.Module):
         map (Zhou et al. 2016): what the layers make of each position. Its mean is the logits where
         they are linear.
         """
+        seen = None
         if image.ndim == 4:
-            features = self.global_trunk(image, train)
+            trunk: Any = self.global_trunk
+            grids = trunk.pyramid(image, train)
+            features, seen = grids[trunk.strides[-1]], look(grids)
         else:
             features = image[:, None, None].astype(self.dtype)
         pooled = features.mean((1, 2))
@@ -72,6 +76,7 @@ class PlainClassifier(nn.Module):
             attention=attention,
             features=pooled,
             pooled=pooled,
+            look=seen,
         )
 
     def _head(self) -> Callable[[Array], Array]:
