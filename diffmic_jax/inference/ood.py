@@ -41,6 +41,8 @@ class Detector:
 
     def scores(self, features: Float[np.ndarray, "n f"]) -> Float[np.ndarray, " n"]:
         """Distances [N], 0 to 2, from features [N, F] to the K-th nearest of the training's."""
+        if features.shape[1] != self.features.shape[1]:
+            raise InputError(f"{FILE}: is of another network; delete it and run main.py again")
         cosines = _unit(features) @ self.features.T
         k = min(NEIGHBOURS, len(self.features))
         nearest = np.partition(cosines, -k, axis=1)[:, -k]
@@ -103,6 +105,8 @@ def read(workdir: Path, step: int) -> Detector | None:
             return None
         features = np.asarray(npz.read_array(path, "features"), np.float32)
         threshold = float(npz.read_array(path, "threshold"))
+        if features.ndim != 2 or not len(features):
+            raise ValueError(f"features of shape {features.shape}")
         return Detector(features=_unit(features), threshold=threshold)
     except Exception as error:  # a damaged archive raises nearly anything
         raise InputError(
