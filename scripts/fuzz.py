@@ -29,6 +29,10 @@ SECONDS = 30
 BATCH = 200
 
 
+class TooSlow(BaseException):
+    """Of a case; no `Exception`, which a reader might take for a damaged file."""
+
+
 def main() -> int:
     """Fuzz each target in turn; 1 if there is a fault."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -129,7 +133,7 @@ def limit_memory() -> float:
 
 def too_slow(number: int, frame: types.FrameType | None) -> None:
     """End a case."""
-    raise TimeoutError(f"a case took more than {SECONDS} s")
+    raise TooSlow(f"a case took more than {SECONDS} s")
 
 
 def keep(args: argparse.Namespace, number: float, content: bytes) -> None:

@@ -34,7 +34,8 @@ def main() -> None:
     with subprocess.Popen([*command, f"--port={args.port}"], stdout=subprocess.PIPE) as server:
         try:
             assert server.stdout is not None
-            server.stdout.readline()  # it listens, and compiles
+            if not server.stdout.readline():  # it listens, and compiles; or has said why not
+                sys.exit(server.wait())
             run(args, server.pid)
         finally:
             server.terminate()

@@ -103,7 +103,7 @@ def of_prediction(folder: Path) -> dict[str, str]:
 
 def of_export(folder: Path) -> dict[str, str]:
     exported.load(folder / "model.stablehlo")
-    names = ("model.stablehlo.json", "model.stablehlo.md")
+    names = ("model.stablehlo", "model.stablehlo.json", "model.stablehlo.md")
     return {name: sha256(folder / name) for name in names}
 
 

@@ -197,7 +197,8 @@ def test_the_members_of_a_workdir_lie_in_it(tmp_path):
         keep_members(tmp_path, Members(names))
         with pytest.raises(InputError, match="members.json"):
             read_members(tmp_path)
-    for text in ("[]", '{"members": ["."], "diffusion": {"t": 1}, "guidance": null}'):
+    cold = '{"members": ["."], "diffusion": {"temperature": "0.5"}, "guidance": null}'
+    for text in ("[]", cold, cold.replace("temperature", "t"), "[" * 100_000):
         (tmp_path / "members.json").write_text(text)
-        with pytest.raises(InputError, match="no list of members"):
+        with pytest.raises(InputError, match=r"members\.json: (damaged|not JSON|holds)"):
             read_members(tmp_path)

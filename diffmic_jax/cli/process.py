@@ -126,6 +126,12 @@ def run_command(main: Callable[[], None]) -> int:
     except Interrupted as error:
         _print(f"{error}; run the same command again to go on")
         return RESTART
+    except OSError as error:  # a name that no file can have, a folder that cannot be looked into
+        where = f"{error.filename}: " if error.filename else ""
+        _print(
+            f"error: {where}cannot be used ({error.strerror or error}); name another, or mend it"
+        )
+        return BAD_INPUT
     except KeyboardInterrupt:
         _print("interrupted; run the same command again to go on")
         return INTERRUPTED

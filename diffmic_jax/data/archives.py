@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +14,7 @@ import numpy as np
 from diffmic_jax.data import images, npz
 from diffmic_jax.data.catalog import MEDMNIST, MEDMNIST_COUNTS
 from diffmic_jax.data.columns import PART_NAMES
-from diffmic_jax.data.files import read_json
+from diffmic_jax.data.files import believed, fits, read_json
 from diffmic_jax.data.images import Decoded
 from diffmic_jax.data.layouts import MOST_CLASSES, PARTS, Layout, Parts, Record
 from diffmic_jax.errors import InputError
@@ -211,19 +210,19 @@ def open_prepared(folder: Path, max_pixels: int = images.MAX_PIXELS) -> Layout:
     Raises:
       InputError: the metadata are damaged or of another program.
     """
-    try:
-        facts = json.loads((folder / "metadata.json").read_text(encoding="utf-8"))
+    with believed(folder / "metadata.json", "prepare the data set again"):
+        facts = read_json(folder / "metadata.json")
+        if not fits(facts, {"class_names": [str, ...], "multi_label": bool}):
+            raise TypeError("it does not name the classes")
         task = Task(class_names=tuple(facts["class_names"]), multi_label=facts["multi_label"])
         parts: Parts = {part: [] for part in PARTS}
         for split, rows in facts["records"].items():
             for index, (name, label, group) in enumerate(rows):
+                if not fits([name, group], [str, str]):
+                    raise TypeError(f"a record is named {name!r:.40}, its group {group!r:.40}")
                 label = tuple(label) if task.multi_label else int(label)
                 parts[split].append(Record(name, label, f"{split}/{index}", group))
         authors = dict(facts["authors"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{folder}: not a prepared data set ({error}); prepare it again"
-        ) from error
     read = _PreparedImages(folder, max_pixels)
     files = tuple(str(path) for path in sorted(folder.glob("*.array_record*")))
     return Layout(task, parts, read, files, authors)

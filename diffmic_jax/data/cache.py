@@ -160,7 +160,7 @@ def _home(common: Path, gray_bits: int) -> Path:
         return common
     try:
         fits = int(np.load(common / "facts.npy")["bits"].max(initial=0)) in (0, gray_bits)
-    except (OSError, ValueError, EOFError):
+    except Exception:  # absent; or damaged, which raises nearly anything
         fits = False
     return common if fits else common.with_name(f"{common.name}-{gray_bits}")
 

@@ -10,6 +10,7 @@ import contextlib
 import csv
 import glob
 import json
+import math
 import os
 import re
 import shutil
@@ -42,8 +43,8 @@ def restored(cell: str) -> str:
     return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
-def read_table(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV that this package wrote, by column.
+def read_table(path: Path, *columns: str) -> list[dict[str, str]]:
+    """The rows of a CSV that this package wrote, by column; some columns have to be there.
 
     Raises:
       OSError: it cannot be read.
@@ -51,13 +52,61 @@ def read_table(path: Path) -> list[dict[str, str]]:
     """
     try:
         with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-            return [
-                {name: restored(cell) for name, cell in row.items()}
-                for row in csv.DictReader(file, strict=True)
-            ]
+            reader = csv.DictReader(file, strict=True)
+            if missing := set(columns).difference(reader.fieldnames or ()):
+                raise ValueError(f"no column {', '.join(sorted(missing))}")
+            return [{name: restored(cell) for name, cell in row.items()} for row in reader]
     except (csv.Error, ValueError, TypeError, AttributeError) as error:
         # A row that is too short or too long has None as a cell or as a column.
         raise InputError(f"{path}: not a readable CSV ({error}); have it written again") from error
+
+
+def fits(found: Any, shape: Any) -> bool:
+    """Whether what a JSON file holds has a shape.
+
+    Args:
+      found: as JSON has it.
+      shape: a type, where int and float are no bool; None; a dict of the keys that have to be there
+        with the shape of each, or with `...` as its only key the shape of all; a list of the shapes
+        of its elements, or with `...` behind one the shape of all; a tuple of shapes, one of which
+        is enough.
+    """
+    if isinstance(shape, tuple):
+        return any(fits(found, each) for each in shape)
+    if isinstance(shape, dict):
+        if not isinstance(found, dict):
+            return False
+        wanted = dict.fromkeys(found, shape[...]) if ... in shape else shape
+        return all(key in found and fits(found[key], each) for key, each in wanted.items())
+    if isinstance(shape, list):
+        if not isinstance(found, list):
+            return False
+        wanted_items = shape[:1] * len(found) if shape[-1] is ... else shape
+        return len(found) == len(wanted_items) and all(map(fits, found, wanted_items))
+    if isinstance(found, float) and not math.isfinite(found):
+        return False
+    return type(found) is shape if shape is not None else found is None
+
+
+@contextlib.contextmanager
+def believed(path: Path, fix: str) -> Iterator[None]:
+    """Whatever code makes of a damaged file is one line that names it.
+
+    Args:
+      path: the file, which anybody may have changed.
+      fix: what to do.
+
+    Raises:
+      InputError: the code within met what this package does not write there.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: damaged ({error!r:.100}); {fix}") from error
+    except RecursionError as error:
+        raise InputError(f"{path}: damaged (nested too deeply); {fix}") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -38,7 +38,7 @@ class Store:
         shape = (count, size, size, 3)
         try:
             self._load(shape)
-        except (OSError, ValueError, EOFError):  # new, or damaged
+        except Exception:  # new; or damaged, which raises nearly anything
             check_space(home, count * size * size * 3, "a smaller config.data.image_size")
             self.path.unlink(missing_ok=True)  # a process that reads the old one keeps it
             np.lib.format.open_memmap(self.path, "w+", np.uint8, shape)

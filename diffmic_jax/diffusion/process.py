@@ -136,7 +136,7 @@ def posterior(
     t: Integer[np.ndarray, "*n"] | int | np.integer,
     t_prev: Integer[np.ndarray, "*n"] | int | np.integer,
     prior_mean: Mean,
-) -> tuple[Float[Array, "b *l c"], Float[Array, ...]]:
+) -> tuple[Float[Array, "b *l c"], Float[Array, "*_"]]:
     """Mean [B, *L, C] and variance of y_t_prev given y_t and y0_hat.
 
     Args:

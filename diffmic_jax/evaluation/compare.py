@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 from scipy.stats import binomtest
 
-from diffmic_jax.data.files import read_json, read_table
+from diffmic_jax.data.files import believed, read_json, read_table
 from diffmic_jax.errors import InputError
 from diffmic_jax.evaluation import metrics
 from diffmic_jax.method.task import DOUBT, SEPARATOR, UNKNOWN, Task
@@ -223,10 +223,8 @@ def read_predictions(path: Path, kind: str = "prob") -> Evaluated:
     Raises:
       InputError: it is not there, has no labels or no such probabilities, or is damaged.
     """
-    try:
+    with believed(path, "evaluate that run again"):
         return _evaluated(path, kind)
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: damaged ({error}); evaluate that run again") from error
 
 
 def _evaluated(path: Path, kind: str) -> Evaluated:
@@ -261,14 +259,14 @@ def thresholds_of(scores: dict[str, Any]) -> tuple[float, ...]:
     return tuple(each["threshold"] for each in classes if "threshold" in each)
 
 
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV of an evaluation, at least one.
+def read_rows(path: Path, *columns: str) -> list[dict[str, str]]:
+    """The rows of a CSV of an evaluation, at least one; some columns have to be there.
 
     Raises:
       InputError: it is not there or empty.
     """
     try:
-        rows = read_table(path)
+        rows = read_table(path, *columns)
     except OSError as error:
         raise InputError(
             f"{path}: cannot be read ({error.strerror}); evaluate that run first"
@@ -281,7 +279,8 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 def groups_of(workdir: Path, ids: list[str]) -> np.ndarray:
     """The group of each image by the run's own split, the image itself where none is known."""
     path = workdir / "split.csv"
-    known = {r["image"]: r["group"] for r in read_rows(path)} if path.exists() else {}
+    rows = read_rows(path, "image", "group") if path.exists() else []
+    known = {row["image"]: row["group"] for row in rows}
     return np.array([known.get(image) or image for image in ids])
 
 

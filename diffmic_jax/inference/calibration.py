@@ -55,13 +55,16 @@ from scipy.optimize import minimize, minimize_scalar
 from scipy.special import expit, log_softmax, logit, logsumexp, softmax
 
 from diffmic_jax.config import Sampling
-from diffmic_jax.data.files import read_json, write_json
+from diffmic_jax.data.files import believed, fits, read_json, write_json
 from diffmic_jax.errors import InputError
 from diffmic_jax.fields import as_json
 from diffmic_jax.inference.predictions import Calibrated, Outputs
 from diffmic_jax.method.task import Task
 
 FILE = "calibration.json"
+FIX = "delete it, and evaluate again"
+LISTS = ("scores", "thresholds", "prevalence")
+"""Fields of a `Calibration` with a number for each image or class."""
 log = logging.getLogger("diffmic_jax")
 
 COVERAGE = 0.9
@@ -284,26 +287,45 @@ def read(workdir: Path, step: int, sampling: Sampling) -> Calibrations:
     path = workdir / FILE
     if not path.exists():
         return Calibrations()
-    try:
+    with believed(path, FIX):
         stored = read_json(path)
         if stored["step"] != step:
             return Calibrations()
         same = stored["sampling"] == _as_json(sampling)
         same_copies = stored["sampling"]["flips"] == sampling.flips
         return Calibrations(
-            _calibration(stored["diffusion"]) if same else None,
-            _calibration(stored["guidance"]) if same_copies else None,
+            of_json(stored["diffusion"]) if same else None,
+            of_json(stored["guidance"]) if same_copies else None,
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"{path}: is no calibration ({error}); delete it and run main.py again"
-        ) from error
 
 
 def _as_json(sampling: Sampling) -> Any:
     return as_json(dataclasses.asdict(sampling))
 
 
-def _calibration(stored: dict[str, Any]) -> Calibration:
-    lists = {name: tuple(stored.get(name, ())) for name in ("scores", "thresholds", "prevalence")}
-    return Calibration(**stored | lists)
+def of_json(stored: Any) -> Calibration:
+    """A calibration as a JSON file holds it.
+
+    Raises:
+      ValueError: it is none.
+    """
+    lists: dict[str, Any] = {name: [] for name in LISTS}
+    whole = {"joint": 0.0} | lists | stored
+    numbers = dict.fromkeys(("temperature", "uniform", "joint"), (int, float))
+    shape = {"multi_label": bool} | numbers | dict.fromkeys(LISTS, [(int, float), ...])
+    if not fits(whole, shape) or whole["temperature"] <= 0 or min(map(whole.get, numbers)) < 0:
+        raise ValueError("it does not hold a temperature and what belongs to it")
+    return Calibration(**whole | {name: tuple(whole[name]) for name in LISTS})
+
+
+def check(found: Calibrations, task: Task, path: Path) -> Calibrations:
+    """Calibrations that are of a task, given back.
+
+    Raises:
+      InputError: they are of other classes.
+    """
+    for each in filter(None, found):
+        per_class = {len(each.thresholds), len(each.prevalence)} - {0}
+        if each.multi_label != task.multi_label or per_class - {task.num_classes}:
+            raise InputError(f"{path}: is of other classes; {FIX}")
+    return found

@@ -151,7 +151,7 @@ def _split_counts(workdir: Path) -> dict[str, int]:
     path = workdir / "split.csv"
     if not path.exists():
         return {}
-    return dict(Counter(row["split"] for row in read_table(path)))
+    return dict(Counter(row["split"] for row in read_table(path, "split")))
 
 
 def _results(model: Model) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -18,9 +17,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from diffmic_jax.config import Data
-from diffmic_jax.data.files import write_json
+from diffmic_jax.data.files import believed, read_json, write_json
 from diffmic_jax.errors import InputError
-from diffmic_jax.inference.calibration import Calibration, Calibrations, tempered
+from diffmic_jax.inference import calibration
+from diffmic_jax.inference.calibration import Calibrations, tempered
 from diffmic_jax.inference.model import Model
 from diffmic_jax.inference.predict import Predictor
 from diffmic_jax.inference.predictions import Outputs
@@ -126,15 +126,13 @@ def read_members(workdir: Path) -> Members | None:
     path = workdir / FILE
     if not path.exists():
         return None
-    try:
-        stored = json.loads(path.read_text())
+    with believed(path, "restore it"):
+        stored = read_json(path)
         names = tuple(stored["members"])
         places = tuple((workdir / name).resolve() for name in names)
         fitted = [
-            Calibration(**stored[name]) if stored[name] else None for name in Calibrations._fields
+            stored[name] and calibration.of_json(stored[name]) for name in Calibrations._fields
         ]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: no list of members ({error}); restore it") from error
     if not places or not all(place.is_relative_to(workdir.resolve()) for place in places):
         raise InputError(f"{path}: the members lie outside of {workdir}; restore the file")
     return Members(names, Calibrations(*fitted))

@@ -6,16 +6,55 @@ workdir. Whatever shows results asks here first.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from diffmic_jax.data.files import fits, read_json
+from diffmic_jax.errors import InputError
 from diffmic_jax.inference.load import Model
 
 METRICS = "metrics.json"
 PROVENANCE = ("step", "state_sha256", "sampling")
 """Keys of `metrics.json` that say what it is of; files of earlier versions have none."""
+
+NUMBER = (int, float)
+_MAYBE = (*NUMBER, None)
+_INTERVAL = (None, [NUMBER, NUMBER])
+_CLASS = {"support": NUMBER, "recall": _MAYBE, "precision": _MAYBE, "auroc": _MAYBE}
+_REFERRAL = {
+    **dict.fromkeys(("share", "errors", "errors_referred"), NUMBER),
+    **dict.fromkeys(("accuracy_kept", "error_auroc", "gain"), _MAYBE),
+    "gain_ci95": _INTERVAL,
+}
+_ONE = {
+    "n": int,
+    **dict.fromkeys(("accuracy", "f1_macro", "balanced_accuracy", "auroc_macro"), _MAYBE),
+    **dict.fromkeys(("nll", "ece"), _MAYBE),
+    "ci95": {...: _INTERVAL},
+    "per_class": {...: _CLASS},
+    "ci95_per_class": {...: {...: _INTERVAL}},
+    "operating_points": {...: {...: _MAYBE}},
+    "confusion": (None, [[NUMBER, ...], ...]),
+    "referral": (None, _REFERRAL),
+}
+_SHAPE = {**_ONE, "guidance": _ONE}
+"""Of `metrics.json`: what is shown of it wherever results are shown."""
+_SAMPLING = {...: (str, bool, *_MAYBE, [NUMBER, ...])}
+_OF_WHAT = {"step": int, "state_sha256": str, "sampling": _SAMPLING}
+
+
+def read_scores(path: Path) -> dict[str, Any]:
+    """The scores of a `metrics.json`, which may be a stranger's.
+
+    Raises:
+      InputError: it is not what `evaluate` writes.
+    """
+    found = read_json(path)
+    own = {name: shape for name, shape in _OF_WHAT.items() if name in found}
+    if not fits(found, {**_SHAPE, **own}):
+        raise InputError(f"{path}: not what evaluate writes; delete it, and evaluate again")
+    return found
 
 
 def folder_of(model: Model, split: str) -> Path:
@@ -43,7 +82,7 @@ def difference(model: Model, scores: Mapping[str, Any]) -> str:
 def is_current(model: Model, split: str) -> bool:
     """Whether the evaluation of a part is there, and of this model."""
     path = folder_of(model, split) / METRICS
-    return path.exists() and not difference(model, json.loads(path.read_text()))
+    return path.exists() and not difference(model, read_scores(path))
 
 
 def evaluations(model: Model) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
@@ -55,7 +94,7 @@ def evaluations(model: Model) -> tuple[dict[str, dict[str, Any]], dict[str, str]
     own: dict[str, dict[str, Any]] = {}
     other: dict[str, str] = {}
     for path in sorted((model.home / "eval").glob(f"*/{METRICS}")):
-        scores = json.loads(path.read_text())
+        scores = read_scores(path)
         if differs := difference(model, scores):
             other[path.parent.name] = differs
         else:

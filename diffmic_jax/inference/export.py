@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,8 @@ def export_model(model: Model, out: Path, *, batch_size: int | None = None) -> N
     Raises:
       InputError: a file cannot be written.
     """
-    program = _program(model, batch_size)
+    with _nameless():
+        program = _program(model, batch_size)
     if beyond := calls(program.mlir_module_serialized) - CUSTOM_CALLS:
         raise RuntimeError(f"the program calls {beyond}, which `exported.load` does not allow")
     content = program.serialize()
@@ -111,6 +113,18 @@ def export_model(model: Model, out: Path, *, batch_size: int | None = None) -> N
     write_bytes(out, content)
     write_json(out.with_name(f"{out.name}.json"), facts)
     write_text(out.with_name(f"{out.name}.md"), _readme(out.name, facts) + model_card(model))
+
+
+@contextlib.contextmanager
+def _nameless() -> Iterator[None]:
+    """Without the lines that an operation was called from: they name folders of this machine."""
+    limit = "jax_traceback_in_locations_limit"
+    usual = getattr(jax.config, limit)
+    jax.config.update(limit, 0)
+    try:
+        yield
+    finally:
+        jax.config.update(limit, usual)
 
 
 def _program(model: Model, batch_size: int | None) -> export.Exported:

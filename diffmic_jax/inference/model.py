@@ -76,7 +76,8 @@ class Model:
           InputError: the file is damaged.
         """
         own = self.home if (self.home / calibration.FILE).exists() else self.workdir
-        return calibration.read(own, self.step, self.config.sampling)
+        found = calibration.read(own, self.step, self.config.sampling)
+        return calibration.check(found, self.task, own / calibration.FILE)
 
     @cached_property
     def detector(self) -> Detector | None:

@@ -52,6 +52,8 @@ class Detector:
 
         The root of the mean squared difference of a feature, in its standard deviations.
         """
+        if features.shape[1] != len(self.centre):
+            raise InputError(f"{FILE}: is of another network; delete it and run main.py again")
         new = _scaled(features, self.centre, self.scale)
         far, near = (np.square(each).sum(axis=1) for each in (new, self.features))
         distances = far[:, None] + near - 2 * new @ self.features.T
@@ -123,8 +125,8 @@ def read(workdir: Path, step: int) -> Detector | None:
             np.asarray(npz.read_array(path, name), np.float32)
             for name in ("features", "centre", "scale")
         )
-        if features.shape[1:] != centre.shape or centre.shape != scale.shape:
-            raise ValueError("its arrays do not belong together")
+        if not len(features) or not features.shape[1:] == centre.shape == scale.shape:
+            raise ValueError(f"features of shape {features.shape}, centre of {centre.shape}")
         threshold = float(npz.read_array(path, "threshold"))
         return Detector(features=features, centre=centre, scale=scale, threshold=threshold)
     except Exception as error:  # a damaged archive raises nearly anything

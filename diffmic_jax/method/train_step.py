@@ -179,7 +179,7 @@ def guide(method: Method, variables: Variables, batch: Batch) -> Guidance:
     return cast(Guidance, method.guidance.apply(own, batch.image, False))
 
 
-def without_conditioning(guidance: Guidance, where: Bool[Array, ...]) -> Guidance:
+def without_conditioning(guidance: Guidance, where: Bool[Array, "*_"]) -> Guidance:
     """The guidance prediction with logits of 0 where asked: all classes are equally likely.
 
     Args:

@@ -125,7 +125,10 @@ def _install(source: str) -> str:
 
 def _in_package(source: str, field: str) -> Path:
     """A file in the folder `models` of an installed package."""
-    _, package, name = source.split("/")
+    found = re.fullmatch(r"pypi/([\w-]+)/([\w.-]+)", source)
+    if not found:
+        raise InputError(f"{field}={source!r}: not as pypi/PACKAGE/FILE")
+    package, name = found.groups()
     spec = importlib.util.find_spec(package.replace("-", "_"))
     for folder in (spec and spec.submodule_search_locations) or ():
         if (path := Path(folder) / "models" / name).is_file():

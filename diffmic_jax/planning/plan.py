@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
-from diffmic_jax.data.files import write_json
+from diffmic_jax.data.files import believed, read_json, write_json
 from diffmic_jax.data.layouts import PARTS
-from diffmic_jax.errors import InputError
 from diffmic_jax.planning.fingerprint import Fingerprint
 from diffmic_jax.planning.rules import GIVEN, Case, Decision, Machine, decide
 
 FILE = "plan.json"
+FIX = "restore it, or choose another --out"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,8 +90,8 @@ def read(workdir: Path) -> Plan | None:
     path = workdir / FILE
     if not path.exists():
         return None
-    try:
-        found = json.loads(path.read_text())
+    with believed(path, FIX):
+        found = read_json(path)
         return Plan(
             data=Fingerprint(**_tuples(found["data"])),
             machine=Machine(**found["machine"]),
@@ -102,10 +101,6 @@ def read(workdir: Path) -> Plan | None:
             candidates=tuple(map(dict, found["candidates"])),
             choice=found["choice"],
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{path}: no plan ({error}); restore it, or choose another --out"
-        ) from error
 
 
 def _tuples(values: dict[str, Any]) -> dict[str, Any]:

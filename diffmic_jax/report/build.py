@@ -16,7 +16,7 @@ from typing import Any
 from diffmic_jax import __version__
 from diffmic_jax.data.audit import audit
 from diffmic_jax.data.dataset import Dataset
-from diffmic_jax.data.files import read_json, write_json, write_text
+from diffmic_jax.data.files import believed, read_json, write_json, write_text
 from diffmic_jax.evaluation import compare
 from diffmic_jax.evaluation.run import calibrate, evaluate
 from diffmic_jax.inference.card import steps_of, write_card
@@ -30,6 +30,7 @@ from diffmic_jax.report.info import num_parameters
 from diffmic_jax.report.verdict import verdict
 from diffmic_jax.training.owner import owned
 
+AUDIT = "audit.json"
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy", "scikit-learn")
 WARNING = (
     "Research software, not for diagnosis. This file contains images of the data set: the same "
@@ -54,15 +55,19 @@ def write_report(model: Model, dataset: Dataset, out: Path, split: str = "test")
     results = dataclasses.replace(found, diffuses=model.method.denoiser is not None)
     audit, comparison = _audit(model, dataset), _comparison(model, results)
     groups = compare.groups_of(model.workdir, results.ids)
+    with believed(model.workdir / AUDIT, "delete it, and write the report again"):
+        conclusion = verdict(results, comparison, audit["baselines"], groups)
+        headline = sections.headline(results, comparison, audit)
+        data = audited.section(audit)
     head = [
         page.paragraph(_summary(model, results, split), "sub"),
-        verdict(results, comparison, audit["baselines"], groups),
+        conclusion,
         page.paragraph(WARNING, "warning"),
     ]
     parts = [
-        ("results", "Results", sections.headline(results, comparison, audit)),
+        ("results", "Results", headline),
         *_sections(model, dataset, split, results),
-        ("audit", "The data and its split", audited.section(audit)),
+        ("audit", "The data and its split", data),
         *_planned(model),
         ("facts", "Configuration and versions", _facts(model)),
     ]
@@ -90,7 +95,10 @@ def _sections(
 def _planned(model: Model) -> list[tuple[str, str, str]]:
     """The section about the decisions of `fit`, where these made the run."""
     plan = plans.read(model.workdir)
-    return [("plan", "What was decided, and why", planned.section(plan))] if plan else []
+    if plan is None:
+        return []
+    with believed(model.workdir / plans.FILE, plans.FIX):
+        return [("plan", "What was decided, and why", planned.section(plan))]
 
 
 def _completed(model: Model, dataset: Dataset, split: str) -> Model:
@@ -138,7 +146,7 @@ def _comparison(model: Model, results: Results) -> dict[str, Any]:
 
 def _audit(model: Model, dataset: Dataset) -> dict[str, Any]:
     """The audit of the run's split, from the workdir if it is there."""
-    path = model.workdir / "audit.json"
+    path = model.workdir / AUDIT
     found = read_json(path) if path.exists() else {}
     if "baselines" not in found:  # one of an earlier version lacks them
         found = audit(dataset.source)

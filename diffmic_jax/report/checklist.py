@@ -126,7 +126,7 @@ class _Split:
         self._groups: dict[str, list[str]] = {}
         path = workdir / "split.csv"
         if path.exists():
-            for row in read_table(path):
+            for row in read_table(path, "split", "label", "group"):
                 self._add(row["split"], row["label"], row["group"])
 
     def _add(self, part: str, label: str, group: str) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,15 +11,19 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from diffmic_jax.config import Config
-from diffmic_jax.data.files import read_json
+from diffmic_jax.data.files import believed, read_table
+from diffmic_jax.errors import InputError
 from diffmic_jax.evaluation.compare import read_predictions, read_rows
 from diffmic_jax.inference import calibration
 from diffmic_jax.inference.calibration import Calibration
+from diffmic_jax.inference.evaluated import read_scores
 from diffmic_jax.inference.predictions import Outputs, sample_interval, vote_share
 from diffmic_jax.method.task import Task
 
 FILES = ("metrics.json", "predictions.csv", "uncertainty.csv")
 """Of an evaluation."""
+BY_CLASS = ("per_class", "ci95_per_class", "operating_points")
+"""Tables in `metrics.json`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -143,10 +147,18 @@ def read_results(
       InputError: a file is missing or empty.
     """
     folder = (home or workdir) / "eval" / split
+    with believed(folder, "evaluate again"):
+        return _read_results(workdir, folder, resamples)
+
+
+def _read_results(workdir: Path, folder: Path, resamples: int) -> Results:
     scores, predictions, uncertainty = (folder / name for name in FILES)
     found = read_predictions(predictions)
     rows, uncertain = read_rows(predictions), read_rows(uncertainty)
-    names = found.task.class_names
+    names, measured = found.task.class_names, read_scores(scores)
+    for values, kind in itertools.product((measured, measured["guidance"]), BY_CLASS):
+        if values[kind].keys() != set(names):
+            raise InputError(f"{scores}: of other classes than {predictions}; evaluate again")
 
     def columns(kind: str) -> np.ndarray:
         return np.array([[float(row[f"{kind}_{name}"]) for name in names] for row in uncertain])
@@ -162,7 +174,7 @@ def read_results(
         low=columns("low"),
         high=columns("high"),
         sets=[row["set"] for row in uncertain] if "set" in uncertain[0] else None,
-        scores=read_json(scores),
+        scores=measured,
         std=np.array([float(row["sample_std"]) for row in rows]),
         calibrated=columns("calibrated") if f"calibrated_{names[0]}" in uncertain[0] else None,
         log=_log(workdir / "metrics.csv"),
@@ -174,5 +186,4 @@ def _log(path: Path) -> list[dict[str, str]]:
     """The rows of the training log; none for a run that was converted, not trained."""
     if not path.exists():
         return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+    return read_table(path, "step", "phase")

@@ -22,7 +22,7 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from diffmic_jax.data.files import table_text
+from diffmic_jax.data.files import defused, table_text
 from diffmic_jax.errors import InputError
 from diffmic_jax.inference.calibration import COVERAGE
 from diffmic_jax.inference.classify import table
@@ -62,6 +62,7 @@ def make_app(
       limits: of what is taken in.
     """
     turns, about = Turns(ImageClassifier(model)), About(model, coverage)
+    document(about)  # what is wrong with the workdir is told now, not to every caller
 
     def respond(content: str = "", status: int = 200) -> Response:
         return HTMLResponse(document(about, content), status)
@@ -149,7 +150,7 @@ def _facts(about: About, name: str, outputs: Outputs, original: Original) -> dic
         "sure": float(row[header.index("confidence")]),
         "familiar": familiar,
         "header": header,
-        "row": row,
+        "row": [defused(cell) for cell in row],
         "thumbnail": page.picture(original.thumbnail()),
     }
 

@@ -12,7 +12,7 @@ import ipaddress
 import secrets
 import time
 from http.cookies import CookieError, SimpleCookie
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -105,7 +105,7 @@ def _is_own(headers: Headers, host: str, method: str) -> bool:
     if method in SAFE_METHODS:
         # Embedded as an image, a frame or a script, the page would be another's.
         return not foreign or headers.get("sec-fetch-dest") == "document"
-    return not foreign and (origin is None or urlsplit(origin).netloc.lower() == host)
+    return not foreign and (origin is None or origin.partition("://")[2].lower() == host)
 
 
 def is_loopback(host: str) -> bool:

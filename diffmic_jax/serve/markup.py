@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from diffmic_jax.data.files import read_json
 from diffmic_jax.data.images import EXTENSIONS
+from diffmic_jax.inference.evaluated import METRICS, folder_of, is_current, read_scores
 from diffmic_jax.inference.load import Model
 from diffmic_jax.method.task import SEPARATOR
 from diffmic_jax.report import figures, gallery, page
@@ -45,11 +46,15 @@ class About:
         """Of the data that it was trained on."""
         return data_name(self.model.config)
 
-    @property
+    @cached_property
     def scores(self) -> dict[str, Any] | None:
-        """`metrics.json` of the test part, if it was evaluated."""
-        path = self.model.workdir / "eval/test/metrics.json"
-        return read_json(path) if path.exists() else None
+        """`metrics.json` of the test part, if there is one of this very model.
+
+        Raises:
+          InputError: it is damaged.
+        """
+        path = folder_of(self.model, "test") / METRICS
+        return read_scores(path) if is_current(self.model, "test") else None
 
     @property
     def record(self) -> str:

@@ -25,12 +25,13 @@ import jax
 import numpy as np
 
 from diffmic_jax import api
-from diffmic_jax.data.files import write_json
+from diffmic_jax.data.files import fits, read_json, write_json
 from diffmic_jax.data.sources import CLEAN
 from diffmic_jax.errors import InputError, Interrupted
 from diffmic_jax.evaluation.results import Evaluation
 from diffmic_jax.inference.evaluated import METRICS as METRICS_FILE
 from diffmic_jax.inference.evaluated import PROVENANCE
+from diffmic_jax.inference.evaluated import read_scores as scores_of
 from diffmic_jax.study.definition import Row, Study, make_configs, run_workdir
 from diffmic_jax.training import parallel
 from diffmic_jax.training.checkpoint import Checkpoints
@@ -134,9 +135,9 @@ class Runs:
         self.failures: dict[tuple[str, int], str] = {}
         """(row, seed) -> why it failed in this process."""
         path = folder / RECORD
-        self._record: dict[str, dict[str, Any]] = (
-            json.loads(path.read_text()) if path.exists() else {}
-        )
+        self._record: dict[str, dict[str, Any]] = read_json(path) if path.exists() else {}
+        if not fits(self._record, {...: {}}):
+            raise InputError(f"{path}: no record of runs; restore it, or delete it to begin anew")
 
     def is_done(self, row: Row, seed: int) -> bool:
         """Whether the results of a row and a seed are there, and of the same configuration."""
@@ -146,7 +147,7 @@ class Runs:
             return False
         # The run may have been trained or evaluated otherwise since then.
         recorded = self._record[f"{row.name}-{seed}"].get("made_of")
-        return not recorded or recorded == made_of(json.loads(path.read_text()))
+        return not recorded or recorded == made_of(scores_of(path))
 
     def _is_recorded(self, row: Row, seed: int) -> bool:
         """Whether the record has it as done; the same in all processes."""
@@ -304,7 +305,7 @@ def made_of(scores: Mapping[str, Any]) -> dict[str, Any]:
 
 def read_scores(folder: Path, guidance: bool) -> dict[str, Any]:
     """The `metrics.json` of an evaluation, or the part of the guidance prediction."""
-    found: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
+    found = scores_of(folder / "metrics.json")
     return found["guidance"] if guidance else found
 
 

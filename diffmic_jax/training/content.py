@@ -111,4 +111,7 @@ def _read(path: Path) -> str:
 def _rows(text: str) -> dict[str, dict[str, str]]:
     """The rows of a CSV by the image that they are about."""
     rows = csv.DictReader(io.StringIO(text))
-    return {row["image"]: row for row in rows if row.get("image")}
+    try:
+        return {row["image"]: row for row in rows if row.get("image")}
+    except csv.Error:  # damaged: it lists nothing
+        return {}

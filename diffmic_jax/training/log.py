@@ -16,7 +16,7 @@ from typing import Any, Self
 import numpy as np
 from clu import parameter_overview
 
-from diffmic_jax.data.files import put
+from diffmic_jax.data.files import believed, put
 from diffmic_jax.errors import StorageError
 from diffmic_jax.training.progress import Progress
 from diffmic_jax.training.writer import EventWriter
@@ -87,11 +87,12 @@ class TrainingLog:
         if self._path.exists():
             # A full disk may have torn the last line.
             whole, _, _ = self._path.read_text(errors="replace").rpartition("\n")
-            rows = [
-                row
-                for row in csv.DictReader(io.StringIO(whole))
-                if row["step"].isdigit() and int(row["step"]) <= start_step
-            ]
+            with believed(self._path, "delete it, and the log begins anew"):
+                rows = [
+                    row
+                    for row in csv.DictReader(io.StringIO(whole))
+                    if row["step"].isdigit() and int(row["step"]) <= start_step
+                ]
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, self._columns, extrasaction="ignore")
         writer.writeheader()

@@ -125,15 +125,22 @@ def _weights(network: str, trunk: str, source: str, config: Config) -> tuple[Pat
         log.info("%s starts from random weights, since %s=''", network, field)
         return None, "random"
     if source != AUTO:
-        path = weights.find(source, field)
-        return path, weights.pinned(source, path)
+        return _found(source, field)
     try:
         source = trunks.published(trunk, width=config.model.width, stem=config.model.stem)
-        path = weights.find(source, field)
-        return path, weights.pinned(source, path)
+        return _found(source, field)
     except InputError as error:
         log.warning("%s starts from RANDOM weights, not from published ones. %s", network, error)
         return None, "random"
+
+
+def _found(source: str, field: str) -> tuple[Path, str]:
+    """A file of weights, and its source with the SHA-256 that it turned out to have."""
+    path = weights.find(source, field)
+    known = weights.pinned(source, path)
+    if known != source:
+        log.info("%s: not pinned, any such file is taken; %s=%s is this one", source, field, known)
+    return path, known
 
 
 def _placed(values: Variables, there: Variables) -> Variables:

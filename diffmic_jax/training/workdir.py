@@ -23,7 +23,7 @@ def skipped_images(workdir: Path) -> list[str]:
     path = workdir / "skipped.csv"
     if not path.exists():
         return []
-    return [row["image"] for row in read_table(path)]
+    return [row["image"] for row in read_table(path, "image")]
 
 
 def check_workdir(workdir: Path, config: Config) -> None:

@@ -19,6 +19,11 @@ from tests.processes import PROJECT
         (NonFiniteLossError("at 5; there is none"), 1, "error: at 5; there is none"),
         (Interrupted("at 5"), 75, "at 5; run the same command again to go on"),
         (
+            OSError(36, "File name too long", "aaa"),
+            2,
+            "error: aaa: cannot be used (File name too long); name another, or mend it",
+        ),
+        (
             KeyboardInterrupt(),
             130,
             "interrupted; run the same command again to go on",

@@ -8,7 +8,9 @@ import os
 import pytest
 
 from diffmic_jax.data.files import (
+    believed,
     defused,
+    fits,
     new_folder,
     read_json,
     read_table,
@@ -129,6 +131,43 @@ def test_a_table_that_is_none_is_refused(tmp_path, text):
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(InputError, match=r"t\.csv: not a readable CSV"):
         read_table(tmp_path / "t.csv")
+
+
+def test_a_table_without_a_column_is_refused(tmp_path):
+    (tmp_path / "t.csv").write_text("id,b\n1,2\n")
+    assert read_table(tmp_path / "t.csv", "b", "id")
+    for columns in (["c"], ["id", "group"]):
+        with pytest.raises(InputError, match=r"t\.csv: .*no column (c|group)"):
+            read_table(tmp_path / "t.csv", *columns)
+
+
+@pytest.mark.parametrize(
+    ("found", "shape", "right"),
+    [
+        *((1, int, True), (True, int, False), (1.0, (int, float), True), (1.0, int, False)),
+        *((None, None, True), (0, None, False), (0, (None, int), True), ("a", str, True)),
+        *((float("nan"), float, False), (float("inf"), (None, float), False)),
+        *(({"a": 1, "b": ""}, {"a": int}, True), ({"b": 1}, {"a": int}, False)),
+        *(({"a": 1, "b": ""}, {...: int}, False), ({"a": 1, "b": 2}, {...: int}, True)),
+        *(({}, {...: int}, True), ([], {...: int}, False), ({}, [int], False)),
+        *(([1, 2], [int, int], True), ([1], [int, int], False), ([1, ""], [int, int], False)),
+        *(([1, 2, 3], [int, ...], True), ([], [int, ...], True), ([1, ""], [int, ...], False)),
+    ],
+)
+def test_json_has_a_shape_or_not(found, shape, right):
+    assert fits(found, shape) is right
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("a"), RecursionError(), ZeroDivisionError("x\ny"), OSError("gone")]
+)
+def test_what_damage_leads_to_is_one_line_that_names_the_file(tmp_path, error):
+    with pytest.raises(InputError, match=r"x\.json: damaged \([^\n]*\); mend it"):  # noqa: SIM117
+        with believed(tmp_path / "x.json", "mend it"):
+            raise error
+    with pytest.raises(InputError, match="^itself$"):  # noqa: SIM117
+        with believed(tmp_path / "x.json", "mend it"):
+            raise InputError("itself")
 
 
 @pytest.mark.parametrize(

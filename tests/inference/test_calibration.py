@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -119,6 +120,7 @@ def test_thresholds_are_read_back(tmp_path):
     assert Calibrations(one).thresholds == ((0.2, 0.7), ())
 
 
+SINGLE = Task(class_names=("a", "b"))
 TOGETHER = Task(class_names=("a", "b"), multi_label=True)
 
 
@@ -161,8 +163,37 @@ def test_samples_that_know_nothing_have_the_weight_of_the_prevalence():
 @pytest.mark.parametrize("text", ["{", "[]", '{"step": 3}'])
 def test_a_damaged_calibration_is_named(tmp_path, text):
     (tmp_path / "calibration.json").write_text(text)
-    with pytest.raises(InputError, match="calibration.json: (is no calibration|not JSON|holds a)"):
+    with pytest.raises(InputError, match="calibration.json: (damaged|not JSON|holds a)"):
         calibration.read(tmp_path, 3, DDIM)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"temperature": x} for x in ("1", None, 0, -1, [], True, float("nan"))),
+        *({"scores": x} for x in ("0.5", [None], [[0.5]], 3, [float("inf")])),
+        *({"uniform": -1}, {"multi_label": 0}, {"thresholds": [""]}, {"another": 1}),
+    ],
+)
+def test_a_calibration_holds_numbers(tmp_path, change):
+    single = Calibration(temperature=2.0, uniform=0.1, scores=(0.2,), multi_label=False)
+    calibration.write(tmp_path, Calibrations(single, None), 3, DDIM)
+    path = tmp_path / "calibration.json"
+    stored = json.loads(path.read_text())
+    stored["diffusion"] |= change
+    path.write_text(json.dumps(stored))
+    with pytest.raises(InputError, match="calibration.json: damaged"):
+        calibration.read(tmp_path, 3, DDIM)
+
+
+def test_a_calibration_of_other_classes_is_refused(tmp_path):
+    facts = {"temperature": 1.0, "uniform": 0.0}
+    single = Calibration(**facts, multi_label=False)
+    three = Calibration(**facts, multi_label=True, thresholds=(0.5,) * 3)
+    assert calibration.check(Calibrations(None, single), SINGLE, tmp_path).guidance is single
+    for found, task in ((single, TOGETHER), (three, TOGETHER), (three, SINGLE)):
+        with pytest.raises(InputError, match="is of other classes"):
+            calibration.check(Calibrations(found, None), task, tmp_path)
 
 
 def test_the_uniform_distribution_leaves_probabilities():

@@ -10,7 +10,8 @@ import pytest
 
 from diffmic_jax.cli import main as cli
 from diffmic_jax.data.dataset import open_dataset
-from diffmic_jax.inference.evaluated import difference, is_current
+from diffmic_jax.errors import InputError
+from diffmic_jax.inference.evaluated import difference, is_current, read_scores
 from diffmic_jax.inference.load import load
 from diffmic_jax.report.build import write_report
 from diffmic_jax.report.checklist import write_checklist
@@ -79,6 +80,24 @@ def test_results_of_another_checkpoint_are_shown_nowhere(run, changes, what):
     text = (run / "MODEL_CARD.md").read_text()
     assert "0.123" not in text
     assert f"Not shown: test, which is {what}." in text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "[]", "{}", "null", "[" * 100_000),
+        *({"n": "9"}, {"accuracy": "<b>"}, {"ci95": [[1]]}, {"ci95": {"accuracy": [0, "1"]}}),
+        *({"step": None}, {"sampling": 3}, {"sampling": {"flips": {}}}, {"guidance": 0.5}),
+        *({"per_class": {"blue": {"support": 3}}}, {"referral": {"share": 0.2}}, {"n": True}),
+    ],
+)
+def test_scores_that_are_none_are_refused_in_one_line(trained, tmp_path, text):
+    path = tmp_path / "metrics.json"
+    if isinstance(text, dict):
+        text = json.dumps(read(trained / SCORES) | text)
+    path.write_text(text)
+    with pytest.raises(InputError, match=r"metrics.json: [^\n]*$"):
+        read_scores(path)
 
 
 def test_results_of_another_sampling_are_shown_nowhere(run):

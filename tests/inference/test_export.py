@@ -131,6 +131,12 @@ def test_what_lies_beside_the_program(program, trained):
     assert f"pip install {exported.NEEDS}`" in page
 
 
+def test_the_program_does_not_say_where_it_was_made(program):
+    text = jax.export.deserialize(bytearray(program.read_bytes())).mlir_module()
+    assert "jit(classify)" in text
+    assert '.py"' not in text and str(Path(__file__).parents[2]) not in text
+
+
 def test_a_package_that_reading_needs_is_named(program, monkeypatch):
     def missing(data: bytearray) -> None:
         raise ImportError("This module requires the 'flatbuffers' package")

