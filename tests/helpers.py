@@ -50,3 +50,11 @@ def replicated(tree: Any) -> Any:
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
     )
+
+
+def whole_scores(scores: dict[str, Any]) -> dict[str, Any]:
+    """A `metrics.json` with all else that an evaluation writes of a classifier and its guidance."""
+    rest = dict.fromkeys(("ci95", "per_class", "ci95_per_class", "operating_points"), {})
+    names = ("accuracy", "f1_macro", "balanced_accuracy", "auroc_macro", "nll", "ece")
+    rest |= {"n": 1, **dict.fromkeys((*names, "confusion", "referral"))}
+    return rest | scores | {"guidance": rest | scores.get("guidance", scores)}

@@ -11,6 +11,7 @@ import pytest
 from diffmic_jax.method.task import Task
 from diffmic_jax.report.cases import Case, Original
 from diffmic_jax.report.collect import Predicted
+from tests.helpers import whole_scores
 
 pytest.importorskip("starlette")
 
@@ -21,7 +22,7 @@ SCORES = {
     "n": 225,
     "accuracy": 0.742,
     "ci95": {"accuracy": [0.68, 0.8]},
-    "per_class": {"Pneumonia": {"support": 90, "recall": 0.68, "precision": None}},
+    "per_class": {"Pneumonia": {"support": 90, "recall": 0.68, "precision": None, "auroc": None}},
     "calibrated": {"conformal": {"target": 0.9, "coverage": 0.913}},
 }
 
@@ -30,12 +31,13 @@ SCORES = {
 def about(tmp_path):
     """A classifier of the folder `chest`, evaluated."""
     (tmp_path / "eval/test").mkdir(parents=True)
-    (tmp_path / "eval/test/metrics.json").write_text(json.dumps(SCORES))
+    (tmp_path / "eval/test/metrics.json").write_text(json.dumps(whole_scores(SCORES)))
     data = SimpleNamespace(name="images", root="/somewhere/chest", image_size=64)
     sampling = SimpleNamespace(total_samples=4)
     method = SimpleNamespace(name="plus", denoiser=object(), sampling=sampling)
     config = SimpleNamespace(data=data)
-    model = SimpleNamespace(workdir=tmp_path, config=config, task=TASK, method=method, step=7)
+    model = SimpleNamespace(home=tmp_path, config=config, task=TASK, method=method, step=7)
+    model.workdir, model.fingerprint, model.provenance = tmp_path, "f", {"sampling": {}}
     return markup.About(model, 0.9)
 
 

@@ -30,6 +30,7 @@ from diffmic_jax.study import tables as study_tables
 from diffmic_jax.study.definition import Row, Study
 from diffmic_jax.study.runs import Outcome, Runs
 from tests import tiny
+from tests.helpers import whole_scores
 
 STUDY = """
 from diffmic_jax.study.definition import Row, Study
@@ -183,7 +184,7 @@ def test_what_is_undefined_in_every_run_has_no_column(tmp_path):
     }
     assert [*flat][:2] == ["a", "z"]  # numbers of the whole first, the guidance last
     assert [*flat][-1] == "guidance.a"
-    (tmp_path / "metrics.json").write_text(json.dumps(whole(scores)))
+    (tmp_path / "metrics.json").write_text(json.dumps(whole_scores(scores)))
     found = [
         Outcome(row="v1", seed=seed, status=status, folder=tmp_path, workdir=tmp_path)
         for seed, status in enumerate(("done", "waiting"))
@@ -540,20 +541,12 @@ def test_p_is_corrected_for_the_number_of_rows():
     }
 
 
-def whole(scores: dict[str, Any]) -> dict[str, Any]:
-    """With all else that an evaluation writes of its classifier and of its guidance."""
-    rest = dict.fromkeys(("ci95", "per_class", "ci95_per_class", "operating_points"), {})
-    names = ("accuracy", "f1_macro", "balanced_accuracy", "auroc_macro", "nll", "ece")
-    rest |= {"n": 1, **dict.fromkeys((*names, "confusion", "referral"))}
-    return rest | scores | {"guidance": rest | scores.get("guidance", scores)}
-
-
 def write_scores(folder: Path, confusion: list[list[int]]) -> None:
     counts = np.array(confusion)
     accuracy = float(counts.trace() / counts.sum())
     scores = dict.fromkeys(study_runs.METRICS, accuracy) | {"confusion": confusion, "ci95": {}}
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "metrics.json").write_text(json.dumps(whole(scores)))
+    (folder / "metrics.json").write_text(json.dumps(whole_scores(scores)))
 
 
 def outcome(row: str, folder: Path, workdir: Path, **more: Any) -> Outcome:

@@ -52,8 +52,10 @@ def test_the_class_map_explains_the_logits():
 class Pixels(nn.Module):
     """A trunk whose features are the image."""
 
-    def __call__(self, image, train):
-        return image
+    strides = (1,)
+
+    def pyramid(self, image, train):
+        return {1: image}
 
 
 def test_hidden_layers_classify_the_mean_of_the_features():
