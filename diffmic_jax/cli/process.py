@@ -73,13 +73,8 @@ def _excepthook(kind: type[BaseException], error: BaseException, trace: Any) -> 
         sys.__excepthook__(kind, error, trace)
 
 
-def run_command(main: Callable[[], None]) -> int:
-    """Run `main` and return the exit status.
-
-    0, 1 failed, 2 bad input, 75 stopped on request and to be restarted, 130 interrupted.
-
-    An error that the user can correct is printed as one line, without a traceback.
-    """
+def _prepare() -> None:
+    """Set up libraries, memory, log and the last resort for errors, before JAX is imported."""
     # Orbax and JAX log every save and compile at the levels below, and Orbax the traceback of
     # every error that it raises as well.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -94,6 +89,16 @@ def run_command(main: Callable[[], None]) -> int:
     _log_to_stderr()
     if sys.excepthook is sys.__excepthook__:
         sys.excepthook = _excepthook
+
+
+def run_command(main: Callable[[], None]) -> int:
+    """Run `main` and return the exit status.
+
+    0, 1 failed, 2 bad input, 75 stopped on request and to be restarted, 130 interrupted.
+
+    An error that the user can correct is printed as one line, without a traceback.
+    """
+    _prepare()
     usual = signal.signal(signal.SIGTERM, _terminated)
     try:
         main()
