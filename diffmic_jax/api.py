@@ -11,6 +11,7 @@ Every command is one of these functions or a method of `Classifier`.
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -76,11 +77,13 @@ def fit(
     Raises:
       InputError: the data or the configuration cannot work.
     """
+    began = time.monotonic()
     keep_freed()
     given = (data_fields(data) if data is not None else {}) | dict(changes or {})
     if config is None:
         place = Path(workdir).expanduser() if workdir else default_workdir(data)
-        return Classifier(fitting.fit(plan(data, minutes=minutes, changes=changes), place))
+        planned = plan(data, minutes=minutes, changes=changes)
+        return Classifier(fitting.fit(planned, place, began))
     spec = config if isinstance(config, str) else "run"
     chosen = configfile.load(config) if isinstance(config, str) else config
     place = Path(workdir).expanduser() if workdir else configfile.default_workdir(spec)

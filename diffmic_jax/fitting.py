@@ -79,12 +79,16 @@ CANDIDATES = {
 REPORT = 20.0
 """Seconds for the report, and those below for each image that its audit reads."""
 AUDIT = 0.005
-EXPORT = 4.0
-"""Seconds for the exported program, for each network that answers."""
+CHOICE, EXPORT = 5.0, 4.0
+"""Seconds to load and to ask each network for the choice, and for its exported program."""
 
 
 def train(
-    config: Config, workdir: Path, minutes: float | None = None, most: int = 0
+    config: Config,
+    workdir: Path,
+    minutes: float | None = None,
+    most: int = 0,
+    spare: float = 0.0,
 ) -> tuple[Model, Dataset]:
     """Train, or go on training; returns the best checkpoint and the data set, not yet calibrated.
 
@@ -93,6 +97,7 @@ def train(
       workdir: where.
       minutes: of training and evaluation on this machine, which choose `train.epochs`.
       most: epochs that are enough, though more would fit; 0: no limit.
+      spare: minutes more, for a training that would not see every image without them.
 
     Raises:
       InputError: the configuration, the data or the workdir cannot work.
@@ -108,7 +113,7 @@ def train(
     run = TrainingRun.open(config, workdir, dataset, mesh)
     limit = None
     if minutes is not None:
-        found = budget.within(dataclasses.replace(run, began=began), minutes, most)
+        found = budget.within(dataclasses.replace(run, began=began), minutes, most, spare)
         longest = run.method.warmup_steps + most * run.method.steps_per_epoch if most else 0
         limit = dataclasses.replace(found.limit, longest=longest)
         config = config.changed({"train.epochs": found.epochs})
@@ -150,17 +155,18 @@ def make_plan(given: Mapping[str, Any], minutes: float) -> Plan:
     return Plan.of(Case(data=data, machine=machine, minutes=minutes, given=given))
 
 
-def fit(plan: Plan, workdir: Path) -> Model:
+def fit(plan: Plan, workdir: Path, began: float | None = None) -> Model:
     """Do what a plan says; what was done already is not done again.
 
     Args:
       plan: of a data set.
       workdir: where everything goes.
+      began: when its minutes began, on the monotonic clock; None: now.
 
     Raises:
       InputError: the data, the plan or the workdir cannot work.
     """
-    began = time.monotonic()
+    began = time.monotonic() if began is None else began
     stored = plans.read(workdir)
     if stored:
         _check_same_plan(stored, plan, workdir)
@@ -179,7 +185,7 @@ def fit(plan: Plan, workdir: Path) -> Model:
     end = None  # of a fit that goes on, each member has the minutes that it had
     if not plan.share:
         networks = 2 * plan.members  # at most
-        reserved = REPORT + AUDIT * len(dataset.source.records) + EXPORT * networks
+        reserved = REPORT + AUDIT * len(dataset.source.records) + (CHOICE + EXPORT) * networks
         end = began + 60 * plan.minutes - reserved
         left = max(end - time.monotonic(), 1.0)
         plan = dataclasses.replace(plan, share=left / 60 / plan.members)
@@ -235,7 +241,10 @@ def _member(config: Config, workdir: Path, i: int, minutes: float, extras: tuple
     if "head" in extras:
         train(config.changed(HEAD), place / "head", each, EPOCHS)
         minutes -= (time.monotonic() - began) / 60
-    train(config, place, max(minutes - each, each), EPOCHS)
+    train(config, place, max(minutes - each, each), EPOCHS, spare=each)
+    if (spent := budget.begun(place)) and spent.extended:
+        log.info("no diffusion: the classifier had its time, to see every image")
+        return place
     same = ("data", "model", "guidance", "checkpoint", "eval", "seed")
     kept = {name: getattr(config, name) for name in same}
     diffusion = dataclasses.replace(recipes.get("plus"), **kept)
@@ -254,7 +263,7 @@ def _choose(plan: Plan, workdir: Path, places: list[Path], dataset: Dataset) -> 
     folder = {"classifier": "", "diffusion": "diffusion", "head": "head"}
     parts: dict[str, HeldOut] = {}
     for name, below in folder.items():
-        if (places[0] / below / "config.json").exists():
+        if all((place / below / "config.json").exists() for place in places):
             model = Ensemble.of([load(place / below) for place in places], workdir)
             parts[name] = held_out(model, dataset)
     task, groups = model.task, parts["classifier"].groups

@@ -27,8 +27,7 @@ from diffmic_jax.method.build import Method, build
 from diffmic_jax.nn.dcg import DCG
 from diffmic_jax.study.definition import parse_change
 from diffmic_jax.training import panels, parallel
-from diffmic_jax.training.pretrained import with_pretrained
-from diffmic_jax.training.state import Purpose, fresh_state, run_key
+from diffmic_jax.training.pretrained import initial_state
 from diffmic_jax.types import Variables
 
 
@@ -40,8 +39,7 @@ def networks(args: argparse.Namespace) -> tuple[Method, Variables, Dataset]:
     config = configfile.load(args.config).changed(dict(map(parse_change, args.set)))
     dataset = open_dataset(config)
     method = build(config, dataset.task)
-    state = fresh_state(method, run_key(config.seed, Purpose.INIT), parallel.make_mesh())
-    state, _ = with_pretrained(state, method, config)
+    state, _ = initial_state(method, config, parallel.make_mesh())
     return method, state.variables(), dataset
 
 

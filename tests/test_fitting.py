@@ -34,15 +34,17 @@ CHANGES = {
 }
 
 
+COST = Cost(start=0, warmup=0, epoch=1, save=0, end=0)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def quick():
-    """A machine that is not timed, on which one epoch fits."""
+    """A machine that is not timed, and trainings of one epoch."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TrainingRun, "_pace", lambda *args: None)
+        patch.setattr(fitting, "EPOCHS", 1)
         patch.setattr(budget, "machine", lambda: Machine(devices="a test", seconds=0.01))
-        patch.setattr(
-            budget, "measure", lambda run: Cost(start=0, warmup=0, epoch=1e4, save=0, end=0)
-        )
+        patch.setattr(budget, "measure", lambda run: COST)
         yield
 
 
@@ -143,11 +145,11 @@ def test_a_fit_that_was_stopped_ends_like_one_that_was_not(
 ):
     real, calls = fitting.train, []
 
-    def train(*args):
+    def train(*args, **spare):
         calls.append(args)
         if len(calls) == 5:  # the second member's classifier
             raise Interrupted("stopped")
-        return real(*args)
+        return real(*args, **spare)
 
     workdir = tmp_path / "run"
     monkeypatch.setattr(fitting, "train", train)
@@ -156,6 +158,29 @@ def test_a_fit_that_was_stopped_ends_like_one_that_was_not(
     diffmic_jax.fit(tiny_data, minutes=90, workdir=workdir, changes=CHANGES)
     for name in ("eval/test/predictions.csv", "members.json", "calibration.json"):
         assert (workdir / name).read_bytes() == (fitted / name).read_bytes()
+
+
+def test_a_classifier_that_would_not_see_every_image_has_the_time_of_the_diffusion(
+    tiny_data, tmp_path, monkeypatch, caplog
+):
+    slow = dataclasses.replace(COST, epoch=45 * 60)
+    monkeypatch.setattr(budget, "measure", lambda run: slow)
+    workdir, changes = tmp_path / "run", {**CHANGES, "data.folds": 0}
+    with caplog.at_level("INFO", "diffmic_jax"):
+        diffmic_jax.fit(tiny_data, minutes=45, workdir=workdir, changes=changes)
+    assert "no diffusion: the classifier had its time" in caplog.text
+    assert not (workdir / "diffusion").exists()
+    found = budget.begun(workdir)
+    assert found.extended
+    plan = json.loads((workdir / "plan.json").read_text())
+    assert [each["name"] for each in plan["candidates"]] == ["classifier", "classifier and head"]
+    assert (workdir / "eval/test/predictions.csv").exists()
+    # Gone on with, it has the same networks.
+    (workdir / "members.json").unlink()
+    before = (workdir / "eval/test/predictions.csv").read_bytes()
+    diffmic_jax.fit(tiny_data, minutes=45, workdir=workdir, changes=changes)
+    assert not (workdir / "diffusion").exists()
+    assert (workdir / "eval/test/predictions.csv").read_bytes() == before
 
 
 def test_the_simplest_candidate_answers_that_is_not_clearly_worse():

@@ -26,8 +26,8 @@ from diffmic_jax.nn.dcg import DCG
 from diffmic_jax.nn.state_dict import StateDict
 from diffmic_jax.training import parallel
 from diffmic_jax.training.checkpoint import Checkpoints
-from diffmic_jax.training.pretrained import with_pretrained
-from diffmic_jax.training.state import Purpose, abstract_state, fresh_state, run_key
+from diffmic_jax.training.pretrained import initial_state
+from diffmic_jax.training.state import abstract_state
 from diffmic_jax.types import Variables
 
 EXTRAS = "torch.safetensors"
@@ -144,8 +144,7 @@ def from_backbone(
     )
     task = _task(config, class_names)
     method = build(config, task)
-    initial = fresh_state(method, run_key(config.seed, Purpose.INIT), parallel.make_mesh())
-    fresh, origins = with_pretrained(initial, method, config)
+    fresh, origins = initial_state(method, config, parallel.make_mesh())
     _write_workdir(workdir, config, task, (fresh, {"origins": origins}), {})
     return method
 

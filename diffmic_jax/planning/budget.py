@@ -33,7 +33,7 @@ from diffmic_jax.training.pace import Limit
 from diffmic_jax.training.progress import devices
 from diffmic_jax.training.run import TrainingRun
 from diffmic_jax.training.settle import IMAGES, settles
-from diffmic_jax.training.state import Purpose, fresh_state
+from diffmic_jax.training.state import Purpose, blank_state
 from diffmic_jax.types import Array, Batch, Variables
 
 log = logging.getLogger("diffmic_jax")
@@ -44,8 +44,8 @@ SAVING = 2.0
 """Seconds for the checkpoint and the log of an epoch."""
 VIEW = 1.2
 """Time to augment an image and compute its features, over that of the features alone."""
-
-
+OTHERS = 0.2
+"""Time to compile what settles, saves and evaluates, over that of the programs that are timed."""
 BLOCKS = 8.0
 """Time of a training step of EfficientNet-Lite0, over that of one of its blocks."""
 CACHED = 0.15
@@ -66,9 +66,14 @@ class Cost:
     save: float
     """A validation and its checkpoint."""
     end: float
-    """Calibration and evaluation of the test part."""
+    """Calibration and evaluation of the test part, and all programs that are not timed here."""
     features: float = 0.0
     """Of the start, to have the features of a trunk that does not learn."""
+
+    @property
+    def least(self) -> float:
+        """Seconds of a run of one epoch."""
+        return self.start + self.warmup + self.epoch + self.end
 
     def epochs(self, seconds: float) -> int:
         """Epochs of the last phase that fit into so many seconds, the last begun one included."""
@@ -84,6 +89,8 @@ class Budget:
     """From the beginning until training and evaluation have ended."""
     epochs: int
     cost: Cost
+    extended: bool = False
+    """Whether the minutes that were to spare are among these."""
 
     @property
     def limit(self) -> Limit:
@@ -94,7 +101,7 @@ class Budget:
         return Limit(seconds=seconds, save=self.cost.save, least=least)
 
 
-def within(run: TrainingRun, minutes: float, most: int = 0) -> Budget:
+def within(run: TrainingRun, minutes: float, most: int = 0, spare: float = 0.0) -> Budget:
     """As many epochs as fit; the training itself ends in time if the machine becomes slower.
 
     Args:
@@ -102,25 +109,27 @@ def within(run: TrainingRun, minutes: float, most: int = 0) -> Budget:
         that one's budget holds.
       minutes: from `run.began` until training and evaluation have ended.
       most: epochs that are enough, though more would fit; 0: no limit.
+      spare: minutes more, for a run that would not see every image without them.
 
     Raises:
       InputError: no time is left.
     """
-    if found := _begun(run.workdir):
+    if found := begun(run.workdir):
         return found
-    left = 60 * minutes - (time.monotonic() - run.began)
-    if left <= 0:
+    if minutes <= (time.monotonic() - run.began) / 60:
         raise InputError(
             f"{minutes:g} minutes went by while the data was read; give more, or start again: "
             "decoded images are kept"
         )
     cost = measure(run)
     left = 60 * minutes - (time.monotonic() - run.began)
+    lacking = bool(spare) and cost.least > left
+    left += 60 * spare * lacking
     # All processes have to take the same number.
     fitting = min(cost.epochs(left), most or math.inf)
-    epochs = int(multihost_utils.broadcast_one_to_all(np.int32(fitting)))
-    least = cost.start + cost.warmup + cost.epoch + cost.end
-    left = min(left, cost.start + cost.warmup + epochs * cost.epoch + cost.end)
+    agreed = multihost_utils.broadcast_one_to_all(np.array([fitting, lacking], np.int32))
+    epochs, extended = int(agreed[0]), bool(agreed[1])
+    left = min(left, cost.least + (epochs - 1) * cost.epoch)
     log.info(
         "about %d epochs of %.0f s each in %.1f minutes: the end is at %s",
         epochs,
@@ -128,9 +137,12 @@ def within(run: TrainingRun, minutes: float, most: int = 0) -> Budget:
         left / 60,
         time.strftime("%H:%M", time.localtime(time.time() + left)),
     )
-    if least > 1.1 * left:
-        log.warning("a whole epoch takes %.1f minutes: not all images will be seen", least / 60)
-    return Budget(minutes=minutes, epochs=epochs, cost=cost)
+    if cost.least > 1.1 * left:
+        log.warning(
+            "a whole epoch takes %.1f minutes: not all images will be seen", cost.least / 60
+        )
+    minutes += spare * extended
+    return Budget(minutes=minutes, epochs=epochs, cost=cost, extended=extended)
 
 
 def keep(workdir: Path, budget: Budget) -> None:
@@ -167,12 +179,12 @@ def measure(run: TrainingRun) -> Cost:
         warmup=warmup,
         epoch=run.method.steps_per_epoch * (steps[last] + save / run.save_every),
         save=save,
-        end=validation + counts.get("test", 0) * image,
+        end=validation + counts.get("test", 0) * image + OTHERS * (used + compiled),
         features=cached,
     )
 
 
-def _begun(workdir: Path) -> Budget | None:
+def begun(workdir: Path) -> Budget | None:
     """The budget of the run in a workdir; None if none was begun there."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
         found = json.loads((workdir / FILE).read_text())
@@ -182,7 +194,7 @@ def _begun(workdir: Path) -> Budget | None:
 
 def _training(run: TrainingRun) -> tuple[dict[Phase, float], float]:
     """Seconds of a step of each phase, and of all compiling."""
-    state = fresh_state(run.method, run.key(Purpose.INIT), run.mesh)
+    state = blank_state(run.method, run.mesh)
     found, compiling = {}, 0.0
     with contextlib.closing(_batches(run)) as batches:
         for phase in dict.fromkeys(phase for phase in run.method.phases if phase.steps):
@@ -219,7 +231,7 @@ def _examples(run: TrainingRun) -> Examples:
 def _prediction(run: TrainingRun) -> tuple[float, float]:
     """Seconds to predict an image, and to compile that."""
     size = parallel.padded_batch_size(run.mesh, run.config.eval.batch_size)
-    state = fresh_state(run.method, run.key(Purpose.INIT), run.mesh)
+    state = blank_state(run.method, run.mesh)
     predictor = make_predictor(run.method, run.mesh)(state.variables())
     batching = loader.Batching(batch_size=size)
     with contextlib.closing(loader.eval_batches(run.dataset.examples["train"], batching)) as found:

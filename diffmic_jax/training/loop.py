@@ -32,8 +32,8 @@ from diffmic_jax.types import Array, Batch
 
 messages = logging.getLogger("diffmic_jax")
 
-WORTH_TELLING = 0.1
-"""Share of a training by which its end has to move before the log says so."""
+WORTH_TELLING = 10.0
+"""Seconds of training by which its end has to move before the log says so."""
 Metrics = Mapping[str, float]
 Validate = Callable[[TrainState], Metrics]
 Done = tuple[Mapping[str, float], int]
@@ -174,7 +174,8 @@ class Loop:
         horizon = self.pace.horizon(step, end)
         if horizon == end:
             return state, end
-        level = logging.INFO if abs(horizon - end) > WORTH_TELLING * end else logging.DEBUG
+        seconds = abs(horizon - end) * self.pace.of_a_step
+        level = logging.INFO if seconds > WORTH_TELLING else logging.DEBUG
         messages.log(level, "training ends at step %d, not %d, to end in time", horizon, end)
         self.log.num_steps = horizon
         moved = jax.device_put(np.int32(horizon), parallel.replicated(self.mesh))

@@ -69,6 +69,11 @@ class Pace:
         """Seconds of the run, those of earlier processes included."""
         return self._clock() - self._began
 
+    @property
+    def of_a_step(self) -> float:
+        """Seconds of a step, lately; 0 before any was timed."""
+        return self._stepping / self._steps if self._steps else 0.0
+
     def compiles(self) -> None:
         """Note that the next steps are compiled first."""
         self._mark = None
@@ -109,7 +114,7 @@ class Pace:
 
     def _fitting(self, step: int, left: float) -> int:
         """The end that the seconds left allow, with the checkpoints on the way; at least `step`."""
-        pace, save = self._stepping / self._steps, float(np.mean(self._saves[-3:]))
+        pace, save = self.of_a_step, float(np.mean(self._saves[-3:]))
         end = step + math.ceil(left / pace)
         while end > step:
             saves = math.ceil(end / self._save_every) - step // self._save_every

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from diffmic_jax.config import Config
 from diffmic_jax.errors import InputError
@@ -15,7 +16,8 @@ from diffmic_jax.method.build import Method
 from diffmic_jax.method.networks import OF_GUIDANCE, local_trunk
 from diffmic_jax.method.state import TrainState, of_network
 from diffmic_jax.nn import trunks, weights
-from diffmic_jax.types import Variables
+from diffmic_jax.training.state import Purpose, abstract_state, completed, run_key
+from diffmic_jax.types import Array, Variables
 
 log = logging.getLogger("diffmic_jax")
 
@@ -24,15 +26,26 @@ AUTO = "auto"
 NETWORKS = ("guidance", "denoiser")
 
 
+def initial_state(
+    method: Method, config: Config, mesh: Mesh, guidance: Variables | None = None
+) -> tuple[TrainState, dict[str, str]]:
+    """The state before the first step, on a mesh: pretrained weights, the others drawn.
+
+    Arguments, results and errors are those of `with_pretrained`.
+    """
+    known, origins = with_pretrained(abstract_state(method, mesh), method, config, guidance)
+    return completed(known, method, run_key(config.seed, Purpose.INIT)), origins
+
+
 def with_pretrained(
     state: TrainState, method: Method, config: Config, guidance: Variables | None = None
 ) -> tuple[TrainState, dict[str, str]]:
-    """A fresh state whose trunks have the weights that `config.*.pretrained` names.
+    """A state whose trunks have the weights that `config.*.pretrained` names.
 
     `auto` stands for those that the papers start from, where they fit the trunk and can be had.
 
     Args:
-      state: of the method, on its devices.
+      state: of the method: arrays on its devices, or their shapes and shardings.
       method: the networks.
       config: what it was built from.
       guidance: variables of the run that `config.guidance.checkpoint` names.
@@ -58,7 +71,7 @@ def with_pretrained(
     )
     state = state.replace(params=params, batch_stats=stats)
     if state.ema_params:
-        average, average_stats = jax.tree.map(jnp.copy, (params, stats))
+        average, average_stats = jax.tree.map(_copied, (params, stats))
         state = state.replace(ema_params=average, ema_batch_stats=average_stats)
     return state, origins
 
@@ -66,7 +79,7 @@ def with_pretrained(
 def _of_run(found: Variables, own: Variables, workdir: str) -> Variables:
     """The guidance of another run's best checkpoint, in the place of this state's."""
     found = of_network(found, "guidance")
-    shapes = {str(jax.tree.map(jnp.shape, tree)) for tree in (found, own)}
+    shapes = {str(jax.tree.map(lambda leaf: leaf.shape, tree)) for tree in (found, own)}
     if len(shapes) > 1:
         raise InputError(
             f"config.guidance.checkpoint={workdir!r}: its guidance is another network or has "
@@ -141,6 +154,11 @@ def _found(source: str, field: str) -> tuple[Path, str]:
     if known != source:
         log.info("%s: not pinned, any such file is taken; %s=%s is this one", source, field, known)
     return path, known
+
+
+def _copied(leaf: Array | jax.ShapeDtypeStruct) -> Array | jax.ShapeDtypeStruct:
+    """The array once more, since a step may overwrite one of the two; a shape as it is."""
+    return leaf if isinstance(leaf, jax.ShapeDtypeStruct) else jnp.copy(leaf)
 
 
 def _placed(values: Variables, there: Variables) -> Variables:

@@ -42,10 +42,10 @@ from diffmic_jax.training.log import TrainingLog
 from diffmic_jax.training.loop import Guards, Loop, Metrics
 from diffmic_jax.training.pace import Limit, Pace, last_step
 from diffmic_jax.training.panels import Panel
-from diffmic_jax.training.pretrained import with_pretrained
+from diffmic_jax.training.pretrained import initial_state
 from diffmic_jax.training.progress import Progress
 from diffmic_jax.training.settle import settler
-from diffmic_jax.training.state import Purpose, abstract_state, fresh_state, run_key
+from diffmic_jax.training.state import Purpose, abstract_state, run_key
 from diffmic_jax.training.steps import step_of
 from diffmic_jax.training.workdir import check_same_run, config_sha256
 from diffmic_jax.types import Array, Batch, Variables
@@ -142,16 +142,8 @@ class TrainingRun:
         return {part: self.inputs(part, state) for part in parts if self.dataset.examples[part]}
 
     def initial_state(self) -> tuple[TrainState, dict[str, str]]:
-        """Fresh parameters, on the mesh, with the pretrained trunks that are asked for.
-
-        Returns:
-          The state, and where each network's trunks come from.
-
-        Raises:
-          InputError: if these cannot be had or do not fit.
-        """
-        state = fresh_state(self.method, self.key(Purpose.INIT), self.mesh)
-        return with_pretrained(state, self.method, self.config, self.guidance())
+        """The state before the first step, and where each network's trunks come from."""
+        return initial_state(self.method, self.config, self.mesh, self.guidance())
 
     def _start(self, checkpoints: Checkpoints) -> tuple[TrainState, dict[str, Any]]:
         """The state to go on from, and what its checkpoints record."""

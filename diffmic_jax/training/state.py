@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable
 from functools import lru_cache, partial
+from itertools import compress
 
 import jax
 import numpy as np
@@ -15,7 +16,15 @@ from diffmic_jax.method.state import TrainState, init_state
 from diffmic_jax.training import parallel
 from diffmic_jax.types import Array
 
-__all__ = ["Purpose", "TrainState", "abstract_state", "fresh_state", "run_key"]
+__all__ = [
+    "Purpose",
+    "TrainState",
+    "abstract_state",
+    "blank_state",
+    "completed",
+    "fresh_state",
+    "run_key",
+]
 
 
 class Purpose(enum.IntEnum):
@@ -59,16 +68,45 @@ def abstract_state(method: Method, mesh: Mesh) -> TrainState:
 
 def fresh_state(method: Method, key: Array, mesh: Mesh) -> TrainState:
     """`init_state`, computed, on the devices of a mesh. Errors as in `abstract_state`."""
+    return completed(abstract_state(method, mesh), method, key)
+
+
+def blank_state(method: Method, mesh: Mesh) -> TrainState:
+    """A state of zeros, which costs no compiling: to time programs with."""
+    state = jax.tree.map(
+        lambda leaf: jax.device_put(np.zeros(leaf.shape, leaf.dtype), leaf.sharding),
+        abstract_state(method, mesh),
+    )
+    horizon = jax.device_put(_horizon(method), state.horizon.sharding)
+    return state.replace(horizon=horizon)  # a rate of 0 steps would be 0 / 0
+
+
+def completed(state: TrainState, method: Method, key: Array) -> TrainState:
+    """A state of which only some arrays are there, with the others as in `init_state`.
+
+    Args:
+      state: `abstract_state` with arrays in the places of some shapes.
+      method: what to train.
+      key: random key of the parameters.
+    """
+    leaves, tree = jax.tree.flatten(state)
+    missing = [isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves]
+
+    def init(key: Array, horizon: Array) -> list[Array]:
+        # What is there already is not drawn: no compiler keeps what nothing depends on.
+        return list(compress(jax.tree.leaves(_initial(method)(key, horizon)), missing))
+
     # It runs once: on a CPU, optimising the program takes many times longer than running it.
     options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-    init = jax.jit(
-        _initial(method),
-        out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract_state(method, mesh)),
+    drawn = jax.jit(
+        init,
+        out_shardings=[leaf.sharding for leaf in compress(leaves, missing)],
         compiler_options=options if jax.default_backend() == "cpu" else None,
     )
     # The horizon is no part of the program, which is compiled once for any number of epochs.
-    state: TrainState = init(key, _horizon(method))
-    return state
+    new = iter(drawn(key, _horizon(method)))
+    whole = [next(new) if isinstance(leaf, jax.ShapeDtypeStruct) else leaf for leaf in leaves]
+    return jax.tree.unflatten(tree, whole)
 
 
 def _horizon(method: Method) -> np.int32:

@@ -39,6 +39,9 @@ def test_minutes_choose_the_epochs(tmp_path, tiny_data, monkeypatch, caplog):
         assert "about 4 epochs of 5 s each in 1.1 minutes" in caplog.text
         assert budget.within(run, 0.7).epochs == 1
     assert "a whole epoch takes 0.8 minutes: not all images will be seen" in caplog.text
+    assert not budget.within(run, 2, spare=1).extended
+    extended = budget.within(run, 0.7, spare=1)
+    assert (extended.extended, extended.minutes, extended.epochs) == (True, 1.7, 12)
     late = dataclasses.replace(run, began=time.monotonic() - 180)
     with pytest.raises(InputError, match="2 minutes went by while the data was read"):
         budget.within(late, 2)

@@ -16,6 +16,7 @@ from diffmic_jax.inference.load import load
 from diffmic_jax.method.state import TrainState, of_network
 from diffmic_jax.nn import names, state_dict, trunks, weights
 from diffmic_jax.training import pretrained
+from diffmic_jax.training.state import Purpose, fresh_state
 from tests import tiny, tiny_trunks
 
 
@@ -174,6 +175,22 @@ def test_a_network_without_statistics_takes_weights_too(tmp_path, tiny_data):
     table = found.params["denoiser"]["encoder"]["pos_embed"]
     np.testing.assert_array_equal(table, state_dict.read(path)["image_encoder.pos_embed"])
     assert found.batch_stats == {"guidance": {}, "denoiser": {}}
+
+
+def test_what_has_no_weights_is_drawn_as_in_a_fresh_state(tmp_path, tiny_data):
+    write_weights(tmp_path / "w.safetensors")
+    config = tiny.make_config(
+        tiny_data, train__ema=True, guidance__pretrained=str(tmp_path / "w.safetensors")
+    )
+    run = tiny.open_run(config, tmp_path / "run")
+    fresh = fresh_state(run.method, run.key(Purpose.INIT), run.mesh)
+    after, _ = pretrained.with_pretrained(fresh, run.method, config)
+    found, _ = run.initial_state()
+    jax.tree.map(np.testing.assert_array_equal, found, after)
+    jax.tree.map(lambda leaf, other: leaf.sharding == other.sharding or 1 / 0, found, after)
+    # A step may overwrite its state: no two arrays are one.
+    buffers = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(found)]
+    assert len(set(buffers)) == len(buffers)
 
 
 def test_the_guidance_of_another_run_is_taken_over(trained, tiny_data):
