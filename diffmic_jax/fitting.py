@@ -77,7 +77,7 @@ CANDIDATES = {
 }
 """What may answer, the simpler before; of several networks the mean does."""
 REPORT = 20.0
-"""Seconds for the report, and those below for each image that its audit reads."""
+"""Seconds for the report on an idle machine, and those below for each image that it audits."""
 AUDIT = 0.005
 CHOICE, EXPORT = 5.0, 4.0
 """Seconds to load and to ask each network for the choice, and for its exported program."""
@@ -186,7 +186,7 @@ def fit(plan: Plan, workdir: Path, began: float | None = None) -> Model:
     if not plan.share:
         networks = 2 * plan.members  # at most
         reserved = REPORT + AUDIT * len(dataset.source.records) + (CHOICE + EXPORT) * networks
-        end = began + 60 * plan.minutes - reserved
+        end = began + 60 * plan.minutes - reserved * budget.crowding()
         left = max(end - time.monotonic(), 1.0)
         plan = dataclasses.replace(plan, share=left / 60 / plan.members)
         plan.write(workdir)

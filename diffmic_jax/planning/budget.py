@@ -7,6 +7,7 @@ import dataclasses
 import json
 import logging
 import math
+import os
 import statistics
 import time
 from collections.abc import Generator
@@ -243,6 +244,15 @@ def _prediction(run: TrainingRun) -> tuple[float, float]:
         times.append(time.monotonic() - began)
     typical = statistics.median(times[1:])
     return typical / size, times[0] - typical
+
+
+def crowding() -> float:
+    """How many times longer a thread takes beside the processes that want the cores now; 1 idle."""
+    try:
+        wanting = os.getloadavg()[0]
+    except (AttributeError, OSError):  # not on every system
+        return 1.0
+    return max(1.0, (wanting + 1) / (os.cpu_count() or 1))
 
 
 def machine() -> Machine:

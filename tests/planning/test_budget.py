@@ -88,3 +88,12 @@ def test_the_features_of_a_head_take_time_once(tmp_path, tiny_data, monkeypatch)
     # A prediction is then of four copies.
     once = budget.measure(tiny.open_run(head.changed({"sampling.flips": "both"}), tmp_path))
     assert once.start == pytest.approx(views / 4 + tiny.VALIDATION)
+
+
+def test_processes_that_want_the_same_cores_make_a_thread_slower(monkeypatch):
+    monkeypatch.setattr(budget.os, "cpu_count", lambda: 2)
+    for wanting, factor in ((0.2, 1), (2.0, 1.5), (5.0, 3)):
+        monkeypatch.setattr(budget.os, "getloadavg", lambda wanting=wanting: (wanting, 0, 0))
+        assert budget.crowding() == factor
+    monkeypatch.delattr(budget.os, "getloadavg")
+    assert budget.crowding() == 1
