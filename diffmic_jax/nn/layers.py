@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from diffmic_jax.nn.convolution import Padding, convolve, padding_of
 from diffmic_jax.nn.depthwise import depthwise
 from diffmic_jax.types import Array
 
@@ -50,78 +51,6 @@ class Dense(nn.Module):
         )(x)
 
 
-Padding = Literal["torch", "same"]
-"""`torch`: by kernel // 2 on every side. `same`: as TensorFlow, by as little as the output needs,
-and on an even number of pixels at stride 2 one more at the end than at the beginning."""
-Pads = tuple[int, int]
-
-
-def _pads(size: int, kernel: int, stride: int, padding: Padding) -> Pads:
-    """Rows of padding before and after `size` rows."""
-    if padding == "torch":
-        return kernel // 2, kernel // 2
-    total = max(((size - 1) // stride) * stride + kernel - size, 0)
-    return total // 2, total - total // 2
-
-
-def _reached(kernel: int, stride: int, size: int, before: int) -> range:
-    """The kernel rows that meet any of `size` input rows; the others see only padding."""
-    last = (size - 1) // stride * stride
-    return range(max(0, before - last), min(kernel, before + size))
-
-
-def _convolve_small(x: Array, kernel: Array, stride: int, pads: tuple[Pads, Pads]) -> Array:
-    """Convolution as one matrix product over the kernel's taps that meet the image."""
-    size = kernel.shape[0]
-    height, width = x.shape[1:3]
-    rows, cols = (
-        _reached(size, stride, side, before)
-        for side, (before, _) in zip((height, width), pads, strict=True)
-    )
-    padded = jnp.pad(x, ((0, 0), *pads, (0, 0)))
-    taps = [padded[:, i : i + height : stride, j : j + width : stride] for i in rows for j in cols]
-    weights = kernel[rows.start : rows.stop, cols.start : cols.stop]
-    seen = taps[0] if len(taps) == 1 else jnp.concatenate(taps, axis=-1)
-    # Of a matrix, XLA on CPU computes the gradient of the weights up to six times as fast.
-    product = seen.reshape(-1, seen.shape[-1]) @ weights.reshape(-1, weights.shape[-1])
-    return product.reshape(*seen.shape[:-1], -1)
-
-
-def convolve(
-    x: Float[Array, "b h w f"],
-    kernel: Float[Array, "k k f g"],
-    stride: int,
-    padding: Padding = "torch",
-) -> Float[Array, "b -(-h//{stride}) -(-w//{stride}) g"]:
-    """Convolution with zeros around the image.
-
-    Args:
-      x: [B, H, W, F].
-      kernel: [k, k, F, G], k odd.
-      stride: step of the output grid in pixels.
-      padding: where the zeros are.
-
-    Returns:
-      [B, ceil(H / stride), ceil(W / stride), G].
-    """
-    size = kernel.shape[0]
-    pads = (
-        _pads(x.shape[1], size, stride, padding),
-        _pads(x.shape[2], size, stride, padding),
-    )
-    if size == 1 or min(x.shape[1:3]) // stride < size:
-        # XLA on CPU is fast, forward and backward, only where both grids are at least as large
-        # as the kernel: at 2x2 this is fifty times faster. A 1x1 kernel is a matrix product.
-        return _convolve_small(x, kernel, stride, pads)
-    return jax.lax.conv_general_dilated(
-        jnp.asarray(x),
-        jnp.asarray(kernel),
-        (stride, stride),
-        pads,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
-
-
 class Conv(nn.Module):
     """Convolution without bias, padded as in torch or TensorFlow.
 
@@ -159,7 +88,7 @@ class Depthwise(nn.Module):
         # He's for a fan-out of one channel's kernel.
         init = nn.initializers.normal(2**0.5 / self.size)
         kernel = self.param("kernel", init, (self.size, self.size, 1, x.shape[-1]))
-        above, left = (_pads(side, self.size, self.stride, "same") for side in x.shape[1:3])
+        above, left = (padding_of(side, self.size, self.stride, "same") for side in x.shape[1:3])
         y = depthwise(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, (above, left))
         if self.use_bias:
             y = y + self.param("bias", nn.initializers.zeros, (x.shape[-1],)).astype(self.dtype)
