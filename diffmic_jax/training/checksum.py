@@ -23,10 +23,15 @@ from diffmic_jax.types import Array
 SEEDS = (0x9E3779B9, 0x85EBCA6B)
 
 
-def _mix(x: Array) -> Array:
-    """The finaliser of MurmurHash3, a bijection of uint32."""
-    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
-    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
+LARGE = 1 << 20
+"""Elements from which the devices take the sums. To compile a program for each of the many shapes
+of small arrays takes longer than these sums do on the host."""
+
+
+def _mix(x: Any) -> Any:
+    """The finaliser of MurmurHash3, a bijection of uint32; on the host and on devices."""
+    x = (x ^ (x >> 16)) * np.uint32(0x85EBCA6B)
+    x = (x ^ (x >> 13)) * np.uint32(0xC2B2AE35)
     return x ^ (x >> 16)
 
 
@@ -48,7 +53,7 @@ def _bits(x: Array) -> Array:
 
 @jax.jit
 def _sums(x: Array, first: Array, strides: Array) -> Array:
-    """Both sums of a piece of an array: [2] uint32.
+    """Both sums of a large piece of an array: [2] uint32.
 
     Compiled for each shape, of which a state has few: all of it at once would take longer to
     compile than a training step.
@@ -57,16 +62,31 @@ def _sums(x: Array, first: Array, strides: Array) -> Array:
     return jnp.stack([_mix(bits ^ _mix(place + jnp.uint32(seed))).sum() for seed in SEEDS])
 
 
-def _pieces(array: jax.Array) -> list[Array]:
+def _sums_on_host(x: np.ndarray, first: np.uint32, strides: np.ndarray) -> np.ndarray:
+    """The same of a small one."""
+    x = np.atleast_1d(x)  # numpy warns where a scalar wraps around, as it is to do here
+    kind = np.uint8 if x.dtype == np.bool_ else np.dtype(f"uint{8 * x.dtype.itemsize}")
+    bits = np.ascontiguousarray(x).view(kind).reshape(x.shape).astype(np.uint32)
+    place = np.full(x.shape, first)
+    for axis, stride in enumerate(strides):
+        line = np.arange(x.shape[axis], dtype=np.uint32) * stride
+        place += line.reshape(-1, *(1 for _ in x.shape[axis + 1 :]))
+    mixed = (_mix(bits ^ _mix(place + np.uint32(seed))) for seed in SEEDS)
+    return np.stack([each.sum(dtype=np.uint32) for each in mixed])
+
+
+def _pieces(array: jax.Array) -> list[Array | np.ndarray]:
     """The sums of every piece of an array that this process holds, each piece once."""
     strides = np.array([math.prod(array.shape[axis + 1 :]) for axis in range(array.ndim)])
     strides = strides.astype(np.uint32)
-    pieces = {}
+    pieces: dict[tuple[int, ...], Array | np.ndarray] = {}
     for shard in array.addressable_shards:
         start = tuple(part.start or 0 for part in shard.index)
         first = np.uint32(sum(int(s) * at for s, at in zip(strides, start, strict=True)) % 2**32)
         if start not in pieces:
-            pieces[start] = _sums(shard.data, first, strides)
+            small = shard.data.size < LARGE
+            piece = np.asarray(shard.data) if small else shard.data
+            pieces[start] = (_sums_on_host if small else _sums)(piece, first, strides)
     return list(pieces.values())
 
 

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffmic_jax.training import checksum
 from diffmic_jax.training.checksum import checksums
 
 RNG = np.random.default_rng(0)
@@ -36,6 +37,15 @@ def test_every_bit_and_every_place_counts():
 def test_zero_and_minus_zero_differ_and_nan_is_a_value():
     assert one(np.float32(0)) != one(np.float32(-0.0))
     assert one(np.float32(np.nan)) == one(np.float32(np.nan))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32, jnp.bfloat16, np.uint8, np.bool_])
+@pytest.mark.parametrize("shape", [(), (0,), (7,), (3, 4), (2, 3, 5, 2)])
+def test_host_and_devices_agree(shape, dtype, monkeypatch):
+    array = np.asarray(100 * RNG.standard_normal(shape), dtype)
+    host = one(array)
+    monkeypatch.setattr(checksum, "LARGE", 0)
+    assert one(array) == host
 
 
 def test_the_path_names_the_array():
