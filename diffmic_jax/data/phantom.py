@@ -18,8 +18,8 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
+import scipy  # loads ndimage when it is used: most commands draw no phantom
 from numpy.random import Generator
-from scipy.ndimage import gaussian_filter, map_coordinates, zoom
 
 GRADES = ("grade0", "grade1", "grade2", "grade3")
 COUNTS = (518, 501, 548, 531)
@@ -213,7 +213,7 @@ def beam_frame(placenta: Placenta, scanner: Scanner, rng: Generator) -> np.ndarr
     # Many scatterers in a resolution cell add up to a complex normal: a Rayleigh envelope.
     scatter = rng.standard_normal((2, _SAMPLES, _LINES), dtype=np.float32)
     scatter *= amplitude * passed
-    echo = gaussian_filter(scatter, (0, *scanner.speckle), truncate=3)
+    echo = scipy.ndimage.gaussian_filter(scatter, (0, *scanner.speckle), truncate=3)
     return _compress(np.hypot(*echo), scanner)
 
 
@@ -254,7 +254,7 @@ def _bells(
 def _smooth_noise(rng: Generator, cells: int) -> np.ndarray:
     """Noise of unit variance at its nodes, `cells` of them each way: [samples, lines]."""
     nodes = rng.standard_normal((cells, cells))
-    return zoom(nodes, (_SAMPLES / cells, _LINES / cells), order=1)
+    return scipy.ndimage.zoom(nodes, (_SAMPLES / cells, _LINES / cells), order=1)
 
 
 def _add_wall(amplitude: np.ndarray, rng: Generator) -> np.ndarray:
@@ -284,5 +284,5 @@ def scan_convert(frame: np.ndarray, scanner: Scanner, size: int) -> np.ndarray:
     samples, lines = frame.shape
     coordinates = [radius[inside] * (samples - 1), (angle[inside] + 1) / 2 * (lines - 1)]
     image = np.zeros((size, size), np.uint8)
-    image[inside] = np.rint(255 * map_coordinates(frame, coordinates, order=1))
+    image[inside] = np.rint(255 * scipy.ndimage.map_coordinates(frame, coordinates, order=1))
     return image

@@ -50,8 +50,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy  # loads optimize when it is used: a prediction fits nothing
 from jaxtyping import Bool, Float, Int
-from scipy.optimize import minimize, minimize_scalar
 from scipy.special import expit, log_softmax, logit, logsumexp, softmax
 
 from diffmic_jax.config import Sampling
@@ -151,7 +151,7 @@ def fit_one(
             losses = -of_label(log_softmax(scaled, axis=1), labels)
         return float(losses.mean()) + prior
 
-    best = minimize(nll, (0.0, -3.0), method="L-BFGS-B", bounds=_BOUNDS).x
+    best = scipy.optimize.minimize(nll, (0.0, -3.0), method="L-BFGS-B", bounds=_BOUNDS).x
     temperature, uniform = np.exp(best).tolist()
     found = Calibration(temperature=temperature, uniform=uniform, multi_label=multi_label)
     if multi_label:
@@ -174,7 +174,7 @@ def _fit_joint(
     def nll(log_weight: float) -> float:
         return float(-joint_log_likelihood(weighing(log_weight), samples, labels).mean())
 
-    best = minimize_scalar(nll, bounds=_JOINT_BOUNDS, method="bounded").x
+    best = scipy.optimize.minimize_scalar(nll, bounds=_JOINT_BOUNDS, method="bounded").x
     return weighing(float(best))
 
 
