@@ -86,16 +86,20 @@ def convolve(
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _plain(x: Array, kernel: Array, stride: int, pads: tuple[Pads, Pads]) -> Array:
     """XLA's convolution."""
-    return _xla(x, kernel, stride=stride, pads=pads)
+    return by_xla(x, kernel, stride=stride, pads=pads)
 
 
-def _xla(x: Array, kernel: Array, *, stride: int, pads: tuple[Pads, Pads]) -> Array:
+def by_xla(
+    x: Array, kernel: Array, *, stride: int, pads: tuple[Pads, Pads], groups: int = 1
+) -> Array:
+    """XLA's own convolution of [B, H, W, F]; arguments as in `convolve`, zeros around the image."""
     return jax.lax.conv_general_dilated(
         jnp.asarray(x),
         jnp.asarray(kernel),
         (stride, stride),
         pads,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
     )
 
 
@@ -105,17 +109,17 @@ def _forward(x: Array, kernel: Array, stride: int, pads: tuple[Pads, Pads]) -> t
 
 def _backward(stride: int, pads: tuple[Pads, Pads], kept: Any, grad: Array) -> tuple[Array, Array]:
     x, kernel = kept
-    run = partial(_xla, stride=stride, pads=pads)
+    run = partial(by_xla, stride=stride, pads=pads)
     (of_image,) = jax.vjp(lambda x: run(x, kernel), x)[1](grad)
 
-    def by_xla(x: Array, grad: Array) -> Array:
+    def plain(x: Array, grad: Array) -> Array:
         found: Array = jax.vjp(lambda kernel: run(x, kernel), kernel)[1](grad)[0]
         return found
 
     if kernel.shape[0] != 3 or grad.shape[1] * grad.shape[2] < LARGE:
-        return of_image, by_xla(x, grad)
+        return of_image, plain(x, grad)
     by_taps = partial(_kernel_gradient, stride=stride, pads=pads)
-    of_kernel: Array = jax.lax.platform_dependent(x, grad, cpu=by_taps, default=by_xla)
+    of_kernel: Array = jax.lax.platform_dependent(x, grad, cpu=by_taps, default=plain)
     return of_image, of_kernel
 
 

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from diffmic_jax.nn.convolution import by_xla
 from diffmic_jax.types import Array
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
@@ -36,20 +37,9 @@ def depthwise(
       [B, (H + its pads - k) // stride + 1, ..., F].
     """
     cpu = partial(_on_cpu, stride=stride, pads=pads)
-    other = partial(_grouped, stride=stride, pads=pads)
+    other = partial(by_xla, stride=stride, pads=pads, groups=x.shape[-1])
     found: Array = jax.lax.platform_dependent(x, kernel, cpu=cpu, default=other)
     return found
-
-
-def _grouped(x: Array, kernel: Array, *, stride: int, pads: Pads) -> Array:
-    return jax.lax.conv_general_dilated(
-        jnp.asarray(x),
-        jnp.asarray(kernel),
-        (stride, stride),
-        pads,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=x.shape[-1],
-    )
 
 
 def _on_cpu(x: Array, kernel: Array, *, stride: int, pads: Pads) -> Array:
