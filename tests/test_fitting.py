@@ -181,6 +181,11 @@ def test_a_classifier_that_would_not_see_every_image_has_the_time_of_the_diffusi
     diffmic_jax.fit(tiny_data, minutes=45, workdir=workdir, changes=changes)
     assert not (workdir / "diffusion").exists()
     assert (workdir / "eval/test/predictions.csv").read_bytes() == before
+    # One program predicts for both, however they were trained.
+    keep_members(workdir, Members((".", "head")))
+    whole, last_layer = load(workdir).members
+    assert whole.config.guidance.tune != last_layer.config.guidance.tune
+    assert whole.method is last_layer.method
 
 
 def test_the_simplest_candidate_answers_that_is_not_clearly_worse():

@@ -43,6 +43,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from diffmic_jax.errors import InputError
+from diffmic_jax.evaluation import decision
 from diffmic_jax.evaluation.ranking import OPERATING_POINTS, ranked, threshold_free
 from diffmic_jax.inference.calibration import NLL_PROBABILITY_FLOOR
 from diffmic_jax.method.task import SCALARS, Task
@@ -104,7 +105,8 @@ def compute(
       n, each of `SCALARS`, classes_in_mean (of each of `MEANS`, how many classes it is over),
       per_class (name -> precision, recall, f1, auroc, support and,
       multi-label, the threshold),
-      operating_points (name -> 'sensitivity_at_0.90' and so on), confusion ([C][C] counts, rows
+      operating_points (name -> 'sensitivity_at_0.90' and so on), net_benefit (as
+      `decision.by_class`), confusion ([C][C] counts, rows
       are the true classes), ci95 (metric -> [low, high], the 2.5th and 97.5th percentile over the
       resamples in which the metric is defined) and ci95_per_class (the same for each class, with
       its operating points).
@@ -135,6 +137,7 @@ def compute(
             name: {point: _optional(values[i]) for point, values in points.items()}
             for i, name in enumerate(task.class_names)
         },
+        "net_benefit": decision.by_class(probabilities, columns.actual, columns.known, task),
         "confusion": None if task.multi_label else _confusion(columns),
         **_intervals(columns, groups, bootstrap),
     }

@@ -17,10 +17,21 @@ from diffmic_jax.method.build import Method, build
 from diffmic_jax.method.task import Task
 from diffmic_jax.training import parallel
 from diffmic_jax.training.checkpoint import Checkpoints
-from diffmic_jax.training.state import abstract_state
+from diffmic_jax.training.state import abstract_variables
 from diffmic_jax.training.workdir import stored_config
 
 __all__ = ["Model", "load"]
+
+OF_TRAINING = {
+    "checkpoint.every_steps": 1,
+    "data.fold": 0,
+    "guidance.checkpoint": "",
+    "guidance.tune": "full",
+    "guidance.views": 1,
+    "seed": 0,
+    "train.epochs": 1,
+}
+"""Fields in which the members of an ensemble may differ and predict by one program."""
 
 
 def load(
@@ -73,7 +84,7 @@ def _load_run(
         alike = (each.method for each in others if _predicts_alike(each.config, config))
         method = method or next(alike, None) or build(config, task)
         mesh = _mesh(config)
-        variables = checkpoints.variables(step, abstract_state(method, mesh), config.train.ema)
+        variables = checkpoints.variables(step, abstract_variables(method, mesh), config.train.ema)
         fingerprint = checkpoints.fingerprint(step)
     return Model(
         workdir=workdir,
@@ -89,9 +100,8 @@ def _load_run(
 
 
 def _predicts_alike(one: Config, other: Config) -> bool:
-    """Whether two runs differ in no more than what they have learned from, and how long."""
-    same = {"data.fold": 0, "guidance.checkpoint": "", "seed": 0, "train.epochs": 1}
-    return one.changed(same) == other.changed(same)
+    """Whether two runs differ in no more than what they have learned from, and how."""
+    return one.changed(OF_TRAINING) == other.changed(OF_TRAINING)
 
 
 def _task(meta: Mapping[str, Any], workdir: Path) -> Task:

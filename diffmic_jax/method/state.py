@@ -33,12 +33,8 @@ class TrainState(struct.PyTreeNode):
 
     def variables(self, average: bool = False) -> Variables:
         """Parameters and statistics; with `average` the averages of both, if there are any."""
-        parts = ("params", "batch_stats")
-        return {part: getattr(self, self.field_of(part, average)) for part in parts}
-
-    def field_of(self, part: str, average: bool) -> str:
-        """Where `variables` has its part from."""
-        return f"ema_{part}" if average and self.ema_params else part
+        prefix = "ema_" if average and self.ema_params else ""
+        return {part: getattr(self, prefix + part) for part in ("params", "batch_stats")}
 
 
 def of_network(variables: Variables, network: str) -> Variables:

@@ -18,8 +18,9 @@ SIZES = (64, 96, 128, 160, 192, 224)
 """Sides in pixels; the trunk's own is the largest."""
 REFERENCE = 128
 """Side of the images whose training step `Machine.seconds` is about."""
-SHARE = 0.75
-"""Of the minutes that go into training steps; the rest is reading, compiling and evaluation."""
+SHARE, FIXED = 0.8, 90.0
+"""Of the minutes without so many seconds, what goes into training steps. The rest is reading and
+validation; compiling, the choice, the test part and the report take as long for any training."""
 GIVEN = "given"
 """The reason of what the user has set."""
 LEAST, FOLDS = 3, 5
@@ -64,7 +65,7 @@ class Case:
     def images(self, size: int) -> float:
         """Images that training can see in the minutes, at a size."""
         seconds = self.machine.seconds * (size / REFERENCE) ** 2
-        return SHARE * 60 * self.minutes / seconds
+        return SHARE * max(60 * self.minutes - FIXED, 0.0) / seconds
 
     @property
     def wanted(self) -> float:

@@ -83,6 +83,7 @@ def _sections(
         ("training", "Training", sections.training(results)),
         ("classes", "Classes", sections.classes(results)),
         ("reliability", "Are the probabilities calibrated?", sections.reliability(results)),
+        ("decisions", "What is acting on the probabilities worth?", sections.decisions(results)),
         ("referral", "Does uncertainty find the errors?", sections.referral(results)),
         ("mistakes", "The most confident errors", images.mistakes()),
         ("gallery", "Cases", images.gallery()),

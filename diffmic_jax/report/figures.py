@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from sklearn.metrics import auc, precision_recall_curve, roc_curve
 
+from diffmic_jax.evaluation.decision import net_benefit
 from diffmic_jax.evaluation.metrics import ECE_BINS
 from diffmic_jax.report.svg import (
     FIRST,
@@ -28,6 +29,8 @@ from diffmic_jax.report.svg import (
 
 WIDTH = 3.6
 """Inches: the width of a phone."""
+LARGEST = 0.8
+"""Probability up to which decision curves are drawn: beyond it nobody waits."""
 
 
 @styled
@@ -130,6 +133,32 @@ def roc_and_pr(c: int, class_name: str, actual: np.ndarray, lines: Mapping[str, 
     figure.suptitle(title, fontsize=8.5)
     _frames(roc=roc)
     return to_svg(figure, f"roc-{c}", f"ROC and precision-recall of {class_name}")
+
+
+@styled
+def decisions(c: int, class_name: str, actual: np.ndarray, lines: Mapping[str, np.ndarray]) -> str:
+    """Decision curves of one class: net benefit over the probability from which one acts.
+
+    Args:
+      c: the class.
+      class_name: its name.
+      actual: [N] 1 where an image belongs to it.
+      lines: name of each classifier -> [N] its probability of the class.
+    """
+    figure, (ax,) = new_figure(WIDTH, 1.9)
+    at = np.linspace(0, LARGEST, 161)[1:-1]  # among these those of the table
+    for name, p in reversed([*lines.items()]):  # the first above the others
+        ink, style = (SECOND, "--") if name == "guidance" else (FIRST, "-")
+        ax.plot(at, net_benefit(p, actual, at), style, color=ink)[0].set_gid(name)
+    every = net_benefit(np.ones(len(actual)), actual, at)
+    ax.plot(at, every, ":", color=MUTED, linewidth=1)[0].set_gid("all")
+    ax.axhline(0, color=MUTED, linestyle=":", linewidth=1)
+    rate = actual.mean()
+    ax.set(xlim=(0, LARGEST), ylim=(-0.15 * rate, 1.05 * rate))
+    ax.set(xlabel="probability from which one acts", ylabel="net benefit")
+    ax.set_title(textwrap.fill(shown(class_name), 48))
+    ax.patch.set_gid("frame")
+    return to_svg(figure, f"decisions-{c}", f"Decision curves of {class_name}")
 
 
 @styled

@@ -143,6 +143,22 @@ def classes(results: Results) -> str:
     return "".join([*parts, page.grid(figures_)])
 
 
+def decisions(results: Results) -> str:
+    """Decision curves: is acting on the probabilities worth more than acting on all, or on none?"""
+    by_class = [*zip(results.task.class_names, _by_class(results), strict=True)]
+    figures_ = [
+        page.figure(figures.decisions(c, name, actual, lines))
+        for c, (name, (actual, lines)) in enumerate(by_class)
+        if 0 < actual.sum() < len(actual)
+    ]
+    note = (
+        "Who acts on a class from a probability t on counts t / (1 - t) of a found image for each "
+        "wrong alarm. Net benefit is what is left per image; dotted: acting on all images, and on "
+        "none. Where the line is above both, the classifier is worth asking."
+    )
+    return page.grid(figures_) + page.paragraph(note, "note")
+
+
 def _by_class(results: Results) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
     """Of each class: member, and the probabilities of all, for the images of which it is known."""
     member, known = (of(results.label) for of in (results.task.multi_hot, results.task.known))

@@ -18,6 +18,7 @@ from diffmic_jax.data.dataset import open_dataset
 from diffmic_jax.evaluation.metrics import INTERVALS
 from diffmic_jax.inference.load import load
 from diffmic_jax.report import build
+from diffmic_jax.report.figures import LARGEST
 from diffmic_jax.report.sections import TITLES
 from tests import tiny
 
@@ -152,6 +153,21 @@ def test_roc_curves_enclose_the_aurocs(text, scores, who):
         curve = in_axes(points(find(text, f"roc-{c}", who)), frame, -0.02, 1.02)
         area = np.trapezoid(curve[:, 1], curve[:, 0])
         assert area == pytest.approx(part["per_class"][name]["auroc"], abs=1e-4)
+
+
+@pytest.mark.parametrize("who", ["diffusion", "guidance"])
+def test_decision_curves_are_the_net_benefits(text, scores, who):
+    part = scores if who == "diffusion" else scores["guidance"]
+    for c, name in enumerate(tiny.CLASSES):
+        rate = part["per_class"][name]["support"] / scores["n"]
+        frame, curve = (points(find(text, f"decisions-{c}", each)) for each in ("frame", who))
+        x, y = in_axes(curve, frame, 0, 1).T
+        x, y = LARGEST * x, rate * (1.2 * y - 0.15)
+        found = part["net_benefit"][name].items()
+        inside = {float(t): each["model"] for t, each in found if each["model"] > -0.15 * rate}
+        assert inside
+        for threshold, benefit in inside.items():
+            assert y[np.abs(x - threshold).argmin()] == pytest.approx(benefit, abs=1e-3)
 
 
 @pytest.mark.parametrize("who", ["diffusion", "calibrated", "guidance"])

@@ -87,12 +87,20 @@ def test_variables_come_without_the_rest_of_the_state(tmp_path, average, average
     saved = state(7).replace(ema_params=averaged)
     with Checkpoints(tmp_path, "accuracy") as checkpoints:
         checkpoints.save(7, saved, META)
-    target = replicated(jax.eval_shape(lambda: saved))
+    target = replicated(jax.eval_shape(saved.variables))
     with Checkpoints(tmp_path, "accuracy", read_only=True) as checkpoints:
         found = checkpoints.variables(7, target, average)
     jax.tree.map(np.testing.assert_array_equal, found, saved.variables(average))
     placed = found["params"]["denoiser"]["w"].sharding
-    assert placed == target.params["denoiser"]["w"].sharding
+    assert placed == target["params"]["denoiser"]["w"].sharding
+
+
+def test_variables_of_other_networks_are_refused(tmp_path):
+    save_all(tmp_path, {7: None})
+    target = replicated({"params": {"denoiser": {"w": jnp.zeros(5)}}})
+    message = r"params.denoiser.w is float32\[2,3\], not float32\[5\]"
+    with Checkpoints(tmp_path, "accuracy") as checkpoints, pytest.raises(InputError, match=message):
+        checkpoints.variables(7, target, average=False)
 
 
 def test_a_folder_without_checkpoints_is_bad_input_and_stays_as_it_is(tmp_path):
