@@ -10,14 +10,12 @@ import contextlib
 import io
 import json
 import pickle
-import struct
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from hypothesis import strategies as st
 from PIL import Image
 from safetensors.numpy import save
 
@@ -30,155 +28,32 @@ from diffmic_jax.evaluation import compare
 from diffmic_jax.inference import calibration, exported, ood
 from diffmic_jax.nn import state_dict
 from diffmic_jax.training.workdir import check_workdir
+from tests.data.test_archives import FEATURES, INFO
+from tests.hostile import Content, changed_json, damaged, pickles, safetensors, tables
 from tests.inference.test_export import FACTS, classifier, serialized, write_export
 from tests.nn.test_torch_files import NUMBERS, STATE, archived, written
 
-Content = st.SearchStrategy[bytes]
-HOSTILE = (
-    *("", "=cmd|' /C calc'!A0", "../../etc/passwd", "/etc/passwd", "a\r\nb", "\u202e", "$x^$"),
-    *("nan", "-1", "1e999", "9" * 5000, "a|b", "'", '"', "\0", "<script>", "\u00e9", "e\u0301"),
-)
-NUMBERS_OF_SIZE = (
-    0,
-    1,
-    -1,
-    255,
-    2**15,
-    2**16,
-    2**31 - 1,
-    2**31,
-    2**32,
-    2**40,
-    2**63,
-    2**64,
-    10**30,
-)
-
-
-def json_values() -> st.SearchStrategy[Any]:
-    """Anything that JSON can hold."""
-    leaves = (
-        st.none()
-        | st.booleans()
-        | st.sampled_from(NUMBERS_OF_SIZE)
-        | st.floats(allow_nan=True)
-        | st.sampled_from(HOSTILE)
-    )
-    return st.recursive(
-        leaves,
-        lambda inner: (
-            st.lists(inner, max_size=4)
-            | st.dictionaries(st.sampled_from([*HOSTILE, "a", "class_names"]), inner, max_size=4)
-        ),
-        max_leaves=8,
-    )
-
-
-@st.composite
-def damaged(draw: Any, bases: tuple[bytes, ...]) -> bytes:
-    """A file with bytes changed, cut out, repeated or put in; often a number, as of a size."""
-    data = bytearray(draw(st.sampled_from(bases)))
-    for _ in range(draw(st.integers(0, 4))):
-        place = draw(st.integers(0, max(len(data) - 1, 0)))
-        length = draw(st.sampled_from((1, 2, 4, 8, 64)))
-        kind = draw(st.sampled_from(("flip", "number", "cut", "repeat", "end", "put")))
-        if kind == "flip" and data:
-            data[place] ^= draw(st.integers(1, 255))
-        elif kind == "number":
-            order = draw(st.sampled_from(("little", "big")))
-            number = draw(st.sampled_from(NUMBERS_OF_SIZE)) % 2 ** (8 * length)
-            data[place : place + length] = number.to_bytes(length, order)
-        elif kind == "cut":
-            del data[place : place + length]
-        elif kind == "repeat":
-            data[place:place] = data[place : place + length] * draw(st.integers(1, 50))
-        elif kind == "end":
-            del data[place:]
-        else:
-            data[place:place] = draw(st.binary(max_size=16))
-    return bytes(data)
-
-
-@st.composite
-def changed_json(draw: Any, base: dict[str, Any]) -> bytes:
-    """A JSON object with values at any depth changed or left out."""
-    found = json.loads(json.dumps(base))
-    for _ in range(draw(st.integers(0, 3))):
-        inside = found
-        while True:
-            keys = list(inside) if isinstance(inside, dict) else list(range(len(inside)))
-            if not keys:
-                break
-            key = draw(st.sampled_from(keys))
-            if isinstance(inside[key], dict | list) and draw(st.booleans()):
-                inside = inside[key]
-                continue
-            if draw(st.integers(0, 3)):
-                inside[key] = draw(json_values())
-            else:
-                del inside[key]
-            break
-    return json.dumps(draw(st.sampled_from([found, found, found, draw(json_values())]))).encode()
-
-
-@st.composite
-def tables(draw: Any) -> bytes:
-    """Tables of labels, more or less."""
-    cells = st.sampled_from((*HOSTILE, "a.png", "b.png", "c/d.png", "x", "y", "0", "1", "2", "1.0"))
-    columns = st.sampled_from(("image", "label", "split", "group", "x", "y", "male", *HOSTILE))
-    header = draw(st.lists(columns, min_size=1, max_size=5))
-    rows = draw(st.lists(st.lists(cells, min_size=1, max_size=5), max_size=8))
-    separator = draw(st.sampled_from(",;\t|"))
-    quoted = [[f'"{c}"' if draw(st.booleans()) else c for c in row] for row in [header, *rows]]
-    text = draw(st.sampled_from(("\n", "\r\n", "\r"))).join(map(separator.join, quoted))
-    encoding = draw(st.sampled_from(("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "latin-1")))
-    return text.encode(encoding, "replace")
-
-
-@st.composite
-def safetensors(draw: Any) -> bytes:
-    """Headers with shapes, types and offsets of any kind."""
-    number = st.sampled_from((*NUMBERS_OF_SIZE, 2, 4, 6, 8, 24))
-    entry = st.fixed_dictionaries(
-        {
-            "dtype": st.sampled_from(("F32", "F16", "BF16", "I64", "U8", "BOOL", "F8_E4M3", "X")),
-            "shape": st.lists(number, max_size=4),
-            "data_offsets": st.lists(number, min_size=2, max_size=2),
-        }
-    )
-    names = st.sampled_from(("w", "__metadata__", *HOSTILE))
-    header = draw(st.dictionaries(names, entry | json_values(), max_size=4))
-    text = json.dumps(header).encode()
-    size = draw(st.sampled_from((len(text), len(text), len(text), *NUMBERS_OF_SIZE))) % 2**64
-    return struct.pack("<Q", size) + text + bytes(draw(st.sampled_from((0, 24, 1000))))
-
-
-def pickles() -> Content:
-    """Instructions of pickles in any order, with arguments of any size."""
-    whole = st.sampled_from([bytes([code]) for code in range(0x28, 0x98)])
-    long = st.sampled_from(
-        [
-            *(b"r" + struct.pack("<I", n % 2**32) for n in NUMBERS_OF_SIZE),
-            *(b"X" + struct.pack("<I", n % 2**32) for n in NUMBERS_OF_SIZE),
-            *(b"\x96" + struct.pack("<Q", n % 2**64) for n in NUMBERS_OF_SIZE),
-            *(b"\x8e" + struct.pack("<Q", n % 2**64) for n in NUMBERS_OF_SIZE),
-            b"cos\nsystem\n",
-            b"cnumpy\ndtype\n",
-            b"X\x01\0\0\0a",
-            b"(lp0\n",
-        ]
-    )
-    return st.lists(whole | long, max_size=30).map(
-        lambda parts: b"\x80\x04" + b"".join(parts) + b"."
-    )
+Read = Callable[[Path, bytes], object]
+"""Takes an empty folder and a file's content."""
 
 
 class Target(NamedTuple):
     """A reader and what it gets."""
 
+    valid: tuple[bytes, ...]
+    """Files that it reads: what is refused at the door tells nothing of the rooms behind."""
     contents: Content
-    read: Callable[[Path, bytes], object]
-    """Takes an empty folder and the file's content."""
+    read: Read
+
+
+def of_bytes(valid: tuple[bytes, ...], read: Read, others: Content | None = None) -> Target:
+    """A reader of valid files with some of their bytes changed, or of others."""
+    return Target(valid, damaged(valid) if others is None else damaged(valid) | others, read)
+
+
+def of_json(valid: dict[str, Any], read: Read) -> Target:
+    """A reader of a JSON object with some of its values changed."""
+    return Target((json.dumps(valid).encode(),), changed_json(valid), read)
 
 
 def _save(image: np.ndarray, kind: str) -> bytes:
@@ -253,11 +128,16 @@ def _npz_labels(path: Path) -> object:
     return [layout.read(record) for record in layout.parts["train"]]
 
 
-def _prepared(folder: Path, content: bytes) -> object:
-    for name in ("features", "dataset_info", "metadata"):
+def _prepared(name: str) -> Read:
+    """Of one of the two files that say what a prepared data set holds and where."""
+
+    def read(folder: Path, content: bytes) -> object:
+        for each, valid in (("features", FEATURES), ("dataset_info", INFO)):
+            (folder / f"{each}.json").write_text(json.dumps(valid))
         (folder / f"{name}.json").write_bytes(content)
-    archives.open_prepared(folder)
-    return archives.check_prepared(folder)
+        return archives.check_prepared(folder)
+
+    return read
 
 
 def _description(folder: Path, content: bytes) -> object:
@@ -279,9 +159,10 @@ LABELS = "\n".join(["image,label", *(f"{i}.png,{'xy'[i % 2]}" for i in range(12)
 PROGRAM = serialized(classifier)
 CONFIG = recipes.get("v1")
 PREDICTIONS = b"id,label,prediction,prob_a,prob_b,confidence\n1,a,a,0.5,0.5,0\n2,b,a,0.5,0.5,0\n"
+FITTED = {"temperature": 1.0, "uniform": 0.0, "multi_label": False, "scores": [0.1]}
 CALIBRATED = {
-    "diffusion": {"temperature": 1.0, "uniform": 0.0, "multi_label": False, "scores": [0.1]},
-    "guidance": None,
+    "diffusion": FITTED,
+    "guidance": FITTED,
     "step": 3,
     "sampling": calibration._as_json(CONFIG.sampling),
 }
@@ -299,42 +180,42 @@ def targets() -> dict[str, Target]:
     torch_files = (*(make(STATE, NUMBERS) for make in (written, archived)),)
     tensors = save({"w": np.zeros((2, 3), np.float32)})
     several = tuple(pickle.dumps(ENTRIES, protocol) for protocol in range(6))
-    detector = _npz(step=np.array(3), features=np.ones((3, 4), np.float32), threshold=np.array(0.5))
+    line = np.ones(4, np.float32)
+    parts = {"features": np.ones((3, 4), np.float16), "centre": line, "scale": line}
+    detector = _npz(step=np.array(3), threshold=np.array(0.5), **parts)
+
+    def decoded(name: str) -> Read:
+        return lambda _, content: images.decode(io.BytesIO(content), name, 10**6)
+
+    def exported_program(folder: Path, content: bytes) -> object:
+        return exported.load(write_export(folder / "x", content, FACTS))
+
+    def tempered(path: Path) -> object:
+        return calibration.read(path.parent, 3, CONFIG.sampling)
+
+    state = _in("w.pth", state_dict.read)
+    metadata = _in("metadata.json", lambda path: archives.open_prepared(path.parent))
     return {
-        "tables": Target(tables() | damaged((LABELS,)), _table),
-        "lists": Target(
-            damaged(several) | pickles(), _in("a.pkl", lambda path: lists.read_list(path, "train"))
+        "tables": of_bytes((LABELS,), _table, tables()),
+        "lists": of_bytes(
+            several, _in("a.pkl", lambda path: lists.read_list(path, "train")), pickles()
         ),
-        "pictures": Target(
-            damaged(_pictures()), lambda _, content: images.decode(io.BytesIO(content), "x", 10**6)
+        "pictures": of_bytes(_pictures(), decoded("x")),
+        "dicom": of_bytes(_dicoms(), decoded("x.dcm")),
+        "safetensors": of_bytes((tensors,), _in("w.safetensors", state_dict.read), safetensors()),
+        "torch": of_bytes(torch_files, state, pickles()),
+        "npz": of_bytes(_npzs(), _in("x.npz", _npz_labels)),
+        "config": of_json(
+            CONFIG.to_dict(), _in("config.json", lambda path: check_workdir(path.parent, CONFIG))
         ),
-        "dicom": Target(
-            damaged(_dicoms()),
-            lambda _, content: images.decode(io.BytesIO(content), "x.dcm", 10**6),
-        ),
-        "safetensors": Target(
-            safetensors() | damaged((tensors,)), _in("w.safetensors", state_dict.read)
-        ),
-        "torch": Target(damaged(torch_files) | pickles(), _in("w.pth", state_dict.read)),
-        "npz": Target(damaged(_npzs()), _in("x.npz", _npz_labels)),
-        "config": Target(
-            changed_json(CONFIG.to_dict()),
-            _in("config.json", lambda path: check_workdir(path.parent, CONFIG)),
-        ),
-        "calibration": Target(
-            changed_json(CALIBRATED),
-            _in(calibration.FILE, lambda path: calibration.read(path.parent, 3, CONFIG.sampling)),
-        ),
-        "detector": Target(
-            damaged((detector,)), _in(ood.FILE, lambda path: ood.read(path.parent, 3))
-        ),
-        "evaluations": Target(damaged((PREDICTIONS,)), _evaluation),
-        "prepared": Target(changed_json(METADATA), _prepared),
-        "descriptions": Target(changed_json(FACTS), _description),
-        "programs": Target(
-            damaged((PROGRAM,)),
-            lambda folder, content: exported.load(write_export(folder / "x", content, FACTS)),
-        ),
+        "calibration": of_json(CALIBRATED, _in(calibration.FILE, tempered)),
+        "detector": of_bytes((detector,), _in(ood.FILE, lambda path: ood.read(path.parent, 3))),
+        "evaluations": of_bytes((PREDICTIONS,), _evaluation),
+        "metadata": of_json(METADATA, metadata),
+        "features": of_json(FEATURES, _prepared("features")),
+        "info": of_json(INFO, _prepared("dataset_info")),
+        "descriptions": of_json(FACTS, _description),
+        "programs": of_bytes((PROGRAM,), exported_program),
     }
 
 

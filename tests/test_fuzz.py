@@ -28,3 +28,9 @@ def test_a_strangers_file_is_read_or_refused_in_one_line(name):
         fuzzing.run(target, content)
 
     read()
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_what_is_damaged_there_was_valid_before(name):
+    target = TARGETS[name]
+    assert {fuzzing.run(target, content) for content in target.valid} == {"accepted"}

@@ -172,9 +172,10 @@ def check_prepared(folder: Path) -> None:
             f"{folder}/features.json: names {', '.join(map(str, classes - _FEATURES))[:200]}, "
             "which `prepare` does not; do not trust it, prepare the data set yourself"
         )
-    names = [info.get("name"), *(each.get("name") for each in info.get("splits", []))]
-    plain = all(isinstance(name, str) and re.fullmatch(r"[\w-]+", name) for name in names)
-    files = set(_values(info, "filepathtemplate"))
+    with believed(folder / "dataset_info.json", "prepare the data set again"):
+        names = [info.get("name"), *(each.get("name") for each in info.get("splits", []))]
+        plain = all(isinstance(name, str) and re.fullmatch(r"[\w-]+", name) for name in names)
+        files = set(_values(info, "filepathtemplate"))
     if not plain or not files <= {_FILES} or info.get("fileFormat") != "array_record":
         raise InputError(
             f"{folder}/dataset_info.json: names other files than `prepare` writes; do not trust "

@@ -219,6 +219,7 @@ INFO = {
         ({}, {"fileFormat": "tfrecord"}, "dataset_info.json: names other files"),
         ({}, {"splits": [{"name": "../x"}]}, "dataset_info.json: names other files"),
         ({}, {"splits": [{"name": "a", "filepathTemplate": "/etc/x"}]}, "dataset_info.json: names"),
+        ({}, {"splits": None}, "dataset_info.json: damaged"),
     ],
 )
 def test_prepared_data_import_nothing_and_read_their_own_files(tmp_path, features, info, what):
