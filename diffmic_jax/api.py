@@ -20,6 +20,7 @@ from diffmic_jax import configfile, fitting
 from diffmic_jax.classifier import Classifier, ExportedClassifier
 from diffmic_jax.config import Config
 from diffmic_jax.data.dataset import open_dataset
+from diffmic_jax.data.places import keep_compiled
 from diffmic_jax.data.recognise import data_fields, name_of
 from diffmic_jax.errors import InputError
 from diffmic_jax.evaluation.results import Evaluation
@@ -79,6 +80,7 @@ def fit(
     """
     began = time.monotonic()
     keep_freed()
+    keep_compiled()
     given = (data_fields(data) if data is not None else {}) | dict(changes or {})
     if config is None:
         place = Path(workdir).expanduser() if workdir else default_workdir(data)
@@ -120,6 +122,7 @@ def load(path: str | Path) -> Classifier | ExportedClassifier:
       InputError: there is neither a checkpoint nor an exported classifier.
     """
     keep_freed()
+    keep_compiled()
     place = Path(path).expanduser()
     if place.is_file():
         return ExportedClassifier(_program(place))

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from diffmic_jax.data.places import user_cache
+from diffmic_jax.data.places import keep_compiled
 from diffmic_jax.errors import (
     RESTART,
     InputError,
@@ -79,12 +79,7 @@ def _prepare() -> None:
     # every error that it raises as well.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     logging.getLogger("absl").setLevel(logging.CRITICAL)
-    # Compiled programs are kept for the next process. JAX reads this when it is imported, which is
-    # why no entry point imports it before; what the user has set, empty for none, stays.
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(user_cache() / "compiled"))
-    # The small ones too: of the many that a checksum has, none takes long, but all of them do.
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+    keep_compiled()
     keep_freed()
     _log_to_stderr()
     if sys.excepthook is sys.__excepthook__:

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy  # loads stats when it is used: few commands test anything
 from jaxtyping import Float, Int, Shaped
-from scipy.stats import binomtest
 
 from diffmic_jax.data.files import believed, read_json, read_table
 from diffmic_jax.errors import InputError
@@ -132,7 +132,7 @@ def _mcnemar(probabilities: tuple[np.ndarray, np.ndarray], labels: np.ndarray) -
     first, second = (p.argmax(axis=1) == labels for p in probabilities)
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
     discordant = only_first + only_second
-    p = binomtest(only_first, discordant).pvalue if discordant else 1.0
+    p = scipy.stats.binomtest(only_first, discordant).pvalue if discordant else 1.0
     return {"only_first": only_first, "only_second": only_second, "p": float(p)}
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import scipy  # loads stats when it is used: few commands test anything
 from jaxtyping import Bool, Float, Int, Shaped
 from scipy.special import entr
-from scipy.stats import mannwhitneyu
 
 from diffmic_jax.evaluation.metrics import resample_weights
 
@@ -76,7 +76,9 @@ def _error_auroc(correct: np.ndarray, uncertainty: np.ndarray) -> float | None:
     pairs = (~correct).sum() * correct.sum()
     if not pairs:
         return None
-    found = mannwhitneyu(uncertainty[~correct], uncertainty[correct], method="asymptotic")
+    found = scipy.stats.mannwhitneyu(
+        uncertainty[~correct], uncertainty[correct], method="asymptotic"
+    )
     return float(found.statistic / pairs)
 
 

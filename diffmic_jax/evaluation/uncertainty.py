@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import scipy  # loads stats when it is used: few commands test anything
 from jaxtyping import Float, Int
-from scipy.stats import binom
 
 from diffmic_jax.evaluation.metrics import compute
 from diffmic_jax.inference import calibration
@@ -54,7 +54,7 @@ def assess(
 
 def _reached(sets: np.ndarray, labels: np.ndarray, coverage: float) -> dict[str, Any]:
     """`conformal` of `assess`, of prediction sets [N, C]."""
-    low, high = binom.interval(0.95, len(labels), coverage)
+    low, high = scipy.stats.binom.interval(0.95, len(labels), coverage)
     return {
         "target": coverage,
         "coverage": float(calibration.of_label(sets, labels).mean()),

@@ -55,17 +55,21 @@ def test_the_log_comes_once_however_many_commands_run(capsys):
     assert [line.split()[1] for line in lines] == ["hello", "hello"]
 
 
+@pytest.mark.parametrize("order", ["keep_compiled(); import jax", "import jax; keep_compiled()"])
 @pytest.mark.parametrize("given", [None, "", "elsewhere"])
 def test_compiled_programs_are_kept_where_the_environment_has_no_other_folder(
-    given, cache_folder, monkeypatch
+    given, order, cache_folder
 ):
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", given or "")
-    if given is None:
-        monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
-    seen = []
-    run_command(lambda: seen.append(os.environ["JAX_COMPILATION_CACHE_DIR"]))
+    name = "JAX_COMPILATION_CACHE_DIR"
+    environment = {key: value for key, value in os.environ.items() if key != name}
+    environment |= {} if given is None else {name: given}
+    code = f"from diffmic_jax.data.places import keep_compiled; {order}"
+    code += f"; print(repr(jax.config.{name.lower()}))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
     usual = str(cache_folder / "diffmic_jax/compiled")
-    assert seen == [usual if given is None else given]
+    assert done.stdout.strip() == repr(usual if given is None else given)
 
 
 @pytest.mark.parametrize(
