@@ -38,7 +38,7 @@ from diffmic_jax.planning import budget
 from diffmic_jax.planning import plan as plans
 from diffmic_jax.planning.fingerprint import Fingerprint
 from diffmic_jax.planning.plan import Plan
-from diffmic_jax.planning.rules import FEW, Case
+from diffmic_jax.planning.rules import FEW, FIXED, Case
 from diffmic_jax.training import parallel, peers
 from diffmic_jax.training.owner import check_free, owned
 from diffmic_jax.training.run import TrainingRun
@@ -178,6 +178,12 @@ def fit(plan: Plan, workdir: Path, began: float | None = None) -> Model:
         )
     config = recipes.get("strong").changed(plan.changes)
     log.info("%s", plan.text)
+    if 60 * plan.minutes <= FIXED:
+        log.warning(
+            "%g minutes may go by with compiling, evaluation and report alone: the end may come "
+            "later, and more minutes give a better classifier",
+            plan.minutes,
+        )
     check_networks(config)
     check_writable(workdir)
     dataset = open_dataset(config)

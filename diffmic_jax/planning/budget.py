@@ -51,6 +51,8 @@ BLOCKS = 8.0
 """Time of a training step of EfficientNet-Lite0, over that of one of its blocks."""
 CACHED = 0.15
 """Time to load a compiled program from the cache, over that of compiling it."""
+ON_FEATURES = 10
+"""Epochs at least on features that do not change: these have taken the time, not the steps."""
 FILE = "budget.json"
 
 
@@ -79,7 +81,8 @@ class Cost:
     def epochs(self, seconds: float) -> int:
         """Epochs of the last phase that fit into so many seconds, the last begun one included."""
         left = seconds - self.start - self.warmup - self.end
-        return max(1, math.ceil(left / self.epoch - 0.02))
+        least = ON_FEATURES if self.features else 1
+        return max(least, math.ceil(left / self.epoch - 0.02))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -135,7 +138,7 @@ def within(run: TrainingRun, minutes: float, most: int = 0, spare: float = 0.0) 
         "about %d epochs of %.0f s each in %.1f minutes: the end is at %s",
         epochs,
         cost.epoch,
-        left / 60,
+        max(left, 0.0) / 60,
         time.strftime("%H:%M", time.localtime(time.time() + left)),
     )
     if cost.least > 1.1 * left:

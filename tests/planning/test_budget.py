@@ -23,6 +23,8 @@ def test_epochs_fill_what_start_warmup_and_end_leave():
     assert COST.epochs(100) == 11
     assert COST.epochs(104) == 12  # the last one is begun, and ends in time
     assert COST.epochs(1) == 1  # one in any case
+    on_features = dataclasses.replace(COST, features=1)
+    assert (on_features.epochs(1), on_features.epochs(104)) == (10, 12)
 
 
 def test_minutes_choose_the_epochs(tmp_path, tiny_data, monkeypatch, caplog):
