@@ -68,12 +68,12 @@ def _few(report: dict[str, Any]) -> list[str]:
 
 def _copies(report: dict[str, Any]) -> list[str]:
     return [
-        f"{report['duplicated_test_images']:,} test images have an exact or near duplicate in "
-        "training or validation.",
-        f"{len(report['exact_duplicates']):,} clusters of exact duplicates, "
-        f"{report['exact_duplicates_across_splits']:,} across splits, "
+        "Test images with an exact or near duplicate in training or validation: "
+        f"{report['duplicated_test_images']:,}.",
+        f"Clusters of exact duplicates: {len(report['exact_duplicates']):,}, "
+        f"{report['exact_duplicates_across_splits']:,} of them across splits, "
         f"{report['conflicting_labels']:,} with conflicting labels.",
-        f"{report['near_duplicates_across_splits']:,} pairs of near duplicates across splits.",
-        f"{len(report['unreadable']):,} images cannot be read; {len(report['constant']):,} have a "
-        "single colour.",
+        f"Pairs of near duplicates across splits: {report['near_duplicates_across_splits']:,}.",
+        f"Images that cannot be read: {len(report['unreadable']):,}; of a single colour: "
+        f"{len(report['constant']):,}.",
     ]

@@ -70,10 +70,6 @@ def make_app(
     async def home(request: Request) -> Response:
         return respond()
 
-    async def own_file(request: Request) -> Response:
-        name = request.url.path.removeprefix("/")
-        return Response(static(name), media_type=FILES[name])
-
     async def image(request: Request) -> Response:
         ((name, data),) = await _files(request, 1)
         brief = "brief" in request.query_params
@@ -87,8 +83,7 @@ def make_app(
         for name, data in await _files(request, MAX_FILES):
             header, row = await turns.take(request, partial(_row, name=name, data=data))
             rows.append(row)
-        headers = {"Content-Disposition": 'attachment; filename="predictions.csv"'}
-        return PlainTextResponse(table_text(header, rows), headers=headers, media_type="text/csv")
+        return _download(table_text(header, rows), "predictions.csv")
 
     async def refuse(request: Request, error: Exception) -> Response:
         status = error.status_code if isinstance(error, HTTPException) else 400
@@ -100,7 +95,7 @@ def make_app(
     app = Starlette(
         routes=[
             Route("/", home),
-            *(Route(f"/{name}", own_file) for name in FILES),
+            *(Route(f"/{name}", _own_file) for name in FILES),
             Route("/image", image, methods=["POST"]),
             Route("/batch", batch, methods=["POST"]),
         ],
@@ -108,6 +103,16 @@ def make_app(
         lifespan=turns.compiling,
     )
     return Guard(app, Access(hosts=hosts, token=token), limits)
+
+
+async def _own_file(request: Request) -> Response:
+    name = request.url.path.removeprefix("/")
+    return Response(static(name), media_type=FILES[name])
+
+
+def _download(table: str, name: str) -> Response:
+    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+    return PlainTextResponse(table, headers=headers, media_type="text/csv")
 
 
 def _wants_json(request: Request) -> bool:
