@@ -8,22 +8,23 @@ nothing of this package.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from jax import export
-from jax.extend.mlir import ir
-from jax.extend.mlir.dialects import stablehlo
 
 NEEDS = "jax numpy flatbuffers"
 """The packages that reading an export takes; jax does not declare the last."""
 CUSTOM_CALLS = frozenset({"shape_assertion"})
 """Names that a program may call beyond StableHLO's own operations: JAX's check of a batch size."""
-OUTSIDE = ("stablehlo.infeed", "stablehlo.outfeed", "stablehlo.send", "stablehlo.recv")
-"""Operations that exchange data with something else than the caller."""
+SECONDS = 20.0
+"""That reading a program may take, and a second more for each MiB."""
 OUTPUTS = ("guidance", "probabilities", "spread")
 LARGEST = 10_000
 """Side of an image in pixels."""
@@ -50,8 +51,8 @@ def load(path: str | Path) -> Exported:
         content = path.read_bytes()
         _check_facts(path, facts, content)
         program = export.deserialize(bytearray(content))
-        targets = calls(program.mlir_module_serialized)
         fits = _fits(program, facts)
+        beyond = fits and _calls_beyond(program.mlir_module_serialized)
     except ImportError as error:
         raise ExportedError(f"{path}: reading it needs {NEEDS} ({error}); install them") from error
     except OSError as error:
@@ -64,27 +65,57 @@ def load(path: str | Path) -> Exported:
     except Exception as error:  # a damaged program fails in many ways
         reason = " ".join(str(error).split())[:100]
         raise ExportedError(f"{path}: no exported classifier ({reason}); export it anew") from error
-    if beyond := sorted(targets - CUSTOM_CALLS):
-        raise ExportedError(
-            f"{path}: wants to call {', '.join(beyond)[:200]}, which no exported classifier does; "
-            "do not trust it"
-        )
     if not fits:
         raise ExportedError(
             f"{path}: is no classifier as {description.name} has it; export it anew"
         )
+    if beyond:
+        raise ExportedError(
+            f"{path}: wants to call {', '.join(beyond)[:200]}, which no exported classifier does; "
+            "do not trust it"
+        )
     return Exported(facts, program)
+
+
+def _calls_beyond(module: bytes) -> list[str]:
+    """What a module calls beyond `CUSTOM_CALLS`.
+
+    A process of its own reads it: a module that was made to can keep the parser busy for ever, or
+    end the process.
+
+    Raises:
+      ValueError: it cannot be read.
+    """
+    ask = f"import json, sys\nprint(json.dumps([*{calls.__name__}(sys.stdin.buffer.read())]))"
+    # -P: it imports nothing from the folder in which it is called.
+    command = [sys.executable, "-P", "-c", f"{inspect.getsource(calls)}\n{ask}"]
+    limit = SECONDS + len(module) / 2**20
+    try:
+        done = subprocess.run(command, input=module, capture_output=True, timeout=limit, check=True)
+    except subprocess.TimeoutExpired as error:
+        raise ValueError(f"reading it takes more than {limit:.0f} s") from error
+    except subprocess.CalledProcessError as error:
+        said = error.stderr.decode(errors="replace").strip() or "the reader died"
+        raise ValueError(said.splitlines()[-1]) from error
+    return sorted({*json.loads(done.stdout)} - CUSTOM_CALLS)
 
 
 def calls(module: bytes) -> set[str]:
     """What a serialized StableHLO module calls or does beyond computing."""
+    # What `jax.extend.mlir` hands on, which would import all of JAX.
+    from jaxlib.mlir import ir
+    from jaxlib.mlir.dialects import stablehlo
+
+    exchanges = ("infeed", "outfeed", "send", "recv")  # with something else than the caller
     found = set()
 
     def visit(operation: ir.Operation) -> ir.WalkResult:
         name = operation.name
         if name.endswith("custom_call"):
             found.add(ir.StringAttr(operation.attributes["call_target_name"]).value)
-        elif name in OUTSIDE or name.partition(".")[0] not in ("builtin", "func", "stablehlo"):
+            return ir.WalkResult.ADVANCE
+        dialect, _, kind = name.partition(".")
+        if dialect not in ("builtin", "func", "stablehlo") or kind in exchanges:
             found.add(name)
         return ir.WalkResult.ADVANCE
 

@@ -231,6 +231,34 @@ def test_a_program_that_calls_something_is_refused_by_its_name(tmp_path):
         exported.load(out)
 
 
+def test_reading_a_program_that_was_made_to_take_for_ever_ends(tmp_path, monkeypatch):
+    out = write_export(tmp_path / "x", serialized(classifier), FACTS)
+    monkeypatch.setattr(exported, "SECONDS", 0.001)
+    with pytest.raises(exported.ExportedError, match="x: no exported classifier .reading it takes"):
+        exported.load(out)
+
+
+def dies(module: bytes) -> set[str]:
+    import os
+
+    os.kill(os.getpid(), 9)
+    return {str(module)}
+
+
+def test_a_reader_that_dies_takes_nothing_with_it(tmp_path, monkeypatch):
+    out = write_export(tmp_path / "x", serialized(classifier), FACTS)
+    monkeypatch.setattr(exported, "calls", dies)
+    with pytest.raises(exported.ExportedError, match="x: no exported classifier .the reader died"):
+        exported.load(out)
+
+
+def test_files_beside_the_caller_are_not_imported(tmp_path, monkeypatch):
+    out = write_export(tmp_path / "x", serialized(classifier), FACTS)
+    (tmp_path / "jaxlib.py").write_text("raise RuntimeError('imported')")
+    monkeypatch.chdir(tmp_path)
+    assert exported.load(out).class_names == ("a", "b", "c")
+
+
 @pytest.mark.parametrize(
     "changes",
     [
