@@ -1,6 +1,7 @@
 """Mutation testing of a file or a room: which changes to it does no test notice?
 
-Prints a line of JSON for each change that its tests let pass, then one with the score, the share of
+The tests that mirror its file run on each change, and on what these let pass all tests of its room.
+Prints a line of JSON for each change that both let pass, then one with the score, the share of
 changes that they notice. Works on a copy of the project; a test that no longer ends counts as one
 that noticed. Not every survivor is a fault of the tests: some changes change nothing.
 """
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -116,17 +117,28 @@ class _Put(ast.NodeTransformer):
         return self.new if node is self.old else self.generic_visit(node)
 
 
-def mutants(source: str) -> Iterator[tuple[dict[str, object], str]]:
-    """All changed versions of a module: line, kind, before and after; and the whole text."""
-    count = sum(1 for _ in places(ast.parse(source)))
-    for i in range(count):
-        for what in changes(list(places(ast.parse(source)))[i]):
-            tree = ast.parse(source)
-            node = list(places(tree))[i]
-            before, new = ast.unparse(node), change(copy.deepcopy(node), what)
-            text = ast.unparse(ast.fix_missing_locations(_Put(node, new).visit(tree)))
-            line = getattr(node, "lineno", 0)
-            yield {"line": line, "kind": what, "before": before, "after": ast.unparse(new)}, text
+def mutable(source: str) -> list[tuple[int, str]]:
+    """All changes of a module: the number of the place, and what is done there."""
+    nodes = enumerate(places(ast.parse(source)))
+    return [(i, what) for i, node in nodes for what in changes(node)]
+
+
+def mutant(source: str, i: int, what: str) -> tuple[dict[str, object], str]:
+    """One changed version of a module: line, kind, before and after; and the whole text."""
+    tree = ast.parse(source)
+    node = list(places(tree))[i]
+    before, new = ast.unparse(node), change(copy.deepcopy(node), what)
+    text = ast.unparse(ast.fix_missing_locations(_Put(node, new).visit(tree)))
+    line = getattr(node, "lineno", 0)
+    return {"line": line, "kind": what, "before": before, "after": ast.unparse(new)}, text
+
+
+def mutants(sources: Mapping[Path, str], sample: int) -> list[tuple[Path, dict[str, object], str]]:
+    """So many changes of all that some files have, the same each time; 0: all of them."""
+    found = [(file, *each) for file, source in sources.items() for each in mutable(source)]
+    if 0 < sample < len(found):
+        found = random.Random(0).sample(found, sample)
+    return [(file, *mutant(sources[file], i, what)) for file, i, what in found]
 
 
 def tests_of(file: Path) -> list[str]:
@@ -139,7 +151,10 @@ def tests_of(file: Path) -> list[str]:
 def passes(folder: Path, tests: Sequence[str], limit: float | None) -> bool:
     """Whether the tests pass in a copy of the project, within a limit in seconds."""
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
-    environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
+    # The path is for processes that tests start: they are to find the copy as well.
+    environment = os.environ | {"PYTHONPATH": str(folder)}
+    if limit is not None:  # of what is changed: two changes within a second would pass for one
+        environment |= {"PYTHONDONTWRITEBYTECODE": "1"}
     try:
         done = subprocess.run(
             command, cwd=folder, env=environment, timeout=limit, capture_output=True
@@ -155,38 +170,71 @@ def files_of(place: Path) -> list[Path]:
     return [path.relative_to(ROOT) for path in found]
 
 
+def looks(file: Path, tests: Sequence[str], then: Sequence[str]) -> list[tuple[str, ...]]:
+    """The tests that look for a change in a file, one after the other until one notices it."""
+    own = tuple(tests or tests_of(file))
+    later = tuple(then if tests or then else [str(Path("tests", *file.parts[1:-1]))])
+    return [own, later] if later and later != own else [own]
+
+
+class Copy:
+    """A copy of the project in which files are changed and tests run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.limits: dict[tuple[str, ...], float] = {}
+        for part in PARTS:
+            copied = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
+            copied(ROOT / part, folder / part)
+
+    def learn(self, tests: tuple[str, ...]) -> bool:
+        """Whether tests pass without any change, and how long a change may take them."""
+        began = time.monotonic()
+        passed = passes(self.folder, tests, None)
+        self.limits[tests] = 60 + 5 * (time.monotonic() - began)
+        return passed
+
+    def noticed(self, file: Path, text: str, tests: Sequence[tuple[str, ...]]) -> int:
+        """Which look, from 1, notices another text of a file; 0 if none does."""
+        (self.folder / file).write_text(text)
+        found = enumerate((passes(self.folder, own, self.limits[own]) for own in tests), 1)
+        first = next((i for i, passed in found if not passed), 0)
+        shutil.copy2(ROOT / file, self.folder / file)
+        return first
+
+
 def main() -> int:
     """Mutate what the command line names; 1 if its tests fail as they are."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("file", type=Path, help="or folder of the package, from the project's root")
     parser.add_argument("tests", nargs="*", help="files; default: those that mirror each file")
+    parser.add_argument(
+        "--then",
+        nargs="*",
+        default=[],
+        help="tests for a second look at what the first let pass; default: all of the room, if no "
+        "tests are named",
+    )
     parser.add_argument("--sample", type=int, default=0, help="so many changes, drawn at random")
     asked = parser.parse_args()
     sources = {file: (ROOT / file).read_text() for file in files_of(asked.file)}
-    found = [(file, *each) for file, source in sources.items() for each in mutants(source)]
-    if 0 < asked.sample < len(found):
-        found = random.Random(0).sample(found, asked.sample)
-    tests = {file: asked.tests or tests_of(file) for file, *_ in found}
+    found = mutants(sources, asked.sample)
+    tests = {file: looks(file, asked.tests, asked.then) for file, *_ in found}
+    counts = [0, 0, 0]
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        for part in PARTS:
-            copied = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
-            copied(ROOT / part, folder / part)
-        began = time.monotonic()
-        every = sorted({each for own in tests.values() for each in own})
-        if not passes(folder, every, None):
-            print(f"{' '.join(every)} fail without any change", file=sys.stderr)
-            return 1
-        limit = 60 + 5 * (time.monotonic() - began)
-        survivors = 0
+        project = Copy(Path(name))
+        for every in sorted({own for each in tests.values() for own in each}):
+            if not project.learn(every):
+                print(f"{' '.join(every)} fail without any change", file=sys.stderr)
+                return 1
         for file, what, text in found:
-            (folder / file).write_text(text)
-            if passes(folder, tests[file], limit):
-                survivors += 1
+            look = project.noticed(file, text, tests[file])
+            counts[look] += 1
+            if not look:
                 print(json.dumps({"file": str(file), **what}), flush=True)
-            (folder / file).write_text(sources[file])
-    score = 1 - survivors / max(len(found), 1)
-    print(json.dumps({"file": str(asked.file), "mutants": len(found), "score": round(score, 3)}))
+    score = round(1 - counts[0] / max(len(found), 1), 3)
+    noticed = {"noticed": counts[1], "noticed_then": counts[2]}
+    print(json.dumps({"file": str(asked.file), "mutants": len(found), **noticed, "score": score}))
     return 0
 
 
