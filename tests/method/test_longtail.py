@@ -25,6 +25,8 @@ def test_hard_examples_are_the_largest_losses_of_the_batch():
     found = longtail.hard_examples(loss, share=0.5)
     np.testing.assert_allclose(found, [0, 6, 0, 4])
     assert float(found.mean()) == pytest.approx(2.5)
+    # Of a small batch at least one.
+    np.testing.assert_allclose(longtail.hard_examples(loss[:2], share=0.1), [0, 6])
     gradient = jax.grad(lambda x: longtail.hard_examples(x, share=0.5).mean())(loss)
     np.testing.assert_allclose(gradient, [0, 0.5, 0, 0.5])
 

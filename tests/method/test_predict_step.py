@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from diffmic_jax.method.build import Method
-from diffmic_jax.method.predict_step import content_hash, fold, predict_step
+from diffmic_jax.method.predict_step import _mixed, content_hash, fold, predict_step
 from diffmic_jax.method.train_step import guide
 from diffmic_jax.types import Batch, Prediction, Variables
 from tests.tiny import make_method, variables_of
@@ -202,6 +202,16 @@ def test_one_pixel_changes_the_number_of_an_image():
     assert len({*found.tolist()}) == 2000
     ones = np.unpackbits(found.view(np.uint8)).mean()
     assert abs(ones - 0.5) < 0.01
+
+
+def test_the_number_of_an_image_is_of_murmurhash3():
+    """Its published hashes of nothing, by seed: samples are the same in every version."""
+    for words, hashed in (([0], 0), ([1], 0x514E28B7), ([0xFFFFFFFF], 0x81F16F39)):
+        assert int(_mixed(jnp.array(words, jnp.uint32))[0]) == hashed
+    # A byte at the first place is hashed with the hash of 1, and what other places have is added.
+    images = np.array([[[[7]]], [[[200]]]], np.uint8)
+    expected = _mixed(jnp.array([7, 200], jnp.uint32) ^ jnp.uint32(0x514E28B7))
+    np.testing.assert_array_equal(content_hash(images), expected)
 
 
 def test_copies_depend_on_the_image_alone(method, variables, batch):

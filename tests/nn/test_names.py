@@ -25,6 +25,7 @@ def test_a_backbone_has_the_names_of_torchvision(name):
     # A convolution has one entry, the normalisation after it five.
     assert len(found) == 6 * convolutions
     assert found["conv1.weight"].shape == (8, 3, 7, 7)
+    assert found["bn1.num_batches_tracked"] == 0
     assert "layer4.0.downsample.0.weight" in found
     assert ("layer1.0.downsample.0.weight" in found) == (name == "resnet50")
     assert ("layer4.2.conv2.weight" in found) == (name != "resnet18")
