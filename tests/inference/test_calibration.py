@@ -177,7 +177,8 @@ def test_a_damaged_calibration_is_named(tmp_path, text):
 )
 def test_a_calibration_holds_numbers(tmp_path, change):
     single = Calibration(temperature=2.0, uniform=0.1, scores=(0.2,), multi_label=False)
-    calibration.write(tmp_path, Calibrations(single, None), 3, DDIM)
+    calibration.write(tmp_path, Calibrations(single, single), 3, DDIM)
+    assert calibration.read(tmp_path, 3, DDIM) == Calibrations(single, single)
     path = tmp_path / "calibration.json"
     stored = json.loads(path.read_text())
     stored["diffusion"] |= change
@@ -191,6 +192,7 @@ def test_a_calibration_of_other_classes_is_refused(tmp_path):
     single = Calibration(**facts, multi_label=False)
     three = Calibration(**facts, multi_label=True, thresholds=(0.5,) * 3)
     assert calibration.check(Calibrations(None, single), SINGLE, tmp_path).guidance is single
+    assert calibration.of_json({**facts, "multi_label": False}) == single  # of before there was more
     for found, task in ((single, TOGETHER), (three, TOGETHER), (three, SINGLE)):
         with pytest.raises(InputError, match="is of other classes"):
             calibration.check(Calibrations(found, None), task, tmp_path)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import shutil
@@ -16,7 +17,7 @@ from PIL import Image
 
 from diffmic_jax.cli import main as cli
 from diffmic_jax.data.transforms import prepare
-from diffmic_jax.inference import exported
+from diffmic_jax.inference import calibration, export, exported
 from diffmic_jax.inference.classify import classify_exported
 from diffmic_jax.inference.exported import ExportedError
 from diffmic_jax.inference.load import load
@@ -137,6 +138,15 @@ def test_the_program_does_not_say_where_it_was_made(program):
     assert '.py"' not in text and str(Path(__file__).parents[2]) not in text
 
 
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_a_program_tempers_its_mean_as_an_ensemble_does(multi_label):
+    fitted = calibration.Calibration(temperature=2.0, uniform=0.25, multi_label=multi_label)
+    p = np.array([[0.7, 0.3], [1.0, 0.0], [0.25, 0.75]])
+    found = export._tempered(fitted, jax.numpy.asarray(p))
+    np.testing.assert_allclose(found, calibration.tempered(fitted, p), rtol=1e-5)
+    np.testing.assert_array_equal(export._tempered(None, p), p)
+
+
 def test_a_package_that_reading_needs_is_named(program, monkeypatch):
     def missing(data: bytearray) -> None:
         raise ImportError("This module requires the 'flatbuffers' package")
@@ -192,9 +202,11 @@ FACTS = {
 }
 
 
-def test_the_least_classifier_is_taken(tmp_path):
-    out = write_export(tmp_path / "x", serialized(classifier), FACTS)
-    assert exported.load(out)(np.zeros((2, 32, 32, 3), np.uint8))["spread"].shape == (2, 3)
+@pytest.mark.parametrize("size", [1, 32])
+def test_the_least_classifier_is_taken(tmp_path, size):
+    content = serialized(classifier, (2, size, size, 3))
+    out = write_export(tmp_path / "x", content, FACTS | {"image_size": size})
+    assert exported.load(out)(np.zeros((2, size, size, 3), np.uint8))["spread"].shape == (2, 3)
 
 
 @pytest.mark.parametrize(
@@ -257,6 +269,14 @@ def test_files_beside_the_caller_are_not_imported(tmp_path, monkeypatch):
     (tmp_path / "jaxlib.py").write_text("raise RuntimeError('imported')")
     monkeypatch.chdir(tmp_path)
     assert exported.load(out).class_names == ("a", "b", "c")
+
+
+@pytest.mark.parametrize("kind", ["ordered_effects", "unordered_effects"])
+def test_a_program_that_does_more_than_compute_does_not_fit(kind):
+    image = jax.ShapeDtypeStruct((2, 32, 32, 3), np.uint8)
+    program = jax.export.export(jax.jit(classifier))(image)
+    assert exported._fits(program, FACTS)
+    assert not exported._fits(dataclasses.replace(program, **{kind: ("prints",)}), FACTS)
 
 
 @pytest.mark.parametrize(

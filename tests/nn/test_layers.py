@@ -44,7 +44,7 @@ def test_convolve(grid, stride, size):
     ours, pull = jax.vjp(lambda x, k: convolve(x, k, stride), x, kernel)
     plain, pull_plain = jax.vjp(lambda x, k: plain_convolution(x, k, stride), x, kernel)
     np.testing.assert_allclose(ours, plain, atol=1e-4)
-    cotangent = rng.standard_normal(plain.shape).astype(np.float32)
+    cotangent = jnp.asarray(rng.standard_normal(plain.shape), jnp.float32)
     for gradient, expected in zip(pull(cotangent), pull_plain(cotangent), strict=True):
         np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=3e-4)
 

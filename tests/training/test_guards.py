@@ -42,6 +42,16 @@ def test_sigterm_asks_too():
         assert stop.asked
 
 
+def test_afterwards_signals_do_what_they_did(usual_sigint):
+    kinds = (signal.SIGINT, signal.SIGTERM)
+    before, wakeup = [signal.getsignal(kind) for kind in kinds], signal.set_wakeup_fd(-1)
+    with StopRequest().listening():
+        during = [signal.getsignal(kind) for kind in kinds]
+    assert [signal.getsignal(kind) for kind in kinds] == before
+    assert signal.set_wakeup_fd(wakeup) == -1
+    assert not set(during) & set(before)
+
+
 def test_the_clock_asks_too():
     now = time.monotonic()
     assert StopRequest(now).asked

@@ -27,6 +27,13 @@ def test_an_image_without_regions_is_drawn_as_it_is():
     assert (panels.draw_regions(image, np.zeros((0, 2), int), np.zeros(0), 16) == 7).all()
 
 
+def test_a_map_is_brighter_where_it_has_more():
+    drawn = panels.draw_saliency(np.array([[[1.0, 2.0], [3.0, 5.0]], np.ones((2, 2))]), 4)
+    assert drawn.shape == (4, 8, 3)
+    expected = [[0, 64, 0, 0], [128, 255, 0, 0]]  # of 255 a quarter, a half; one value is black
+    np.testing.assert_array_equal(drawn[::2, ::2], np.repeat(np.array(expected)[..., None], 3, -1))
+
+
 def test_a_run_logs_a_panel_with_every_validation(trained):
     # Going on with a finished run, as other tests do, adds a file without panels.
     text = b"".join(path.read_bytes() for path in (trained / "tensorboard").iterdir())
