@@ -192,7 +192,8 @@ def test_a_calibration_of_other_classes_is_refused(tmp_path):
     single = Calibration(**facts, multi_label=False)
     three = Calibration(**facts, multi_label=True, thresholds=(0.5,) * 3)
     assert calibration.check(Calibrations(None, single), SINGLE, tmp_path).guidance is single
-    assert calibration.of_json({**facts, "multi_label": False}) == single  # of before there was more
+    # A file of before there was more to it.
+    assert calibration.of_json({**facts, "multi_label": False}) == single
     for found, task in ((single, TOGETHER), (three, TOGETHER), (three, SINGLE)):
         with pytest.raises(InputError, match="is of other classes"):
             calibration.check(Calibrations(found, None), task, tmp_path)

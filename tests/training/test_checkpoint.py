@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -70,12 +71,14 @@ def test_an_undefined_metric_loses_to_a_defined_one(tmp_path, metric):
         assert checkpoints.best_step == 2
 
 
-def test_a_state_comes_back_as_it_was(tmp_path):
+def test_a_state_comes_back_as_it_was_without_a_warning(tmp_path, caplog):
     save_all(tmp_path, {7: None})
     target = replicated(jax.eval_shape(lambda: state(0)))
+    caplog.clear()
     with Checkpoints(tmp_path, "accuracy", read_only=True) as checkpoints:
         restored = checkpoints.restore(7, target)
         assert checkpoints.meta(7) == META
+    assert max((record.levelno for record in caplog.records), default=0) < logging.WARNING
     jax.tree.map(np.testing.assert_array_equal, restored, state(7))
     for found, wanted in zip(*map(jax.tree.leaves, (restored, target)), strict=True):
         assert found.sharding == wanted.sharding
