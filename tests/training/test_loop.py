@@ -196,16 +196,18 @@ def poison(batch: Batch) -> Batch:
     return batch._replace(image=np.full(batch.image.shape, np.nan, np.float32))
 
 
-@pytest.mark.parametrize("at_once", [1, 2])
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, tiny_data, monkeypatch, capsys, at_once):
-    before_step(monkeypatch, [5], poison)
+@pytest.mark.parametrize(("at_once", "step"), [(1, 5), (2, 6)])  # the second of two
+def test_a_loss_that_is_not_finite_stops_the_run(
+    tmp_path, tiny_data, monkeypatch, capsys, at_once, step
+):
+    before_step(monkeypatch, [step], poison)
     changes = {"checkpoint__every_steps": 2, "train__steps_per_dispatch": at_once}
     config = tiny.make_config(tiny_data, "classifier", **changes)
     status = command.run_command(lambda: api.train(config, tmp_path))
     *_, last = capsys.readouterr().err.strip().splitlines()
     assert status == 1
     assert last.startswith("error: ")
-    assert last.endswith("not finite at step 5; the last good checkpoint, of step 4, is kept")
+    assert last.endswith(f"not finite at step {step}; the last good checkpoint, of step 4, is kept")
     state = tiny.latest_state(config, tmp_path)
     assert int(state.step) == 4
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
