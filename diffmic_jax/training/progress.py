@@ -98,7 +98,7 @@ class Progress:
         begun, clock = self._since
         if self._step > begun:
             pace = (time.monotonic() - clock) / (self._step - begun)
-            more = "more than" if self._step < self._warmup else "about"
+            more = "more than" if self._step <= self._warmup else "about"
             parts += [f"{more} {spoken(pace * (self._total - self._step))} left"]
         return ", ".join(parts)
 

@@ -29,9 +29,14 @@ class Machine:
 
 
 def train(
-    pace: Pace, clock: Machine, end: int, slower: dict[int, float], at_once: int = 1
+    pace: Pace,
+    clock: Machine,
+    end: int,
+    slower: dict[int, float],
+    at_once: int = 1,
+    save: float = 2,
 ) -> list[int]:
-    """All ends that a training of 10 steps a checkpoint (of 2 s) has had; it stops at the last."""
+    """All ends that a training of 10 steps a checkpoint has had; it stops at the last."""
     step, ends = 0, [end]
     while step < ends[-1]:
         clock.seconds = slower.get(step, clock.seconds)
@@ -40,8 +45,8 @@ def train(
         step += steps
         ends.append(pace.horizon(step, ends[-1]))
         if step % 10 == 0 or step == ends[-1]:
-            clock.now += 2
-            pace.saved(2)
+            clock.now += save
+            pace.saved(save)
     assert step == ends[-1]
     return list(dict.fromkeys(ends))
 
@@ -89,6 +94,13 @@ def test_steps_that_are_compiled_first_are_not_timed():
         ends.append(pace.horizon(step, 100))
     # 74 seconds are left for steps of one second, and some checkpoints.
     assert ends[:5] == [100] * 5 and 65 < ends[5] < 75
+
+
+def test_checkpoints_that_take_longer_than_expected_leave_fewer_steps():
+    clock = Machine(1.0)
+    ends = train(paced(300, clock), clock, 250, {}, save=20)
+    assert ends[-1] == pytest.approx(100, abs=3)  # ten times ten steps and a checkpoint
+    assert clock.now == pytest.approx(300, abs=5)
 
 
 def test_near_the_end_it_is_what_is_left_that_becomes_shorter():

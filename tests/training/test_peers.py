@@ -147,6 +147,21 @@ def test_after_an_error_less_silence_is_enough(store, monkeypatch):
         raise InputError("a bad image")  # which nobody's loss explains
 
 
+@pytest.mark.parametrize(
+    ("own", "count", "who"),
+    [
+        (0, 2, "process 1 of 2 has not come"),
+        (0, 3, "not all of the other processes (1, 2) of 3 have come"),
+        (1, 3, "process 0 of 3 cannot be reached at 127.0.0.1:1"),  # where nobody listens
+    ],
+)
+def test_who_did_not_come_is_named(monkeypatch, own, count, who):
+    state = {"process_id": own, "num_processes": count, "coordinator_address": "127.0.0.1:1"}
+    for name, value in state.items():
+        monkeypatch.setattr(peers.distributed.global_state, name, value)
+    assert peers._who_did_not_come(9) == f"{who} within 9 s, while process {own} starts"
+
+
 def test_a_run_of_one_process_watches_nobody():
     with peers.watched(0.0):
         assert not peers._WATCHING

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import sys
 from functools import partial
 from pathlib import Path
@@ -31,6 +32,19 @@ def write_weights(path: Path, seed: int = 0) -> dict[str, np.ndarray]:
     state |= {"fc.weight": np.zeros((10, 16), np.float32), "fc.bias": np.zeros(10, np.float32)}
     state_dict.write(path, state)
     return state
+
+
+def test_the_hash_of_weights_is_said_where_it_was_not_asked_for(tmp_path, monkeypatch, caplog):
+    path = tmp_path / "w.pth"
+    path.write_bytes(b"weights")
+    monkeypatch.setattr(weights, "find", lambda source, field: path)
+    whole = f"timm/net#sha256={hashlib.sha256(b'weights').hexdigest()}"
+    with caplog.at_level("INFO", "diffmic_jax"):
+        assert pretrained._found(whole, "encoder") == (path, whole)
+        assert caplog.messages == []
+        assert pretrained._found("timm/net", "encoder") == (path, whole)
+    (line,) = caplog.messages
+    assert line == f"timm/net: not pinned, any such file is taken; encoder={whole} is this one"
 
 
 def test_trunks_start_from_the_weights_that_are_named(tmp_path, tiny_data, caplog):

@@ -99,6 +99,14 @@ def test_a_line_has_the_epoch_the_best_and_the_time_left(clock):
     )
 
 
+def test_until_the_last_phase_begins_more_time_than_at_this_pace_is_left(clock):
+    made = make(warmup_steps=10)
+    walk(made, clock, range(1, 11), 4.0)
+    assert made.line() == "epoch 3/6, more than 80 s left"
+    walk(made, clock, range(11, 13), 12.0)
+    assert made.line().endswith(", about 3.6 minutes left")
+
+
 def test_of_errors_the_lowest_is_the_best():
     made = make(metric="nll")
     for step, value in ((5, 0.4), (10, 0.3), (15, 0.6)):
