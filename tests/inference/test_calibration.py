@@ -205,3 +205,5 @@ def test_the_uniform_distribution_leaves_probabilities():
     np.testing.assert_allclose(mixed, (p + 0.5 / 3) / 1.5)
     several = calibration._logits(p, 0.5, True)
     np.testing.assert_allclose(1 / (1 + np.exp(-several)), (p + 0.25) / 1.5)
+    certain = np.array([[1.0, 0.0]])
+    assert all(np.isfinite(calibration._logits(certain, 0.0, kind)).all() for kind in (True, False))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -94,6 +95,16 @@ def test_a_damaged_detector_is_named(tmp_path, damage):
     path = tmp_path / ood.FILE
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(InputError, match="ood.npz: is no detector"):
+        ood.read(tmp_path, 3)
+
+
+@pytest.mark.parametrize("part", ["features", "centre", "scale"])
+def test_arrays_that_do_not_belong_together_are_no_detector(tmp_path, part):
+    detector = ood.fit(cloud(30, 0), cloud(40, 1))
+    assert detector is not None
+    fewer = {part: getattr(detector, part)[: 0 if part == "features" else 7]}
+    ood.write(tmp_path, dataclasses.replace(detector, **fewer), 3)
+    with pytest.raises(InputError, match=r"ood.npz: is no detector \(features of shape \("):
         ood.read(tmp_path, 3)
 
 
