@@ -51,6 +51,7 @@ def test_the_metrics_have_the_keys_of_the_contract(trained):
     scores = json.loads((trained / "eval/test/metrics.json").read_text())
     keys = {"n", *SCALARS, "per_class", "confusion", "ci95"}
     keys |= {"operating_points", "ci95_per_class", "referral", "calibrated", "classes_in_mean"}
+    keys |= {"net_benefit"}
     assert set(scores) == keys | {"guidance", "unfamiliar", *PROVENANCE}
     assert set(scores["guidance"]) == keys
     assert set(scores["per_class"]) == set(tiny.CLASSES)

@@ -180,7 +180,9 @@ def test_an_abandoned_iterator_does_not_keep_the_interpreter_alive(examples):
     """
     command = [sys.executable, "-W", "error", "-c", textwrap.dedent(script)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stderr) == (0, "")
+    # Old releases of Grain say what they cannot do with an old jaxlib.
+    said = [line for line in done.stderr.splitlines() if not line.startswith("WARNING:absl:Grain")]
+    assert (done.returncode, said) == (0, [])
 
 
 SKEWED = (30, 6, 0, 3)
