@@ -25,6 +25,8 @@ COLUMNS = {
     "AUROC": "auroc_macro",
 }
 NUMBER = re.compile(r"[+-]?\d*\.\d+")
+WORDS = re.compile(rf"{'|'.join(map(re.escape, COLUMNS))}|Accuracy|(?<![\w.])\d?\.\d{{2,3}}\b")
+"""Metrics and their values in a sentence."""
 GENERATED = re.compile(r"<!-- (?:means|differences) .*?<!-- end -->", re.S)
 """Tables that scripts/write_results.py writes; tests/test_results_docs.py looks at these."""
 
@@ -93,6 +95,36 @@ def sections() -> list[tuple[str, list[str]]]:
 
 
 SECTIONS = sections()
+
+
+def sentences(page: str) -> Iterator[tuple[str, str]]:
+    """Metric and number of each number in the text of a page, by the last metric named before it.
+
+    What stands in brackets is another's table, and said to be.
+    """
+    text = re.sub(r"```.*?```|\([^()]*own table[^()]*\)", "", GENERATED.sub("", page), flags=re.S)
+    for block in re.split(r"\n\n|^- ", text, flags=re.M):
+        lines = " ".join(line for line in block.splitlines() if not line.startswith("|"))
+        metric = ""
+        for word in WORDS.findall(lines):
+            if word[0].isalpha():
+                metric = COLUMNS[word if word in COLUMNS else word.lower()]
+            else:
+                assert metric, f"{word} of which metric? {lines[:80]}"
+                yield metric, word
+
+
+def test_the_numbers_of_sentences_are_in_some_table():
+    pages = (PROJECT / "README.md", DOCS / "results.md")
+    found = [each for page in pages for each in sentences(page.read_text())]
+    assert len(found) > 6
+    tables = [path.name for path in (DOCS / "results").glob("*.csv")]
+    for metric, word in found:
+        values = [
+            v for name in tables for kind in ("values", "means") for v in said(name, metric, kind)
+        ]
+        error = 0.5001 * 10.0 ** -len(word.partition(".")[2])
+        assert any(abs(value - float(word)) <= error for value in values), (metric, word)
 
 
 def test_the_results_name_every_table():
