@@ -36,6 +36,48 @@ OF_THE_RUN = {  # how a training is run, which no recipe decides
     },
 }
 
+TRUNK = {"guidance.pretrained": "auto", "denoiser.pretrained": "", "data.rotation": 30.0}
+FINE_TUNED = TRUNK | {
+    "data.crop": 0.7,
+    "guidance.backbone": "efficientnet_lite0",
+    "guidance.label_smoothing": 0.1,
+    "guidance.optimizer": "adamw",
+    "guidance.learning_rate": 2e-3,
+    "guidance.weight_decay": 0.05,
+    "train.ema": True,
+    "sampling.flips": "horizontal",
+}
+CHOSEN = {
+    ("default", "classifier"): TRUNK | {"guidance.backbone": "resnet18", "data.crop": 1.0},
+    ("default", "gmic"): TRUNK | {"guidance.backbone": "resnet50", "data.crop": 1.0},
+    ("default", "strong"): FINE_TUNED | {"guidance.warmup_epochs": 0, "train.epochs": 20},
+    ("default", "plus"): FINE_TUNED
+    | {
+        "guidance.warmup_epochs": 20,
+        "guidance.frozen": True,
+        "denoiser.parameterization": "posterior",
+        "denoiser.gates": "ones",
+        "denoiser.encoder": "guidance",
+        "denoiser.conditioning_dropout": 0.5,
+        "train.epochs": 10,
+        "train.noise_weight": 0.0,
+        "train.label_weight": 1.0,
+        "train.label_balance": 0.0,
+        "sampling.num_steps": 1,
+        "sampling.num_samples": 2,
+        "sampling.unconditional": 0.5,
+        "sampling.ensemble_weight": 1 / 3,
+    },
+    ("quickstart", "plus"): {"data.rotation": 15.0, "guidance.pretrained": ""},
+    ("quickstart", "strong"): {"data.rotation": 15.0, "guidance.pretrained": "auto"},
+    ("busi", "v1"): {"data.rotation": 30.0, "data.flip": "horizontal", "data.test_fraction": 0.3},
+    ("medmnist", "v1"): {"data.rotation": 30.0, "data.flip": "horizontal", "data.image_size": 64},
+}
+"""(file, recipe) to values that no paper has and that decide what it is, by hand: docs/plus.md.
+
+Those of the papers are in test_paper_values.py.
+"""
+
 
 def loaded(file: str, recipe: str) -> module.Config:
     """The configuration of `--config=configs/FILE.py:RECIPE`."""
@@ -71,6 +113,13 @@ def test_a_recipe_spells_out_every_field_of_the_method(name):
         # In the order of declaration, so that two recipes can be read side by side.
         expected = [each for each in declared if each not in OF_THE_RUN.get(group.func.id, ())]
         assert [keyword.arg for keyword in group.keywords] == expected
+
+
+@pytest.mark.parametrize(("file", "recipe"), CHOSEN)
+def test_what_no_paper_has_is_what_was_chosen(file, recipe):
+    found = flatten(loaded(file, recipe).to_dict())
+    expected = CHOSEN[file, recipe]
+    assert {field: found[field] for field in expected} == expected
 
 
 def test_an_unknown_recipe_is_named_with_the_known_ones():

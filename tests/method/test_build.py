@@ -256,6 +256,17 @@ def test_several_labels_cannot_be_balanced():
         build(changed, SEVERAL)
 
 
+def test_what_is_asked_of_balance_reaches_the_label_loss():
+    """-log softmax(logits + tau log pi) of the true class, docs/plus.md: here 9 to 1 images."""
+    changed = make_config(Path(), train__label_weight=1.0, train__label_balance=0.5)
+    method = build(changed, Task(class_names=("a", "b")), counts=(9, 1))
+    logits = np.array([[0.2, 0.1], [0.2, 0.1]], np.float32)
+    adjusted = np.array([0.2, 0.1]) + 0.5 * np.log([0.9, 0.1])
+    expected = np.log(np.exp(adjusted).sum()) - adjusted
+    found = method.objective.label_loss(logits, np.eye(2, dtype=np.float32))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize(("share", "expected"), [(0.0, [0]), (0.5, [1, 1, 0, 0]), (1.0, [1] * 4)])
 def test_the_first_samples_are_the_unconditional_ones(share, expected):
     sampling = make_method(sampling__num_samples=4, sampling__unconditional=share).sampling
