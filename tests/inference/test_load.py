@@ -17,6 +17,7 @@ from diffmic_jax.errors import InputError
 from diffmic_jax.inference import classify
 from diffmic_jax.inference.load import load
 from diffmic_jax.report.info import describe
+from diffmic_jax.training.checksum import digest
 from tests import tiny
 
 
@@ -32,11 +33,15 @@ def images(tmp_path) -> Path:
 
 
 @pytest.fixture
-def without_data(tiny_data):
-    """The training data is gone during the test."""
-    moved = tiny_data.rename(tiny_data.with_name("moved"))
-    yield
-    moved.rename(tiny_data)
+def without_data(trained, tmp_path) -> Path:
+    """The workdir of a run whose training data is gone."""
+    workdir = shutil.copytree(trained, tmp_path / "run")
+    for path in workdir.glob("checkpoints/*/record/metadata"):
+        record = json.loads(path.read_text())
+        record["meta"]["config"]["data"]["root"] = str(tmp_path / "gone")
+        del record["sha256"]
+        path.write_text(json.dumps(record | {"sha256": digest(record)}))
+    return workdir
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -44,11 +49,12 @@ def read(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_a_folder_becomes_a_csv_without_the_training_data(
-    tmp_path, images, trained, without_data, capsys
-):
+def test_a_folder_becomes_a_csv_without_the_training_data(tmp_path, images, without_data, capsys):
     out = tmp_path / "new" / "out.csv"
-    status = cli.main(["predict", f"--workdir={trained}", f"--images={images}", f"--out={out}"])
+    assert not Path(load(without_data).config.data.root).exists()
+    status = cli.main(
+        ["predict", f"--workdir={without_data}", f"--images={images}", f"--out={out}"]
+    )
     assert status == 0
     assert "20 images classified" in capsys.readouterr().out
     rows = read(out)
