@@ -17,7 +17,7 @@ from diffmic_jax.method.build import Method, build
 from diffmic_jax.method.task import Task
 from diffmic_jax.training import parallel
 from diffmic_jax.training.checkpoint import Checkpoints
-from diffmic_jax.training.state import abstract_variables
+from diffmic_jax.training.state import abstract_state
 from diffmic_jax.training.workdir import stored_config
 
 __all__ = ["Model", "load"]
@@ -84,7 +84,8 @@ def _load_run(
         alike = (each.method for each in others if _predicts_alike(each.config, config))
         method = method or next(alike, None) or build(config, task)
         mesh = _mesh(config)
-        variables = checkpoints.variables(step, abstract_variables(method, mesh), config.train.ema)
+        target = abstract_state(method, mesh).variables()
+        variables = checkpoints.variables(step, target, config.train.ema)
         fingerprint = checkpoints.fingerprint(step)
     return Model(
         workdir=workdir,

@@ -6,22 +6,20 @@ import enum
 from collections.abc import Callable
 from functools import lru_cache, partial
 from itertools import compress
-from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from diffmic_jax.method.build import Method
-from diffmic_jax.method.state import TrainState, init_state, init_variables
+from diffmic_jax.method.state import TrainState, init_state
 from diffmic_jax.training import parallel
-from diffmic_jax.types import Array, Variables
+from diffmic_jax.types import Array
 
 __all__ = [
     "Purpose",
     "TrainState",
     "abstract_state",
-    "abstract_variables",
     "blank_state",
     "completed",
     "fresh_state",
@@ -57,27 +55,14 @@ def abstract_state(method: Method, mesh: Mesh) -> TrainState:
     Raises:
       InputError: the denoiser's layers cannot be split evenly over the mesh.
     """
-    shapes = jax.eval_shape(_initial(method), jax.random.key(0), _horizon(method))
-    state: TrainState = _placed(shapes, method, mesh)
-    return state
-
-
-@lru_cache(maxsize=16)
-def abstract_variables(method: Method, mesh: Mesh) -> Variables:
-    """Those of the method's parameters and statistics, as `TrainState.variables` has them."""
-    shapes = jax.eval_shape(partial(init_variables, method), jax.random.key(0))
-    variables: Variables = _placed(shapes, method, mesh)
-    return variables
-
-
-def _placed(shapes: Any, method: Method, mesh: Mesh) -> Any:
-    """Shapes and types with the shardings of the method's arrays on a mesh."""
+    abstract = jax.eval_shape(_initial(method), jax.random.key(0), _horizon(method))
     wide = method.denoiser.feature_dim if method.denoiser else mesh.shape["model"]
+    shardings = parallel.state_shardings(mesh, abstract, wide)
     # Without them, Orbax restores the devices of the run that saved, which may be others.
     return jax.tree.map(
         lambda leaf, own: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=own),
-        shapes,
-        parallel.state_shardings(mesh, shapes, wide),
+        abstract,
+        shardings,
     )
 
 
