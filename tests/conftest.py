@@ -30,8 +30,8 @@ from tests import tiny
 TESTS = Path(__file__).parent
 
 LONG = (
-    *("test_parallel", "test_train_step_golden", "test_tutorial", "test_study", "test_loop"),
-    *("test_fitting", "test_api", "test_convert"),
+    *("test_parallel", "test_train_step_golden", "test_study", "test_loop", "test_fitting"),
+    *("test_tutorial", "test_api", "test_convert"),
 )
 """Files that take a minute each come first, so that no worker is left alone with one at the end."""
 

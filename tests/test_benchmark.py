@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 SMALLEST = (
     *("--size=32", "--batch=2", "--repeat=1", "--json"),

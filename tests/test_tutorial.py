@@ -6,6 +6,8 @@ import re
 import shlex
 from pathlib import Path
 
+import pytest
+
 from diffmic_jax.cli import main as cli
 from diffmic_jax.cli import train
 from diffmic_jax.planning import budget
@@ -61,6 +63,7 @@ def run(words: list[str]) -> int:
     return cli.main(rest)
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_tutorial_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     # A slow machine, on which an epoch fits once.

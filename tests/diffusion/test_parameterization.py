@@ -105,6 +105,7 @@ def test_the_output_that_each_parameterization_is_after_gives_label_and_noise(t)
         np.testing.assert_allclose(found.logits, label, atol=1e-4, err_msg=name)
         # At t = 0 the noise is a hundredth of the state.
         np.testing.assert_allclose(found.eps_hat, noise, atol=2e-3, err_msg=name)
+        np.testing.assert_allclose(found.certainty, ab, rtol=1e-6, err_msg=name)
 
 
 def test_a_network_of_zeros_returns_the_prior_mean_unless_it_predicts_the_noise():

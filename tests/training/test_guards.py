@@ -126,8 +126,9 @@ def test_the_watchdog_names_the_process_and_what_it_does(capfd):
     messages: list[str] = []
     listener = Listener()
     logging.getLogger("diffmic_jax").addHandler(listener)
-    with Watchdog(minutes=1e-4) as watchdog:
-        watchdog.at("computes step 12 (joint)")
+    watchdog = Watchdog(minutes=1e-4)
+    watchdog.at("computes step 12 (joint)")  # before it watches: it may report at once
+    with watchdog:
         assert logged.wait(timeout=60)
     assert messages[0].startswith("process 0 of 1 on ")
     assert "hangs? computes step 12 (joint), for " in messages[0]

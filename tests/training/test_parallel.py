@@ -42,8 +42,11 @@ def run(name, status, recipe="v1", **changes):
     assert command.run_command(lambda: api.train(config, folder / name)) == status
 
 
+if "v2" in sys.argv:
+    run("v2", 0, "v2", train__model_shards=2)
+    sys.exit()
+
 run("data", 0)
-run("v2", 0, "v2", train__model_shards=2)
 run("uneven", 2, train__batch_size=10)
 run("odd", 2, train__model_shards=3)
 
@@ -63,20 +66,24 @@ def one_device(tmp_path_factory, tiny_data) -> Path:
     return workdir
 
 
-@pytest.fixture(scope="module")
-def four_devices(tmp_path_factory, tiny_data) -> tuple[Path, str]:
-    """The folder of such runs on four devices, and its standard error."""
-    folder = tmp_path_factory.mktemp("four")
-    forced = {"JAX_NUM_CPU_DEVICES": "4"}
+def on_four_devices(*argv: str | Path) -> str:
+    """Make such runs, or that of v2, in a process with four devices; its standard error."""
     done = subprocess.run(
-        [sys.executable, "-c", FOUR_DEVICES, tiny_data, folder],
+        [sys.executable, "-c", FOUR_DEVICES, *argv],
         cwd=PROJECT,
-        env=os.environ | forced,
+        env=os.environ | {"JAX_NUM_CPU_DEVICES": "4"},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    return folder, done.stderr
+    return done.stderr
+
+
+@pytest.fixture(scope="module")
+def four_devices(tmp_path_factory, tiny_data) -> tuple[Path, str]:
+    """The folder of the runs on four devices, and its standard error."""
+    folder = tmp_path_factory.mktemp("four")
+    return folder, on_four_devices(tiny_data, folder)
 
 
 def logged(workdir: Path, *words: str) -> list[list[float]]:
@@ -129,11 +136,12 @@ def test_four_devices_equal_one(tiny_data, one_device, four_devices):
     assert_same_run(tiny_data, folder / "data", one_device)
 
 
-def test_four_devices_equal_one_for_maps_of_labels(tmp_path, tiny_data, four_devices):
-    folder, _ = four_devices
+@pytest.mark.slow
+def test_four_devices_equal_one_for_maps_of_labels(tmp_path, tiny_data):
+    on_four_devices(tiny_data, tmp_path, "v2")
     config = tiny.make_config(tiny_data, "v2", **tiny.TWENTY_STEPS)
     api.train(config, tmp_path / "run")
-    assert_same_run(tiny_data, folder / "v2", tmp_path / "run", "v2")
+    assert_same_run(tiny_data, tmp_path / "v2", tmp_path / "run", "v2")
 
 
 def test_four_devices_predict_the_same_in_batches_that_do_not_divide(one_device, four_devices):
@@ -184,7 +192,7 @@ def test_two_processes_stop_after_the_same_step_when_one_is_asked(stopped):
     )
 
 
-@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("count", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_what_two_processes_began_ends_as_on_one_device(
     tmp_path, tiny_data, one_device, stopped, count
 ):
