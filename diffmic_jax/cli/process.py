@@ -64,13 +64,24 @@ def _terminated(number: int, frame: FrameType | None) -> None:
     raise Interrupted("terminated, all there was to save is saved")
 
 
-def _excepthook(kind: type[BaseException], error: BaseException, trace: Any) -> None:
-    """Show what nobody caught, but for the echoes of a save that failed.
+def _is_echo(error: BaseException | None) -> bool:
+    """Whether an error is the echo of a save that failed.
 
     TensorStore's other writes end after Orbax has closed the loop that waits for them.
     """
-    if kind is not RuntimeError or str(error) != "Event loop is closed":
+    return type(error) is RuntimeError and str(error) == "Event loop is closed"
+
+
+def _excepthook(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """Show what nobody caught, but for echoes."""
+    if not _is_echo(error):
         sys.__excepthook__(kind, error, trace)
+
+
+def _unraisablehook(told: sys.UnraisableHookArgs) -> None:
+    """The same of what nobody could catch, as in a thread of TensorStore's own."""
+    if not _is_echo(told.exc_value):
+        sys.__unraisablehook__(told)
 
 
 def _prepare() -> None:
@@ -84,6 +95,8 @@ def _prepare() -> None:
     _log_to_stderr()
     if sys.excepthook is sys.__excepthook__:
         sys.excepthook = _excepthook
+    if sys.unraisablehook is sys.__unraisablehook__:
+        sys.unraisablehook = _unraisablehook
 
 
 def run_command(main: Callable[[], None]) -> int:

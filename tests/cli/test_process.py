@@ -118,6 +118,33 @@ def test_echoes_of_a_failed_save_are_not_shown(monkeypatch, capsys):
     assert capsys.readouterr().err == "RuntimeError: else\n"
 
 
+ECHO = """
+import asyncio
+import sys
+import threading
+
+import tensorstore
+from diffmic_jax.cli.process import run_command
+
+run_command(lambda: None)
+promise, write = tensorstore.Promise.new()
+loop = asyncio.new_event_loop()
+loop.set_exception_handler(lambda *told: None)
+waiting = loop.create_task(asyncio.wait_for(write, None))
+loop.run_until_complete(asyncio.sleep(0.01))
+loop.close()
+thread = threading.Thread(target=promise.set_exception, args=(OSError("no space"),))
+thread.start()
+thread.join()
+waiting._log_destroy_pending = False
+"""
+
+
+def test_nor_are_those_that_come_from_a_thread_of_tensorstore():
+    done = subprocess.run([sys.executable, "-c", ECHO], cwd=PROJECT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_message_is_one_line_with_an_end_and_without_codes(capsys):
     def fails() -> None:
         raise InputError("\x1b]0;owned\x07 a\nb \udce9 " + "9" * 10**6)
