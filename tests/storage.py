@@ -175,9 +175,9 @@ class Faults:
         *,
         room: Path | None = None,
         mended: Callable[[], None] = lambda: None,
-        fails: bool = True,
+        fails: bool | None = True,
     ) -> None:
-        """One fault in one command."""
+        """One fault in one command, which fails, does not, or (None) may do either."""
         if self._only not in f"{name}: {what}":
             return
         wanted = self.wanted(name)
@@ -187,10 +187,10 @@ class Faults:
         if status == 0:
             # The fault struck only what can be done without, or nothing.
             line = "ended well"
-            assert not fails or "limit" in what or "disk" in what, what
+            assert fails is not True or "limit" in what or "disk" in what, what
         else:
             line = line_of(status, shown)
-            assert fails, shown
+            assert fails is not False, shown
         mended()
         found, _ = kills.whole(self._commands[name], folder)
         assert found == wanted, (what, name, found, wanted)
@@ -227,7 +227,8 @@ def run(home: Path, only: str) -> int:
         faults.make("no rename", name, no_rename)
     for name in ("train", "predict", "prepare"):
         jumps = lambda: os.environ.update(CLOCK_JUMPS="1")  # noqa: E731
-        faults.make("the clock jumps", name, jumps, fails=False)
+        # Orbax gives a save up by that clock.
+        faults.make("the clock jumps", name, jumps, fails=None if name == "train" else False)
     return faults.count
 
 
