@@ -126,7 +126,10 @@ class TrainingRun:
                 log.log(level, "data: %s", finding.text)
             start, seen = int(state.step), self._seen(state)
             log.info("training from step %d to %d", start, self._end(state))
-            with self._log(state) as training_log, self._progress(training_log, self._end(state)):
+            with (
+                self._log(state, seen["train"]) as training_log,
+                self._progress(training_log, self._end(state)),
+            ):
                 training_log.networks(state.params, start)
                 loop = self._loop(checkpoints, meta, training_log, self._pace(checkpoints, start))
                 images = self.dataset.examples["validation"]
@@ -231,13 +234,21 @@ class TrainingRun:
         augment = partial(transforms.augment, own=data)
         return parallel.augmented(self.mesh, batches, augment, self.key(Purpose.AUGMENT), start)
 
-    def _log(self, state: TrainState) -> TrainingLog:
+    def _shapes(self, examples: Examples) -> Batch:
+        """What `batches` gives, but for the values: then what is traced for it is used by it."""
+        size, rows = self.config.train.batch_size, parallel.split_rows(self.mesh)
+
+        def of(one: np.ndarray | np.generic) -> Any:
+            return jax.ShapeDtypeStruct((size, *one.shape), one.dtype, sharding=rows)
+
+        image = examples.images(np.arange(1))[0]
+        if image.ndim == 2:  # the features of all its views
+            image = image[0]
+        return Batch(of(image), of(examples.label[0]), of(np.float32(1)), of(np.int32(0)))
+
+    def _log(self, state: TrainState, examples: Examples) -> TrainingLog:
         """The run's log, going on from a state."""
-        size = self.config.train.batch_size
-        image = (size, *(self.config.data.image_size,) * 2, 3)
-        rows = np.zeros(size, np.int32)
-        label = self.dataset.examples["train"].label[:size]
-        batch = Batch(np.zeros(image, np.uint8), label, rows)
+        batch = self._shapes(examples)
         last = self.method.phases[-1]
         scalars: dict[str, Any] = {}  # the columns are the same in every phase
         for phase in [last] if last.guidance else self.method.phases:
@@ -246,7 +257,7 @@ class TrainingRun:
         return TrainingLog(
             self.workdir if parallel.is_main_process() else None,
             sorted(scalars),
-            batch_size=size,
+            batch_size=self.config.train.batch_size,
             every_steps=self.config.train.log_every,
             num_steps=self._end(state),
             start_step=int(state.step),

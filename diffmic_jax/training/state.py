@@ -45,7 +45,7 @@ def run_key(seed: int, purpose: Purpose) -> Array:
 @lru_cache(maxsize=16)
 def _initial(method: Method) -> Callable[[Array, Array], TrainState]:
     """`init_state` of a method: one function, which is traced once for its shapes and itself."""
-    return partial(init_state, method)
+    return jax.jit(partial(init_state, method))
 
 
 @lru_cache(maxsize=16)

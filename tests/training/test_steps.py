@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 
 from diffmic_jax.method.build import build
 from diffmic_jax.method.task import Task
@@ -53,3 +54,20 @@ def test_a_step_is_traced_once_for_its_columns_and_for_every_training(monkeypatc
     assert calls == [phase]
     skipping = steps.step_of(method, phase, skip=True)
     assert skipping is not steps.step_of(method, phase, skip=False)
+
+
+@pytest.mark.parametrize("recipe", ["v1", "classifier"])
+def test_a_training_traces_each_of_its_steps_once(recipe, tiny_data, tmp_path, monkeypatch):
+    calls = []
+    step = steps.train_step
+
+    def counted(method, *rest):
+        calls.append(method.phase.name)
+        return step(method, *rest)
+
+    monkeypatch.setattr(steps, "train_step", counted)
+    # A rate of its own: no other test has made these steps.
+    config = tiny.make_config(tiny_data, recipe, guidance__learning_rate=0.00125)
+    tiny.train(config, tmp_path / "run")
+    expected = {"v1": ["joint", "warmup"], "classifier": ["classifier", "warmup"]}
+    assert sorted(calls) == expected[recipe]
