@@ -6,6 +6,9 @@ batches. The networks normalise their input (`nn.preprocess`).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import lru_cache, partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -72,6 +75,12 @@ def augment(images: Array, index: Array, key: Array, own: Data) -> Array:
         return _warped(image, [base, warp.turn(angle)], jax.random.fold_in(key_of_image, 1), own)
 
     return jax.vmap(one)(images, index)
+
+
+@lru_cache(maxsize=16)
+def augmenting(own: Data) -> Callable[[Array, Array, Array], Array]:
+    """`augment` with these options: (images, index, key) -> images, one function for equal ones."""
+    return partial(augment, own=own)
 
 
 def _warped(image: Array, parts: list[Array], key: Array, own: Data) -> Array:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Callable, Generator, Sequence
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -201,23 +202,30 @@ def augmented(
     Args:
       mesh: from `make_mesh`.
       batches: this process's rows of the batches of steps `start_step`, `start_step` + 1, ...
-      augment: (images, index, key of the step) -> images.
+      augment: (images, index, key of the step) -> images; the same one is compiled once.
       key: random key of the run's augmentation.
       start_step: the first step.
     """
-    rows = split_rows(mesh)
-
-    def step(images: Any, index: Any, number: Any) -> Any:
-        return augment(images, index, jax.random.fold_in(key, number))
-
-    compiled = jax.jit(
-        step, in_shardings=(rows, rows, replicated(mesh)), out_shardings=rows, donate_argnums=0
-    )
+    compiled = _augmenting(mesh, augment)
     with contextlib.closing(batches):
         for number, batch in enumerate(batches, start_step):
             batch = from_local_rows(mesh, batch)
             # A plain integer would be compiled in, a step at a time.
-            yield batch._replace(image=compiled(batch.image, batch.index, np.uint32(number)))
+            image = compiled(batch.image, batch.index, key, np.uint32(number))
+            yield batch._replace(image=image)
+
+
+@lru_cache(maxsize=16)
+def _augmenting(mesh: Mesh, augment: Callable[[Any, Any, Any], Any]) -> Callable:
+    """The same, compiled: (images, index, key of the run, number of the step) -> images."""
+    rows, whole = split_rows(mesh), replicated(mesh)
+
+    def step(images: Any, index: Any, key: Any, number: Any) -> Any:
+        return augment(images, index, jax.random.fold_in(key, number))
+
+    return jax.jit(
+        step, in_shardings=(rows, rows, whole, whole), out_shardings=rows, donate_argnums=0
+    )
 
 
 def placed(mesh: Mesh, batches: Generator[Batch, None, None]) -> Generator[Batch, None, None]:

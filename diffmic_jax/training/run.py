@@ -231,7 +231,7 @@ class TrainingRun:
         if self.method.on_features:
             views = of_random_views(batches, batching, self.config.seed, start)
             return parallel.placed(self.mesh, views)
-        augment = partial(transforms.augment, own=data)
+        augment = transforms.augmenting(data)
         return parallel.augmented(self.mesh, batches, augment, self.key(Purpose.AUGMENT), start)
 
     def _shapes(self, examples: Examples) -> Batch:

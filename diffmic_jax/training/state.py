@@ -6,6 +6,7 @@ import enum
 from collections.abc import Callable
 from functools import lru_cache, partial
 from itertools import compress
+from typing import Any
 
 import jax
 import numpy as np
@@ -90,7 +91,20 @@ def completed(state: TrainState, method: Method, key: Array) -> TrainState:
       key: random key of the parameters.
     """
     leaves, tree = jax.tree.flatten(state)
-    missing = [isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves]
+    missing = tuple(
+        leaf.sharding if isinstance(leaf, jax.ShapeDtypeStruct) else None for leaf in leaves
+    )
+    # The horizon is no part of the program, which is compiled once for any number of epochs.
+    new = iter(_drawing(method, missing)(key, _horizon(method)))
+    whole = [
+        leaf if there is None else next(new) for leaf, there in zip(leaves, missing, strict=True)
+    ]
+    return jax.tree.unflatten(tree, whole)
+
+
+@lru_cache(maxsize=16)
+def _drawing(method: Method, missing: tuple[Any, ...]) -> Callable[[Array, np.int32], list[Array]]:
+    """Compiled function (key, horizon) -> those leaves of `init_state` that have a sharding."""
 
     def init(key: Array, horizon: Array) -> list[Array]:
         # What is there already is not drawn: no compiler keeps what nothing depends on.
@@ -98,15 +112,11 @@ def completed(state: TrainState, method: Method, key: Array) -> TrainState:
 
     # It runs once: on a CPU, optimising the program takes many times longer than running it.
     options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-    drawn = jax.jit(
+    return jax.jit(
         init,
-        out_shardings=[leaf.sharding for leaf in compress(leaves, missing)],
+        out_shardings=[there for there in missing if there is not None],
         compiler_options=options if jax.default_backend() == "cpu" else None,
     )
-    # The horizon is no part of the program, which is compiled once for any number of epochs.
-    new = iter(drawn(key, _horizon(method)))
-    whole = [next(new) if isinstance(leaf, jax.ShapeDtypeStruct) else leaf for leaf in leaves]
-    return jax.tree.unflatten(tree, whole)
 
 
 def _horizon(method: Method) -> np.int32:

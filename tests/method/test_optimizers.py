@@ -178,7 +178,8 @@ def test_the_guidance_steps_are_those_of_the_phases_in_which_it_learns(recipe, f
 
 
 def test_earlier_blocks_learn_more_slowly():
-    optimization = tuned(layer_decay=0.5, optimizer="adam", learning_rate=1.0)
+    rates = {"layer_decay": 0.5, "optimizer": "adam", "learning_rate": 1.0}
+    optimization = tuned(backbone="tiny_two", **rates)
     optimizer = make_optimizers(optimization)["guidance"]
     trunk = {"conv1": 0.125, "bn1": 0.125, "layer1_0": 0.25, "layer2_0": 0.5}
     shares = {"global_trunk": {name: {"w": share} for name, share in trunk.items()}}

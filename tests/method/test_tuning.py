@@ -43,11 +43,12 @@ TUNED = {
     "last_blocks": {"layer2_0", "classifier"},
     "head": {"classifier"},
 }
-"""Parameters of a plain classifier on the trunk `tiny` that learn."""
+"""Parameters of a plain classifier on the trunk `tiny_two` that learn."""
 
 
 def tuned_method(tune: str, **changes: object) -> Method:
     plain = {
+        "guidance__backbone": "tiny_two",
         "guidance__tune": tune,
         "guidance__warmup_epochs": 0,
         "guidance__learning_rate": 1e-2,

@@ -67,8 +67,8 @@ def test_trunks_start_from_the_weights_that_are_named(tmp_path, tiny_data, caplo
             kernel = params[network][trunk]["conv1"]["kernel"]
             np.testing.assert_array_equal(kernel, theirs["conv1.weight"].transpose(2, 3, 1, 0))
         for stats in (found.batch_stats, found.ema_batch_stats):
-            mean = stats[network][trunk]["layer1_0"]["bn1"]["mean"]
-            np.testing.assert_array_equal(mean, theirs["layer1.0.bn1.running_mean"])
+            mean = stats[network][trunk]["layer2_0"]["bn1"]["mean"]
+            np.testing.assert_array_equal(mean, theirs["layer2.0.bn1.running_mean"])
     assert "guidance starts with global_trunk and local_trunk from" in caplog.text
     assert origins == {
         "guidance": config.guidance.pretrained,
@@ -115,8 +115,8 @@ def test_a_shared_trunk_starts_from_one_file_with_two_sets_of_statistics(tmp_pat
     found, origins = tiny.open_run(config, tmp_path / "run").initial_state()
     assert "local_trunk" not in found.params["guidance"]
     for place in ("global_trunk", "local_trunk"):
-        mean = found.batch_stats["guidance"][place]["layer1_0"]["bn1"]["mean"]
-        np.testing.assert_array_equal(mean, state["layer1.0.bn1.running_mean"])
+        mean = found.batch_stats["guidance"][place]["layer2_0"]["bn1"]["mean"]
+        np.testing.assert_array_equal(mean, state["layer2.0.bn1.running_mean"])
     assert origins == {"guidance": config.guidance.pretrained, "denoiser": "the guidance"}
 
 
