@@ -1,15 +1,14 @@
-"""main.py and `python -m diffmic_jax` as processes; what they do is tested in tests/cli."""
+"""main.py as a process, and the quickstart; what they do is tested in tests/cli."""
 
 from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 
+from diffmic_jax.cli import main as cli
 from diffmic_jax.cli import train
 from tests import tiny
-from tests.processes import environment, start, write_config
+from tests.processes import start, write_config
 
 
 def test_a_bad_command_line_is_one_line_and_a_status(tmp_path):
@@ -43,24 +42,17 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path, tiny_data, monkeypa
     assert scores["n"] == tiny.TEST
 
 
-def test_diffmic_train_finds_the_quickstart_from_any_folder(tmp_path):
-    small = {
-        "data.image_size": 32,
-        "model.width": 8,
+def test_diffmic_train_finds_the_quickstart_from_any_folder(tmp_path, monkeypatch):
+    small = tiny.TINY | {
         "guidance.warmup_epochs": 0,
+        "train.batch_size": 32,
         "train.max_steps": 2,
+        "eval.batch_size": 64,
         "eval.bootstrap": 0,
     }
     fields = [f"--config.{name}={value}" for name, value in small.items()]
-    command = [sys.executable, "-m", "diffmic_jax", "train", "--config=quickstart:classifier"]
-    process = subprocess.run(
-        [*command, *fields, "--workdir=w"],
-        cwd=tmp_path,
-        env=environment(),
-        capture_output=True,
-        text=True,
-    )
-    assert process.returncode == 0, process.stderr
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["train", "--config=quickstart:classifier", *fields, "--workdir=w"]) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["w"]
     scores = json.loads((tmp_path / "w/eval/test/metrics.json").read_text())
     assert (scores["n"], len(scores["per_class"])) == (420, 4)

@@ -110,9 +110,8 @@ def assert_same_run(data: Path, workdir: Path, reference: Path, recipe: str = "v
     ours, theirs = (tiny.latest_state(config, each) for each in (workdir, reference))
     assert int(ours.step) == int(theirs.step) == 20
     close = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
-    # With jax 0.12 a few of the denoiser's numbers leave that range after the eighth step.
-    bound = 1e-5 if jax.__version_info__ < (0, 12) else 1e-4
-    near = partial(np.testing.assert_allclose, rtol=bound, atol=bound)
+    # A few of the denoiser's numbers leave that range: Adam makes full steps of small gradients.
+    near = partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4)
 
     def near_where_it_learns(left: jax.Array, right: jax.Array, squares: jax.Array) -> None:
         # Where gradients are rounding noise, as those of a bias before a normalisation are, Adam
@@ -181,6 +180,7 @@ def stopped(tmp_path_factory, tiny_data) -> tuple[Path, Path, list[str]]:
     return config, folder / "run", [finish(each, 75) for each in (first, second)]
 
 
+@pytest.mark.slow
 def test_two_processes_stop_after_the_same_step_when_one_is_asked(stopped):
     _, workdir, shown = stopped
     ends = [text.splitlines()[-1] for text in shown]
@@ -192,7 +192,8 @@ def test_two_processes_stop_after_the_same_step_when_one_is_asked(stopped):
     )
 
 
-@pytest.mark.parametrize("count", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 2])
 def test_what_two_processes_began_ends_as_on_one_device(
     tmp_path, tiny_data, one_device, stopped, count
 ):
