@@ -136,7 +136,8 @@ def test_only_the_guidance_sees_mixed_images(batch):
 
 
 def deep(**changes: object) -> Method:
-    return make_method("classifier", steps_per_epoch=10, guidance__warmup_epochs=0, **changes)
+    plain = {"guidance__backbone": "tiny_two", "guidance__warmup_epochs": 0}
+    return make_method("classifier", steps_per_epoch=10, **plain | changes)
 
 
 @pytest.mark.parametrize("remat", [False, True])

@@ -130,6 +130,7 @@ def assert_same_run(data: Path, workdir: Path, reference: Path, recipe: str = "v
     assert predicted(workdir) == predicted(reference)
 
 
+@pytest.mark.slow
 def test_four_devices_equal_one(tiny_data, one_device, four_devices):
     folder, _ = four_devices
     assert_same_run(tiny_data, folder / "data", one_device)
@@ -143,6 +144,7 @@ def test_four_devices_equal_one_for_maps_of_labels(tmp_path, tiny_data):
     assert_same_run(tiny_data, tmp_path / "v2", tmp_path / "run", "v2")
 
 
+@pytest.mark.slow
 def test_four_devices_predict_the_same_in_batches_that_do_not_divide(one_device, four_devices):
     folder, _ = four_devices
     ours, theirs = (tiny.read_predictions(w / "eval/test") for w in (one_device, folder / "data"))
@@ -150,6 +152,7 @@ def test_four_devices_predict_the_same_in_batches_that_do_not_divide(one_device,
     np.testing.assert_allclose(list(ours.values()), list(theirs.values()), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_what_the_devices_cannot_share_is_refused_before_anything_is_written(four_devices):
     folder, shown = four_devices
     batch, shards = [line for line in shown.splitlines() if line.startswith("error: ")]
