@@ -150,7 +150,8 @@ def tests_of(file: Path) -> list[str]:
 
 def passes(folder: Path, tests: Sequence[str], limit: float | None) -> bool:
     """Whether the tests pass in a copy of the project, within a limit in seconds."""
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
+    flags = ("-q", "-x", "-p", "no:cacheprovider", "-m", "not slow")
+    command = [sys.executable, "-m", "pytest", *flags, *tests]
     # The path is for processes that tests start: they are to find the copy as well.
     environment = os.environ | {"PYTHONPATH": str(folder)}
     if limit is not None:  # of what is changed: two changes within a second would pass for one

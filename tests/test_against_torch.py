@@ -42,7 +42,7 @@ def test_medians_and_what_pytorch_takes_over_what_we_take(ours):
     assert found["torch_over_ours"] == {"eager": {"cpu": 2, "wall": 2}}
 
 
-@pytest.mark.slow
+@pytest.mark.whole
 @pytest.mark.parametrize("program", ["lite0-train", "resnet18-infer"])
 def test_a_program_takes_a_turn_for_every_line(ours, program, monkeypatch, capsys):
     flags = [f"--programs={program}", "--batch=2", "--size=32", "--seconds=0", "--serve=jax"]

@@ -22,6 +22,8 @@ from tests import tiny
 from tests.refusal import refused
 from tests.training.test_loop import before_step, press_ctrl_c
 
+pytestmark = pytest.mark.whole
+
 # A whole run.
 
 

@@ -15,6 +15,8 @@ from diffmic_jax import api
 from tests import tiny
 from tests.refusal import refused
 
+pytestmark = pytest.mark.whole
+
 # Each makes the data unusable; the fields to change, and how the error begins.
 Spoiled = tuple[dict[str, object], str]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.whole
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 SMALLEST = (

@@ -25,6 +25,8 @@ from diffmic_jax.errors import InputError
 from tests import tiny
 from tests.data import native
 
+pytestmark = pytest.mark.whole
+
 ONE_EPOCH = {"guidance__warmup_epochs": 0, "train__epochs": 1}
 AUTHORS = {"data__protocol": "authors", "data__validation_fraction": 0.3}
 

@@ -51,7 +51,7 @@ def run(source: str, names: dict[str, object]) -> object:
     return eval(compile(ast.Expression(last.value), "cell", "eval"), names)
 
 
-@pytest.mark.slow
+@pytest.mark.whole
 def test_the_notebook_runs(tmp_path, monkeypatch, capsys):
     cells = json.loads((PROJECT / "docs/notebook.ipynb").read_text())["cells"]
     assert not any(cell.get("outputs") for cell in cells)

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+pytestmark = pytest.mark.whole
+
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 
 

@@ -12,6 +12,8 @@ from diffmic_jax.data.archives import open_prepared
 from diffmic_jax.errors import InputError
 from diffmic_jax.extras import install_command, requires
 
+pytestmark = pytest.mark.whole
+
 PROJECT = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
 
 

@@ -8,7 +8,7 @@ import pytest
 from tests.processes import PROJECT
 
 
-@pytest.mark.slow
+@pytest.mark.whole
 def test_a_training_that_is_killed_twice_ends_like_one_that_is_not():
     # In a process of its own: it forks, which one that runs JAX must not.
     command = [sys.executable, "-m", "tests.faults", "--trainings=1", "--seed=17"]

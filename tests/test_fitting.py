@@ -25,6 +25,8 @@ from diffmic_jax.report import page, planned
 from diffmic_jax.training.run import TrainingRun
 from tests import tiny
 
+pytestmark = pytest.mark.whole
+
 CHANGES = {
     **{name: tiny.TINY[name] for name in tiny.TINY if not name.startswith(("denoiser", "train"))},
     "data.image_size": 32,

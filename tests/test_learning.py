@@ -13,6 +13,8 @@ from diffmic_jax import api
 from diffmic_jax.cli import main as cli
 from tests import tiny
 
+pytestmark = pytest.mark.whole
+
 PARTS = {"train": 40, "validation": 8, "test": 30}
 """Images of each class."""
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import signal
 
+import pytest
+
 from diffmic_jax.cli import main as cli
 from diffmic_jax.cli import train
 from tests import tiny
 from tests.processes import start, write_config
+
+pytestmark = pytest.mark.whole
 
 
 def test_a_bad_command_line_is_one_line_and_a_status(tmp_path):
@@ -52,7 +56,8 @@ def test_diffmic_train_finds_the_quickstart_from_any_folder(tmp_path, monkeypatc
     }
     fields = [f"--config.{name}={value}" for name, value in small.items()]
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["train", "--config=quickstart:classifier", *fields, "--workdir=w"]) == 0
+    argv = ["--config=quickstart:classifier", *fields, "--num_processes=1", "--workdir=w"]
+    assert cli.main(["train", *argv]) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["w"]
     scores = json.loads((tmp_path / "w/eval/test/metrics.json").read_text())
     assert (scores["n"], len(scores["per_class"])) == (420, 4)

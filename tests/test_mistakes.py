@@ -17,6 +17,8 @@ from diffmic_jax.cli import train
 from tests import tiny
 from tests.processes import PROJECT, environment
 
+pytestmark = pytest.mark.whole
+
 PAGE = PROJECT / "docs/mistakes.md"
 ROW = re.compile(r"^\| `(.+?)` \| (.+?) \|$", re.M)
 PHOTOS = [f"photos/{c}/{c}_{i:02d}.png" for c, i in (("red", 0), ("blue", 0), ("red", 1))]

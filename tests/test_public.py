@@ -21,6 +21,8 @@ from diffmic_jax.inference.classify import Predictions
 from tests import tiny
 from tests.data.test_dicom import dicom, dump
 
+pytestmark = pytest.mark.whole
+
 PER_CLASS = 20
 CHANGES = (
     tiny.TINY | tiny.DIFFUSING | {"guidance.warmup_epochs": 0, "data.validation_fraction": 0.3}

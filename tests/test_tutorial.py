@@ -63,7 +63,7 @@ def run(words: list[str]) -> int:
     return cli.main(rest)
 
 
-@pytest.mark.slow
+@pytest.mark.whole
 def test_the_commands_of_the_tutorial_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     # A slow machine, on which an epoch fits once.

@@ -32,6 +32,8 @@ from diffmic_jax.study.runs import Outcome, Runs
 from tests import tiny
 from tests.helpers import whole_scores
 
+pytestmark = pytest.mark.whole
+
 STUDY = """
 from diffmic_jax.study.definition import Row, Study
 from studies import table2

@@ -206,7 +206,13 @@ DIFFUSION = {
 }
 
 
-@pytest.mark.parametrize("changes", [{}, DIFFUSION], ids=["classifier", "diffusion"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({}, id="classifier"),
+        pytest.param(DIFFUSION, id="diffusion", marks=pytest.mark.whole),
+    ],
+)
 def test_a_head_learns_from_features_as_from_images(tiny_data, tmp_path, monkeypatch, changes):
     """Where an image has one view, which is the image itself."""
     plain = {"guidance__views": 1, "data__flip": "none", "data__rotation": 0.0, "train__ema": True}

@@ -58,6 +58,7 @@ def steps_kept(workdir: Path) -> dict[str, int | None]:
 
 
 # Epochs have 3 steps, the first of them is the guidance's; checkpoints come at 3, 6 and 9.
+@pytest.mark.whole
 def test_a_run_that_was_stopped_ends_like_one_that_was_not(
     tmp_path, tiny_data, trained, monkeypatch
 ):
@@ -76,6 +77,7 @@ def test_a_run_that_was_stopped_ends_like_one_that_was_not(
     assert (workdir / scores).read_bytes() == (trained / scores).read_bytes()
 
 
+@pytest.mark.whole
 def test_steps_in_a_row_are_those_steps(tmp_path, tiny_data, trained, monkeypatch):
     # Of 3 steps to a checkpoint, which ends a phase as well, two go together.
     several = tiny.make_config(tiny_data, train__steps_per_dispatch=2)

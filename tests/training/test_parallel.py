@@ -130,13 +130,13 @@ def assert_same_run(data: Path, workdir: Path, reference: Path, recipe: str = "v
     assert predicted(workdir) == predicted(reference)
 
 
-@pytest.mark.slow
+@pytest.mark.whole
 def test_four_devices_equal_one(tiny_data, one_device, four_devices):
     folder, _ = four_devices
     assert_same_run(tiny_data, folder / "data", one_device)
 
 
-@pytest.mark.slow
+@pytest.mark.whole
 def test_four_devices_equal_one_for_maps_of_labels(tmp_path, tiny_data):
     on_four_devices(tiny_data, tmp_path, "v2")
     config = tiny.make_config(tiny_data, "v2", **tiny.TWENTY_STEPS)
@@ -144,7 +144,7 @@ def test_four_devices_equal_one_for_maps_of_labels(tmp_path, tiny_data):
     assert_same_run(tiny_data, tmp_path / "v2", tmp_path / "run", "v2")
 
 
-@pytest.mark.slow
+@pytest.mark.whole
 def test_four_devices_predict_the_same_in_batches_that_do_not_divide(one_device, four_devices):
     folder, _ = four_devices
     ours, theirs = (tiny.read_predictions(w / "eval/test") for w in (one_device, folder / "data"))
@@ -152,7 +152,7 @@ def test_four_devices_predict_the_same_in_batches_that_do_not_divide(one_device,
     np.testing.assert_allclose(list(ours.values()), list(theirs.values()), atol=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.whole
 def test_what_the_devices_cannot_share_is_refused_before_anything_is_written(four_devices):
     folder, shown = four_devices
     batch, shards = [line for line in shown.splitlines() if line.startswith("error: ")]
@@ -183,7 +183,7 @@ def stopped(tmp_path_factory, tiny_data) -> tuple[Path, Path, list[str]]:
     return config, folder / "run", [finish(each, 75) for each in (first, second)]
 
 
-@pytest.mark.slow
+@pytest.mark.whole
 def test_two_processes_stop_after_the_same_step_when_one_is_asked(stopped):
     _, workdir, shown = stopped
     ends = [text.splitlines()[-1] for text in shown]
@@ -195,7 +195,7 @@ def test_two_processes_stop_after_the_same_step_when_one_is_asked(stopped):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.whole
 @pytest.mark.parametrize("count", [1, 2])
 def test_what_two_processes_began_ends_as_on_one_device(
     tmp_path, tiny_data, one_device, stopped, count
