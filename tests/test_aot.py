@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import pytest
 
 from diffmic_jax.nn import trunks
+from diffmic_jax.nn.convolution import convolve
 from tests.processes import environment
 from tests.test_benchmark import SMALLEST
 
@@ -115,6 +116,19 @@ def test_a_resnet18_multiplies_as_often_as_published(script):
     found = script("hlo").matrix_flops(traced)
     # 1.81 billion multiplications an image (torchvision), of which its head has 0.5 million.
     assert found == {"float32": pytest.approx(2 * 2 * 1.8136e9, rel=1e-3)}
+
+
+@pytest.mark.parametrize("side", [14, 56])
+def test_a_convolution_and_its_gradients_are_three_of_it(script, side):
+    count = script("hlo").matrix_flops
+    x, kernel = jnp.zeros((1, side, side, 16)), jnp.zeros((3, 3, 16, 16))
+
+    def loss(x: Any, kernel: Any) -> Any:
+        return convolve(x, kernel, 1).sum()
+
+    one = count(jax.make_jaxpr(loss)(x, kernel))["float32"]
+    assert one == 2 * 9 * 16 * 16 * side**2
+    assert count(jax.make_jaxpr(jax.grad(loss, (0, 1)))(x, kernel)) == {"float32": 3 * one}
 
 
 def test_operations_in_loops_branches_and_gradients(script):

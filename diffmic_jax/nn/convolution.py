@@ -110,10 +110,11 @@ def _forward(x: Array, kernel: Array, stride: int, pads: tuple[Pads, Pads]) -> t
 def _backward(stride: int, pads: tuple[Pads, Pads], kept: Any, grad: Array) -> tuple[Array, Array]:
     x, kernel = kept
     run = partial(by_xla, stride=stride, pads=pads)
-    (of_image,) = jax.vjp(lambda x: run(x, kernel), x)[1](grad)
+    # Linear in each: unlike `vjp`, this does not trace a convolution that nobody asks for.
+    (of_image,) = jax.linear_transpose(lambda x: run(x, kernel), x)(grad)
 
     def plain(x: Array, grad: Array) -> Array:
-        found: Array = jax.vjp(lambda kernel: run(x, kernel), kernel)[1](grad)[0]
+        found: Array = jax.linear_transpose(lambda kernel: run(x, kernel), kernel)(grad)[0]
         return found
 
     if kernel.shape[0] != 3 or grad.shape[1] * grad.shape[2] < LARGE:
