@@ -20,7 +20,7 @@ from pathlib import Path
 from diffmic_jax.errors import RESTART
 from tests import tiny
 from tests.kills import of_run
-from tests.processes import finish, start_together, write_config
+from tests.processes import finish_all, start_together, write_config
 
 NAMED = re.compile(r"process (\d) of 2 .*(is missing|has not come|cannot be reached)")
 """The line by which a process names the one that it has lost."""
@@ -33,8 +33,7 @@ def both(flags: list[str], workdir: Path) -> list[subprocess.Popen[str]]:
 def whole(flags: list[str], workdir: Path) -> float:
     """Run the two to their end; the seconds that it took."""
     began = time.monotonic()
-    for process in both(flags, workdir):
-        finish(process)
+    finish_all(both(flags, workdir))
     return time.monotonic() - began
 
 

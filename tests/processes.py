@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 PROJECT = Path(__file__).parents[1]
@@ -62,6 +63,12 @@ def start_together(count: int, *argv: str, devices: int = 1) -> list[subprocess.
 
 def finish(process: subprocess.Popen[str], status: int = 0) -> str:
     """Wait for the end, which has to have that exit status; returns standard error."""
-    _, shown = process.communicate()
-    assert process.returncode == status, shown
+    return finish_all([process], status)[0]
+
+
+def finish_all(processes: Sequence[subprocess.Popen[str]], status: int = 0) -> list[str]:
+    """The same of several, of which the last may be the reason for what the first says."""
+    shown = [process.communicate()[1] for process in processes]
+    found = [process.returncode for process in processes]
+    assert found == [status] * len(found), "\n".join(shown)
     return shown

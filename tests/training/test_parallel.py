@@ -19,7 +19,7 @@ from diffmic_jax.errors import InputError
 from diffmic_jax.training import parallel
 from diffmic_jax.types import Batch
 from tests import tiny
-from tests.processes import PROJECT, finish, start, start_together, write_config
+from tests.processes import PROJECT, finish_all, start, start_together, write_config
 
 FOUR_DEVICES = """
 import sys
@@ -180,7 +180,7 @@ def stopped(tmp_path_factory, tiny_data) -> tuple[Path, Path, list[str]]:
         if "joint step 7:" in line:
             second.send_signal(signal.SIGTERM)
             break
-    return config, folder / "run", [finish(each, 75) for each in (first, second)]
+    return config, folder / "run", finish_all([first, second], 75)
 
 
 @pytest.mark.whole
@@ -205,8 +205,7 @@ def test_what_two_processes_began_ends_as_on_one_device(
     argv = (f"--config={config}", f"--workdir={tmp_path / 'run'}")
     split = [*argv, "--config.train.model_shards=2"]  # the programs that they began with
     running = start_together(count, *split, devices=2) if count > 1 else [start(*argv)]
-    for each in running:
-        finish(each)
+    finish_all(running)
     assert_same_run(tiny_data, tmp_path / "run", one_device)
 
 
