@@ -7,7 +7,7 @@ import numpy as np
 from diffmic_jax.nn import resnet, trunks, vit
 
 NAMES = ("tiny", "tiny_two", "tiny_vit")
-# One block, of the second stage, compiles in a sixth of the time of ResNet18.
+# One block, of the second stage: a test's time is that of tracing and compiling.
 trunks.register("tiny", resnet.entry(stage_sizes=(0, 1)))
 trunks.register("tiny_two", resnet.entry(stage_sizes=(1, 1)))
 trunks.register("tiny_vit", vit.entry(depth=2, num_features=16, num_heads=2))

@@ -100,7 +100,7 @@ class FeatureCache:
         """The images [B, S, S, 3] in one view; the first is the image itself."""
         # Not the run's own seed, so that runs of several seeds share their views.
         key = jax.random.fold_in(run_key(0, Purpose.VIEWS), view)
-        augment = partial(transforms.augment, own=self.config.data)
+        augment = transforms.augmenting(self.config.data)
         found: Array = jax.lax.cond(view > 0, augment, lambda x, *_: x, images, index, key)
         return found
 
