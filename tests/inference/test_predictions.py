@@ -11,6 +11,7 @@ from diffmic_jax.inference.predictions import (
     Calibrated,
     Outputs,
     prediction_rows,
+    printed,
     sample_interval,
     vote_share,
     write_predictions,
@@ -106,3 +107,32 @@ def test_uncertainty(tmp_path, calibrated, columns):
     }
     assert header == list(expected)
     assert dict(zip(header, row, strict=True)) == expected
+
+
+@pytest.mark.parametrize(
+    ("extra", "lines"),
+    [
+        (
+            False,
+            [
+                "image   prediction  probabilities",
+                "a.png   red         red 0.700, blue 0.200",
+                "bb.png  blue        blue 0.900, green 0.075",
+            ],
+        ),
+        (
+            True,
+            [
+                "image   prediction  in_distribution  probabilities",
+                "a.png   red         yes              red 0.700, blue 0.200",
+                "bb.png  blue        no               blue 0.900, green 0.075",
+            ],
+        ),
+    ],
+)
+def test_a_table_to_read_has_the_most_probable_classes(extra, lines):
+    header = ["id", "prediction", "prob_blue", "prob_green", "prob_red"]
+    rows = [["a.png", "red", "0.2", "0.1", "0.7"], ["bb.png", "blue", "0.9", "0.075", "0.025"]]
+    if extra:
+        header, rows = [*header, "in_distribution"], [[*rows[0], "yes"], [*rows[1], "no"]]
+    assert printed(header, rows, others=2).splitlines() == lines
