@@ -212,6 +212,14 @@ def test_bad_images_are_left_out_and_listed_if_that_is_asked(tmp_path, images, t
     assert "more/photo.jpg" not in {row["id"] for row in read(out)}
 
 
+def test_a_gray_array_stands_for_three_equal_channels(trained):
+    gray = np.random.default_rng(0).integers(0, 256, (40, 36), np.uint8)
+    both = {"gray": gray, "colour": np.repeat(gray[..., None], 3, axis=-1)}
+    found = classify.classify(load(trained), both)
+    assert found.ids == ["gray", "colour"]
+    np.testing.assert_array_equal(*found.outputs.probabilities)
+
+
 def test_a_folder_of_bad_images_alone_is_refused(tmp_path, trained, capsys):
     (tmp_path / "images").mkdir()
     tiny.write_truncated_jpeg(tmp_path / "images/a.jpg")
