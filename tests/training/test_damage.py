@@ -15,6 +15,7 @@ import pytest
 
 from diffmic_jax.errors import DamagedCheckpointError, InputError
 from diffmic_jax.method.state import TrainState
+from diffmic_jax.training import parallel
 from diffmic_jax.training.checkpoint import Checkpoints
 from tests.helpers import replicated
 
@@ -134,6 +135,20 @@ def test_training_goes_on_from_the_one_before_and_keeps_the_damaged_one_aside(tm
     assert (tmp_path / "damaged" / "3" / "record").is_dir()
     save(tmp_path, s3=0.5)
     assert resumed(tmp_path) == 3
+
+
+def test_every_process_waits_until_a_damaged_one_is_set_aside(tmp_path, monkeypatch):
+    save(tmp_path, s1=0.1, s2=0.9)
+    met = []
+
+    def meet(where: str) -> None:
+        met.append((where, (tmp_path / "damaged" / "2").is_dir()))
+
+    monkeypatch.setattr(parallel, "meet", meet)
+    with Checkpoints(tmp_path, "accuracy") as checkpoints:
+        checkpoints._set_aside(2)
+        assert checkpoints.latest_step == 1
+    assert met == [("set aside", True)]
 
 
 def test_when_all_are_damaged_training_refuses_and_moves_nothing(tmp_path):

@@ -101,6 +101,20 @@ def test_a_process_that_gives_no_sign_any_more_is_missed(store, monkeypatch):
     assert lost(store, monkeypatch, one)[0] == 2
 
 
+def test_the_missing_process_is_named_with_its_host(store, monkeypatch):
+    said: list[str] = []
+    monkeypatch.setattr(peers, "_end", said.append)
+    watching = peers.Peers(0.3)
+    store.speak(2, "7")
+    watching._listen()
+    for missing in (2, 0):  # the second has never spoken
+        watching._give_up(missing)
+    assert [line.partition(" is missing")[0] for line in said] == [
+        "process 2 of 3 on host2",
+        "process 0 of 3 on ?",
+    ]
+
+
 def test_a_process_that_has_ended_is_not_missed(store, monkeypatch):
     def one(count: int) -> None:
         store.speak(0, str(count))
