@@ -83,13 +83,12 @@ def devices_of(topology: str) -> list[Any]:
 
 
 def abstract_batch(method: Method, mesh: Mesh, images: int) -> Batch:
-    """The shapes of a batch of images, or of features where the method trains on these."""
-    rows = parallel.split_rows(mesh)
+    """The shapes of a batch of images."""
     side, classes = method.image_size, method.task.num_classes
-    label = (images, classes) if method.task.multi_label else (images,)
-    kinds = ((images, side, side, 3), np.uint8), (label, np.int32)
-    kinds += ((images,), np.float32), ((images,), np.int32)
-    return Batch(*(jax.ShapeDtypeStruct(*kind, sharding=rows) for kind in kinds))
+    label = np.zeros(classes if method.task.multi_label else (), np.int32)
+    image = np.zeros((side, side, 3), np.uint8)
+    row = Batch(image, label, np.ones((), np.float32), np.zeros((), np.int32))
+    return parallel.abstract_batch(mesh, images, row)
 
 
 def programs(

@@ -179,6 +179,14 @@ def from_local_rows(mesh: Mesh, batch: Batch) -> Batch:
     )
 
 
+def abstract_batch(mesh: Mesh, size: int, row: Batch) -> Batch:
+    """The shapes, types and places of a global batch of `size` rows like this one."""
+    sharding = split_rows(mesh)
+    return jax.tree.map(
+        lambda one: jax.ShapeDtypeStruct((size, *one.shape), one.dtype, sharding=sharding), row
+    )
+
+
 def from_all_rows(mesh: Mesh, batch: Batch) -> Batch:
     """A global batch on the devices, which every process holds whole."""
     sharding = split_rows(mesh)

@@ -236,15 +236,11 @@ class TrainingRun:
 
     def _shapes(self, examples: Examples) -> Batch:
         """What `batches` gives, but for the values: then what is traced for it is used by it."""
-        size, rows = self.config.train.batch_size, parallel.split_rows(self.mesh)
-
-        def of(one: np.ndarray | np.generic) -> Any:
-            return jax.ShapeDtypeStruct((size, *one.shape), one.dtype, sharding=rows)
-
         image = examples.images(np.arange(1))[0]
         if image.ndim == 2:  # the features of all its views
             image = image[0]
-        return Batch(of(image), of(examples.label[0]), of(np.float32(1)), of(np.int32(0)))
+        row = Batch(image, examples.label[0], np.ones((), np.float32), np.zeros((), np.int32))
+        return parallel.abstract_batch(self.mesh, self.config.train.batch_size, row)
 
     def _log(self, state: TrainState, examples: Examples) -> TrainingLog:
         """The run's log, going on from a state."""
