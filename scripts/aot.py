@@ -262,12 +262,12 @@ def next_size(tried: dict[int, dict[str, Any]], limit: float) -> int:
         return bad // 2
     if len(good) < 2:
         return good[-1] * 2
-    # Memory grows by about the same for every image.
+    # Memory grows by about the same for every image, once the batch is what most of it is.
     one, two = good[-2:]
     total = [tried[size]["memory_bytes"]["total"] for size in (one, two)]
-    slope = max((total[1] - total[0]) / (two - one), 1.0)
+    slope = (total[1] - total[0]) / (two - one)
     size = two * 2
-    while two + (limit - total[1]) / slope >= 2 * size:
+    while slope > 0 and two + (limit - total[1]) / slope >= 2 * size:
         size *= 2
     while bad and size >= bad and size > two:
         size //= 2

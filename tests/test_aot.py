@@ -192,6 +192,10 @@ def test_the_largest_batch_is_found_in_few_steps(script):
     assert list(tried) == [8, 16, 128, 256]
     assert next_size({8: {"fits": False}}, 16e9) == 4
     assert next_size({1: {"fits": False}}, 16e9) == 0
+    # A compiler may need less for more: nothing follows from that for the next.
+    fell = {8: 5.4e9, 16: 4.7e9}
+    tried = {size: {"fits": True, "memory_bytes": {"total": fell[size]}} for size in fell}
+    assert next_size(tried, 16e9) == 32
 
 
 FOUR_DEVICES = """
