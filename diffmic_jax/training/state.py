@@ -28,6 +28,10 @@ __all__ = [
 ]
 
 
+LARGE = 100_000_000
+"""Numbers of a state from which drawing them is what takes the time."""
+
+
 class Purpose(enum.IntEnum):
     """What a run needs random numbers for; each purpose has a stream of its own."""
 
@@ -94,8 +98,9 @@ def completed(state: TrainState, method: Method, key: Array) -> TrainState:
     missing = tuple(
         leaf.sharding if isinstance(leaf, jax.ShapeDtypeStruct) else None for leaf in leaves
     )
+    large = sum(leaf.size for leaf in leaves if isinstance(leaf, jax.ShapeDtypeStruct)) > LARGE
     # The horizon is no part of the program, which is compiled once for any number of epochs.
-    new = iter(_drawing(method, missing)(key, _horizon(method)))
+    new = iter(_drawing(method, missing, large)(key, _horizon(method)))
     whole = [
         leaf if there is None else next(new) for leaf, there in zip(leaves, missing, strict=True)
     ]
@@ -103,15 +108,18 @@ def completed(state: TrainState, method: Method, key: Array) -> TrainState:
 
 
 @lru_cache(maxsize=16)
-def _drawing(method: Method, missing: tuple[Any, ...]) -> Callable[[Array, np.int32], list[Array]]:
+def _drawing(
+    method: Method, missing: tuple[Any, ...], large: bool
+) -> Callable[[Array, np.int32], list[Array]]:
     """Compiled function (key, horizon) -> those leaves of `init_state` that have a sharding."""
 
     def init(key: Array, horizon: Array) -> list[Array]:
         # What is there already is not drawn: no compiler keeps what nothing depends on.
         return list(compress(jax.tree.leaves(_initial(method)(key, horizon)), missing))
 
-    # It runs once: on a CPU, optimising the program takes many times longer than running it.
-    options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+    # It runs once: on a CPU, to optimise the program for a small state takes longer than to run it.
+    options: dict[str, Any] = {"xla_backend_optimization_level": int(large)}
+    options |= {} if large else {"xla_llvm_disable_expensive_passes": True}
     return jax.jit(
         init,
         out_shardings=[there for there in missing if there is not None],
