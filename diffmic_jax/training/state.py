@@ -118,8 +118,10 @@ def _drawing(
         return list(compress(jax.tree.leaves(_initial(method)(key, horizon)), missing))
 
     # It runs once: on a CPU, to optimise the program for a small state takes longer than to run it.
-    options: dict[str, Any] = {"xla_backend_optimization_level": int(large)}
-    options |= {} if large else {"xla_llvm_disable_expensive_passes": True}
+    options = {
+        "xla_backend_optimization_level": int(large),
+        "xla_llvm_disable_expensive_passes": not large,
+    }
     return jax.jit(
         init,
         out_shardings=[there for there in missing if there is not None],
