@@ -76,7 +76,7 @@ ONE_STEP: dict[str, Any] = {
     "sampling.unconditional": 0.0,
 }
 """The posterior given the guidance prediction, read in one step."""
-PHANTOM: dict[str, Any] = {"data.image_size": 64, "data.rotation": 15.0, "data.flip": "horizontal"}
+PHANTOM: dict[str, Any] = {"data.name": "phantom", "data.image_size": 64, "data.rotation": 15.0}
 EVERY = {"ham10000": 4000}
 """Steps between checkpoints; elsewhere 500."""
 FIVE: tuple[int, ...] = (0, 1, 2, 3, 4)
@@ -88,7 +88,7 @@ def get_study(variant: str = "ham10000") -> Study:
     Raises:
       ValueError: for another variant.
     """
-    known = {**strong.VARIANTS, "phantom": ("configs/quickstart.py:", PHANTOM, None)}
+    known = {**strong.VARIANTS, "phantom": ("configs/default.py:", PHANTOM, None)}
     if variant not in known:
         raise ValueError(f"variant {variant!r} is unknown; choose one of {', '.join(known)}")
     config, changes, _ = known[variant]
