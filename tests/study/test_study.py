@@ -8,8 +8,6 @@ import shutil
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,12 +15,9 @@ from PIL import Image
 
 from diffmic_jax import api
 from diffmic_jax.cli import main as cli
-from diffmic_jax.errors import InputError, Interrupted
 from diffmic_jax.evaluation.compare import read_rows
 from diffmic_jax.inference import exported
 from diffmic_jax.inference.evaluated import PROVENANCE
-from diffmic_jax.method.build import build
-from diffmic_jax.method.task import Task
 from diffmic_jax.study import definition
 from diffmic_jax.study import differences as study_differences
 from diffmic_jax.study import runs as study_runs
@@ -31,49 +26,9 @@ from diffmic_jax.study.definition import Row, Study
 from diffmic_jax.study.runs import Outcome, Runs
 from tests import tiny
 from tests.helpers import whole_scores
+from tests.study.specs import noted, outcome
 
 pytestmark = pytest.mark.whole
-
-STUDY = """
-from diffmic_jax.study.definition import Row, Study
-from studies import table2
-
-CONFIG = "{config}"
-
-
-def get_study(variant="all"):
-    rows = (
-        Row("basic", CONFIG + ":classifier"),
-        Row("v1", CONFIG + ":v1"),
-        Row("C1", CONFIG + ":v1", table2.C1 | dict([("guidance.backbone", "tiny"),
-            ("guidance.checkpoint", "{{basic}}")])),
-        Row("broken", CONFIG + ":v1", dict([("data.root", "/no/such/folder")])),
-        Row("guidance", of="v1", guidance=True),
-        Row("samples", of="v1", sampling=dict(num_samples=3)),
-        Row("basic-b", CONFIG + ":classifier", seed_shift=100),
-        Row("pair", members=("basic", "basic-b")),
-    )
-    return Study("A study", rows, seeds=(0, 1) if variant == "all" else (0,))
-"""
-CONFIG = """
-from functools import partial
-from pathlib import Path
-
-from tests import tiny
-
-
-def get_config(recipe="v1"):
-    return tiny.make_config(Path("{root}"), recipe, guidance__warmup_epochs=0, train__epochs=1)
-"""
-
-
-@pytest.fixture(scope="module")
-def spec(tmp_path_factory, tiny_data) -> str:
-    """A study file of tiny runs."""
-    folder = tmp_path_factory.mktemp("specs")
-    (folder / "config.py").write_text(CONFIG.format(root=tiny_data))
-    (folder / "study.py").write_text(STUDY.format(config=folder / "config.py"))
-    return f"{folder}/study.py:one"
 
 
 @pytest.fixture(scope="module")
@@ -262,12 +217,6 @@ def test_the_tables_list_missing_runs(finished):
     assert "broken, seed 0: failed" in page
 
 
-def noted(ran: list[str], config: object, workdir: Path, minutes: object) -> SimpleNamespace:
-    """A training that only leaves its name."""
-    ran.append(workdir.name)
-    return SimpleNamespace(cpu_seconds=None, metrics={})
-
-
 def test_finished_runs_are_not_run_again_but_failed_ones_are(finished, spec, tmp_path, monkeypatch):
     shutil.copytree(finished, tmp_path / "w")  # which the configuration of C1 names
     again: list[str] = []
@@ -296,91 +245,6 @@ def test_an_evaluation_has_the_changes_of_the_command_line(spec, tmp_path):
     assert config.sampling.num_samples == 3
 
 
-def test_some_rows_are_run_in_the_studys_order(spec, tmp_path, monkeypatch):
-    ran: list[str] = []
-    monkeypatch.setattr(api, "train", partial(noted, ran))
-    monkeypatch.setattr(Runs, "_fingerprint", lambda self, row, seed: "")
-    argv = ["study", spec, "--num_processes=1", f"--workdir={tmp_path}", "--rows=C1,basic"]
-    assert cli.main(argv) == 0
-    assert ran == ["basic-0", "C1-0"]
-
-
-def test_a_study_that_is_stopped_stops_at_once(spec, tmp_path, monkeypatch, capsys):
-    def stop(config, workdir, minutes):
-        raise Interrupted("stopped after step 3 of 9 and saved")
-
-    monkeypatch.setattr(api, "train", stop)
-    assert cli.main(["study", spec, "--num_processes=1", f"--workdir={tmp_path}"]) == 75
-    assert "run the same command again" in capsys.readouterr().err
-
-
-def runs_of(spec: str, folder: Path, ran: list[str], monkeypatch, **changes: object) -> Runs:
-    """Those of the rows basic and C1, which needs it, where a training only leaves its files."""
-
-    def train(config, workdir, minutes):
-        (workdir / "checkpoints").mkdir(parents=True, exist_ok=True)
-        (workdir / "weights").write_text(f"{workdir.name} {config.train.max_steps}")
-        write_scores(workdir / "eval/test", [[1]])
-        return noted(ran, config, workdir, minutes)
-
-    monkeypatch.setattr(api, "train", train)
-    weights = folder / "runs/basic-0/weights"
-    monkeypatch.setattr(Runs, "_fingerprint", lambda self, row, seed: weights.read_text())
-    wanted = definition.load_study(spec).with_rows(["basic", "C1"])
-    return Runs(wanted.with_changes({f"train.{k}": v for k, v in changes.items()}), folder)
-
-
-def test_a_run_that_is_lengthened_and_stopped_is_not_done(spec, tmp_path, monkeypatch):
-    """Though its earlier results are still there."""
-    ran: list[str] = []
-    short = runs_of(spec, tmp_path, ran, monkeypatch, max_steps=2)
-    basic = short.study.rows[0]
-    short.attempt(basic, 0)
-    assert short.is_done(basic, 0)
-    longer = runs_of(spec, tmp_path, ran, monkeypatch)
-    assert not longer.is_done(basic, 0)
-
-    def stop(config, workdir, minutes):
-        raise Interrupted("stopped after step 3 of 9 and saved")
-
-    monkeypatch.setattr(api, "train", stop)
-    with pytest.raises(Interrupted):
-        longer.attempt(basic, 0)
-    assert (tmp_path / "runs/basic-0/eval/test/metrics.json").exists()
-    for runs in (short, longer):
-        assert not Runs(runs.study, tmp_path).is_done(basic, 0)
-
-
-def test_a_row_waits_for_the_rows_that_it_needs(spec, tmp_path, monkeypatch):
-    ran: list[str] = []
-    runs = runs_of(spec, tmp_path, ran, monkeypatch)
-    basic, c1 = runs.study.rows
-    runs.attempt(c1, 0)
-    assert runs.failures == {("C1", 0): "row basic, which it needs, is not done"}
-    for row in (basic, c1):
-        runs.attempt(row, 0)
-    assert (ran, runs.failures) == (["basic-0", "C1-0"], {})
-
-
-def test_a_row_does_not_go_on_if_the_run_it_started_from_has_changed(spec, tmp_path, monkeypatch):
-    ran: list[str] = []
-    runs = runs_of(spec, tmp_path, ran, monkeypatch, max_steps=2)
-    for row in runs.study.rows:
-        runs.attempt(row, 0)
-    longer = runs_of(spec, tmp_path, ran, monkeypatch)
-    for row in longer.study.rows:
-        assert not longer.is_done(row, 0)
-        longer.attempt(row, 0)
-    reason = longer.failures.pop(("C1", 0))
-    assert reason == (
-        f"{tmp_path}/runs/C1-0 started from another run of basic; remove it to train it again"
-    )
-    shutil.rmtree(tmp_path / "runs/C1-0")
-    longer.attempt(longer.study.rows[1], 0)
-    assert longer.failures == {}
-    assert ran == ["basic-0", "C1-0", "basic-0", "C1-0"]
-
-
 def test_a_run_is_recorded_with_the_checkpoint_that_it_started_from(finished, spec):
     runs = Runs(definition.load_study(spec), finished)
     basic, *_ = runs.study.rows
@@ -388,199 +252,6 @@ def test_a_run_is_recorded_with_the_checkpoint_that_it_started_from(finished, sp
     assert record["C1-0"]["started_from"] == {"basic": runs._fingerprint(basic, 0)}
     assert record["basic-0"]["started_from"] == {}
     assert runs._fingerprint(basic, 0) != runs._fingerprint(runs.study.row("v1"), 0)
-
-
-@pytest.mark.parametrize(
-    ("argv", "message"),
-    [
-        (
-            ["--set=train.epchs=3"],
-            "config.train.epchs: there is no such field; did you mean train.epochs?",
-        ),
-        (["--set=train.epochs=many"], "config.train.epochs='many'"),
-        (["--set=train.epochs"], "is not FIELD=VALUE"),
-        (["--set=guidance.checkpoint={v3}"], "config.guidance.checkpoint='{v3}'"),
-        (["--seeds=a"], "no list of seeds"),
-        (["--rows=v1,v3"], "has no row 'v3'; it has basic, v1"),
-        (["--rows=basic,guidance"], "row guidance needs the row v1 too"),
-        (["--rows=C1"], "row C1 needs the row basic too"),
-        (["--seeds=0,0"], "seeds (0, 0) repeat one"),
-        (["--set=seed=7"], "row basic: seed is no change; give the study its seeds"),
-        (["--set=train={'epochs': 3}"], "config.train is a group of fields; give one of them"),
-        (
-            ["--set=train.epochs=None"],
-            "row basic: config.train.epochs=None is of the wrong type; give int",
-        ),
-        (["--set=guidance.loss=no"], "row basic: config.guidance.loss='no' is unknown"),
-    ],
-)
-def test_nothing_runs_where_a_change_cannot_work(spec, tmp_path, capsys, argv, message):
-    assert cli.main(["study", spec, "--num_processes=1", f"--workdir={tmp_path / 'w'}", *argv]) == 2
-    assert message in capsys.readouterr().err
-    assert not (tmp_path / "w").exists()
-
-
-@pytest.mark.parametrize(
-    ("rows", "message"),
-    [
-        ((), "has no rows"),
-        ((Row("a b", "c.py"),), "is not unique, or not of letters"),
-        ((Row("a", "c.py"), Row("a", "c.py")), "is not unique, or not of letters"),
-        ((Row("a", of="b", guidance=True),), "no row 'b' is trained"),
-        ((Row("a"),), "give config, perhaps with"),
-        ((Row("a", "c.py"), Row("b", of="a")), "give config, perhaps with"),
-        ((Row("a", "c.py"), Row("b", "c.py", of="a", guidance=True)), "give config, perhaps with"),
-        ((Row("a", "c.py", guidance=True),), "give config, perhaps with"),
-        ((Row("a", "c.py", sampling={"num_samples": 3}),), "give config, perhaps with"),
-        (
-            (Row("a", "c.py"), Row("b", changes={"seed": 1}, of="a", guidance=True)),
-            "give config, perhaps with",
-        ),
-        (
-            (Row("b", of="a", sampling={"num_samples": 3}), Row("a", "c.py")),
-            "b needs the row a, which has to",
-        ),
-        ((Row("b", "c.py", {"x": "{a}"}), Row("a", "c.py")), "b needs the row a, which has to"),
-        (
-            (Row("a", "c.py"), Row("b", of="a", guidance=True), Row("c", "c.py", {"x": "{b}"})),
-            "row c: no row 'b' is trained",
-        ),
-        (Row("a", "c.py"), "rows is a tuple of Row"),
-        ((Row("a", "c.py", (("x", 1),)),), "are dictionaries"),
-    ],
-)
-def test_rows_that_cannot_be_run_are_refused(rows, message):
-    with pytest.raises(InputError, match=message):
-        Study("title", rows)
-
-
-@pytest.mark.parametrize(
-    ("sampling", "message"),
-    [
-        ({"num_smaples": 3}, "config.sampling.num_smaples: there is no such field"),
-        ({"num_samples": "3"}, "config.sampling.num_samples='3'"),
-        ({"num_steps": 5000}, "config.sampling.num_steps=5000 is out of range"),
-    ],
-)
-def test_a_sampling_that_cannot_work_is_refused_before_anything_runs(
-    spec, tmp_path, sampling, message
-):
-    found = definition.load_study(spec)
-    rows = (*found.rows[:4], Row("samples", of="v1", sampling=sampling))
-    with pytest.raises(InputError, match=f"study row samples: {message}"):
-        Runs(dataclasses.replace(found, rows=rows), tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("def get_study(): return Stduy()", "NameError: name 'Stduy' is not defined"),
-        ("def get_study(): return []", "get_study returns no Study"),
-        (
-            "from diffmic_jax.study.definition import *\n"
-            "def get_study(): return Study('a', (Row('a', 'c.py'),), seeds=3)",
-            "seeds one of whole",
-        ),
-    ],
-)
-def test_a_mistake_in_a_study_file_is_reported_in_a_line(tmp_path, capsys, text, message):
-    (tmp_path / "mine.py").write_text(text)
-    argv = ["study", f"{tmp_path}/mine.py", "--num_processes=1", f"--workdir={tmp_path}/w"]
-    assert cli.main(argv) == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert "Traceback" not in error
-
-
-def test_an_interval_over_seeds_ends_where_the_metric_does():
-    runs = [SimpleNamespace(values={"accuracy": x, "nll": x - 0.9}) for x in (0.9, 1.0)]
-    assert study_tables._interval(runs, "accuracy")[1] == (pytest.approx(0.315, abs=1e-3), 1)
-    assert study_tables._interval(runs, "nll")[1] == (0, pytest.approx(0.685, abs=1e-3))
-
-
-def test_the_mean_of_seeds_has_students_interval():
-    values = [0.70, 0.74, 0.78]
-    mean, interval = study_differences.mean_and_interval(values)
-    half = 4.302653 * 0.04 / np.sqrt(3)
-    assert mean == pytest.approx(0.74)
-    assert interval == pytest.approx((0.74 - half, 0.74 + half))
-    assert study_differences.mean_and_interval([0.5]) == (0.5, None)
-
-
-def test_differences_are_paired_by_seed():
-    first = np.array([0.5, 0.6, 0.7])
-    found = study_differences.paired(first, first + [0.01, 0.02, 0.03])
-    half = 4.302653 * 0.01 / np.sqrt(3)
-    assert found["difference"] == pytest.approx(0.02)
-    assert found["ci95"] == pytest.approx((0.02 - half, 0.02 + half))
-    assert found["p"] == pytest.approx(0.0742, abs=1e-4)
-    assert study_differences.paired([0.5, 0.6], [0.5, 0.6])["p"] is None
-    # One image of 234 more for every seed: the same difference, up to rounding.
-    gaps = np.array([100, 120, 143]) / 234, np.array([101, 121, 144]) / 234
-    assert np.ptp(gaps[1] - gaps[0]) > 0
-    assert study_differences.paired(*gaps)["p"] is None
-
-
-def test_p_is_corrected_for_the_number_of_rows():
-    """Of three rows the smallest p counts three times, the next twice, and none less than those."""
-    gaps = {
-        (row, "nll"): {"p": p, "p_images": images}
-        for row, p, images in (
-            ("a", 0.04, 0.5),
-            ("b", 0.01, 0.5),
-            ("c", None, 0.021),  # of one seed
-            ("d", None, None),
-        )
-    }
-    gaps["a", "ece"] = {"p": 0.04, "p_images": None}
-    found = study_differences._corrected(gaps)
-    assert {key: gap["p_holm"] for key, gap in found.items()} == {
-        ("a", "nll"): pytest.approx(0.042),
-        ("b", "nll"): pytest.approx(0.03),
-        ("c", "nll"): pytest.approx(0.042),
-        ("d", "nll"): None,
-        ("a", "ece"): pytest.approx(0.04),
-    }
-
-
-def write_scores(folder: Path, confusion: list[list[int]]) -> None:
-    counts = np.array(confusion)
-    accuracy = float(counts.trace() / counts.sum())
-    scores = dict.fromkeys(study_runs.METRICS, accuracy) | {"confusion": confusion, "ci95": {}}
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "metrics.json").write_text(json.dumps(whole_scores(scores)))
-
-
-def outcome(row: str, folder: Path, workdir: Path, **more: Any) -> Outcome:
-    """A finished run of seed 0."""
-    return Outcome(row=row, seed=0, status="done", folder=folder, workdir=workdir, **more)
-
-
-def test_leaked_images_are_those_outside_of_the_clean_part(tmp_path):
-    run = tmp_path / "runs/v1-0/eval"
-    write_scores(run / "test", [[16, 4], [2, 8]])
-    write_scores(run / "test_clean", [[10, 4], [2, 4]])
-    values, _ = study_runs._measured(run / "test", run / "test_clean", guidance=False)
-    found = [outcome("v1", run / "test", run, values=values, clean=run / "test_clean")]
-    wanted = Study("Leaks", (Row("v1", "c.py"),), compared=False)
-    text = study_tables.write_tables(wanted, tmp_path, found)
-    # Six leaked images of one class and four of the other; clean recalls are 10/14 and 4/6.
-    assert "| v1 | 1.000 | 0.700 | 0.695 | +0.305 |" in text
-    with (tmp_path / "study.csv").open(newline="") as file:
-        lines = [*csv.DictReader(file)]
-    assert [(line["split"], line["accuracy"]) for line in lines] == [
-        ("test", "0.8"),
-        ("test_clean", "0.7"),
-    ]
-    assert [line["accuracy_leaked"] for line in lines] == ["1.0", ""]
-
-
-def test_classes_that_the_clean_part_lacks_cannot_be_matched(tmp_path):
-    write_scores(tmp_path / "test", [[16, 4], [2, 8]])
-    write_scores(tmp_path / "test_clean", [[10, 4], [0, 0]])
-    values, _ = study_runs._measured(tmp_path / "test", tmp_path / "test_clean", guidance=False)
-    assert values[study_runs.LEAKED] == pytest.approx(14 / 16)
-    assert study_runs.CLEAN_MATCHED not in values
 
 
 def test_a_single_seed_is_compared_by_group(finished, tmp_path):
@@ -615,35 +286,3 @@ def test_rows_with_other_test_images_are_not_compared(finished, tmp_path, caplog
     gaps = study_tables._against_first(wanted, study_differences.gaps_of(wanted, found))
     assert gaps == gaps[:1]
     assert "b is not compared: " in caplog.text
-
-
-ALL = ("smoke", "busi", "ham10000", "full")
-SETS = ("smoke", "ham10000", "busi", "eyepacs", "chestxray14", "retinamnist")
-STUDIES = {
-    "table1_pmg2000": ALL,
-    "table1_ham_aptos": (*ALL, "aptos"),
-    "table2": ALL,
-    "recipes": ALL,
-    "steps": ALL,
-    "v2_ablation": ALL,
-    "seeds": ALL,
-    "protocols": ("smoke", "ham10000", "full"),
-    "plus": ALL,
-    "strong": SETS,
-    "equal_cost": (*SETS, "phantom"),
-}
-
-
-@pytest.mark.parametrize(
-    ("name", "variant"), [(name, each) for name, variants in STUDIES.items() for each in variants]
-)
-def test_every_configuration_of_every_study_can_be_built(name, variant, tmp_path):
-    project = Path(__file__).parents[2]
-    task = Task(class_names=("a", "b", "c"))
-    wanted = definition.load_study(f"{project}/studies/{name}.py:{variant}")
-    configs = definition.make_configs(wanted, tmp_path)
-    assert {row for row, _ in configs} == {row.name for row in wanted.rows if not row.guidance}
-    for config in [config for (_, seed), config in configs.items() if seed == 0]:
-        method = build(config, task)
-        assert method.sampling.num_samples == config.sampling.num_samples
-        assert (method.denoiser is None) == (not config.denoiser.encoder)
