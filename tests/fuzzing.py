@@ -72,7 +72,7 @@ def _pictures() -> tuple[bytes, ...]:
 def _dicoms() -> tuple[bytes, ...]:
     from pydicom import uid
 
-    from tests.data.test_dicom import dicom, dump
+    from tests.data.dicoms import dicom, dump
 
     pixels = np.arange(64, dtype=np.uint16).reshape(8, 8)
     window = {"WindowCenter": 30, "WindowWidth": 20, "RescaleSlope": 2, "RescaleIntercept": -5}

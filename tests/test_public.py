@@ -19,7 +19,7 @@ from diffmic_jax.config import Config
 from diffmic_jax.errors import InputError
 from diffmic_jax.inference.classify import Predictions
 from tests import tiny
-from tests.data.test_dicom import dicom, dump
+from tests.data.dicoms import dicom, dump
 
 pytestmark = pytest.mark.whole
 

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from diffmic_jax.errors import InputError
-from tests.data.test_dicom import LINE, compressed, dicom, dump, table
-from tests.data.test_images import checked, encode, gray16, peak_memory, pixels_of, ramp
+from tests.data.dicoms import LINE, compressed, dicom, dump, table
+from tests.data.pictures import checked, encode, gray16, peak_memory, pixels_of, ramp
 
 
 def specimens() -> dict[str, bytes]:

@@ -1,13 +1,11 @@
+"""Pixels, orientation and depth of the pictures that are read."""
+
 from __future__ import annotations
 
 import io
-import os
 import random
-import struct
 import warnings
-import zlib
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,47 +13,7 @@ from PIL import Image
 
 from diffmic_jax.data import images
 from diffmic_jax.errors import InputError
-
-
-def ramp(mode: str = "RGB", height: int = 6, width: int = 9) -> Image.Image:
-    """Brighter to the right and, more so, to the bottom; saturated in colour."""
-    rows, columns = np.mgrid[:height, :width]
-    gray = 20 + 25 * rows + 5 * columns
-    colour = np.stack([gray, 255 - gray, gray // 2], axis=-1)
-    return Image.fromarray(colour.astype(np.uint8)).convert(mode)
-
-
-def encode(image: Image.Image, kind: str = "PNG", **options) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
-
-
-def pixels_of(data: bytes, name: str = "x.png", **options) -> np.ndarray:
-    pixels = images.decode(io.BytesIO(data), name, **options).pixels
-    assert pixels.dtype == np.uint8
-    assert pixels.ndim == 3
-    assert pixels.shape[2] == 3
-    return pixels
-
-
-def refusal(data: bytes, name: str = "x.png", **options) -> str:
-    """The message with which content is refused."""
-    with pytest.raises(InputError) as caught:
-        images.decode(io.BytesIO(data), name, **options)
-    return checked(caught.value, name)
-
-
-def checked(error: InputError, name: str) -> str:
-    message = str(error)
-    assert message.startswith(f"{name}: ")
-    assert message.isprintable()  # hence one line
-    assert len(message) < 400
-    return message
-
-
-# Pictures: modes and formats.
-
+from tests.data.pictures import encode, gray16, pixels_of, ramp, refusal, tiff
 
 LOSSLESS = [(kind, mode) for kind in ("PNG", "TIFF", "BMP") for mode in ("RGB", "L", "P", "1")]
 
@@ -204,10 +162,6 @@ def test_a_damaged_exif_block_does_not_stop_a_readable_picture(kind):
 # Pictures: more than eight bits.
 
 
-def gray16(values: list[int], dtype: str = "<u2") -> Image.Image:
-    return Image.fromarray(np.array([values], dtype))
-
-
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 def test_twelve_bits_in_sixteen_use_the_scale_of_twelve(kind):
     pixels = pixels_of(encode(gray16([0, 1, 2048, 4087, 4095]), kind))
@@ -269,183 +223,6 @@ def test_floats_in_the_unit_interval_are_scaled():
 def test_other_floats_are_refused(value):
     data = encode(Image.fromarray(np.array([[0, value]], np.float32)), "TIFF")
     assert "rescale them to [0, 1]" in refusal(data)
-
-
-def tiff(
-    array: np.ndarray, order: str, photometric: int = 1, tags: dict[int, int] | None = None
-) -> bytes:
-    """An uncompressed gray TIFF, written by hand."""
-    height, width = array.shape
-    fields = {256: width, 257: height, 258: 8 * array.itemsize, 259: 1, 262: photometric}
-    fields |= {273: 200, 277: 1, 278: height, 279: array.nbytes} | (tags or {})
-    entries = b"".join(struct.pack(f"{order}HHII", k, 4, 1, v) for k, v in sorted(fields.items()))
-    magic = b"II*\0" if order == "<" else b"MM\0*"
-    head = magic + struct.pack(f"{order}IH", 8, len(fields)) + entries + bytes(4)
-    return head.ljust(200, b"\0") + array.tobytes()
-
-
-# Pictures: frames, sizes and formats that are refused.
-
-
-@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
-def test_several_frames_are_refused_with_their_number(kind):
-    others = [ramp().rotate(180), ramp().rotate(90), ramp().rotate(180)]
-    data = encode(ramp(), kind, save_all=True, append_images=others)
-    assert "it holds 4 frames" in refusal(data)
-
-
-def test_endless_pages_are_not_counted_to_the_end():
-    page = bytearray(tiff(np.zeros((2, 2), np.uint8), "<"))
-    entries = bytes(page[8:118])
-    assert page[118:122] == bytes(4)
-    page[118:122] = struct.pack("<I", len(page))
-    for _ in range(150):
-        page += entries + struct.pack("<I", len(page) + len(entries) + 4)
-    assert "at least 100 frames" in refusal(bytes(page))
-
-
-def test_of_a_phones_pictures_the_first_is_taken():
-    first, second = ramp().resize((32, 16)), Image.new("RGB", (32, 16))
-    data = encode(first, "MPO", save_all=True, append_images=[second], quality=95)
-    assert np.abs(pixels_of(data) - np.asarray(first).astype(int)).mean() < 12
-    broken = data.replace(b"MPF\0", b"MPF\0\xff\xff\xff", 1)
-    np.testing.assert_array_equal(pixels_of(broken), pixels_of(data))
-
-
-@pytest.mark.parametrize("name", ["x.gif", "x.png"])
-def test_gif_is_refused_by_naming_what_is_accepted(name):
-    message = refusal(encode(ramp("P"), "GIF"), name)
-    assert "it is a GIF); convert it to" in message
-    for accepted in ("PNG", "JPEG", "TIFF", "BMP", "WebP", "DICOM"):
-        assert accepted in message
-
-
-@pytest.mark.parametrize(
-    "content", [b"no image", b"\x89PNG\r\n\x1a\n", b"\0" * 5000, b"BM", b"II*\0"]
-)
-def test_what_is_no_image_is_refused_by_naming_what_is_accepted(content):
-    assert "PNG, JPEG, TIFF, BMP, WebP or DICOM" in refusal(content)
-
-
-def test_the_pixel_limit_names_size_limit_and_field():
-    data = encode(ramp(height=20, width=30))
-    message = refusal(data, max_pixels=599)
-    assert "30 x 20" in message
-    assert "599" in message
-    assert "data.max_pixels" in message
-    assert pixels_of(data, max_pixels=600).shape == (20, 30, 3)
-
-
-def png_of_declared_size(width: int, height: int) -> bytes:
-    data = bytearray(encode(ramp()))
-    data[16:24] = struct.pack(">II", width, height)
-    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
-    return bytes(data)
-
-
-def bmp_of_declared_size(width: int, height: int) -> bytes:
-    data = bytearray(encode(ramp(), "BMP"))
-    data[18:26] = struct.pack("<ii", width, height)
-    return bytes(data)
-
-
-def tiff_of_declared_size(width: int, height: int) -> bytes:
-    return tiff(np.zeros((2, 2), np.uint8), "<", tags={256: width, 257: height})
-
-
-def jpeg_of_declared_size(width: int, height: int) -> bytes:
-    data = bytearray(encode(ramp(), "JPEG"))
-    at = data.index(b"\xff\xc0") + 5
-    data[at : at + 4] = struct.pack(">HH", height, width)
-    return bytes(data)
-
-
-LIARS = [png_of_declared_size, bmp_of_declared_size, tiff_of_declared_size, jpeg_of_declared_size]
-
-
-@pytest.mark.parametrize("liar", LIARS)
-@pytest.mark.parametrize(("size", "reason"), [(60_000, "data.max_pixels"), (9_999, "truncated")])
-def test_a_declared_size_costs_no_memory(liar, size, reason):
-    before = peak_memory()
-    assert reason in refusal(liar(size, size))
-    assert peak_memory() - before < 50  # of 286 or more
-
-
-def peak_memory() -> float:
-    """In MiB, of this process so far; 0 where the system does not tell."""
-    status = Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.exists() else []
-    return sum(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
-
-
-def test_tiles_that_are_larger_than_the_image_count_too():
-    tags = {322: 100_000, 323: 100_000, 324: 200, 325: 4}
-    assert "100000 x 100000" in refusal(tiff(np.zeros((2, 2), np.uint8), "<", tags=tags))
-
-
-def test_a_jpeg_of_very_many_scans_is_refused():
-    data = encode(ramp(), "JPEG", progressive=True)
-    last = data[data.rindex(b"\xff\xda") : -2]
-    assert pixels_of(data[:-2] + 20 * last + b"\xff\xd9").shape == (6, 9, 3)
-    assert "scans" in refusal(data[:-2] + 2000 * last + b"\xff\xd9")
-
-
-# Files.
-
-
-def test_a_missing_file_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"No such file"):
-        images.decode(tmp_path / "x.png")
-
-
-def test_what_is_no_file_is_refused_without_waiting(tmp_path):
-    (tmp_path / "x.png").mkdir()
-    os.mkfifo(tmp_path / "y.png")
-    for path in (tmp_path / "x.png", tmp_path / "y.png", Path("/dev/zero")):
-        with pytest.raises(InputError, match="not a regular file"):
-            images.decode(path)
-
-
-def test_an_empty_file_is_refused(tmp_path):
-    (tmp_path / "x.png").touch()
-    with pytest.raises(InputError, match="empty"):
-        images.decode(tmp_path / "x.png")
-
-
-def test_a_file_too_large_for_any_image_is_not_read(tmp_path):
-    path = tmp_path / "x.png"
-    with path.open("wb") as file:
-        file.truncate(10 * 2**30)
-    with pytest.raises(InputError, match=r"data\.max_pixels"):
-        images.decode(path)
-
-
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read all")
-def test_a_file_without_permission_is_refused(tmp_path):
-    path = tmp_path / "x.png"
-    path.write_bytes(encode(ramp()))
-    path.chmod(0)
-    with pytest.raises(InputError, match="Permission denied"):
-        images.decode(path)
-
-
-@pytest.mark.parametrize("name", ["a\nb.png", "a\x1b[31m.png", "a\udcff.png", "a\u2028b.png"])
-def test_a_message_stays_one_line_whatever_the_name(name):
-    with pytest.raises(InputError) as caught:
-        images.decode(io.BytesIO(b"no image"), name)
-    assert str(caught.value).isprintable()
-    str(caught.value).encode()
-
-
-def test_the_name_defaults_to_the_path(tmp_path):
-    path = tmp_path / "größe 1.png"
-    path.write_bytes(b"no image")
-    with pytest.raises(InputError) as caught:
-        images.decode(path)
-    checked(caught.value, str(path))
-    with pytest.raises(InputError) as caught:
-        images.decode(path, "upload 3")
-    checked(caught.value, "upload 3")
 
 
 def test_list_images_is_sorted_and_looks_into_sub_folders(tmp_path):
