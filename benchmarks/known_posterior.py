@@ -69,7 +69,12 @@ DIFFUSION = {
     "sampling.readout": "chain",
 }
 NOISE = {"denoiser.parameterization": "eps", "train.timestep_weight": "noise"}
-PUBLISHED = {"sampling.num_steps": 100, "sampling.start_std": "unit", "sampling.readout": "clip"}
+PUBLISHED = {
+    "sampling.num_steps": 100,
+    "sampling.num_samples": 1,
+    "sampling.start_std": "unit",
+    "sampling.readout": "clip",
+}
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "plain": ("strong", PLAIN),
     "plain-dropout": ("strong", PLAIN | {"guidance.dropout": 0.2}),

@@ -27,4 +27,4 @@ def get_study(variant: str = "full") -> Study:
         for protocol in PROTOCOLS.get(variant, PROTOCOLS[""])
         for name, recipe in (("basic", "classifier"), ("v1", "v1"))
     )
-    return Study(f"DiffMIC, protocols, {variant}", rows, seeds, changes, compared=False)
+    return Study(f"DiffMIC, protocols, {variant}", rows, seeds, changes, against=None)

@@ -65,15 +65,15 @@ class Study:
 
     title: str
     rows: tuple[Row, ...]
-    """All are compared with the first."""
     seeds: tuple[int, ...] = (0,)
     changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Of every row that is trained; those of a row win over them."""
     minutes: float | None = None
     """Of each run that is trained, which choose its epochs; None: as the configurations have. A row
     whose changes have `train.epochs` keeps them."""
-    compared: bool = True
-    """Whether the rows have the same test images, so that each can be compared with the first."""
+    against: str | None = ""
+    """The row that the others are compared with; empty: the first. None: no row is compared, since
+    they have other test images."""
 
     def __post_init__(self) -> None:
         """Refuse rows and seeds that cannot be run."""
@@ -98,12 +98,22 @@ class Study:
                         f"study: row {row.name} needs the row {name}, which has to come before it"
                     )
 
+        if self.against and self.against not in names:
+            raise InputError(f"study: has no row {self.against!r} to compare the others with")
+
+    @property
+    def rival(self) -> Row:
+        """The row that the others are compared with."""
+        return self.row(self.against) if self.against else self.rows[0]
+
     def row(self, name: str) -> Row:
         """The row of that name."""
         return next(row for row in self.rows if row.name == name)
 
     def with_rows(self, names: Collection[str]) -> Study:
         """The same study with some of its rows, in its own order.
+
+        Where the row that the others are compared with is left out, the first takes its place.
 
         Raises:
           InputError: there is no such row, or one of them needs a row that is left out.
@@ -117,7 +127,8 @@ class Study:
             if row.name in names and missing:
                 raise InputError(f"study: row {row.name} needs the row {', '.join(missing)} too")
         rows = tuple(row for row in self.rows if row.name in names)
-        return dataclasses.replace(self, rows=rows)
+        against = "" if self.against and self.against not in names else self.against
+        return dataclasses.replace(self, rows=rows, against=against)
 
     def with_changes(self, changes: Mapping[str, Any]) -> Study:
         """The same study with these changes in every row that is trained; they win over its own."""

@@ -17,7 +17,7 @@ from diffmic_jax.study.runs import CALIBRATED, METRICS, Outcome
 log = logging.getLogger("diffmic_jax")
 
 Gaps = dict[tuple[str, str], dict[str, Any]]
-"""(row, metric) -> its difference from the first row, as `paired` returns it, with the `seeds`, an
+"""(row, metric) -> its difference from `Study.rival`, as `paired` returns it, with the `seeds`, an
 interval and p by bootstrap over the images, and p corrected for the number of rows."""
 
 
@@ -56,17 +56,19 @@ def finished(found: Sequence[Outcome], row: str, name: str = "") -> dict[int, Ou
 
 
 def gaps_of(study: Study, found: Sequence[Outcome]) -> Gaps:
-    """Differences of the other rows from the first, on the seeds that both have.
+    """Differences of the other rows from the study's `rival`, on the seeds that both have.
 
     A row that only repeats another one with other seeds, as a member of an ensemble, has none.
     """
-    first, *others = study.rows
     gaps: Gaps = {}
+    if study.against is None:
+        return gaps
+    others = [row for row in study.rows if row != study.rival]
     for row in (each for each in others if not each.seed_shift):
         pairs = {
             seed: (theirs, ours)
             for seed, ours in finished(found, row.name).items()
-            if (theirs := finished(found, first.name).get(seed))
+            if (theirs := finished(found, study.rival.name).get(seed))
         }
         images = _over_images(study, row, list(pairs.values()))
         for name in METRICS:
@@ -94,7 +96,7 @@ def _over_images(
     resampled = []
     for sides in pairs:
         try:
-            resampled.append(_differences(study.rows[0], row, sides))
+            resampled.append(_differences(study.rival, row, sides))
         except InputError as error:
             log.warning("study: %s is not compared: %s", row.name, error)
             return {}

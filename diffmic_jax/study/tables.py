@@ -104,11 +104,11 @@ def write_tables(study: Study, folder: Path, found: Sequence[Outcome]) -> str:
       The Markdown.
     """
     write_results(study, folder, found)
-    gaps = gaps_of(study, found) if study.compared else {}
+    gaps = gaps_of(study, found)
     write_comparisons(study, folder, gaps)
     tables = [("Results", _means(study, found))]
     if gaps:
-        tables.append((f"Difference from {study.rows[0].name}", _against_first(study, gaps)))
+        tables.append((f"Difference from {study.rival.name}", _differences(study, gaps)))
     tables.append(("Test images whose lesion or patient is in training too", _leaks(study, found)))
     tables = [(title, rows) for title, rows in tables if len(rows) > 1]
     notes = [_note(study)]
@@ -188,7 +188,7 @@ def _mean(values: Sequence[float | None], factor: float) -> str:
 
 
 def write_comparisons(study: Study, folder: Path, gaps: Gaps) -> None:
-    """Write `comparisons.csv`: each difference from the first row, its interval and p."""
+    """Write `comparisons.csv`: each difference from the same row, its interval and p."""
     write_table(
         folder / "comparisons.csv",
         (
@@ -197,7 +197,7 @@ def write_comparisons(study: Study, folder: Path, gaps: Gaps) -> None:
         ),
         [
             (
-                *(row, study.rows[0].name, metric, " ".join(map(str, gap["seeds"]))),
+                *(row, study.rival.name, metric, " ".join(map(str, gap["seeds"]))),
                 *(gap["difference"], *(gap["ci95"] or (None, None)), gap["p"]),
                 *(*(gap["ci95_images"] or (None, None)), gap["p_images"], gap["p_holm"]),
             )
@@ -206,11 +206,11 @@ def write_comparisons(study: Study, folder: Path, gaps: Gaps) -> None:
     )
 
 
-def _against_first(study: Study, gaps: Gaps) -> list[Sequence[str]]:
+def _differences(study: Study, gaps: Gaps) -> list[Sequence[str]]:
     """The differences as a table, with the corrected p beside each."""
     names = [name for name in METRICS if any(metric == name for _, metric in gaps)]
     rows: list[Sequence[str]] = [("row", *(f"{each}{p}" for each in names for p in ("", ", p")))]
-    for row in study.rows[1:] if gaps else ():
+    for row in (each for each in study.rows if gaps and each != study.rival):
         cells: list[str] = []
         for name in names:
             gap = gaps.get((row.name, name))

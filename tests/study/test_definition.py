@@ -82,6 +82,16 @@ def test_rows_that_cannot_be_run_are_refused(rows, message):
         Study("title", rows)
 
 
+def test_the_row_to_compare_with_has_to_be_one_of_the_rows():
+    rows = tuple(Row(name, "c.py") for name in "abc")
+    with pytest.raises(InputError, match="has no row 'd' to compare the others with"):
+        Study("title", rows, against="d")
+    study = Study("title", rows, against="b")
+    assert study.rival.name == "b"
+    assert study.with_rows("bc").rival.name == "b"
+    assert study.with_rows("ac").rival.name == "a"
+
+
 @pytest.mark.parametrize(
     ("sampling", "message"),
     [

@@ -72,7 +72,7 @@ def test_leaked_images_are_those_outside_of_the_clean_part(tmp_path):
     write_scores(run / "test_clean", [[10, 4], [2, 4]])
     values, _ = study_runs._measured(run / "test", run / "test_clean", guidance=False)
     found = [outcome("v1", run / "test", run, values=values, clean=run / "test_clean")]
-    wanted = Study("Leaks", (Row("v1", "c.py"),), compared=False)
+    wanted = Study("Leaks", (Row("v1", "c.py"),), against=None)
     text = study_tables.write_tables(wanted, tmp_path, found)
     # Six leaked images of one class and four of the other; clean recalls are 10/14 and 4/6.
     assert "| v1 | 1.000 | 0.700 | 0.695 | +0.305 |" in text

@@ -268,9 +268,28 @@ def test_a_single_seed_is_compared_by_group(finished, tmp_path):
         results = finished / f"runs/{row.name}-0/eval/test"
         values, _ = study_runs._measured(results, tmp_path / "none", guidance=False)
         found.append(outcome(row.name, results, tmp_path, values=values))
-    [_, v1] = study_tables._against_first(wanted, study_differences.gaps_of(wanted, found))
+    [_, v1] = study_tables._differences(wanted, study_differences.gaps_of(wanted, found))
     gap, low, high = re.fullmatch(r"(\S+) \((\S+) to (\S+)\)", v1[1]).groups()
     assert gap == low == high
+
+
+def test_rows_are_compared_with_the_one_that_the_study_names(finished):
+    rows = Row("basic", "c.py"), Row("v1", "c.py")
+    found = []
+    for row in rows:
+        results = finished / f"runs/{row.name}-0/eval/test"
+        values, _ = study_runs._measured(results, finished / "none", guidance=False)
+        workdir = finished / f"runs/{row.name}-0"
+        found.append(outcome(row.name, results, workdir, values=values))
+    ahead, back = (
+        study_differences.gaps_of(Study("Both ways", rows, against=name), found)
+        for name in ("", "v1")
+    )
+    assert {row for row, _ in ahead} == {"v1"}
+    assert {row for row, _ in back} == {"basic"}
+    for (_, metric), gap in ahead.items():
+        assert back["basic", metric]["difference"] == -gap["difference"]
+    assert study_differences.gaps_of(Study("Not at all", rows, against=None), found) == {}
 
 
 def test_rows_with_other_test_images_are_not_compared(finished, tmp_path, caplog):
@@ -283,6 +302,6 @@ def test_rows_with_other_test_images_are_not_compared(finished, tmp_path, caplog
         outcome(name, folder, finished, values=scores)
         for name, folder in (("a", finished / "runs/basic-0/eval/test"), ("b", tmp_path / "other"))
     ]
-    gaps = study_tables._against_first(wanted, study_differences.gaps_of(wanted, found))
+    gaps = study_tables._differences(wanted, study_differences.gaps_of(wanted, found))
     assert gaps == gaps[:1]
     assert "b is not compared: " in caplog.text
