@@ -6,9 +6,11 @@ A table stands between two comments, and is what the script makes of the first o
 
     <!-- means strong-busi: accuracy f1_macro calibrated.nll -->
     <!-- differences equal-busi: f1_macro calibrated.nll -->
+    <!-- across calibrated.nll: equal-busi equal-eyepacs -->
     <!-- end -->
 
-`means` reads docs/results/NAME.csv, `differences` NAME-comparisons.csv, as a study writes them.
+`means` reads docs/results/NAME.csv, `differences` NAME-comparisons.csv, as a study writes them, and
+`across` the differences of one metric in the files of several names.
 """
 
 from __future__ import annotations
@@ -41,12 +43,13 @@ FEWEST = 3
 """Seeds from which their interval is shown; of fewer every value, and intervals over images."""
 FACTORS = {"train_cpu_seconds": 1 / 60, "predict_cpu_seconds": 1000}
 """Columns that are costs: the mean alone is shown, times this."""
-_BLOCK = re.compile(r"(<!-- (means|differences) ([\w-]+): ([\w. ]+) -->\n).*?(<!-- end -->)", re.S)
+_START = r"<!-- (means|differences|across) ([\w.-]+): ([\w.-]+(?: [\w.-]+)*) -->\n"
+_BLOCK = re.compile(rf"({_START}).*?(<!-- end -->)", re.S)
 
 
 def text(page: str, folder: Path) -> str:
     """A page with its tables written anew from the files in a folder."""
-    makers = {"means": means, "differences": differences}
+    makers = {"means": means, "differences": differences, "across": across}
 
     def made(block: re.Match[str]) -> str:
         start, kind, name, columns, end = block.groups()
@@ -91,6 +94,22 @@ def differences(folder: Path, name: str, columns: Sequence[str]) -> list[Sequenc
     # No p where it would be of fewer seeds.
     shown = [i for i, column in enumerate(zip(*rows[1:], strict=True)) if any(column)]
     return [[cells[i] for i in shown] for cells in rows]
+
+
+def across(folder: Path, metric: str, names: Sequence[str]) -> list[Sequence[str]]:
+    """A row for each row of several studies: its difference in one metric in each."""
+    found: dict[str, dict[str, str]] = {}
+    rivals = set()
+    for name in names:
+        for line in _read(folder / f"{name}-comparisons.csv"):
+            rivals.add(line["minus"])
+            if line["metric"] == metric:
+                found.setdefault(line["row"], {})[name] = _difference(line)[0]
+    (minus,) = rivals  # else the numbers of a row are not of the same kind
+    head = f"{TITLES.get(metric, metric)}, less `{minus}`"
+    rows: list[Sequence[str]] = [(head, *(name.partition("-")[2] for name in names))]
+    rows += [(f"`{row}`", *(own.get(name, "") for name in names)) for row, own in found.items()]
+    return rows
 
 
 def _difference(line: dict[str, str] | None) -> tuple[str, str]:

@@ -15,6 +15,8 @@ an old table
 Between.
 <!-- differences s: accuracy nll -->
 <!-- end -->
+<!-- across nll: s s-t -->
+<!-- end -->
 After.
 """
 
@@ -56,6 +58,8 @@ def folder(tmp_path) -> Path:
             | {"ci95_images.low": -2, "ci95_images.high": -1},
         ],
     )
+    rows = [first | {"row": row, "metric": "nll"} | empty for row in "bc"]
+    write(tmp_path / "s-t-comparisons.csv", rows)
     return tmp_path
 
 
@@ -67,6 +71,9 @@ def test_tables_are_written_between_their_comments(folder):
         "| `b` | 1 | .800 | 1.23 |  |",
         "| row, less `a` | accuracy | accuracy, p | NLL |",
         "| `b` | +.200 (-.010 to +.410) | 0.031 | -1.50 (-2.00 to -1.00) |",
+        "| NLL, less `a` |  | t |",
+        "| `b` | -1.50 (-2.00 to -1.00) | +.200 |",
+        "| `c` |  | +.200 |",
     ):
         assert line in found, found
     assert "an old table" not in found

@@ -27,7 +27,7 @@ COLUMNS = {
 NUMBER = re.compile(r"[+-]?\d*\.\d+")
 WORDS = re.compile(rf"{'|'.join(map(re.escape, COLUMNS))}|Accuracy|(?<![\w.])\d?\.\d{{2,3}}\b")
 """Metrics and their values in a sentence."""
-GENERATED = re.compile(r"<!-- (?:means|differences) .*?<!-- end -->", re.S)
+GENERATED = re.compile(r"<!-- (?:means|differences|across) .*?<!-- end -->", re.S)
 """Tables that scripts/write_results.py writes; tests/test_results_docs.py looks at these."""
 
 
