@@ -10,7 +10,6 @@ Every command is one of these functions or a method of `Classifier`.
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -158,41 +157,45 @@ def train(config: Config, workdir: Path, minutes: float | None = None) -> Evalua
         return evaluate_model(model, dataset)
 
 
-def evaluate(config: Config, workdir: Path, *, folder: Path | None = None) -> Evaluation:
+def evaluate(config: Config, workdir: Path) -> Evaluation:
     """Evaluate the best checkpoint of a run on the test part.
 
     Args:
-      config: the run's, perhaps with another sampling.
+      config: the run's.
       workdir: the run's folder.
-      folder: where the results go; default `eval/test` in the workdir.
 
     Raises:
       InputError: the run is another one, or the data has changed.
     """
-    if folder is None:  # elsewhere the results may be of another sampling
-        check_workdir(workdir, config)
+    check_workdir(workdir, config)
     model = load_model(workdir, flatten(config.to_dict()))
     dataset = open_dataset(config)
-    with owned(workdir) if folder is None else contextlib.nullcontext():
-        return evaluate_model(model, dataset, folder=folder)
+    with owned(workdir):
+        return evaluate_model(model, dataset)
 
 
 def evaluate_ensemble(config: Config, workdirs: Sequence[Path], folder: Path) -> Evaluation:
-    """Evaluate the mean of several runs on the test part, calibrated on the validation part.
+    """Evaluate the mean of one or several runs on the test part, calibrated on the validation part.
 
     Args:
-      config: of the first of them.
+      config: of the first of them; where its sampling is another one, all sample in that way.
       workdirs: of the runs.
       folder: where the results and the calibration go.
 
     Raises:
       InputError: the runs have other data, or the data has changed.
     """
-    members = [load_model(workdir) for workdir in workdirs]
+    own = flatten(load_model(workdirs[0]).config.to_dict())
+    changes = {
+        name: value
+        for name, value in flatten(config.to_dict()).items()
+        if name.startswith(("eval.", "sampling.")) and value != own[name]
+    }
+    members = [load_model(workdir, changes) for workdir in workdirs]
     dataset = open_dataset(config)
     for each in members:
         check_split(each.workdir, dataset)
     ensemble = Ensemble.of(members, folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    ensemble.home.mkdir(parents=True, exist_ok=True)
     calibrate(ensemble, dataset)
     return evaluate_model(ensemble, dataset, folder=folder)

@@ -118,7 +118,11 @@ def test_another_sampling_is_evaluated_elsewhere(tmp_path, tiny_data, trained, c
     config = tiny.make_config(tiny_data, sampling__start="truncated")
     line = refused(config, trained, capsys, api.evaluate)
     assert f"{trained} belongs to a run with config.sampling.start='full', not 'truncated'" in line
-    found = api.evaluate(config, trained, folder=tmp_path)
+    before = sorted(trained.rglob("*"))
+    found = api.evaluate_ensemble(config, [trained], tmp_path)
+    assert sorted(trained.rglob("*")) == before
+    assert found.metrics["calibrated"]["nll"] > 0
+    assert found.metrics["sampling"]["start"] == "truncated"
     ours, theirs = (tiny.read_predictions(each) for each in (tmp_path, trained / "eval/test"))
     assert list(ours) == list(theirs) == found.ids
     assert ours != theirs

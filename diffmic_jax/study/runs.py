@@ -283,9 +283,7 @@ class Runs:
         workdirs = [run_workdir(self.folder, name, seed) for name in row.runs_of]
         if row.config:
             return partial(api.train, config, workdirs[0], self._minutes(row))
-        if row.members:
-            return partial(api.evaluate_ensemble, config, workdirs, results)
-        return partial(api.evaluate, config, workdirs[0], folder=results)
+        return partial(api.evaluate_ensemble, config, workdirs, results)
 
     def _minutes(self, row: Row) -> float | None:
         """Of the training of a row, if they choose its epochs."""

@@ -26,7 +26,7 @@ def test_probabilities_do_not_depend_on_the_batch_size(tmp_path, tiny_data, trai
     found = []
     for size in (4, tiny.TEST):  # the last batch of 4 is padded
         config = tiny.make_config(tiny_data, eval__batch_size=size, **late)
-        api.evaluate(config, trained, folder=tmp_path / str(size))
+        api.evaluate_ensemble(config, [trained], tmp_path / str(size))
         found.append(tiny.read_predictions(tmp_path / str(size)))
     four, whole = found
     assert list(four) == list(whole)
