@@ -4,8 +4,8 @@
 
 Features are normal; labels are drawn from probabilities that two of the features determine and that
 are never certain, as where raters disagree. Every network sees the same features and labels in the
-same order and has three hidden layers of the same width. The guidance that the diffusions start
-with is a linear layer that learned nothing, so that all they know is their own.
+same order; all but `linear` have three hidden layers of the same width. The guidance that the
+diffusions start with is a linear layer that learned nothing, so all they know is their own.
 
 OUT/study.csv has, for each seed, the mean total variation from the true probabilities on new
 features, 0..1: after several numbers of steps with fresh examples in each; and with 1,000 examples
@@ -77,7 +77,8 @@ PUBLISHED = {
 }
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "plain": ("strong", PLAIN),
-    "plain-dropout": ("strong", PLAIN | {"guidance.dropout": 0.2}),
+    "plain-dropout": ("strong", PLAIN | {"guidance.dropout": 0.5}),
+    "linear": ("strong", PLAIN | {"guidance.hidden": ()}),
     "eps-published": ("v1", DIFFUSION | NOISE | PUBLISHED),
     "eps": ("v1", DIFFUSION | NOISE),
     "v": ("v1", DIFFUSION | {"denoiser.parameterization": "v"}),

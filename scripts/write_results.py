@@ -36,6 +36,9 @@ TITLES = {
     "calibrated.nll": "NLL, calibrated",
     "calibrated.rps": "RPS, calibrated",
     "calibrated.joint_nll": "joint NLL",
+    "400.last": "TV, 400 steps",
+    "4000.last": "TV, 4,000 steps",
+    "1000_of_1000.chosen": "TV, 1,000 examples",
     "train_cpu_seconds": "CPU minutes to train",
     "predict_cpu_seconds": "CPU ms an image",
 }
