@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -38,7 +39,7 @@ from diffmic_jax.planning import budget
 from diffmic_jax.planning import plan as plans
 from diffmic_jax.planning.fingerprint import Fingerprint
 from diffmic_jax.planning.plan import Plan
-from diffmic_jax.planning.rules import FEW, FIXED, Case
+from diffmic_jax.planning.rules import EPOCHS, FEW, FIXED, Case
 from diffmic_jax.training import parallel, peers
 from diffmic_jax.training.owner import check_free, owned
 from diffmic_jax.training.run import TrainingRun
@@ -52,8 +53,6 @@ EXTRA = 0.12
 LEAST = 1.0
 EXTRAS = 0.4
 """The most of all of them together; what does not fit is left out, the diffusion last."""
-EPOCHS = 100
-"""The most of a training: with few images on a fast machine more would only learn them by heart."""
 ON_FEATURES: dict[str, Any] = {
     "guidance.tune": "head",
     "guidance.views": 2,
@@ -146,13 +145,16 @@ def make_plan(given: Mapping[str, Any], minutes: float) -> Plan:
     Raises:
       InputError: the data cannot be opened, or a field cannot have its value.
     """
-    if not minutes > 0:
-        raise InputError(f"--minutes={minutes:g}: give more than 0")
+    if not (minutes > 0 and math.isfinite(minutes)):
+        raise InputError(f"--minutes={minutes:g}: give more than 0, and an end")
     # Whether a validation part comes with the data decides a rule: none is cut yet.
     whole = {"data.validation_fraction": 0.0, **given}
     source = open_source(recipes.get("strong").changed(whole).data)
     data, machine = Fingerprint.of(source), budget.machine()
-    return Plan.of(Case(data=data, machine=machine, minutes=minutes, given=given))
+    found = Plan.of(Case(data=data, machine=machine, minutes=minutes, given=given))
+    if data.learnable < FEW:  # which may be too few for a part
+        open_source(recipes.get("strong").changed(found.changes).data)
+    return found
 
 
 def fit(plan: Plan, workdir: Path, began: float | None = None) -> Model:

@@ -54,7 +54,7 @@ def hostile_pickle(data: Path) -> Spoiled:
 def missing_root(data: Path) -> Spoiled:
     return {"data__root": "no/where"}, (
         "config.data.root='no/where' is not there; put a folder of images for each class there. "
-        "To run on the embedded phantom instead: --config.data.name=phantom"
+        "Another place goes into config.data.root; config.data.name=phantom needs no files"
     )
 
 

@@ -77,7 +77,9 @@ def _add_fit(commands: argparse._SubParsersAction) -> None:
         "--groups", help="CSV of image and group (lesion, patient), beside the data"
     )
     command.add_argument(
-        "--ordinal", help="the classes as degrees, from the lowest: mild,moderate,..."
+        "--ordinal",
+        type=flags.names,
+        help="the classes as degrees, from the lowest: mild,moderate,...",
     )
     command.add_argument(
         "--config", help="NAME or FILE, maybe with :RECIPE, in place of a plan of our own"

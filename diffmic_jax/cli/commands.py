@@ -28,7 +28,7 @@ def fit(args: argparse.Namespace) -> None:
 
     changes = dict(map(parse_change, args.set))
     changes |= {"data.groups": args.groups} if args.groups else {}
-    changes |= {"data.class_names": tuple(args.ordinal.split(","))} if args.ordinal else {}
+    changes |= {"data.class_names": args.ordinal} if args.ordinal else {}
     if args.plan:
         if args.config:
             raise InputError("--plan: a configuration has no plan; leave --config out")
@@ -152,12 +152,15 @@ def predict(args: argparse.Namespace) -> None:
 def evaluate(args: argparse.Namespace) -> None:
     """Evaluate the best checkpoint on a split of its data set, or on other data."""
     from diffmic_jax.api import Classifier
+    from diffmic_jax.data.attributes import find_columns
     from diffmic_jax.data.files import write_json
     from diffmic_jax.data.recognise import name_of
     from diffmic_jax.evaluation.evaluate import table as metrics_table
     from diffmic_jax.evaluation.subgroups import table
 
     classifier = Classifier(_load(args))
+    if args.attributes:  # before anything is computed
+        find_columns(classifier.config.data, args.attributes, args.table)
     if args.data_dir:
         data = Path(args.data_dir) / args.labels if args.labels else args.data_dir
         found = classifier.evaluate_on(

@@ -76,7 +76,10 @@ def share(text: str) -> float:
 
 def names(text: str) -> tuple[str, ...]:
     """Names from the command line, with commas between them."""
-    return tuple(text.split(","))
+    found = tuple(name.strip() for name in text.split(","))
+    if not all(found):
+        raise argparse.ArgumentTypeError(f"{text!r} has a name of no letters between its commas")
+    return found
 
 
 def seeds(text: str) -> tuple[int, ...]:

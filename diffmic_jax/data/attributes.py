@@ -37,21 +37,30 @@ def read_attributes(
     Raises:
       InputError: no table has the column, or a table lacks an image.
     """
+    found = find_columns(data, columns, table)
+    return {column: _ranges(_values(*place, records)) for column, place in found.items()}
+
+
+def find_columns(
+    data: Data, columns: Sequence[str], table: Path | None = None
+) -> dict[str, tuple[csvfile.Table, str]]:
+    """The table that has each column, and its name there; arguments as above.
+
+    Raises:
+      InputError: no table has the column.
+    """
     paths = [table] if table else _tables(data)
     opened = [_open(path) for path in paths]
     found = {}
     for column in columns:
-        for each in opened:
-            if name := each.column([csvfile.plain(column)]):
-                found[column] = _ranges(_values(each, name, records))
-                break
-        else:
-            names = ", ".join(str(path) for path in paths) or "no table"
-            known = sorted({name for each in opened for name in each.header})
-            raise InputError(
-                f"--attributes={column}: no such column in {names}; there are {', '.join(known)}. "
-                "Another table goes into --table"
-            )
+        places = ((each, name) for each in opened if (name := each.column([csvfile.plain(column)])))
+        if place := next(places, None):
+            found[column] = place
+            continue
+        names = ", ".join(str(path) for path in paths)
+        known = sorted({name for each in opened for name in each.header})
+        there = f"no such column in {names}; there are {', '.join(known)}" if names else "no table"
+        raise InputError(f"--attributes={column}: {there}. Name a table that has it in --table")
     return found
 
 

@@ -47,9 +47,18 @@ class Table(NamedTuple):
             log.info("%s: %s", self.path, note)
 
     def column(self, accepted: Sequence[str]) -> str:
-        """The first accepted column that the header has, as `plain` compares; '' if none."""
-        actual = {plain(name): name for name in self.header}
-        return next((actual[name] for name in map(plain, accepted) if name in actual), "")
+        """The first accepted column that the header has, as `plain` compares; '' if none.
+
+        Raises:
+          InputError: two columns of the header are that one.
+        """
+        for wanted in map(plain, accepted):
+            own = [name for name in self.header if plain(name) == wanted]
+            if len(own) > 1:
+                raise InputError(f"{self.path}: has the columns {own[0]} and {own[1]}; rename one")
+            if own:
+                return own[0]
+        return ""
 
 
 def plain(name: str) -> str:
@@ -132,7 +141,7 @@ def _table(path: Path, cells: list[list[str]], problems: Problems, first: int) -
     lines = []
     for number, row in enumerate(cells[first + 1 :], start=first + 2):
         where = f"{path} row {number}"
-        if not any(row):
+        if not any(map(str.strip, row)):
             continue
         if len(row) < len(header) or any(row[len(header) :]):
             problems.add(f"{where}: {len(row)} cells under {len(header)} columns; fix the row")

@@ -45,6 +45,8 @@ def open_folders(options: Options) -> Layout:
         None if options.data.allow_outside else root,
     )
     _check_unlabelled(files.pop(None, []), bases, options)
+    if options.class_names and len(names) < 2:
+        raise InputError(f"config.data.class_names={names}: give two classes or more")
     if len(names) < 2 or not folders:
         fix = "give each class a folder of images, or name a CSV in config.data.labels"
         fix = known.where if known else fix

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,9 @@ def data_fields(data: str | Path) -> dict[str, Any]:
     """The fields of a configuration that name a data set.
 
     A folder is a published data set if it holds that one's table of labels; with a table of images
-    and labels of its own, that one counts, and one of images and groups beside it; else its folders
-    are the classes, or if it has fewer than two, a table is taken for that of the labels.
+    and labels of its own, that one counts; else its folders are the classes, or if it has fewer
+    than two, a file of MedMNIST is taken, or a table for that of the labels. A table of images and
+    groups beside any of these is taken too.
 
     Args:
       data: a folder, a CSV, an NPZ of MedMNIST, or the name of a data set.
@@ -36,6 +38,8 @@ def data_fields(data: str | Path) -> dict[str, Any]:
     Raises:
       InputError: there is no such thing, or several tables that could be meant.
     """
+    if not str(data).strip():
+        raise InputError("no data is named; name a folder, a CSV or a data set")
     path = Path(data).expanduser()
     if path.is_dir():
         return _of_folder(path)
@@ -55,8 +59,8 @@ def data_fields(data: str | Path) -> dict[str, Any]:
 
 def name_of(data: str | Path) -> str:
     """What to call a data set: as its folder, also where a table in it is named."""
-    path = Path(data).expanduser().absolute()
-    return path.parent.name if path.is_file() else path.name
+    path = Path(os.path.normpath(Path(data).expanduser().absolute()))
+    return (path.parent if path.is_file() else path).name or "data"
 
 
 def _of_folder(folder: Path) -> dict[str, Any]:
@@ -65,25 +69,39 @@ def _of_folder(folder: Path) -> dict[str, Any]:
         if named:
             log.info("%s is %s, by its %s", folder, known.name, named[0])
             return {"data.name": known.name, "data.root": str(folder)}
-    archives = sorted(folder.glob("*.npz"))
-    if len(archives) == 1:
-        return _of_npz(archives[0])
+    if (folder / "config.json").is_file() and (folder / "checkpoints").is_dir():
+        raise InputError(f"{folder}: is the workdir of a run; name the folder of its images")
+    classes = folders.folders_in(folder)
     csvs = {path: _read(path) for path in _files(folder, *TABLES)}
     found = [path for path, table in csvs.items() if table and columns.has_labels(table)]
     groups = [path for path, table in csvs.items() if table and table.column(columns.GROUP_COLUMNS)]
-    if not found and len(folders.folders_in(folder)) < 2:
+    if not found and len(classes) < 2:
+        if len(archives := sorted(folder.glob("*.npz"))) == 1:
+            return _of_npz(archives[0])
         found = [path for path in csvs if path not in groups][:1]  # its error is the one to tell
-    if not found and (sheets := _files(folder, *SHEETS)) and len(folders.folders_in(folder)) < 2:
+    if not found and (sheets := _files(folder, *SHEETS)) and len(classes) < 2:
         raise InputError(
             f"{sheets[0]}: is a spreadsheet; save its sheet of images and labels as CSV"
         )
-    if not (labels := _fullest(found)):
-        return {"data.name": "images", "data.root": str(folder)}
-    log.info("%s has the labels", labels)
-    if len(groups) != 1 or labels in groups:
-        return _of_table(labels)
+    fields = {"data.name": "images", "data.root": str(folder)}
+    if labels := _fullest(found):
+        fields = _of_table(labels)
+        log.info("%s has the labels", labels)
+        if len(classes) > 1:
+            names = ", ".join(each.name for each in classes[:3]) + ", ..." * (len(classes) > 3)
+            log.warning(
+                "the folders %s are not taken as classes, since %s has labels; if they are the "
+                "classes, move the table away",
+                *(names, labels),
+            )
+    if labels in groups or not groups:
+        return fields
+    if len(groups) > 1:
+        names = ", ".join(path.name for path in groups)
+        log.warning("several tables have groups (%s), none is used; name one in --groups", names)
+        return fields
     log.info("%s has the groups (lesions, patients)", groups[0])
-    return _of_table(labels) | {"data.groups": groups[0].name}
+    return fields | {"data.groups": groups[0].name}
 
 
 def _fullest(found: Sequence[Path]) -> Path | None:

@@ -151,8 +151,8 @@ def _check_root(data: Data) -> None:
     root = Path(data.root)
     if not (data.root and (root.is_dir() or root.suffix == ".npz" and root.is_file())):
         raise InputError(
-            f"config.data.root={data.root!r} is not there; {_where(data.name)}. "
-            "To run on the embedded phantom instead: --config.data.name=phantom"
+            f"config.data.root={data.root!r} is not there; {_where(data.name)}. Another place goes "
+            "into config.data.root; config.data.name=phantom needs no files"
         )
 
 
@@ -276,9 +276,11 @@ def _check_parts(parts: Parts, validation_fraction: float) -> None:
     """Refuse a split that leaves a part empty."""
     for part in PARTS:
         if not parts[part] and (part != "validation" or validation_fraction):
+            groups = {record.group for own in parts.values() for record in own} - {""}
+            few = ", since all images are of few groups" if 0 < len(groups) < 10 else ""
             raise InputError(
-                f"config.data.root: no image is left for the {part} part; add images, or change"
-                " config.data.protocol, test_fraction or validation_fraction"
+                f"config.data.root: no image is left for the {part} part{few}; add images, or "
+                "change config.data.protocol, test_fraction or validation_fraction"
             )
 
 

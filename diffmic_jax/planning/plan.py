@@ -12,6 +12,8 @@ from diffmic_jax.planning.fingerprint import Fingerprint
 from diffmic_jax.planning.rules import GIVEN, Case, Decision, Machine, decide
 
 FILE = "plan.json"
+SHOWN = 12
+"""Classes that are named in the head, at most."""
 FIX = "restore it, or choose another --out"
 
 
@@ -61,8 +63,10 @@ class Plan:
         """The data and the budget, in a line."""
         data = self.data
         parts = ", ".join(f"{data.images[part]:,} {part}" for part in PARTS)
+        counts = [f"{name} {count:,}" for name, count in data.classes.items()]
+        shown = ", ".join(counts[:SHOWN]) + ", ..." * (len(counts) > SHOWN)
         return (
-            f"{data.name}: {parts}; {len(data.classes)} classes, {data.labels}; "
+            f"{data.name}: {parts}; {len(data.classes)} classes ({shown}), {data.labels}; "
             f"{self.minutes:g} minutes on {self.machine.devices}"
         )
 

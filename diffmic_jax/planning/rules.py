@@ -29,6 +29,8 @@ WIDE = 1.4
 """Ratio of an image's sides up to which its centre square is taken for all of it."""
 STEPS = 100
 """The fewest between checkpoints."""
+EPOCHS = 100
+"""The most of a training: with few images on a fast machine more would only learn them by heart."""
 FEW = 3000
 """Images below which each is worth learning from, and a validation part of their own is not."""
 
@@ -97,6 +99,7 @@ def _size_and_members(case: Case) -> tuple[int, int]:
     if "data.image_size" in case.given:
         useful = [case.given["data.image_size"]]
     few = case.data.learnable < FEW and case.data.rarest >= FOLDS
+    few = few and "data.validation_fraction" not in case.given
     fine = min(REFERENCE, max(useful))
     folded = few and case.images(fine) >= LEAST * case.wanted
     if few and not folded:
@@ -110,8 +113,9 @@ def _size_and_members(case: Case) -> tuple[int, int]:
 
 def _size(case: Case, size: int) -> Decision:
     epochs = case.images(size) / case.data.learnable
+    often = f"about {epochs:.0f}" if epochs <= EPOCHS else f"more than {EPOCHS}"
     reason = (
-        f"{case.minutes:g} minutes are about {epochs:.0f} epochs of {case.data.learnable:,} images "
+        f"{case.minutes:g} minutes are {often} epochs of {case.data.learnable:,} images "
         f"at {size} px; the images' shorter side is {case.data.side[1]} px"
     )
     return Decision(field="data.image_size", value=size, reason=reason)
@@ -134,9 +138,10 @@ def _batch_size(case: Case) -> Decision:
     size = 32
     while size > 4 and n < 20 * size:
         size //= 2
-    return Decision(
-        field="train.batch_size", value=size, reason=f"at least 20 steps an epoch of {n:,} images"
-    )
+    reason = f"at least 20 steps an epoch of {n:,} images"
+    if n < 20 * size:
+        reason = f"no smaller, for the sake of the statistics, though {n:,} images are few steps"
+    return Decision(field="train.batch_size", value=size, reason=reason)
 
 
 def _folds(case: Case, members: int) -> list[Decision]:

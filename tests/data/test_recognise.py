@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from diffmic_jax.config import Config
-from diffmic_jax.data.recognise import data_fields
+from diffmic_jax.data.recognise import data_fields, name_of
 from diffmic_jax.data.sources import open_source
 from diffmic_jax.errors import InputError
+from tests.data.written import write_image
 
 
 def test_class_folders(tmp_path):
@@ -82,6 +85,59 @@ def test_beside_class_folders_a_table_without_labels_is_none(tmp_path):
         (tmp_path / name).mkdir()
     (tmp_path / "ages.csv").write_text("image,age\nx/a.png,60\ny/b.png,50\n")
     assert "data.labels" not in data_fields(tmp_path)
+
+
+@pytest.fixture
+def classes(tmp_path) -> Path:
+    """A folder of two class folders with an image each."""
+    for name in ("x", "y"):
+        write_image(tmp_path / name / "a.png")
+    return tmp_path
+
+
+def test_a_table_of_patients_beside_class_folders_is_taken(classes, caplog):
+    (classes / "p.csv").write_text("image,patient_id\nx/a.png,1\ny/a.png,2\n")
+    folders = {"data.name": "images", "data.root": str(classes)}
+    assert data_fields(classes) == folders | {"data.groups": "p.csv"}
+    (classes / "q.csv").write_text("image,lesion_id\nx/a.png,1\ny/a.png,2\n")
+    assert data_fields(classes) == folders
+    assert "several tables have groups (p.csv, q.csv), none is used" in caplog.text
+
+
+def test_a_table_of_labels_that_replaces_class_folders_is_told(classes, caplog):
+    (classes / "meta.csv").write_text("filename,level\nx/a.png,good\ny/a.png,bad\n")
+    assert data_fields(classes)["data.labels"] == "meta.csv"
+    assert "the folders x, y are not taken as classes, since" in caplog.text
+
+
+def test_an_archive_beside_class_folders_is_none_of_medmnist(classes):
+    np.savez(classes / "embeddings.npz", a=0)
+    assert data_fields(classes) == {"data.name": "images", "data.root": str(classes)}
+
+
+def test_a_workdir_is_no_data(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(InputError, match="is the workdir of a run; name the folder of its images"):
+        data_fields(tmp_path)
+
+
+def test_nothing_is_no_data():
+    with pytest.raises(InputError, match="no data is named"):
+        data_fields("")
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path):
+    (tmp_path / "mine.csv").write_text("image_id,Image ID,label\na.png,b.png,x\nb.png,a.png,y\n")
+    with pytest.raises(InputError, match="has the columns image_id and Image ID; rename one"):
+        data_fields(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("data", "name"), [("a/photos", "photos"), ("a/photos/..", "a"), ("/", "data")]
+)
+def test_a_data_set_has_the_name_of_its_folder(data, name):
+    assert name_of(data) == name
 
 
 def test_a_table_is_looked_at_in_silence(tmp_path, caplog):

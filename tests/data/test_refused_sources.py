@@ -52,7 +52,13 @@ def test_a_missing_root_names_what_to_put_there(root, name, what):
     with pytest.raises(InputError) as caught:
         open_source(name, root)
     assert str(caught.value).startswith(f"config.data.root={root!r} is not there; {what}")
-    assert str(caught.value).endswith("--config.data.name=phantom")
+    assert str(caught.value).endswith("config.data.name=phantom needs no files")
+
+
+def test_a_part_without_images_is_told_from_few_patients(tmp_path):
+    write_table(tmp_path, "image,label,group", [f"{i},{i % 2},g{i % 2}" for i in range(20)])
+    with pytest.raises(InputError, match="part, since all images are of few groups"):
+        open_source("x", tmp_path, labels="labels.csv", protocol="grouped")
 
 
 def test_folders_without_images_or_classes_are_refused(tmp_path):

@@ -106,6 +106,10 @@ def test_what_the_user_has_set_stays():
     assert found.get("data.folds", 1) == 1  # there is no time for three at this size
 
 
+def test_a_validation_part_that_is_asked_for_is_cut():
+    assert "data.folds" not in changes(FEW, LAPTOP, 20, data__validation_fraction=0.2)
+
+
 def test_a_validation_part_that_came_with_the_data_is_kept():
     data = dataclasses.replace(MANY, images={"train": 7000, "validation": 900, "test": 2004})
     assert "data.validation_fraction" not in changes(data, LAPTOP, 20)
