@@ -34,6 +34,8 @@ class Parser(argparse.ArgumentParser):
             self.error(f"--{flag} is now --{new.removeprefix('data.')}")
         own = [each for each in self._option_string_actions if each.startswith("--")]
         hint = []
+        if words[0].split("=")[0] in own:
+            self.error(f"unrecognized arguments: {' '.join(words)}; flags go before --")
         if words[0].startswith("-"):
             inside = [each for each in own if flag in each]
             hint = inside[:3] or difflib.get_close_matches(f"--{flag}", own, 1, 0.7)

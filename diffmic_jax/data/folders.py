@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
@@ -18,6 +19,8 @@ from diffmic_jax.errors import InputError
 from diffmic_jax.method.task import Task
 
 log = logging.getLogger("diffmic_jax")
+
+_MASK = re.compile(r"(.+?)[ _-]+(?:mask|seg|segmentation)(?:[ _-]*\d+)?", re.IGNORECASE)
 
 
 def open_folders(options: Options) -> Layout:
@@ -54,6 +57,7 @@ def open_folders(options: Options) -> Layout:
             fix = f"{deeper[0]} has {deeper[1]}: name that folder"
         raise InputError(f"config.data.root: fewer than two class folders in {root}; {fix}")
     found.tell(root)
+    _tell_masks(files)
     known_labels = labels.lookup(names)
     parts: Parts = {part: [] for part in PARTS}
     for folder, part in folders.items():
@@ -157,6 +161,20 @@ def _check_unlabelled(stray: Sequence[Path], bases: Mapping[Path, str], options:
     log.warning("%s and are left out", told)
     if bases.get(folder, "train") != "train":
         log.warning("%s: another %s part is cut if no class folder is in it", folder, bases[folder])
+
+
+def _tell_masks(files: Mapping[Path | None, Sequence[Path]]) -> None:
+    """Warn of images that are named as the mask of another one beside them."""
+    masks = []
+    for inside in files.values():
+        stems = {path.stem for path in inside}
+        masks += [p for p in inside if (named := _MASK.fullmatch(p.stem)) and named[1] in stems]
+    if masks:
+        log.warning(
+            "%d images, as %s, are named as masks of others, and are images of their class as "
+            "these are; if they are masks, move them away",
+            *(len(masks), masks[0]),
+        )
 
 
 def _check_ids(records: Sequence[Record]) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from diffmic_jax.data import columns, csvfile, folders, tables
+from diffmic_jax.data import columns, csvfile, folders, images, tables
 from diffmic_jax.data.catalog import CATALOG, MEDMNIST
 from diffmic_jax.data.named import close_paths
 from diffmic_jax.errors import InputError, Problems
@@ -45,6 +45,8 @@ def data_fields(data: str | Path) -> dict[str, Any]:
         return _of_folder(path)
     if path.suffix == ".npz" and path.is_file():
         return _of_npz(path)
+    if path.is_file() and images.is_image(path, path.parent):
+        raise InputError(f"{path}: is an image; name the folder of the class folders, or a CSV")
     if path.is_file():
         return _of_table(path)
     known = ["phantom", *CATALOG, *MEDMNIST]

@@ -122,6 +122,11 @@ def test_a_workdir_is_no_data(tmp_path):
         data_fields(tmp_path)
 
 
+def test_an_image_is_no_data(classes):
+    with pytest.raises(InputError, match=r"a\.png: is an image; name the folder"):
+        data_fields(classes / "x/a.png")
+
+
 def test_nothing_is_no_data():
     with pytest.raises(InputError, match="no data is named"):
         data_fields("")

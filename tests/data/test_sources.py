@@ -146,6 +146,17 @@ def test_a_folder_beside_the_parts_is_not_left_out_silently(tmp_path):
         open_source("x", tmp_path)
 
 
+def test_masks_beside_their_images_are_told(tmp_path, caplog):
+    write_folders(tmp_path)
+    open_source("x", tmp_path)
+    assert "masks" not in caplog.text
+    for name in ("0_mask", "0_mask_1", "1-Segmentation", "other_mask"):
+        write_image(tmp_path / "a" / f"{name}.png")
+    assert sum(sizes(open_source("x", tmp_path))) == 24
+    assert "3 images, as " in caplog.text
+    assert "are named as masks of others" in caplog.text
+
+
 def test_hidden_folders_are_left_out(tmp_path):
     write_folders(tmp_path, 10)
     write_image(tmp_path / "a/.ipynb_checkpoints/0-checkpoint.png")
