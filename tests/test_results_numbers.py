@@ -131,6 +131,8 @@ def test_the_results_name_every_table():
     named = {file for _, files in SECTIONS for file in files}
     generated = re.findall(r"<!-- (means|differences) (\S+):", TEXT)
     named |= {f"{name}{'' if kind == 'means' else '-comparisons'}.csv" for kind, name in generated}
+    for names in re.findall(r"<!-- across \S+: (.+) -->", TEXT):
+        named |= {f"{name}-comparisons.csv" for name in names.split()}
     assert named == {path.name for path in (DOCS / "results").glob("*.csv")}
 
 

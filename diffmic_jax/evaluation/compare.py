@@ -249,14 +249,19 @@ def _evaluated(path: Path, kind: str) -> Evaluated:
         [[UNKNOWN if DOUBT + name in own else name in own for name in names] for own in members],
         int,
     )
-    own = thresholds_of(scores.get("guidance", {}) if kind == "guidance" else scores)
+    scores = scores.get("guidance", {}) if kind == "guidance" else scores
+    own = thresholds_of(scores, names)
     return Evaluated(ids, Task(class_names=names, multi_label=True), hot, p, own)
 
 
-def thresholds_of(scores: dict[str, Any]) -> tuple[float, ...]:
-    """The thresholds of a `metrics.json`; none for images of one class."""
-    classes = scores.get("per_class", {}).values()
-    return tuple(each["threshold"] for each in classes if "threshold" in each)
+def thresholds_of(scores: dict[str, Any], names: Sequence[str]) -> tuple[float, ...]:
+    """The thresholds of the classes in a `metrics.json`, whose own order is that of the alphabet.
+
+    None for images of one class.
+    """
+    classes = scores.get("per_class", {})
+    known = [classes.get(name, {}).get("threshold") for name in names]
+    return () if None in known else tuple(known)
 
 
 def read_rows(path: Path, *columns: str) -> list[dict[str, str]]:

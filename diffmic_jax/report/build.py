@@ -134,14 +134,14 @@ def _summary(model: Model, results: Results, split: str) -> str:
 
 def _comparison(model: Model, results: Results) -> dict[str, Any]:
     """The guidance prediction first, the diffusion second."""
-    scores = results.scores
+    scores, names = results.scores, results.task.class_names
     return compare.compare(
         (results.guidance, results.probabilities),
         results.label,
         results.task,
         compare.groups_of(model.workdir, results.ids),
         model.config.eval.bootstrap,
-        (compare.thresholds_of(scores["guidance"]), compare.thresholds_of(scores)),
+        (compare.thresholds_of(scores["guidance"], names), compare.thresholds_of(scores, names)),
     )
 
 

@@ -8,6 +8,7 @@ import pytest
 from scipy.stats import binom
 
 from diffmic_jax.cli import main as cli
+from diffmic_jax.data.files import write_json
 from diffmic_jax.errors import InputError
 from diffmic_jax.evaluation import metrics
 from diffmic_jax.evaluation.compare import compare, compare_workdirs, read_predictions
@@ -109,13 +110,14 @@ def test_several_labels_are_predicted_by_the_thresholds_of_their_evaluation(tmp_
     rng = np.random.default_rng(0)
     labels, p = rng.integers(0, 2, (40, 2)), rng.random((40, 2))
     ids, sets = [str(i) for i in range(40)], {}
+    task = Task(class_names=("z", "a"), multi_label=True)  # the file has its names in order
     for name, thresholds in (("one", (0.2, 0.7)), ("two", ())):
         folder = tmp_path / name
         folder.mkdir()
-        write_predictions(folder / "predictions.csv", ids, outputs(p, labels), SEVERAL)
-        sets[name] = metrics.compute(p, labels, SEVERAL, bootstrap=0, thresholds=thresholds)
-        (folder / "metrics.json").write_text(json.dumps(sets[name]))
-    assert sets["one"]["per_class"]["a"]["threshold"] == 0.2
+        write_predictions(folder / "predictions.csv", ids, outputs(p, labels), task)
+        sets[name] = metrics.compute(p, labels, task, bootstrap=0, thresholds=thresholds)
+        write_json(folder / "metrics.json", sets[name])
+    assert sets["one"]["per_class"]["z"]["threshold"] == 0.2
     row = compare_workdirs(tmp_path / "one", tmp_path / "two", bootstrap=20)["metrics"]["f1_macro"]
     assert row["first"] == pytest.approx(sets["one"]["f1_macro"], abs=1e-4)
     assert row["second"] == pytest.approx(sets["two"]["f1_macro"], abs=1e-4)
