@@ -211,7 +211,8 @@ def test_the_plan_alone_leaves_nothing(tiny_data, tmp_path, monkeypatch, capsys)
     monkeypatch.chdir(tmp_path)
     assert cli.main(["fit", str(tiny_data), "--plan", "--minutes=5"]) == 0
     out = capsys.readouterr().out
-    assert "24 train, 6 validation, 9 test; 3 classes, one of several; 5 minutes on a test" in out
+    assert "24 train, 6 validation, 9 test; 3 classes (blue 10, green 10, red 10), one of" in out
+    assert "several; 5 minutes on a test" in out
     assert "data.image_size = 64" in out
     assert not list(tmp_path.iterdir())
     assert cli.main(["fit", str(tiny_data), "--plan", "--config=default"]) == 2
