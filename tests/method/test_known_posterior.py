@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import known_posterior
+from diffmic_jax.data.files import read_table
 from diffmic_jax.types import Prior
 from tests.tiny import make_method
 
@@ -37,6 +38,17 @@ def test_of_few_examples_the_best_look_is_kept():
     method = known_posterior.make_method("plain", 400)
     few = known_posterior.measure(method, seed=0, examples=256, parts=20, held=250)
     assert few["chosen"] < few["last"]
+
+
+def test_every_network_has_a_line_for_each_seed(tmp_path, monkeypatch):
+    flags = [f"--out={tmp_path}", "--rows=linear", "--seeds=2", "--steps=2", "--few_steps=40"]
+    monkeypatch.setattr("sys.argv", ["known_posterior.py", *flags])
+    known_posterior.main()
+    lines = read_table(tmp_path / "study.csv")
+    assert [(line["row"], line["seed"]) for line in lines] == [("linear", "0"), ("linear", "1")]
+    for name in ("2.last", "40_of_1000.last", "40_of_1000.chosen"):
+        assert 0 < float(lines[0][name]) < 1
+        assert lines[0][name] != lines[1][name]
 
 
 def test_the_start_has_the_noise_of_its_timestep():
