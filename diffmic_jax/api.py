@@ -178,20 +178,16 @@ def evaluate_ensemble(config: Config, workdirs: Sequence[Path], folder: Path) ->
     """Evaluate the mean of one or several runs on the test part, calibrated on the validation part.
 
     Args:
-      config: of the first of them; where its sampling is another one, all sample in that way.
+      config: of the first of them, perhaps with another sampling.
       workdirs: of the runs.
       folder: where the results and the calibration go.
 
     Raises:
       InputError: the runs have other data, or the data has changed.
     """
-    own = flatten(load_model(workdirs[0]).config.to_dict())
-    changes = {
-        name: value
-        for name, value in flatten(config.to_dict()).items()
-        if name.startswith(("eval.", "sampling.")) and value != own[name]
-    }
-    members = [load_model(workdir, changes) for workdir in workdirs]
+    fields = flatten(config.to_dict())
+    changes = {name: x for name, x in fields.items() if name.startswith(("eval.", "sampling."))}
+    members = [load_model(workdirs[0], changes), *map(load_model, workdirs[1:])]
     dataset = open_dataset(config)
     for each in members:
         check_split(each.workdir, dataset)

@@ -257,7 +257,7 @@ def _evaluated(path: Path, kind: str) -> Evaluated:
 def thresholds_of(scores: dict[str, Any], names: Sequence[str]) -> tuple[float, ...]:
     """The thresholds of the classes in a `metrics.json`, whose own order is that of the alphabet.
 
-    None for images of one class.
+    There are none where an image has one class.
     """
     classes = scores.get("per_class", {})
     known = [classes.get(name, {}).get("threshold") for name in names]
