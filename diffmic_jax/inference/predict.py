@@ -90,8 +90,10 @@ class Timed:
 
     @property
     def cpu_seconds(self) -> float | None:
-        """Median over the batches; None if there was only one."""
-        return statistics.median(self._seconds[1:]) if len(self._seconds) > 1 else None
+        """Median over the batches; None if there was only one, or another device computes."""
+        if jax.default_backend() != "cpu" or len(self._seconds) < 2:
+            return None
+        return statistics.median(self._seconds[1:])
 
 
 @lru_cache(maxsize=8)

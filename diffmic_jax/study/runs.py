@@ -68,8 +68,8 @@ class Outcome:
     seconds: float = 0.0
     """Of training and evaluation."""
     train_cpu: float | None = None
-    """CPU seconds of all trainings that the results are of, with their evaluations; None: of the
-    guidance in a run with a denoiser, which has none of its own."""
+    """CPU seconds of all trainings that the results are of, with their evaluations; None: another
+    device computed one, or of the guidance in a run with a denoiser, which has none of its own."""
     predict_cpu: float | None = None
     """CPU seconds to predict an image, without compiling; None: not measured."""
     values: Mapping[str, float] = dataclasses.field(default_factory=dict)
@@ -159,7 +159,11 @@ class Runs:
         Raises:
           Interrupted: it was asked to stop, and is saved.
         """
-        began, used = time.monotonic(), time.process_time()
+        # What a GPU computes is not in this process's time.
+        clocks = {"seconds": time.monotonic}
+        if jax.default_backend() == "cpu":
+            clocks["cpu_seconds"] = time.process_time
+        began = {name: clock() for name, clock in clocks.items()}
         record = self._record.setdefault(f"{row.name}-{seed}", {})
         # Older results may remain after a stop; the rows that use this run are out of date with it.
         for each in (row, *(other for other in self.study.rows if row.name in other.needs())):
@@ -182,11 +186,8 @@ class Runs:
         finally:
             # The next run does not use the compiled programs of this one, which take memory.
             jax.clear_caches()
-            for name, spent in (
-                ("seconds", time.monotonic() - began),
-                ("cpu_seconds", time.process_time() - used),
-            ):
-                record[name] = record.get(name, 0.0) + spent
+            for name, clock in clocks.items():
+                record[name] = record.get(name, 0.0) + clock() - began[name]
             self._write()
 
     def outcomes(self) -> list[Outcome]:
@@ -220,9 +221,10 @@ class Runs:
         if row.guidance:
             return {}
         trained = [self._record.get(f"{name}-{seed}", {}) for name in row.runs_of]
+        known = [each["cpu_seconds"] for each in trained if "cpu_seconds" in each]
         own = self._record.get(f"{row.name}-{seed}", {})
         return {
-            "train_cpu": sum(each.get("cpu_seconds", 0.0) for each in trained),
+            "train_cpu": sum(known) if len(known) == len(trained) else None,
             "predict_cpu": own.get("predict_cpu_seconds"),
         }
 

@@ -101,3 +101,16 @@ def test_a_row_does_not_go_on_if_the_run_it_started_from_has_changed(spec, tmp_p
     longer.attempt(longer.study.rows[1], 0)
     assert longer.failures == {}
     assert ran == ["basic-0", "C1-0", "basic-0", "C1-0"]
+
+
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_only_a_cpus_runs_have_a_cost_in_cpu_seconds(spec, tmp_path, monkeypatch, device):
+    """What a GPU computes takes none of the process's time."""
+    runs = runs_of(spec, tmp_path, [], monkeypatch)
+    monkeypatch.setattr("jax.default_backend", lambda: device)
+    basic = runs.study.rows[0]
+    runs.attempt(basic, 0)
+    assert runs.is_done(basic, 0)
+    done = runs.outcomes()[0]
+    assert done.seconds > 0
+    assert (done.train_cpu is not None) == (device == "cpu")
