@@ -39,7 +39,7 @@ from diffmic_jax.planning import budget
 from diffmic_jax.planning import plan as plans
 from diffmic_jax.planning.fingerprint import Fingerprint
 from diffmic_jax.planning.plan import Plan
-from diffmic_jax.planning.rules import EPOCHS, FEW, FIXED, Case
+from diffmic_jax.planning.rules import EPOCHS, FEW, FIXED, HIDDEN, Case
 from diffmic_jax.training import parallel, peers
 from diffmic_jax.training.owner import check_free, owned
 from diffmic_jax.training.run import TrainingRun
@@ -67,9 +67,10 @@ HEAD: dict[str, Any] = {
     "guidance.drop_path": 0.0,
     "checkpoint.every_steps": 200,
 }
-"""A last layer on features that do not change."""
+"""A last layer on features that do not change; with several labels it has layers before it."""
 CANDIDATES = {
     "classifier": ("classifier",),
+    "head": ("head",),
     "diffusion": ("diffusion",),
     "classifier and head": ("classifier", "head"),
     "diffusion and head": ("diffusion", "head"),
@@ -224,11 +225,17 @@ def _check_same_plan(stored: Plan, plan: Plan, workdir: Path) -> None:
             )
 
 
-def _extras(plan: Plan) -> tuple[str, ...]:
-    """The networks of a member beside its classifier, as many as there is time for."""
-    of_few = plan.data.learnable < FEW and plan.changes["guidance.tune"] == "full"
-    wanted = ("diffusion", *["head"] * of_few)
-    return wanted[: int(EXTRAS * plan.share / _minutes_of_extra(plan.share)) or 1]
+def _extras(plan: Plan) -> dict[str, dict[str, Any]]:
+    """The networks of a member beside its classifier, as many as there is time for.
+
+    Each with the fields that differ from the classifier's, or from the diffusion's own recipe.
+    """
+    wanted = {"diffusion": ON_FEATURES}
+    if plan.data.learnable < FEW and plan.changes["guidance.tune"] == "full":
+        layers = {name: plan.given.get(name, value) for name, value in HIDDEN.items()}
+        wanted["head"] = HEAD | (layers if plan.data.several else {})
+    most = int(EXTRAS * plan.share / _minutes_of_extra(plan.share)) or 1
+    return dict([*wanted.items()][:most])
 
 
 def _minutes_of_extra(minutes: float) -> float:
@@ -236,7 +243,13 @@ def _minutes_of_extra(minutes: float) -> float:
     return max(EXTRA * minutes, min(LEAST, minutes / 2))
 
 
-def _member(config: Config, workdir: Path, i: int, minutes: float, extras: tuple[str, ...]) -> Path:
+def _member(
+    config: Config,
+    workdir: Path,
+    i: int,
+    minutes: float,
+    extras: Mapping[str, Mapping[str, Any]],
+) -> Path:
     """Train a member's networks; returns its workdir."""
     began = time.monotonic()
     place = workdir / "folds" / str(i) if i else workdir
@@ -244,7 +257,7 @@ def _member(config: Config, workdir: Path, i: int, minutes: float, extras: tuple
     fold = {"data.fold": i} if config.data.folds else {}
     config = config.changed({"seed": config.seed + i, **fold})
     if "head" in extras:
-        train(config.changed(HEAD), place / "head", each, EPOCHS)
+        train(config.changed(extras["head"]), place / "head", each, EPOCHS)
         minutes -= (time.monotonic() - began) / 60
     train(config, place, max(minutes - each, each), EPOCHS, spare=each)
     if (spent := budget.begun(place)) and spent.extended:
@@ -254,7 +267,7 @@ def _member(config: Config, workdir: Path, i: int, minutes: float, extras: tuple
     kept = {name: getattr(config, name) for name in same}
     diffusion = dataclasses.replace(recipes.get("plus"), **kept)
     of_member = {"guidance.checkpoint": str(place), "train.batch_size": config.train.batch_size}
-    diffusion = diffusion.changed(ON_FEATURES | of_member)
+    diffusion = diffusion.changed({**extras["diffusion"], **of_member})
     train(diffusion, place / "diffusion", each, EPOCHS)
     return place
 

@@ -20,10 +20,12 @@ from diffmic_jax.inference.load import load
 from diffmic_jax.planning import budget
 from diffmic_jax.planning import plan as plans
 from diffmic_jax.planning.budget import Cost
-from diffmic_jax.planning.rules import Machine
+from diffmic_jax.planning.plan import Plan
+from diffmic_jax.planning.rules import HIDDEN, Case, Machine
 from diffmic_jax.report import page, planned
 from diffmic_jax.training.run import TrainingRun
 from tests import tiny
+from tests.planning.test_rules import FEW
 
 pytestmark = pytest.mark.whole
 
@@ -62,7 +64,7 @@ def test_a_fit_leaves_a_plan_two_members_and_their_mean(fitted, tiny_data):
     assert plan["data"]["images"]["test"] == tiny.TEST
     assert {each["field"] for each in plan["decisions"]} >= {"checkpoint.metric", "data.folds"}
     names = [each["name"] for each in plan["candidates"]]
-    assert names == ["classifier", "diffusion", "classifier and head", "diffusion and head"]
+    assert names == [*fitting.CANDIDATES]
     (chosen,) = [each["name"] for each in plan["candidates"] if each["chosen"]]
     best = min(plan["candidates"], key=lambda each: each["nll"])["name"]
     said = (
@@ -175,7 +177,8 @@ def test_a_classifier_that_would_not_see_every_image_has_the_time_of_the_diffusi
     found = budget.begun(workdir)
     assert found.extended
     plan = json.loads((workdir / "plan.json").read_text())
-    assert [each["name"] for each in plan["candidates"]] == ["classifier", "classifier and head"]
+    names = [each["name"] for each in plan["candidates"]]
+    assert names == ["classifier", "head", "classifier and head"]
     assert (workdir / "eval/test/predictions.csv").exists()
     # Gone on with, it has the same networks.
     (workdir / "members.json").unlink()
@@ -188,6 +191,18 @@ def test_a_classifier_that_would_not_see_every_image_has_the_time_of_the_diffusi
     whole, last_layer = load(workdir).members
     assert whole.config.guidance.tune != last_layer.config.guidance.tune
     assert whole.method is last_layer.method
+
+
+def test_the_head_of_several_labels_has_layers_unless_the_user_gives_others():
+    def head(labels: str, **given: object) -> dict[str, object]:
+        data = dataclasses.replace(FEW, labels=labels)
+        machine = Machine(devices="a test", seconds=0.001)
+        case = Case(data=data, machine=machine, minutes=30, given=given)
+        return fitting._extras(dataclasses.replace(Plan.of(case), share=10.0))["head"]
+
+    assert "guidance.hidden" not in head("one of several")
+    assert head("any number of several").items() >= HIDDEN.items()
+    assert head("any number of several", **{"guidance.hidden": ()})["guidance.hidden"] == ()
 
 
 def test_the_simplest_candidate_answers_that_is_not_clearly_worse():

@@ -75,6 +75,11 @@ class Fingerprint:
         return self.images["train"] + self.images["validation"]
 
     @property
+    def several(self) -> bool:
+        """Whether an image can have any number of the labels."""
+        return self.labels.startswith("any number")
+
+    @property
     def rarest(self) -> int:
         """Images of the rarest class that has any."""
         return min(filter(None, self.classes.values()), default=0)

@@ -33,6 +33,8 @@ EPOCHS = 100
 """The most of a training: with few images on a fast machine more would only learn them by heart."""
 FEW = 3000
 """Images below which each is worth learning from, and a validation part of their own is not."""
+HIDDEN: dict[str, Any] = {"guidance.hidden": (512, 512, 512), "guidance.dropout": 0.2}
+"""Layers on features that do not change, where an image has several labels: docs/results.md."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,7 +82,8 @@ def decide(case: Case) -> list[Decision]:
     """All decisions for a data set."""
     size, members = _size_and_members(case)
     found = [_size(case, size), _tune(case, size), _batch_size(case), *_folds(case, members)]
-    found += [_metric(case), *_checkpoints(case, found), _flip(case), _fit(case), *_smoothing(case)]
+    found += [_metric(case), *_checkpoints(case, found), _flip(case), _fit(case)]
+    found += [*_smoothing(case), *_hidden(case, found)]
     kept = [each for each in found if each.field not in case.given]
     chosen = [Decision(field=name, value=x, reason=GIVEN) for name, x in case.given.items()]
     return kept + chosen
@@ -164,7 +167,7 @@ def _metric(case: Case) -> Decision:
 
 def _checkpoints(case: Case, found: Sequence[Decision]) -> list[Decision]:
     """Where an epoch is shorter than a checkpoint is worth, one comes after several."""
-    values = {each.field: each.value for each in found} | dict(case.given)
+    values = _values(case, found)
     folds = values.get("data.folds", 0)
     kept = 1 - (1 / folds if folds else values.get("data.validation_fraction", 0.0))
     steps = max(1, int(kept * case.data.learnable) // values["train.batch_size"])
@@ -173,6 +176,11 @@ def _checkpoints(case: Case, found: Sequence[Decision]) -> list[Decision]:
         return []
     reason = f"a checkpoint and a validation after {epochs} epochs of {steps} steps"
     return [Decision(field="checkpoint.every_steps", value=epochs * steps, reason=reason)]
+
+
+def _values(case: Case, found: Sequence[Decision]) -> dict[str, Any]:
+    """The fields that are decided so far, or given."""
+    return {each.field: each.value for each in found} | dict(case.given)
 
 
 def _fit(case: Case) -> Decision:
@@ -186,10 +194,18 @@ def _fit(case: Case) -> Decision:
 
 def _smoothing(case: Case) -> list[Decision]:
     """Of several labels each is rare, and to smooth them would make all of them likelier."""
-    if not case.data.labels.startswith("any number"):
+    if not case.data.several:
         return []
     reason = "each of several labels is rare: smoothed, all of them would be too probable"
     return [Decision(field="guidance.label_smoothing", value=0.0, reason=reason)]
+
+
+def _hidden(case: Case, found: Sequence[Decision]) -> list[Decision]:
+    """Several labels share what layers make of the features; one label needs no more of them."""
+    if not case.data.several or _values(case, found)["guidance.tune"] != "head":
+        return []
+    reason = "several labels learn better from layers on the features than from the features"
+    return [Decision(field=name, value=value, reason=reason) for name, value in HIDDEN.items()]
 
 
 def _flip(case: Case) -> Decision:

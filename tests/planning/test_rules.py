@@ -86,6 +86,18 @@ def test_rare_findings_are_not_smoothed():
     assert "guidance.label_smoothing" not in changes(FEW, LAPTOP, 20)
 
 
+def test_several_labels_have_layers_on_features_that_do_not_change():
+    several = dataclasses.replace(FEW, labels="any number of several")
+    found = changes(several, LAPTOP, 1)
+    assert found["guidance.tune"] == "head"
+    assert len(found["guidance.hidden"]) == 3
+    assert 0 < found["guidance.dropout"] < 1
+    assert changes(several, LAPTOP, 1, guidance__hidden=(8,))["guidance.hidden"] == (8,)
+    assert "guidance.hidden" not in changes(several, LAPTOP, 1, guidance__tune="full")
+    assert "guidance.hidden" not in changes(several, LAPTOP, 20)
+    assert "guidance.hidden" not in changes(FEW, LAPTOP, 1)
+
+
 def test_checkpoints_are_not_closer_than_they_are_worth():
     found = changes(FEW, LAPTOP, 20)  # 364 of 546 images in 22 steps
     assert found["checkpoint.every_steps"] == 5 * 22
