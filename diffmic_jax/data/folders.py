@@ -21,6 +21,7 @@ from diffmic_jax.method.task import Task
 log = logging.getLogger("diffmic_jax")
 
 _MASK = re.compile(r"(.+?)[ _-]+(?:mask|seg|segmentation)(?:[ _-]*\d+)?", re.IGNORECASE)
+_MASKS = re.compile(r"(?:.+[ _-])?(?:masks?|segmentations?|annotations?)", re.IGNORECASE)
 
 
 def open_folders(options: Options) -> Layout:
@@ -58,6 +59,7 @@ def open_folders(options: Options) -> Layout:
         raise InputError(f"config.data.root: fewer than two class folders in {root}; {fix}")
     found.tell(root)
     _tell_masks(files)
+    _tell_inner_classes(files)
     known_labels = labels.lookup(names)
     parts: Parts = {part: [] for part in PARTS}
     for folder, part in folders.items():
@@ -164,7 +166,10 @@ def _check_unlabelled(stray: Sequence[Path], bases: Mapping[Path, str], options:
 
 
 def _tell_masks(files: Mapping[Path | None, Sequence[Path]]) -> None:
-    """Warn of images that are named as the mask of another one beside them."""
+    """Warn of images that are named as the mask of another one beside them, or lie among masks."""
+    for folder in files:
+        if folder and _MASKS.fullmatch(folder.name):
+            log.warning("%s is a class by its place; if it holds masks, move it away", folder)
     masks = []
     for inside in files.values():
         stems = {path.stem for path in inside}
@@ -174,6 +179,22 @@ def _tell_masks(files: Mapping[Path | None, Sequence[Path]]) -> None:
             "%d images, as %s, are named as masks of others, and are images of their class as "
             "these are; if they are masks, move them away",
             *(len(masks), masks[0]),
+        )
+
+
+def _tell_inner_classes(files: Mapping[Path | None, Sequence[Path]]) -> None:
+    """Warn of class folders that all hold the same folders, as sites that each hold the classes."""
+    inner = [
+        {path.relative_to(folder).parts[:-1][:1] for path in inside}
+        for folder, inside in files.items()
+        if folder
+    ]
+    if len(inner[0]) > 1 and () not in inner[0] and all(each == inner[0] for each in inner):
+        names = ", ".join(sorted(name for (name,) in inner[0]))
+        log.warning(
+            "each class folder holds the folders %s; if these are the classes, give a CSV of "
+            "images and labels, or put each of them first",
+            names,
         )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from diffmic_jax.data import columns, csvfile, folders, images, tables
 from diffmic_jax.data.catalog import CATALOG, MEDMNIST
+from diffmic_jax.data.csvfile import normal
 from diffmic_jax.data.named import close_paths
 from diffmic_jax.errors import InputError, Problems
 from diffmic_jax.fields import did_you_mean
@@ -89,7 +90,7 @@ def _of_folder(folder: Path) -> dict[str, Any]:
     if labels := _fullest(found):
         fields = _of_table(labels)
         log.info("%s has the labels", labels)
-        if len(classes) > 1:
+        if len(classes) > 1 and not _same_classes(labels, classes):
             names = ", ".join(each.name for each in classes[:3]) + ", ..." * (len(classes) > 3)
             log.warning(
                 "the folders %s are not taken as classes, since %s has labels; if they are the "
@@ -104,6 +105,16 @@ def _of_folder(folder: Path) -> dict[str, Any]:
         return fields
     log.info("%s has the groups (lesions, patients)", groups[0])
     return fields | {"data.groups": groups[0].name}
+
+
+def _same_classes(table: Path, folders: Sequence[Path]) -> bool:
+    """Whether the labels of a table are the names of the folders: then nothing is replaced."""
+    with contextlib.suppress(InputError):  # its error is told when it is opened
+        told = tables.labels_of(tables.read_labels(table).rows)
+        return {normal(label).casefold() for label in told} == {
+            normal(folder.name).casefold() for folder in folders
+        }
+    return False
 
 
 def _fullest(found: Sequence[Path]) -> Path | None:

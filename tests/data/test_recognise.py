@@ -108,6 +108,10 @@ def test_a_table_of_labels_that_replaces_class_folders_is_told(classes, caplog):
     (classes / "meta.csv").write_text("filename,level\nx/a.png,good\ny/a.png,bad\n")
     assert data_fields(classes)["data.labels"] == "meta.csv"
     assert "the folders x, y are not taken as classes, since" in caplog.text
+    caplog.clear()
+    (classes / "meta.csv").write_text("filename,level\nx/a.png,x\ny/a.png,y\n")
+    assert data_fields(classes)["data.labels"] == "meta.csv"
+    assert "not taken as classes" not in caplog.text
 
 
 def test_an_archive_beside_class_folders_is_none_of_medmnist(classes):

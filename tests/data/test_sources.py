@@ -146,6 +146,27 @@ def test_a_folder_beside_the_parts_is_not_left_out_silently(tmp_path):
         open_source("x", tmp_path)
 
 
+def test_a_folder_of_masks_beside_the_images_is_told(tmp_path, caplog):
+    for i in range(12):
+        for name in ("images", "masks"):
+            write_image(tmp_path / name / f"{i}.png")
+    open_source("x", tmp_path)
+    assert f"{tmp_path / 'masks'} is a class by its place" in caplog.text
+
+
+def test_classes_inside_of_other_folders_are_told(tmp_path, caplog):
+    for i in range(12):
+        write_image(tmp_path / "patients/benign" / str(i % 3) / f"{i}.png")
+        write_image(tmp_path / "patients/malignant" / str(i % 4 + 3) / f"{i}.png")
+        for site in ("a", "b"):
+            for name in ("benign", "malignant"):
+                write_image(tmp_path / "sites" / site / name / f"{i}.png")
+    open_source("x", tmp_path / "patients")
+    assert "holds the folders" not in caplog.text
+    open_source("x", tmp_path / "sites")
+    assert "each class folder holds the folders benign, malignant" in caplog.text
+
+
 def test_masks_beside_their_images_are_told(tmp_path, caplog):
     write_folders(tmp_path)
     open_source("x", tmp_path)
