@@ -17,6 +17,7 @@ from diffmic_jax.data.dataset import Dataset, open_dataset
 from diffmic_jax.data.external import open_external
 from diffmic_jax.data.framing import Framing
 from diffmic_jax.data.recognise import data_fields, name_of
+from diffmic_jax.errors import InputError
 from diffmic_jax.evaluation.evaluate import score
 from diffmic_jax.evaluation.results import Evaluation
 from diffmic_jax.evaluation.run import evaluate as evaluate_model
@@ -190,11 +191,13 @@ class Classifier:
           The file.
 
         Raises:
-          InputError: there is no such part, or the data is gone or has changed.
+          InputError: there is no such part, the data is gone or has changed, or `out` is a folder.
         """
         with extras.requires("report", "report"):
             from diffmic_jax.report.build import write_report  # heavy, and an extra
         path = Path(out) if out else self._model.home / "report.html"
+        if path.is_dir():  # before anything is computed
+            raise InputError(f"{path}: is a folder; name a file, as {path / 'report.html'}")
         write_report(self._model, self.dataset(root), path, split)
         return path
 

@@ -173,6 +173,8 @@ def test_a_report_is_one_file(fitted, tmp_path):
     assert out == tmp_path / "report.html"
     assert "<html" in out.read_text()
     assert fitted.report() == fitted.workdir / "report.html"
+    with pytest.raises(InputError, match=f"{tmp_path}: is a folder; name a file, as "):
+        fitted.report(tmp_path, split="validation")
 
 
 @pytest.fixture(scope="module")
