@@ -43,7 +43,8 @@ TITLES = {
     "predict_cpu_seconds": "CPU ms an image",
 }
 FEWEST = 3
-"""Seeds from which their interval is shown; of fewer every value, and intervals over images."""
+"""Seeds from which their interval is shown, in a difference if it is wider than that over images;
+of fewer every value, and intervals over images."""
 FACTORS = {"train_cpu_seconds": 1 / 60, "predict_cpu_seconds": 1000}
 """Columns that are costs: the mean alone is shown, times this."""
 _START = r"<!-- (means|differences|across) ([\w.-]+): ([\w.-]+(?: [\w.-]+)*) -->\n"
@@ -118,14 +119,15 @@ def across(folder: Path, metric: str, names: Sequence[str]) -> list[Sequence[str
 def _difference(line: dict[str, str] | None) -> tuple[str, str]:
     if line is None:
         return "", ""
-    ends = [line["ci95.low"], line["ci95.high"]]
     few = len(line["seeds"].split()) < FEWEST
-    if few or not all(ends):  # then the images are what can be drawn again
-        ends = [line["ci95_images.low"], line["ci95_images.high"]]
+    # Of the seeds and of the images, both of which could be drawn again, the one that tells less.
+    kinds = ["ci95_images", *["ci95"] * (not few)]
+    ends = [[line[f"{kind}.{end}"] for end in ("low", "high")] for kind in kinds]
+    found = [[float(each) for each in pair] for pair in ends if all(pair)]
     cell = _short(float(line["difference"]), "+")
-    if all(ends):
-        low, high = (_short(float(end), "+") for end in ends)
-        cell += f" ({low} to {high})"
+    if found:
+        low, high = max(found, key=lambda pair: pair[1] - pair[0])
+        cell += f" ({_short(low, '+')} to {_short(high, '+')})"
     return cell, f"{float(line['p_holm']):.3f}" if line["p_holm"] and not few else ""
 
 

@@ -13,7 +13,7 @@ PAGE = """Before.
 an old table
 <!-- end -->
 Between.
-<!-- differences s: accuracy nll -->
+<!-- differences s: accuracy f1_macro nll -->
 <!-- end -->
 <!-- across nll: s s-t -->
 <!-- end -->
@@ -50,7 +50,14 @@ def folder(tmp_path) -> Path:
     write(
         tmp_path / "s-comparisons.csv",
         [
-            first | {"metric": "accuracy"} | empty | {"ci95.low": -0.01, "ci95.high": 0.41},
+            first
+            | {"metric": "accuracy"}
+            | {"ci95.low": -0.01, "ci95.high": 0.41}
+            | {"ci95_images.low": 0.1, "ci95_images.high": 0.3},
+            first
+            | {"metric": "f1_macro"}
+            | {"ci95.low": 0.15, "ci95.high": 0.25}
+            | {"ci95_images.low": 0.1, "ci95_images.high": 0.3},
             first
             | {"metric": "nll", "difference": -1.5, "seeds": "0 1"}
             | empty
@@ -69,8 +76,9 @@ def test_tables_are_written_between_their_comments(folder):
         "| row | seeds | accuracy | NLL, calibrated | CPU minutes to train |",
         "| `a` | 2 | .600 (.500, .700) | 1.23 (1.23, 1.23) | 2.00 |",
         "| `b` | 1 | .800 | 1.23 |  |",
-        "| row, less `a` | accuracy | accuracy, p | NLL |",
-        "| `b` | +.200 (-.010 to +.410) | 0.031 | -1.50 (-2.00 to -1.00) |",
+        "| row, less `a` | accuracy | accuracy, p | macro-F1 | macro-F1, p | NLL |",
+        "| `b` | +.200 (-.010 to +.410) | 0.031 | +.200 (+.100 to +.300) | 0.031 | "
+        "-1.50 (-2.00 to -1.00) |",
         "| NLL, less `a` |  | t |",
         "| `b` | -1.50 (-2.00 to -1.00) | +.200 |",
         "| `c` |  | +.200 |",
