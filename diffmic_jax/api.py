@@ -80,11 +80,11 @@ def fit(
     began = time.monotonic()
     keep_freed()
     keep_compiled()
-    given = (data_fields(data) if data is not None else {}) | dict(changes or {})
     if config is None:
         place = Path(workdir).expanduser() if workdir else default_workdir(data)
         planned = plan(data, minutes=minutes, changes=changes)
         return Classifier(fitting.fit(planned, place, began))
+    given = (data_fields(data) if data is not None else {}) | dict(changes or {})
     spec = config if isinstance(config, str) else "run"
     chosen = configfile.load(config) if isinstance(config, str) else config
     place = Path(workdir).expanduser() if workdir else configfile.default_workdir(spec)
