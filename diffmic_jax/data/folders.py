@@ -189,8 +189,9 @@ def _tell_inner_classes(files: Mapping[Path | None, Sequence[Path]]) -> None:
         for folder, inside in files.items()
         if folder
     ]
-    if len(inner[0]) > 1 and () not in inner[0] and all(each == inner[0] for each in inner):
-        names = ", ".join(sorted(name for (name,) in inner[0]))
+    shared = inner[0] if inner and all(each == inner[0] for each in inner) else set()
+    if len(shared) > 1 and () not in shared:
+        names = ", ".join(sorted(name for (name,) in shared))
         log.warning(
             "each class folder holds the folders %s; if these are the classes, give a CSV of "
             "images and labels, or put each of them first",

@@ -64,6 +64,10 @@ def test_a_part_without_images_is_told_from_few_patients(tmp_path):
 def test_folders_without_images_or_classes_are_refused(tmp_path):
     with pytest.raises(InputError, match="fewer than two class folders"):
         open_source("x", tmp_path)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(InputError, match=r"/a: no images in this folder"):
+        open_source("x", tmp_path)
     write_folders(tmp_path)
     (tmp_path / "c").mkdir()
     with pytest.raises(InputError, match=r"/c: no images in this folder"):
