@@ -58,7 +58,7 @@ def find(source: str, field: str) -> Path:
       InputError: there is no such file, it cannot be downloaded, or its SHA-256 is another.
     """
     place, _, expected = source.partition("#sha256=")
-    path = _find(place, field)
+    path = locate(place, field)
     if expected and (found := checksum(path)) != expected:
         fix = f"{_install(place)} --force-reinstall" if _of_package(place) else "get it anew"
         raise InputError(f"{path}: damaged, its SHA-256 is {found}, not {expected}; {fix}")
@@ -82,8 +82,13 @@ def checksum(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _find(source: str, field: str) -> Path:
-    """The file of `find`, whatever is in it."""
+def locate(source: str, field: str) -> Path:
+    """The file of `find`, whatever is in it.
+
+    Raises:
+      InputError: there is no such file, or it cannot be downloaded.
+    """
+    source = source.partition("#sha256=")[0]
     if Path(source).is_file():
         return Path(source)
     if _of_package(source):

@@ -42,7 +42,8 @@ def with_pretrained(
 ) -> tuple[TrainState, dict[str, str]]:
     """A state whose trunks have the weights that `config.*.pretrained` names.
 
-    `auto` stands for those that the papers start from, where they fit the trunk and can be had.
+    `auto` stands for those that the papers start from, where they fit the trunk and can be had;
+    a file of them that is damaged is refused as any other.
 
     Args:
       state: of the method: arrays on its devices, or their shapes and shardings.
@@ -54,7 +55,7 @@ def with_pretrained(
       The state, and for each network where its trunks' weights come from.
 
     Raises:
-      InputError: weights that are named cannot be had, or do not fit the trunk.
+      InputError: weights that are named cannot be had, are damaged, or do not fit the trunk.
     """
     variables, origins = {}, {}
     for network in NETWORKS:
@@ -137,14 +138,14 @@ def _weights(network: str, trunk: str, source: str, config: Config) -> tuple[Pat
     if not source:
         log.info("%s starts from random weights, since %s=''", network, field)
         return None, "random"
-    if source != AUTO:
-        return _found(source, field)
-    try:
-        source = trunks.published(trunk, width=config.model.width, stem=config.model.stem)
-        return _found(source, field)
-    except InputError as error:
-        log.warning("%s starts from RANDOM weights, not from published ones. %s", network, error)
-        return None, "random"
+    if source == AUTO:
+        try:
+            source = trunks.published(trunk, width=config.model.width, stem=config.model.stem)
+            weights.locate(source, field)
+        except InputError as reason:
+            log.warning("%s starts from RANDOM weights, not published ones. %s", network, reason)
+            return None, "random"
+    return _found(source, field)
 
 
 def _found(source: str, field: str) -> tuple[Path, str]:

