@@ -18,7 +18,9 @@ class Data:
 
     name: str = field("images", "a data set known by name, images (your own), or phantom")
     root: str = field("", "folder of the images, or what `prepare` wrote", free=True)
-    labels: str = field("", "CSV of labels; empty: one folder per class")
+    labels: str = field(
+        "", "CSV of labels, or one for each part, as train.csv,test.csv; empty: a folder per class"
+    )
     lists: str = field("", "folder or pair TRAIN,TEST of DiffMIC's pickled split lists")
     groups: str = field("", "CSV of image and group (lesion, patient), which stay on one side")
     group_regex: str = field(

@@ -44,7 +44,6 @@ def place(tmp_path_factory, trained) -> Path:
     """The folder that the page describes; nothing in it changes, as nothing is done."""
     root = tmp_path_factory.mktemp("mistakes")
     tiny.write_images(root / "photos", 4)
-    shutil.copytree(root / "photos", root / "archive/photos")
     shutil.copytree(root / "photos", root / "mixed")
     shutil.copy(root / "photos/red/red_00.png", root / "mixed/stray.png")
     shutil.copytree(root / "photos/red", root / "single/red")

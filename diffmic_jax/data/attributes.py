@@ -9,10 +9,9 @@ import numpy as np
 
 from diffmic_jax.config import Data
 from diffmic_jax.data import csvfile, labels, layouts
-from diffmic_jax.data.catalog import CATALOG
 from diffmic_jax.data.columns import IMAGE_COLUMNS
 from diffmic_jax.data.layouts import Record
-from diffmic_jax.data.options import numbers_of
+from diffmic_jax.data.options import Options, numbers_of
 from diffmic_jax.errors import InputError, Problems
 
 MISSING = "not known"
@@ -66,10 +65,9 @@ def find_columns(
 
 def _tables(data: Data) -> list[Path]:
     """The CSVs that come with a data set."""
-    root, known = Path(data.root), CATALOG.get(data.name)
-    names = [data.labels, data.groups]
-    names += [*known.labels, known.groups] if known else []
-    paths = [Path(name) if Path(name).is_file() else root / name for name in names if name]
+    options = Options(data)
+    names = [data.groups, *([*known.labels, known.groups] if (known := options.known) else [])]
+    paths = [*options.tables, *map(options.table, filter(None, names))]
     return [path for path in dict.fromkeys(paths) if path.is_file()]
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 
 from diffmic_jax.config import Data
 from diffmic_jax.data import csvfile, labels
@@ -15,12 +17,12 @@ log = logging.getLogger("diffmic_jax")
 
 IMAGE_COLUMNS = (
     *("image", "image id", "id code", "image index", "image name", "path", "filename"),
-    *("file name", "image path"),
+    *("file name", "image path", "image file", "img", "img id", "img name", "file", "file path"),
 )
 """In the order in which they are looked for; so are the others."""
 LABEL_COLUMNS = (
     *("label", "labels", "target", "level", "retinopathy grade", "diagnosis", "dx"),
-    *("finding labels",),
+    *("finding labels", "class", "class name", "category", "diagnostic", "grade"),
 )
 GROUP_COLUMNS = ("group", "lesion id", "patient id", "subject id")
 PART_COLUMNS = ("split",)
@@ -52,6 +54,9 @@ PART_NAMES = {
     "test": "test",
     "testing": "test",
 }
+_BESIDE = frozenset(("set", "sets", "data", "dataset", "image", "images", "img", "imgs", "split"))
+"""Words beside that of a part in the name of its folder, as are single letters."""
+_WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 HOT = {"true": 1.0, "false": 0.0}
 
 
@@ -106,6 +111,34 @@ class Columns:
             log.info("%s: %s%s", table.path, labelled, rest)
         if self.part and csvfile.plain(self.part) not in PART_COLUMNS:
             log.info("%s: the split is in column %s", table.path, self.part)
+
+
+def part_of(name: str) -> str:
+    """The part whose folder has a name, as `train`, `Test_Set` or `a. Training Set`; '' if none."""
+    part, others = _part_in(name)
+    return part if all(word in _BESIDE or len(word) == 1 for word in others) else ""
+
+
+def part_of_file(path: PurePath) -> str:
+    """The part of a file by its folders below the root, the innermost first; '' if none tells."""
+    return next(filter(None, map(part_of, reversed(path.parts[:-1]))), "")
+
+
+def part_of_table(path: PurePath) -> str:
+    """The part of a table by a word of its name, or by its folders; '' if neither tells.
+
+    Args:
+      path: below the root.
+    """
+    return _part_in(path.stem)[0] or part_of_file(path)
+
+
+def _part_in(name: str) -> tuple[str, list[str]]:
+    """The one part that the words of a name tell, '' if none or several; and the other words."""
+    words = [word.casefold() for word in _WORDS.findall(name)]
+    parts = {PART_NAMES[word] for word in words if word in PART_NAMES}
+    others = [word for word in words if word not in PART_NAMES]
+    return parts.pop() if len(parts) == 1 else "", others
 
 
 def _part(table: csvfile.Table) -> str:

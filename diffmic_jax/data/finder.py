@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from diffmic_jax.data.columns import part_of_file
 from diffmic_jax.data.csvfile import nfc
 from diffmic_jax.data.images import images_under
 from diffmic_jax.errors import InputError
@@ -56,35 +57,41 @@ class Finder:
         self._prefix = self._common_prefix([_slashes(name) for name in names])
         self._used: Counter[str] = Counter()
 
-    def find(self, name: str, where: str, fix: str) -> Path:
+    def find(self, name: str, where: str, fix: str, part: str = "") -> Path:
         """The image that a row means.
 
         Args:
           name: as the table has it.
           where: the row, for the message.
           fix: what to do about an image that is missing.
+          part: that the row tells; of several images of that name it is the one in its folder.
 
         Raises:
           InputError: there is none, there are several, or it is not under the root.
         """
-        path = self._find(name, where, fix)
+        path = self._find(name, where, fix, part)
         if not self._allow_outside:
             check_inside(path, self._root, f"{where}: {name!r}")
         return path
 
-    def _find(self, name: str, where: str, fix: str) -> Path:
+    def _find(self, name: str, where: str, fix: str, part: str) -> Path:
         wanted = _slashes(name).removeprefix(self._prefix)
         for path in (self._files.get(wanted), self._root / name, self._root / wanted):
             if path is not None and is_file(path):
                 return path
         for form, write in FORMS:
             found = self._index(form, write).get(write(wanted), ())
+            if len(found) > 1 and part:
+                found = [each for each in found if self._part(each) == part] or found
             if len(found) > 1:
                 raise InputError(f"{where}: {name!r} is both {found[0]} and {found[1]}; keep one")
             if found:
                 self._used[form] += 1
                 return found[0]
         raise InputError(f"{where}: no image {name!r} in {self._root}; {fix}")
+
+    def _part(self, path: Path) -> str:
+        return part_of_file(path.relative_to(self._root))
 
     def tell(self, used: int) -> None:
         """Log which names were not found as they are, and how many images are in no row.

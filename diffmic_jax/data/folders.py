@@ -10,7 +10,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from diffmic_jax.data import images, labels
-from diffmic_jax.data.columns import PART_NAMES
+from diffmic_jax.data.columns import PART_NAMES, part_of
 from diffmic_jax.data.csvfile import nfc, normal
 from diffmic_jax.data.finder import check_inside
 from diffmic_jax.data.layouts import PARTS, Layout, Parts, Record, reader
@@ -77,12 +77,17 @@ def open_folders(options: Options) -> Layout:
 def _with_class_folders(root: Path) -> tuple[Path, str] | None:
     """The first folder below the root that has class folders itself, and what it has."""
     for folder in folders_in(root):
-        bases = [folder, *(f for f in folders_in(folder) if f.name.casefold() in PART_NAMES)]
-        inside = [f.name for f in folders_in(bases[-1]) if images.images_under(f)]
+        inside = [each.name for each in classes_in(folder)]
         if len(inside) > 1:
             more = ", ..." if len(inside) > 3 else ""
             return folder, f"the class folders {', '.join(inside[:3])}{more}"
     return None
+
+
+def classes_in(root: Path) -> list[Path]:
+    """The folders of the root, or of its training part if it has one, in which images are."""
+    bases = [folder for folder in folders_in(root) if part_of(folder.name) == "train"] or [root]
+    return [each for base in bases for each in folders_in(base) if images.images_under(each)]
 
 
 def _folders_of_parts(root: Path) -> dict[Path, str]:
@@ -91,7 +96,7 @@ def _folders_of_parts(root: Path) -> dict[Path, str]:
     Raises:
       InputError: a folder beside `train` is not the folder of a part.
     """
-    given = {f: PART_NAMES.get(f.name.casefold(), "") for f in folders_in(root)}
+    given = {folder: part_of(folder.name) for folder in folders_in(root)}
     if "train" not in given.values():
         if alone := next((folder for folder, part in given.items() if part), None):
             raise InputError(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from diffmic_jax.data import labels, tables
 from diffmic_jax.data.catalog import DataSet
+from diffmic_jax.data.columns import part_of_table
 from diffmic_jax.data.finder import Finder
 from diffmic_jax.data.layouts import PARTS, Label, Layout, Parts, Record, reader
 from diffmic_jax.data.lists import read_lists
@@ -31,18 +32,40 @@ def open_lists(options: Options) -> Layout:
 
 
 def open_table(options: Options) -> Layout:
-    """A CSV of labels; the split may be in text files of names.
+    """A CSV of labels, or one for each part; the split may be in text files of names.
 
     Raises:
       InputError: naming the field, the file or the rows at fault.
     """
-    table = tables.read_labels(options.table(options.data.labels), options)
+    table = _labels(options)
     rows = table.rows
     if options.known and options.known.official:
         rows = _with_official_parts(rows, options.root, options.known)
     names = table.names(options)
     known = labels.lookup(names, tables.labels_of(rows, options.multi_label))
     return _of_rows(options, rows, names, known)
+
+
+def _labels(options: Options) -> tables.Labels:
+    """The tables of labels as one; each of several has the rows of one part, by its name."""
+    paths = options.tables
+    first, *others = found = [tables.read_labels(path, options) for path in paths]
+    if not others:
+        return first
+    rows = []
+    for path, table in zip(paths, found, strict=True):
+        inside = path.is_relative_to(options.root)
+        part = part_of_table(path.relative_to(options.root) if inside else Path(path.name))
+        if not part or {row.part for row in table.rows} - {"train", part}:
+            raise InputError(
+                f"{path}: each of several tables has one part, and neither its name nor its folder "
+                "says which, or its split column says another; rename it, or make one table of all"
+            )
+        if {*table.columns} != {*first.columns}:
+            different = ", ".join(sorted({*table.columns} ^ {*first.columns}))
+            raise InputError(f"{path}: has other classes than {paths[0]} ({different}); correct it")
+        rows += [row._replace(part=part) for row in table.rows]
+    return first._replace(rows=rows)
 
 
 def _with_official_parts(rows: list[tables.Row], root: Path, known: DataSet) -> list[tables.Row]:
@@ -76,11 +99,11 @@ def _of_rows(
     task = Task(class_names=tuple(names), multi_label=options.multi_label)
     finder, problems = _finder(options, rows), Problems()
     seen: dict[Path, tuple[str, Record, str]] = {}
-    repeated = 0
+    repeated, told = 0, len({row.part for row in rows}) > 1
     for row in rows:
         with problems.collect():
             label = _label(row, known, task)
-            path = finder.find(row.image, row.where, options.fix)
+            path = finder.find(row.image, row.where, options.fix, row.part if told else "")
             record = Record(row.image, label, str(path), row.group)
             where, first, part = seen.setdefault(path.resolve(), (row.where, record, row.part))
             if (first.label, first.group, part) != (label, row.group, row.part):

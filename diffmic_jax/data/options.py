@@ -64,6 +64,13 @@ class Options:
         """What to do about an image that is missing."""
         return self.known.where if self.known else "add it or remove the row"
 
+    @property
+    def tables(self) -> tuple[Path, ...]:
+        """The CSVs of labels: the one that is named, or those between commas."""
+        whole = self.table(self.data.labels)
+        names = [self.data.labels] if whole.is_file() else self.data.labels.split(",")
+        return tuple(map(self.table, names))
+
     def table(self, file: str) -> Path:
         """Where a table or list is: in the root, else relative to the working directory."""
         inside = self.root / file

@@ -21,6 +21,8 @@ log = logging.getLogger("diffmic_jax")
 
 TABLES, SHEETS = (".csv", ".tsv"), (".xlsx", ".xls", ".ods")
 """Endings."""
+MOST_TABLES = 20
+"""Below a folder; more are no tables of labels."""
 COMMON = ("train.csv", "labels.csv", "test.csv")
 """Tables that any data set may have, by which none is recognised."""
 
@@ -30,8 +32,9 @@ def data_fields(data: str | Path) -> dict[str, Any]:
 
     A folder is a published data set if it holds that one's table of labels; with a table of images
     and labels of its own, that one counts; else its folders are the classes, or if it has fewer
-    than two, a file of MedMNIST is taken, or a table for that of the labels. A table of images and
-    groups beside any of these is taken too.
+    than two, a file of MedMNIST is taken, or a table for that of the labels, or tables further
+    below. Several tables are taken where each is of another part. A table of images and groups
+    beside any of these is taken too. A folder that holds another alone stands for that one.
 
     Args:
       data: a folder, a CSV, an NPZ of MedMNIST, or the name of a data set.
@@ -67,6 +70,7 @@ def name_of(data: str | Path) -> str:
 
 
 def _of_folder(folder: Path) -> dict[str, Any]:
+    folder = _unwrapped(folder)
     for known in CATALOG.values():
         named = [name for name in known.labels if (folder / name).is_file() and name not in COMMON]
         if named:
@@ -74,9 +78,11 @@ def _of_folder(folder: Path) -> dict[str, Any]:
             return {"data.name": known.name, "data.root": str(folder)}
     if (folder / "config.json").is_file() and (folder / "checkpoints").is_dir():
         raise InputError(f"{folder}: is the workdir of a run; name the folder of its images")
-    classes = folders.folders_in(folder)
+    classes = folders.classes_in(folder)
     csvs = {path: _read(path) for path in _files(folder, *TABLES)}
-    found = [path for path, table in csvs.items() if table and columns.has_labels(table)]
+    if not any(map(_has_labels, csvs.values())) and len(classes) < 2:
+        csvs |= {path: _read(path) for path in _tables_below(folder)}
+    found = [path for path, table in csvs.items() if _has_labels(table)]
     groups = [path for path, table in csvs.items() if table and table.column(columns.GROUP_COLUMNS)]
     if not found and len(classes) < 2:
         if len(archives := sorted(folder.glob("*.npz"))) == 1:
@@ -87,24 +93,70 @@ def _of_folder(folder: Path) -> dict[str, Any]:
             f"{sheets[0]}: is a spreadsheet; save its sheet of images and labels as CSV"
         )
     fields = {"data.name": "images", "data.root": str(folder)}
-    if labels := _fullest(found):
-        fields = _of_table(labels)
-        log.info("%s has the labels", labels)
-        if len(classes) > 1 and not _same_classes(labels, classes):
+    if labels := _of_labels(found, folder):
+        fields["data.labels"] = ",".join(_below(folder, path) for path in labels)
+        for path in labels:
+            log.info("%s has the labels%s", path, " of its part" if len(labels) > 1 else "")
+        if len(classes) > 1 and not _same_classes(labels[0], classes):
             names = ", ".join(each.name for each in classes[:3]) + ", ..." * (len(classes) > 3)
             log.warning(
                 "the folders %s are not taken as classes, since %s has labels; if they are the "
                 "classes, move the table away",
-                *(names, labels),
+                *(names, labels[0]),
             )
-    if labels in groups or not groups:
+    if not groups or set(labels) & set(groups):
         return fields
     if len(groups) > 1:
-        names = ", ".join(path.name for path in groups)
+        names = ", ".join(_below(folder, path) for path in groups)
         log.warning("several tables have groups (%s), none is used; name one in --groups", names)
         return fields
     log.info("%s has the groups (lesions, patients)", groups[0])
-    return fields | {"data.groups": groups[0].name}
+    return fields | {"data.groups": _below(folder, groups[0])}
+
+
+def _unwrapped(folder: Path) -> Path:
+    """The folder, or the one that holds all of it, as archives have it, with a line that says so.
+
+    That of a part is none, nor is one with images alone, which may be a class.
+    """
+    inner = folder
+    while len(content := _content(inner)) == 1 and content[0].is_dir():
+        if columns.part_of(content[0].name) or not any(map(_leads_on, _content(content[0]))):
+            break
+        inner = content[0]
+    if inner != folder:
+        log.info("all of %s is in %s", folder, inner)
+    return inner
+
+
+def _content(folder: Path) -> list[Path]:
+    """What is of use in a folder: no text about the data, nothing hidden."""
+    there = [path for path in sorted(folder.iterdir()) if not images.is_hidden(path.name)]
+    return [path for path in there if _leads_on(path) or images.is_image(path, folder)]
+
+
+def _leads_on(path: Path) -> bool:
+    return path.is_dir() or path.suffix.lower() in (*TABLES, *SHEETS, ".npz", ".pkl")
+
+
+def _tables_below(folder: Path) -> list[Path]:
+    """The tables in folders of the folder; none where they are too many to be of labels."""
+    hidden = images.is_hidden
+    found = [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.suffix.lower() in TABLES and not any(map(hidden, path.relative_to(folder).parts))
+    ]
+    return found if len(found) <= MOST_TABLES else []
+
+
+def _has_labels(table: csvfile.Table | None) -> bool:
+    return bool(table and columns.has_labels(table))
+
+
+def _below(folder: Path, path: Path) -> str:
+    """The path below the folder, as a field names it."""
+    return path.relative_to(folder).as_posix()
 
 
 def _same_classes(table: Path, folders: Sequence[Path]) -> bool:
@@ -117,27 +169,29 @@ def _same_classes(table: Path, folders: Sequence[Path]) -> bool:
     return False
 
 
-def _fullest(found: Sequence[Path]) -> Path | None:
-    """Of tables with the same labels the one that tells more than the others; None if there is no
-    table.
+def _of_labels(found: Sequence[Path], folder: Path) -> list[Path]:
+    """The tables to take: one for each part, or of those with the same labels the fullest.
 
     Raises:
       InputError: they differ, or none tells more.
     """
     if len(found) < 2:
-        return found[0] if found else None
+        return [*found]
+    parts = [columns.part_of_table(path.relative_to(folder)) for path in found]
+    if "train" in parts and all(parts) and len({*parts}) == len(parts):
+        return [*found]
     with contextlib.suppress(InputError):  # a table that is not whole is like no other
         rows = {path: tables.read_labels(path).rows for path in found}
         told = {path: len({(r.part, r.group) for r in rows[path]}) for path in found}
         first, second = sorted(found, key=told.__getitem__, reverse=True)[:2]
         same = {frozenset((row.image, row.label) for row in each) for each in rows.values()}
         if len(same) == 1 and told[first] > told[second]:
-            return first
-    names = ", ".join(path.name for path in found)
-    raise InputError(
-        f"{found[0].parent} has several tables of images and labels ({names}); name the right one, "
-        f"as {found[-1]}"
-    )
+            return [first]
+    names = ", ".join(_below(folder, path) for path in found)
+    fix = f"name the right one, as {found[-1]}"
+    if any(path.parent != folder for path in found):
+        fix = f"put the right one into {folder}, alone"
+    raise InputError(f"{folder} has several tables of images and labels ({names}); {fix}")
 
 
 def _of_table(path: Path) -> dict[str, Any]:

@@ -222,7 +222,7 @@ def _check_labels(layout: Layout, options: Options) -> None:
         return
     if count > FEW_CLASSES and 2 * count > images:
         raise InputError(
-            f"{options.table(options.data.labels)}: {count} classes in {images} images, as "
+            f"{options.tables[0]}: {count} classes in {images} images, as "
             f"{', '.join(layout.task.class_names[:3])}; are these the labels? name their column in "
             "config.data.label_columns"
         )

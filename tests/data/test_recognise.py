@@ -80,19 +80,17 @@ def test_a_table_with_problems_is_still_the_table(tmp_path, text):
         open_source(Config().changed(data_fields(tmp_path)).data)
 
 
-def test_beside_class_folders_a_table_without_labels_is_none(tmp_path):
-    for name in ("x", "y"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "ages.csv").write_text("image,age\nx/a.png,60\ny/b.png,50\n")
-    assert "data.labels" not in data_fields(tmp_path)
-
-
 @pytest.fixture
 def classes(tmp_path) -> Path:
     """A folder of two class folders with an image each."""
     for name in ("x", "y"):
         write_image(tmp_path / name / "a.png")
     return tmp_path
+
+
+def test_beside_class_folders_a_table_without_labels_is_none(classes):
+    (classes / "ages.csv").write_text("image,age\nx/a.png,60\ny/a.png,50\n")
+    assert "data.labels" not in data_fields(classes)
 
 
 def test_a_table_of_patients_beside_class_folders_is_taken(classes, caplog):
@@ -164,3 +162,103 @@ def test_tabs_are_a_table_and_spreadsheets_are_to_be_saved_as_one(tmp_path):
         InputError, match=r"labels\.XLSX: is a spreadsheet; save its sheet of images"
     ):
         data_fields(tmp_path)
+
+
+def write_tables(root: Path, tables: dict[str, str]) -> None:
+    for name, text in tables.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+
+
+def opened(root: Path) -> dict[str, list[tuple[str, object]]]:
+    """What is in each part: image below the root, and class."""
+    source = open_source(Config().changed(data_fields(root)).data)
+    return {
+        part: [
+            (Path(r.path).relative_to(root).as_posix(), source.task.name(r.label)) for r in found
+        ]
+        for part, found in source.splits.items()
+    }
+
+
+def test_a_folder_around_the_folder_is_looked_through(classes, tmp_path_factory, caplog):
+    outer = tmp_path_factory.mktemp("outer")
+    inner = outer / "archive" / "images"
+    inner.parent.mkdir()
+    classes.rename(inner)
+    (outer / "__MACOSX").mkdir()
+    (outer / "README.txt").write_text("Cite us.")
+    with caplog.at_level("INFO", "diffmic_jax"):
+        assert data_fields(outer) == {"data.name": "images", "data.root": str(inner)}
+    assert f"all of {outer} is in {inner}" in caplog.text
+    (outer / "labels.csv").write_text("image,label\nx/a.png,1\ny/a.png,2\n")
+    assert data_fields(outer)["data.root"] == str(outer)
+
+
+@pytest.mark.parametrize("inside", ["train/x/a.png", "x/a.png", "x/b/a.png"])
+def test_a_part_or_a_class_is_no_folder_around_another(tmp_path, inside):
+    write_image(tmp_path / inside)
+    root = tmp_path / "x" if inside == "x/b/a.png" else tmp_path  # b may be the one class
+    assert data_fields(tmp_path)["data.root"] == str(root)
+
+
+def test_tables_of_the_parts(tmp_path, caplog):
+    for part in ("train", "val", "test"):
+        for name in ("1.png", "2.png"):
+            write_image(tmp_path / f"{part}_images" / name)
+    rows = "id_code,diagnosis\n1,0\n2,1\n"
+    write_tables(tmp_path, {"train_1.csv": rows, "valid.csv": rows, "test.csv": rows})
+    with caplog.at_level("INFO", "diffmic_jax"):
+        found = data_fields(tmp_path)
+    assert found["data.labels"] == "test.csv,train_1.csv,valid.csv"
+    assert caplog.messages[0] == f"{tmp_path}/test.csv has the labels of its part"
+    assert opened(tmp_path) == {
+        part: [(f"{folder}_images/1.png", "0"), (f"{folder}_images/2.png", "1")]
+        for part, folder in (("train", "train"), ("validation", "val"), ("test", "test"))
+    }
+    (tmp_path / "sample_submission.csv").write_text(rows)
+    with pytest.raises(InputError, match=r"several tables .*; name the right one, as"):
+        data_fields(tmp_path)
+
+
+def test_tables_below_the_folder_where_no_folder_is_a_class(tmp_path):
+    """As IDRiD has them."""
+    rows = "".join(f"I_{i},{i % 2},,\n" for i in range(20))
+    for part, letter in (("Training", "a"), ("Testing", "b")):
+        folder = f"1. Original Images/{letter}. {part} Set"
+        table = f"2. Groundtruths/{letter}. IDRiD_Disease Grading_{part} Labels.csv"
+        write_tables(tmp_path, {table: "Image name,Retinopathy grade,,\n" + rows})
+        for i in range(20):
+            write_image(tmp_path / folder / f"I_{i}.png")
+    parts = opened(tmp_path)
+    assert parts["test"][1] == ("1. Original Images/b. Testing Set/I_1.png", "1")
+    assert {path.split("/")[1] for path, _ in parts["train"]} == {"a. Training Set"}
+
+
+def test_tables_that_are_not_each_of_a_part_are_refused(tmp_path):
+    write_image(tmp_path / "a.png")
+    rows = "image,label\na,x\n"
+    write_tables(tmp_path, {"train/a.csv": rows, "b/b.csv": "image,label\na,y\n"})
+    with pytest.raises(InputError, match=r"\(b/b.csv, train/a.csv\); put the right one into .*one"):
+        data_fields(tmp_path)
+    write_tables(tmp_path, {"train.csv": rows, "own.csv": rows})
+    config = Config().changed({"data.name": "images", "data.root": str(tmp_path)})
+    with pytest.raises(InputError, match=r"own.csv: each of several tables has one part, and"):
+        open_source(config.changed({"data.labels": "train.csv,own.csv"}).data)
+    write_tables(tmp_path, {"test.csv": "image,label,split\na,x,validation\n"})
+    with pytest.raises(
+        InputError, match=r"test.csv: each of several tables has one part, .* or its"
+    ):
+        open_source(config.changed({"data.labels": "train.csv,test.csv"}).data)
+    write_tables(tmp_path, {"train.csv": "image,M,N\na,1,0\n", "test.csv": "image,M,O\na,1,0\n"})
+    with pytest.raises(InputError, match=r"test.csv: has other classes than .*train.csv \(N, O\)"):
+        open_source(config.changed({"data.labels": "train.csv,test.csv"}).data)
+
+
+def test_folders_of_parts_are_no_classes(tmp_path):
+    """As RFMiD has them: the error is that of its tables, which name no image."""
+    for part in ("Training", "Testing"):
+        write_image(tmp_path / f"{part}_Set" / part / "1.png")
+        write_tables(tmp_path, {f"{part}_Set/RFMiD_{part}_Labels.csv": "ID,DR,MH\n1,1,0\n"})
+    with pytest.raises(InputError, match="RFMiD_Testing_Labels.csv: columns ID,DR,MH are unknown"):
+        opened(tmp_path)

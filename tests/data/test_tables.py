@@ -56,7 +56,7 @@ def test_a_csv_is_understood_by_its_header(table, text, expected, classes):
     [
         ("", "no rows"),
         ("image,label\n", "no rows"),
-        ("file,label\na,0\n", "columns file,label are unknown"),
+        ("photo,label\na,0\n", "columns photo,label are unknown"),
         ("image,age\na,0\n", "columns image,age are unknown"),
         ("image,label\na,0\nb\n", "row 3: 1 cells under 2 columns"),
         ("image,label,split\na,0,\n", "row 2: split '' is not one of"),
