@@ -51,10 +51,11 @@ def open_folders(options: Options) -> Layout:
     _check_unlabelled(files.pop(None, []), bases, options)
     if options.class_names and len(names) < 2:
         raise InputError(f"config.data.class_names={names}: give two classes or more")
-    if len(names) < 2 or not folders:
+    deeper = _with_class_folders(root) if len(classes_in(root)) < 2 else None
+    if len(names) < 2 or not folders or deeper:
         fix = "give each class a folder of images, or name a CSV in config.data.labels"
         fix = known.where if known else fix
-        if deeper := _with_class_folders(root):
+        if deeper:
             fix = f"{deeper[0]} has {deeper[1]}: name that folder"
         raise InputError(f"config.data.root: fewer than two class folders in {root}; {fix}")
     found.tell(root)

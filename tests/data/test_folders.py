@@ -41,6 +41,14 @@ def test_images_beside_the_class_folders_are_not_left_out_silently(tmp_path, str
         open_source("x", tmp_path)
 
 
+def test_class_folders_further_below_are_pointed_out(tmp_path):
+    write(tmp_path, "images/x/a.png", "images/y/a.png")
+    for beside in ("images", "documents"):  # with a folder without images beside it or none
+        (tmp_path / beside).mkdir(exist_ok=True)
+        with pytest.raises(InputError, match=r"images has the class folders x, y: name that fold"):
+            open_source("x", tmp_path)
+
+
 def test_numbers_are_in_numeric_order_and_have_an_order(tmp_path):
     task = open_source("x", write(tmp_path, *many("0", "1", "2", "10", "11"))).task
     assert task.class_names == ("0", "1", "2", "10", "11")
