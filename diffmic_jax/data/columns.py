@@ -18,8 +18,9 @@ log = logging.getLogger("diffmic_jax")
 IMAGE_COLUMNS = (
     *("image", "image id", "id code", "image index", "image name", "path", "filename"),
     *("file name", "image path", "image file", "img", "img id", "img name", "file", "file path"),
+    "id",
 )
-"""In the order in which they are looked for; so are the others."""
+"""In the order in which they are looked for; so are the others. An id may be a patient's too."""
 LABEL_COLUMNS = (
     *("label", "labels", "target", "level", "retinopathy grade", "diagnosis", "dx"),
     *("finding labels", "class", "class name", "category", "diagnostic", "grade"),

@@ -13,6 +13,7 @@ from typing import Any
 from diffmic_jax.data import columns, csvfile, folders, images, tables
 from diffmic_jax.data.catalog import CATALOG, MEDMNIST
 from diffmic_jax.data.csvfile import normal
+from diffmic_jax.data.layouts import PARTS
 from diffmic_jax.data.named import close_paths
 from diffmic_jax.errors import InputError, Problems
 from diffmic_jax.fields import did_you_mean
@@ -83,6 +84,8 @@ def _of_folder(folder: Path) -> dict[str, Any]:
     if not any(map(_has_labels, csvs.values())) and len(classes) < 2:
         csvs |= {path: _read(path) for path in _tables_below(folder)}
     found = [path for path, table in csvs.items() if _has_labels(table)]
+    if len(classes) > 1:  # that a table by ids should not replace: it may be of patients
+        found = [path for path in found if (table := csvs[path]) and _names_images(table)]
     groups = [path for path, table in csvs.items() if table and table.column(columns.GROUP_COLUMNS)]
     if not found and len(classes) < 2:
         if len(archives := sorted(folder.glob("*.npz"))) == 1:
@@ -154,6 +157,10 @@ def _has_labels(table: csvfile.Table | None) -> bool:
     return bool(table and columns.has_labels(table))
 
 
+def _names_images(table: csvfile.Table) -> bool:
+    return csvfile.plain(table.column(columns.IMAGE_COLUMNS)) != "id"
+
+
 def _below(folder: Path, path: Path) -> str:
     """The path below the folder, as a field names it."""
     return path.relative_to(folder).as_posix()
@@ -179,7 +186,9 @@ def _of_labels(found: Sequence[Path], folder: Path) -> list[Path]:
         return [*found]
     parts = [columns.part_of_table(path.relative_to(folder)) for path in found]
     if "train" in parts and all(parts) and len({*parts}) == len(parts):
-        return [*found]
+        return [
+            path for part in PARTS for own, path in zip(parts, found, strict=True) if own == part
+        ]
     with contextlib.suppress(InputError):  # a table that is not whole is like no other
         rows = {path: tables.read_labels(path).rows for path in found}
         told = {path: len({(r.part, r.group) for r in rows[path]}) for path in found}

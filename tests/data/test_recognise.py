@@ -210,8 +210,8 @@ def test_tables_of_the_parts(tmp_path, caplog):
     write_tables(tmp_path, {"train_1.csv": rows, "valid.csv": rows, "test.csv": rows})
     with caplog.at_level("INFO", "diffmic_jax"):
         found = data_fields(tmp_path)
-    assert found["data.labels"] == "test.csv,train_1.csv,valid.csv"
-    assert caplog.messages[0] == f"{tmp_path}/test.csv has the labels of its part"
+    assert found["data.labels"] == "train_1.csv,valid.csv,test.csv"
+    assert caplog.messages[0] == f"{tmp_path}/train_1.csv has the labels of its part"
     assert opened(tmp_path) == {
         part: [(f"{folder}_images/1.png", "0"), (f"{folder}_images/2.png", "1")]
         for part, folder in (("train", "train"), ("validation", "val"), ("test", "test"))
@@ -256,9 +256,19 @@ def test_tables_that_are_not_each_of_a_part_are_refused(tmp_path):
 
 
 def test_folders_of_parts_are_no_classes(tmp_path):
-    """As RFMiD has them: the error is that of its tables, which name no image."""
+    """As RFMiD has them."""
     for part in ("Training", "Testing"):
-        write_image(tmp_path / f"{part}_Set" / part / "1.png")
-        write_tables(tmp_path, {f"{part}_Set/RFMiD_{part}_Labels.csv": "ID,DR,MH\n1,1,0\n"})
-    with pytest.raises(InputError, match="RFMiD_Testing_Labels.csv: columns ID,DR,MH are unknown"):
-        opened(tmp_path)
+        rows = "".join(f"{i},{i % 2},{1 - i % 2}\n" for i in range(20))
+        write_tables(tmp_path, {f"{part}_Set/RFMiD_{part}_Labels.csv": f"ID,DR,MH\n{rows}"})
+        for i in range(20):
+            write_image(tmp_path / f"{part}_Set" / part / f"{i}.png")
+    parts = opened(tmp_path)
+    assert parts["test"][1] == ("Testing_Set/Testing/1.png", "DR")
+    assert {path.split("/")[0] for path, _ in parts["train"]} == {"Training_Set"}
+
+
+def test_a_table_by_ids_does_not_replace_class_folders(classes):
+    (classes / "patients.csv").write_text("id,diagnosis\n1,good\n2,bad\n")
+    assert "data.labels" not in data_fields(classes)
+    (classes / "y/a.png").rename(classes / "x/b.png")
+    assert data_fields(classes)["data.labels"] == "patients.csv"
