@@ -25,7 +25,11 @@ LABEL_COLUMNS = (
     *("label", "labels", "target", "level", "retinopathy grade", "diagnosis", "dx"),
     *("finding labels", "class", "class name", "category", "diagnostic", "grade"),
 )
-GROUP_COLUMNS = ("group", "lesion id", "patient id", "subject id")
+GROUP_COLUMNS = (
+    *("group", "patient id", "patient", "subject id", "subject", "participant id", "case id"),
+    "lesion id",
+)
+"""A patient, who may have several lesions, before these."""
 PART_COLUMNS = ("split",)
 """Always one of parts."""
 OTHER_PART_COLUMNS = ("subset", "partition", "part", "set", "dataset", "phase", "usage", "fold")
@@ -107,7 +111,9 @@ class Columns:
         labelled = f"labels from column {self.label}"
         if self.classes:
             labelled = f"classes are the columns {', '.join(self.classes)}"
-        if unused or self.classes:
+        if self.group:
+            labelled += f", groups from {self.group}"
+        if unused or self.classes or self.group:
             rest = f"; not used: {', '.join(unused)}" if unused else ""
             log.info("%s: %s%s", table.path, labelled, rest)
         if self.part and csvfile.plain(self.part) not in PART_COLUMNS:

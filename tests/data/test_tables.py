@@ -38,6 +38,7 @@ def pickled(tmp_path):
         ("image,label\na.png,cat\n", ("a.png", "cat", "train", ""), ()),
         ("id_code,diagnosis\na,3\n", ("a", "3", "train", ""), ()),
         ("lesion_id,image_id,dx,age\nL1,a,nv,80\n", ("a", "nv", "train", "L1"), ()),
+        ("lesion_id,img_id,patient,class\nL1,a,P1,nv\n", ("a", "nv", "train", "P1"), ()),
         ("Image,Label,Split,Group\na, cat ,val,g\n", ("a", "cat", "validation", "g"), ()),
         ("image,MEL,NV\na,0.0,1.0\n", ("a", "NV", "train", ""), ("MEL", "NV")),
         ("\ufeffimage,MEL,NV,split\na,1,0,test\n\n", ("a", "MEL", "test", ""), ("MEL", "NV")),
@@ -317,7 +318,7 @@ def test_columns_that_are_not_used_are_told(table, caplog):
         ("a", "p", "train"),
         ("b", "q", "train"),
     ]
-    assert "labels from column label; not used: set, age" in caplog.text
+    assert "labels from column label, groups from PatientID; not used: set, age" in caplog.text
 
 
 def test_a_column_that_was_not_known_is_named_by_the_user(table):
