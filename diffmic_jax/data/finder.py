@@ -116,7 +116,7 @@ class Finder:
             prefix = "/".join(folders[:count]) + "/"
             if not all(name.startswith(prefix) for name in names):
                 return ""
-            if (self._root / folders[0]).is_dir():
+            if folders[0] and (self._root / folders[0]).is_dir():  # '' where names are absolute
                 return ""
             if names[0].removeprefix(prefix) in self._files:
                 return prefix

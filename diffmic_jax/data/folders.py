@@ -1,4 +1,4 @@
-"""A folder of images for each class, in the root itself or in each of its parts."""
+"""A folder of images for each class, in the root or in each of its parts, or around the parts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from diffmic_jax.data import images, labels
-from diffmic_jax.data.columns import PART_NAMES, part_of
+from diffmic_jax.data.columns import PART_NAMES, part_of, part_of_file
 from diffmic_jax.data.csvfile import nfc, normal
 from diffmic_jax.data.finder import check_inside
 from diffmic_jax.data.layouts import PARTS, Layout, Parts, Record, reader
@@ -60,17 +60,21 @@ def open_folders(options: Options) -> Layout:
         raise InputError(f"config.data.root: fewer than two class folders in {root}; {fix}")
     found.tell(root)
     _tell_masks(files)
-    _tell_inner_classes(files)
+    inner = {path: part_of_file(path.relative_to(f)) for f in files if f for path in files[f]}
+    by_class = [*bases] == [root] and all(inner.values()) and "train" in inner.values()
+    if by_class:
+        log.info("%s: the parts are the folders inside the class folders", root)
+    else:
+        _tell_inner_classes(files)
     known_labels = labels.lookup(names)
     parts: Parts = {part: [] for part in PARTS}
     for folder, part in folders.items():
         label = labels.find(own[normal(folder.name)], known_labels, str(folder))
         if not files.get(folder):
             raise InputError(f"{folder}: no images in this folder{found.formats}")
-        parts[part] += [
-            Record(nfc(path.relative_to(root).as_posix()), label, str(path))
-            for path in files[folder]
-        ]
+        for path in files[folder]:
+            record = Record(nfc(path.relative_to(root).as_posix()), label, str(path))
+            parts[inner[path] if by_class else part].append(record)
     _check_ids([record for listed in parts.values() for record in listed])
     return Layout(Task(class_names=names), parts, reader(options))
 

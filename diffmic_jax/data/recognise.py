@@ -6,7 +6,8 @@ import contextlib
 import difflib
 import logging
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ log = logging.getLogger("diffmic_jax")
 
 TABLES, SHEETS = (".csv", ".tsv"), (".xlsx", ".xls", ".ods")
 """Endings."""
+_FORM = re.compile(r"sample[ _-]?submission", re.IGNORECASE)
+"""A table to be filled in, as competitions give it: its labels are none."""
 MOST_TABLES = 20
 """Below a folder; more are no tables of labels."""
 COMMON = ("train.csv", "labels.csv", "test.csv")
@@ -80,13 +83,13 @@ def _of_folder(folder: Path) -> dict[str, Any]:
     if (folder / "config.json").is_file() and (folder / "checkpoints").is_dir():
         raise InputError(f"{folder}: is the workdir of a run; name the folder of its images")
     classes = folders.classes_in(folder)
-    csvs = {path: _read(path) for path in _files(folder, *TABLES)}
-    if not any(map(_has_labels, csvs.values())) and len(classes) < 2:
-        csvs |= {path: _read(path) for path in _tables_below(folder)}
+    csvs = _tables(folder, classes)
     found = [path for path, table in csvs.items() if _has_labels(table)]
     if len(classes) > 1:  # that a table by ids should not replace: it may be of patients
         found = [path for path in found if (table := csvs[path]) and _names_images(table)]
-    groups = [path for path, table in csvs.items() if table and table.column(columns.GROUP_COLUMNS)]
+        if not found:
+            _check_classes(classes, csvs)
+    groups = [path for path, table in csvs.items() if _has_groups(table)]
     if not found and len(classes) < 2:
         if len(archives := sorted(folder.glob("*.npz"))) == 1:
             return _of_npz(archives[0])
@@ -142,6 +145,28 @@ def _leads_on(path: Path) -> bool:
     return path.is_dir() or path.suffix.lower() in (*TABLES, *SHEETS, ".npz", ".pkl")
 
 
+def _tables(folder: Path, classes: Sequence[Path]) -> dict[Path, csvfile.Table | None]:
+    """The tables in a folder, or where they have no labels and no folder is a class those below."""
+    csvs = {path: _read(path) for path in _files(folder, *TABLES) if not _FORM.match(path.name)}
+    if not any(map(_has_labels, csvs.values())) and len(classes) < 2:
+        csvs |= {path: _read(path) for path in _tables_below(folder)}
+    return csvs
+
+
+def _check_classes(classes: Sequence[Path], csvs: Mapping[Path, csvfile.Table | None]) -> None:
+    """Refuse class folders that a table of patients names as such, with labels of its own."""
+    named = {normal(folder.name).casefold() for folder in classes}
+    for path, table in csvs.items():
+        if table and table.column(columns.LABEL_COLUMNS):
+            column = table.column((*columns.GROUP_COLUMNS, "id"))
+            if column and named <= {line[column].casefold() for _, line in table.lines}:
+                raise InputError(
+                    f"{path}: has labels of the folders {classes[0].name}, {classes[1].name}, ... "
+                    f"in {column}, so these are no classes; give each image a row, with a column "
+                    "image, or move the table away"
+                )
+
+
 def _tables_below(folder: Path) -> list[Path]:
     """The tables in folders of the folder; none where they are too many to be of labels."""
     hidden = images.is_hidden
@@ -151,6 +176,12 @@ def _tables_below(folder: Path) -> list[Path]:
         if path.suffix.lower() in TABLES and not any(map(hidden, path.relative_to(folder).parts))
     ]
     return found if len(found) <= MOST_TABLES else []
+
+
+def _has_groups(table: csvfile.Table | None) -> bool:
+    return bool(
+        table and table.column(columns.IMAGE_COLUMNS) and table.column(columns.GROUP_COLUMNS)
+    )
 
 
 def _has_labels(table: csvfile.Table | None) -> bool:
@@ -220,10 +251,8 @@ def _files(folder: Path, *endings: str) -> list[Path]:
 
 
 def _read(path: Path) -> csvfile.Table | None:
-    """A table that has a column of images."""
+    """A table; None if it cannot be read."""
     known = (*columns.IMAGE_COLUMNS, *columns.LABEL_COLUMNS, *columns.GROUP_COLUMNS)
-    try:
-        table = csvfile.read(path, "labels", known, Problems())
-    except InputError:
-        return None
-    return table if table.column(columns.IMAGE_COLUMNS) else None
+    with contextlib.suppress(InputError):
+        return csvfile.read(path, "labels", known, Problems())
+    return None

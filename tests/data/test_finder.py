@@ -27,6 +27,8 @@ def found(root: Path, *names: str) -> list[str]:
     [
         ("train/p1/view.jpg", "train/p1/view.jpg"),
         (r"train\p1\view.jpg", "train/p1/view.jpg"),
+        (r"C:\elsewhere\train\p1\view.jpg", "train/p1/view.jpg"),
+        ("/elsewhere/data/train/p1/view.jpg", "train/p1/view.jpg"),
         ("p2/view.jpg", "train/p2/view.jpg"),
         ("p2/view", "train/p2/view.jpg"),
         ("a.jpg", "a.JPG"),

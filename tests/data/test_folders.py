@@ -49,6 +49,20 @@ def test_class_folders_further_below_are_pointed_out(tmp_path):
             open_source("x", tmp_path)
 
 
+def test_the_folders_of_the_parts_may_be_inside_those_of_the_classes(tmp_path, caplog):
+    write(tmp_path, *many("x/train", "y/train", count=8), *many("x/test", "y/test", count=2))
+    with caplog.at_level("INFO", "diffmic_jax"):
+        source = open_source("x", tmp_path)
+    assert "the parts are the folders inside the class folders" in caplog.text
+    assert "each class folder holds" not in caplog.text
+    test = sorted(record.id for record in source.splits["test"])
+    assert test == ["x/test/0.png", "x/test/1.png", "y/test/0.png", "y/test/1.png"]
+    assert source.task.class_names == ("x", "y")
+    write(tmp_path, "y/0.png")  # then an image is in no part, and the folders are told
+    assert "x/train/0.png" in {r.id for r in open_source("x", tmp_path).records}
+    assert len(open_source("x", tmp_path).splits["test"]) == 4
+
+
 def test_numbers_are_in_numeric_order_and_have_an_order(tmp_path):
     task = open_source("x", write(tmp_path, *many("0", "1", "2", "10", "11"))).task
     assert task.class_names == ("0", "1", "2", "10", "11")

@@ -216,7 +216,9 @@ def test_tables_of_the_parts(tmp_path, caplog):
         part: [(f"{folder}_images/1.png", "0"), (f"{folder}_images/2.png", "1")]
         for part, folder in (("train", "train"), ("validation", "val"), ("test", "test"))
     }
-    (tmp_path / "sample_submission.csv").write_text(rows)
+    (tmp_path / "sample_submission.csv").write_text(rows)  # to be filled in
+    assert data_fields(tmp_path) == found
+    (tmp_path / "other.csv").write_text(rows)
     with pytest.raises(InputError, match=r"several tables .*; name the right one, as"):
         data_fields(tmp_path)
 
@@ -272,3 +274,13 @@ def test_a_table_by_ids_does_not_replace_class_folders(classes):
     assert "data.labels" not in data_fields(classes)
     (classes / "y/a.png").rename(classes / "x/b.png")
     assert data_fields(classes)["data.labels"] == "patients.csv"
+
+
+@pytest.mark.parametrize("column", ["patient_id", "id"])
+def test_folders_that_a_table_has_labels_of_are_no_classes(classes, column):
+    (classes / "labels.csv").write_text(f"{column},label\nX,good\ny,bad\nz,bad\n")
+    message = rf"labels.csv: has labels of the folders x, y, ... in {column}, so these are no class"
+    with pytest.raises(InputError, match=message):
+        data_fields(classes)
+    (classes / "labels.csv").write_text(f"{column},label\nx,good\nz,bad\n")
+    assert data_fields(classes) == {"data.name": "images", "data.root": str(classes)}
