@@ -51,7 +51,8 @@ def open_folders(options: Options) -> Layout:
     _check_unlabelled(files.pop(None, []), bases, options)
     if options.class_names and len(names) < 2:
         raise InputError(f"config.data.class_names={names}: give two classes or more")
-    deeper = _with_class_folders(root) if len(classes_in(root)) < 2 else None
+    lacking = len(classes_in(root)) < 2 and not options.class_names
+    deeper = _with_class_folders(root) if lacking else None
     if len(names) < 2 or not folders or deeper:
         fix = "give each class a folder of images, or name a CSV in config.data.labels"
         fix = known.where if known else fix

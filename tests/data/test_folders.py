@@ -49,6 +49,12 @@ def test_class_folders_further_below_are_pointed_out(tmp_path):
             open_source("x", tmp_path)
 
 
+def test_one_class_is_enough_where_the_names_of_all_are_given(tmp_path):
+    write(tmp_path, *many("x/site1", "x/site2"))
+    task = open_source("x", tmp_path, class_names=("x", "y")).task
+    assert task.class_names == ("x", "y")
+
+
 def test_the_folders_of_the_parts_may_be_inside_those_of_the_classes(tmp_path, caplog):
     write(tmp_path, *many("x/train", "y/train", count=8), *many("x/test", "y/test", count=2))
     with caplog.at_level("INFO", "diffmic_jax"):
