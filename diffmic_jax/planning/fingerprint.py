@@ -80,6 +80,11 @@ class Fingerprint:
         return self.labels.startswith("any number")
 
     @property
+    def named(self) -> bool:
+        """Whether an image has one label, and the labels are not in the order of degrees."""
+        return not self.several and not self.labels.endswith("degrees")
+
+    @property
     def rarest(self) -> int:
         """Images of the rarest class that has any."""
         return min(filter(None, self.classes.values()), default=0)

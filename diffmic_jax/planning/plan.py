@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from pathlib import Path
 from typing import Any
 
 from diffmic_jax.data.files import believed, read_json, write_json
 from diffmic_jax.data.layouts import PARTS
+from diffmic_jax.planning.degrees import degrees
 from diffmic_jax.planning.fingerprint import Fingerprint
 from diffmic_jax.planning.rules import GIVEN, Case, Decision, Machine, decide
 
@@ -72,8 +74,12 @@ class Plan:
 
     @property
     def text(self) -> str:
-        """For the terminal: the data, then a line for each decision."""
+        """For the terminal: the data, a line for each decision, and what only the user knows."""
         rows = [f"  {each.field} = {each.value}: {each.reason}" for each in self.decisions]
+        names = degrees(self.data.classes) if self.data.named else ()
+        if names and not any("," in name for name in names):  # which the flag takes apart
+            flag = shlex.quote(f"--ordinal={','.join(names)}")
+            rows.append(f"  the classes look like degrees; if they are, say so: {flag}")
         return "\n".join([self.head, *rows])
 
     def write(self, workdir: Path) -> None:
