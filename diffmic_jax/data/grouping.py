@@ -72,7 +72,8 @@ def guess(parts: Mapping[str, Sequence[Record]]) -> dict[str, Any] | None:
     """A pattern by which names of images may tell patients; None if groups are known or none fits.
 
     Of `PATTERNS` the one with the fewest groups, of those by which at least 10% of the images share
-    a group with another, which have 10 groups or more and none with more than 20% of the images.
+    a group with another, which have 10 groups or more and none with more than 20% of the images,
+    and are not the classes.
 
     Args:
       parts: records of each of `PARTS`.
@@ -88,7 +89,7 @@ def guess(parts: Mapping[str, Sequence[Record]]) -> dict[str, Any] | None:
     fitting = {}
     for pattern in PATTERNS:
         groups = _groups(re.compile(pattern), records)
-        if _plausible(groups):
+        if _plausible(groups) and not _are_labels(groups, records):
             fitting[pattern] = groups
     if not fitting:
         return None
@@ -106,6 +107,12 @@ def _plausible(groups: Sequence[str]) -> bool:
         and sum(sizes.values()) >= _MATCHED * total
         and together >= _TOGETHER * total
     )
+
+
+def _are_labels(groups: Sequence[str], records: Sequence[Record]) -> bool:
+    """Whether each label has one group alone, as the folder of a class is."""
+    labels = [str(record.label) for record in records]
+    return len({*zip(groups, labels, strict=True)}) == len({*labels})
 
 
 def _described(pattern: str, parts: Mapping[str, Sequence[Record]]) -> dict[str, Any]:

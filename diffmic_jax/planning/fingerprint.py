@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from diffmic_jax.data import grouping
 from diffmic_jax.data.layouts import PARTS, Record, label_array
 from diffmic_jax.data.pixels import Decoded
 from diffmic_jax.data.sources import CLEAN, Source
@@ -39,6 +40,8 @@ class Fingerprint:
     """Share of the images that are gray."""
     bits: int
     """The most that a gray image of more than eight bits uses; 0: there are none."""
+    group_regex: str = ""
+    """By which the names of images may tell patients; empty: they do not, or these are known."""
 
     @classmethod
     def of(cls, source: Source) -> Fingerprint:
@@ -67,6 +70,7 @@ class Fingerprint:
             ),
             gray=round(float(np.mean([_is_gray(each.pixels) for each in looks])), 2),
             bits=max(each.bits for each in looks),
+            group_regex=(grouping.guess(source.splits) or {}).get("regex", ""),
         )
 
     @property

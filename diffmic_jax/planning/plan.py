@@ -74,13 +74,19 @@ class Plan:
 
     @property
     def text(self) -> str:
-        """For the terminal: the data, a line for each decision, and what only the user knows."""
+        """For the terminal: the data, a line for each decision, and what is to be asked."""
         rows = [f"  {each.field} = {each.value}: {each.reason}" for each in self.decisions]
+        return "\n".join([self.head, *rows, *self._questions()])
+
+    def _questions(self) -> list[str]:
+        """Lines about what may be so, which only the user knows."""
+        flags = {}
         names = degrees(self.data.classes) if self.data.named else ()
         if names and not any("," in name for name in names):  # which the flag takes apart
-            flag = shlex.quote(f"--ordinal={','.join(names)}")
-            rows.append(f"  the classes look like degrees; if they are, say so: {flag}")
-        return "\n".join([self.head, *rows])
+            flags["the classes look like degrees"] = f"--ordinal={','.join(names)}"
+        if pattern := self.data.group_regex:
+            flags["names may tell patients"] = f"--set=data.group_regex={pattern}"
+        return [f"  {what}: if so, give {shlex.quote(flag)}" for what, flag in flags.items()]
 
     def write(self, workdir: Path) -> None:
         """Write `plan.json`.

@@ -47,6 +47,16 @@ def test_numbers_of_images_are_no_patients(name):
     assert grouping.guess(parts_of([name.format(i) for i in range(40)])) is None
 
 
+def test_folders_of_classes_are_no_patients():
+    names = [f"class{i % 12}/{i}.png" for i in range(48)]
+    records = [Record(name, i % 12, name) for i, name in enumerate(names)]
+    parts = {"train": records, "validation": [], "test": []}
+    assert grouping.guess(parts) is None
+    mixed = [record._replace(label=i // 12 % 2) for i, record in enumerate(records)]
+    found = grouping.guess(parts | {"train": mixed})
+    assert found and found["groups"] == 12
+
+
 def test_known_groups_need_no_guess():
     assert grouping.guess(parts_of([f"{i // 2}_{i % 2}.png" for i in range(40)], "p")) is None
 

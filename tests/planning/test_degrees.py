@@ -50,7 +50,7 @@ def test_the_plan_asks_for_their_order():
 
     graded = text("one of several", "1 severe", "0 mild", "2 none")
     flag = shlex.quote("--ordinal=0 mild,1 severe,2 none")
-    assert graded.endswith(f"the classes look like degrees; if they are, say so: {flag}")
+    assert graded.endswith(f"\n  the classes look like degrees: if so, give {flag}")
     for labels in ("one of several degrees", "any number of several"):
-        assert "degrees; if" not in text(labels, "mild", "none", "severe")
-    assert "degrees; if" not in text("one of several", "a", "b", "c")
+        assert "degrees: if so" not in text(labels, "mild", "none", "severe")
+    assert "degrees: if so" not in text("one of several", "a", "b", "c")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -10,6 +12,8 @@ from diffmic_jax.config import Data
 from diffmic_jax.data.sources import open_source
 from diffmic_jax.errors import InputError
 from diffmic_jax.planning.fingerprint import Fingerprint
+from diffmic_jax.planning.plan import Plan
+from diffmic_jax.planning.rules import Case, Machine
 from tests import tiny
 
 
@@ -58,3 +62,24 @@ def test_images_that_cannot_be_read_are_passed_over(tmp_path):
         path.write_bytes(b"")
     with pytest.raises(InputError, match="png"):
         Fingerprint.of(open_source(data))
+
+
+def test_names_that_may_tell_patients_are_asked_about_and_not_taken(tmp_path):
+    rng = np.random.default_rng(0)
+    for i in range(40):
+        folder = tmp_path / ("x" if i % 4 < 2 else "y")
+        folder.mkdir(exist_ok=True)
+        write(folder, i, rng.integers(0, 255, (32, 32, 3), np.uint8))
+        (folder / f"{i}.png").rename(folder / f"patient{i // 2}_{i % 2}.png")
+
+    def found(**fields: str) -> Fingerprint:
+        return Fingerprint.of(open_source(Data(root=str(tmp_path), **fields)))
+
+    named = found()
+    assert named.groups == 0
+    assert named.group_regex
+    known = found(group_regex=named.group_regex)
+    assert (known.groups, known.group_regex) == (20, "")
+    case = Case(data=named, machine=Machine(devices="a GPU", seconds=1e-3), minutes=5, given={})
+    flag = shlex.quote(f"--set=data.group_regex={named.group_regex}")
+    assert Plan.of(case).text.endswith(f"names may tell patients: if so, give {flag}")
