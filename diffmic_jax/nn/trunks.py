@@ -157,7 +157,8 @@ def create(name: str, pretrained: bool | str | Path = False) -> tuple[nn.Module,
         init = jax.jit(partial(module.init, train=False))
         return module, dict(init(jax.random.key(0), jnp.zeros(weights.IMAGE_SHAPE)))
     source = _tagged(name, published(name)) if pretrained is True else str(pretrained)
-    return module, weights.trunk_variables(module, weights.find(source, "pretrained"))
+    path = weights.find(source, "pretrained", entry(name).published)
+    return module, weights.trunk_variables(module, path)
 
 
 def _tagged(name: str, published: str) -> str:

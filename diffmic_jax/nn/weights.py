@@ -44,7 +44,7 @@ def trunk_variables(trunk: nn.Module, path: Path) -> Variables:
     return names.to_variables(state, shapes, map_, what=str(path))
 
 
-def find(source: str, field: str) -> Path:
+def find(source: str, field: str, published: str = "") -> Path:
     """A file of weights.
 
     Args:
@@ -53,12 +53,17 @@ def find(source: str, field: str) -> Path:
         That is downloaded if the hub's cache does not have it. `#sha256=` and its SHA-256 may
         follow.
       field: of the configuration, for messages.
+      published: source of the weights that the trunk is published with; a file of their name must
+        be theirs, wherever it is.
 
     Raises:
       InputError: there is no such file, it cannot be downloaded, or its SHA-256 is another.
     """
     place, _, expected = source.partition("#sha256=")
     path = locate(place, field)
+    theirs, _, known = published.partition("#sha256=")
+    if path.name == Path(theirs).name:
+        expected = expected or known
     if expected and (found := checksum(path)) != expected:
         fix = f"{_install(place)} --force-reinstall" if _of_package(place) else "get it anew"
         raise InputError(f"{path}: damaged, its SHA-256 is {found}, not {expected}; {fix}")
@@ -72,8 +77,7 @@ def pinned(source: str, path: Path) -> str:
       source: as in `find`.
       path: that it has found.
     """
-    known = "#sha256=" in source or Path(source).is_file()
-    return source if known else f"{source}#sha256={checksum(path)}"
+    return source if "#sha256=" in source else f"{source}#sha256={checksum(path)}"
 
 
 def checksum(path: Path) -> str:

@@ -145,12 +145,12 @@ def _weights(network: str, trunk: str, source: str, config: Config) -> tuple[Pat
         except InputError as reason:
             log.warning("%s starts from RANDOM weights, not published ones. %s", network, reason)
             return None, "random"
-    return _found(source, field)
+    return _found(source, field, trunks.entry(trunk).published)
 
 
-def _found(source: str, field: str) -> tuple[Path, str]:
+def _found(source: str, field: str, published: str) -> tuple[Path, str]:
     """A file of weights, and its source with the SHA-256 that it turned out to have."""
-    path = weights.find(source, field)
+    path = weights.find(source, field, published)
     known = weights.pinned(source, path)
     if known != source:
         log.info("%s: not pinned, any such file is taken; %s=%s is this one", source, field, known)

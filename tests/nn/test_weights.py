@@ -179,7 +179,7 @@ def test_a_revision_is_asked_for_and_the_sha256_is_kept(tmp_path, monkeypatch):
     assert known == f"{source}#sha256={weights.checksum(path)}"
     assert weights.find(known, "field") == path
     assert weights.pinned(known, path) == known
-    assert weights.pinned(str(path), path) == str(path)
+    assert weights.pinned(str(path), path) == f"{path}#sha256={weights.checksum(path)}"
     path.write_bytes(b"another file")
     with pytest.raises(InputError, match=r"damaged, its SHA-256 is .*; get it anew"):
         weights.find(known, "field")

@@ -37,12 +37,12 @@ def write_weights(path: Path, seed: int = 0) -> dict[str, np.ndarray]:
 def test_the_hash_of_weights_is_said_where_it_was_not_asked_for(tmp_path, monkeypatch, caplog):
     path = tmp_path / "w.pth"
     path.write_bytes(b"weights")
-    monkeypatch.setattr(weights, "find", lambda source, field: path)
+    monkeypatch.setattr(weights, "find", lambda source, field, published: path)
     whole = f"timm/net#sha256={hashlib.sha256(b'weights').hexdigest()}"
     with caplog.at_level("INFO", "diffmic_jax"):
-        assert pretrained._found(whole, "encoder") == (path, whole)
+        assert pretrained._found(whole, "encoder", "") == (path, whole)
         assert caplog.messages == []
-        assert pretrained._found("timm/net", "encoder") == (path, whole)
+        assert pretrained._found("timm/net", "encoder", "") == (path, whole)
     (line,) = caplog.messages
     assert line == f"timm/net: not pinned, any such file is taken; encoder={whole} is this one"
 
@@ -70,10 +70,9 @@ def test_trunks_start_from_the_weights_that_are_named(tmp_path, tiny_data, caplo
             mean = stats[network][trunk]["layer2_0"]["bn1"]["mean"]
             np.testing.assert_array_equal(mean, theirs["layer2.0.bn1.running_mean"])
     assert "guidance starts with global_trunk and local_trunk from" in caplog.text
-    assert origins == {
-        "guidance": config.guidance.pretrained,
-        "denoiser": config.denoiser.pretrained,
-    }
+    for network in ("guidance", "denoiser"):
+        file = getattr(config, network).pretrained
+        assert origins[network] == weights.pinned(file, Path(file))
 
 
 def test_a_trunk_of_its_own_for_the_regions_takes_the_weights_published_of_it(
@@ -117,7 +116,8 @@ def test_a_shared_trunk_starts_from_one_file_with_two_sets_of_statistics(tmp_pat
     for place in ("global_trunk", "local_trunk"):
         mean = found.batch_stats["guidance"][place]["layer2_0"]["bn1"]["mean"]
         np.testing.assert_array_equal(mean, state["layer2.0.bn1.running_mean"])
-    assert origins == {"guidance": config.guidance.pretrained, "denoiser": "the guidance"}
+    file = config.guidance.pretrained
+    assert origins == {"guidance": weights.pinned(file, Path(file)), "denoiser": "the guidance"}
 
 
 def test_weights_that_cannot_be_had_leave_the_workdir_free(tmp_path, tiny_data):
@@ -170,6 +170,24 @@ def test_damaged_weights_are_refused_though_nobody_asked_for_them_by_name(
         pretrained._weights("guidance", "efficientnet_lite0", "auto", config)
 
 
+def test_a_damaged_copy_of_published_weights_is_refused(tiny_data, tmp_path):
+    name = "efficientnet_lite0"
+    place, _, known = trunks.published(name).partition("#sha256=")
+    copy = tmp_path / Path(place).name
+    content = bytearray(weights.locate(place, "field").read_bytes())
+    copy.write_bytes(content)
+    config = tiny.make_config(tiny_data, guidance__backbone=name)
+    found = pretrained._weights("guidance", name, str(copy), config)
+    assert found == (copy, f"{copy}#sha256={known}")
+    content[len(content) // 3] ^= 1
+    copy.write_bytes(content)
+    message = rf"{copy}: damaged, its SHA-256 is .*, not {known}; get it anew"
+    with pytest.raises(InputError, match=message):
+        pretrained._weights("guidance", name, str(copy), config)
+    with pytest.raises(InputError, match=message):
+        trunks.create(name, copy)
+
+
 def test_imagenet_weights_are_taken_where_they_are(tiny_data, tmp_path, monkeypatch):
     (tmp_path / "r50").write_bytes(b"weights")
     monkeypatch.setitem(sys.modules, "huggingface_hub", hub(None, cached=str(tmp_path / "r50")))
@@ -193,7 +211,7 @@ def test_a_network_without_statistics_takes_weights_too(tmp_path, tiny_data):
     start = TrainState(0, both, dict.fromkeys(both, nothing), nothing, nothing, 0, 0)
     method: Any = SimpleNamespace(denoiser=SimpleNamespace(encoder=encoder))
     found, origins = pretrained.with_pretrained(start, method, config)
-    assert origins == {"guidance": "random", "denoiser": str(path)}
+    assert origins == {"guidance": "random", "denoiser": weights.pinned(str(path), path)}
     table = found.params["denoiser"]["encoder"]["pos_embed"]
     np.testing.assert_array_equal(table, state_dict.read(path)["image_encoder.pos_embed"])
     assert found.batch_stats == {"guidance": {}, "denoiser": {}}
