@@ -144,7 +144,7 @@ def make_plan(given: Mapping[str, Any], minutes: float) -> Plan:
       minutes: from the start until the report is written.
 
     Raises:
-      InputError: the data cannot be opened, or a field cannot have its value.
+      InputError: the data cannot be opened, or a field cannot have its value, alone or with them.
     """
     if not (minutes > 0 and math.isfinite(minutes)):
         raise InputError(f"--minutes={minutes:g}: give more than 0, and an end")
@@ -152,7 +152,12 @@ def make_plan(given: Mapping[str, Any], minutes: float) -> Plan:
     whole = {"data.validation_fraction": 0.0, **given}
     source = open_source(recipes.get("strong").changed(whole).data)
     data, machine = Fingerprint.of(source), budget.machine()
-    return Plan.of(Case(data=data, machine=machine, minutes=minutes, given=given))
+    plan = Plan.of(Case(data=data, machine=machine, minutes=minutes, given=given))
+    config = recipes.get("strong").changed(plan.changes)
+    check_networks(config)
+    parts = open_source(config.data).splits  # as they will be cut
+    steps_per_epoch(parts["train"], config.train.batch_size)
+    return plan
 
 
 def fit(plan: Plan, workdir: Path, began: float | None = None) -> Model:
@@ -169,7 +174,7 @@ def fit(plan: Plan, workdir: Path, began: float | None = None) -> Model:
     began = time.monotonic() if began is None else began
     stored = plans.read(workdir)
     if stored:
-        _check_same_plan(stored, plan, workdir)
+        plans.check_same(stored, plan, workdir)
         plan = stored
     elif (workdir / "config.json").exists():
         raise InputError(
@@ -184,10 +189,8 @@ def fit(plan: Plan, workdir: Path, began: float | None = None) -> Model:
             "later, and more minutes give a better classifier",
             plan.minutes,
         )
-    check_networks(config)
     check_writable(workdir)
     dataset = open_dataset(config)
-    steps_per_epoch(dataset.examples["train"], config.train.batch_size)  # refuses what cannot be
     end = None  # of a fit that goes on, each member has the minutes that it had
     if not plan.share:
         networks = 2 * plan.members  # at most
@@ -209,20 +212,6 @@ def fit(plan: Plan, workdir: Path, began: float | None = None) -> Model:
         calibrate(model, dataset)
         evaluate(model, dataset)
     return model
-
-
-def _check_same_plan(stored: Plan, plan: Plan, workdir: Path) -> None:
-    """Refuse to go on with another plan in a workdir."""
-    for what, there, here in (
-        ("minutes", stored.minutes, plan.minutes),
-        ("fields", stored.given, plan.given),
-        ("images", stored.data.images, plan.data.images),
-    ):
-        if there != here:
-            raise InputError(
-                f"{workdir} was planned with {what} {there}, not {here}; choose another --out, or "
-                "delete it to begin anew"
-            )
 
 
 def _extras(plan: Plan) -> dict[str, dict[str, Any]]:

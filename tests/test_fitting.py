@@ -235,6 +235,18 @@ def test_the_plan_alone_leaves_nothing(tiny_data, tmp_path, monkeypatch, capsys)
     assert cli.main(["fit", str(tmp_path / "absent")]) == 2
 
 
+@pytest.mark.parametrize(
+    ("field", "reason"),
+    [
+        ("guidance.backbone=none", "config.guidance.backbone: trunk 'none' is unknown"),
+        ("train.batch_size=1000", "does not fit the 24 training images; choose 1 to 24"),
+    ],
+)
+def test_the_plan_refuses_what_the_fit_would(tiny_data, capsys, field, reason):
+    assert cli.main(["fit", str(tiny_data), "--plan", "--minutes=5", f"--set={field}"]) == 2
+    assert reason in capsys.readouterr().err
+
+
 def test_the_members_of_a_workdir_lie_in_it(tmp_path):
     assert read_members(tmp_path) is None
     scaled = Calibration(temperature=0.5, uniform=0.1, multi_label=False)

@@ -7,7 +7,7 @@ The numbers of threads, worker processes and shards do not change it.
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sized
 from dataclasses import dataclass
 from functools import partial
 
@@ -107,7 +107,7 @@ def eval_batches(examples: Examples, batching: Batching) -> Generator[Batch, Non
     return _iterate(_EvalSteps(examples, batching), 0, batching.num_workers)
 
 
-def steps_per_epoch(examples: Examples, batch_size: int) -> int:
+def steps_per_epoch(examples: Sized, batch_size: int) -> int:
     """Full batches in the training part.
 
     Raises:

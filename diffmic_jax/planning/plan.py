@@ -9,6 +9,7 @@ from typing import Any
 
 from diffmic_jax.data.files import believed, read_json, write_json
 from diffmic_jax.data.layouts import PARTS
+from diffmic_jax.errors import InputError
 from diffmic_jax.planning.degrees import degrees
 from diffmic_jax.planning.fingerprint import Fingerprint
 from diffmic_jax.planning.rules import GIVEN, Case, Decision, Machine, decide
@@ -117,6 +118,24 @@ def read(workdir: Path) -> Plan | None:
             candidates=tuple(map(dict, found["candidates"])),
             choice=found["choice"],
         )
+
+
+def check_same(stored: Plan, plan: Plan, workdir: Path) -> None:
+    """Refuse to go on with another plan in a workdir.
+
+    Raises:
+      InputError: the minutes, the fields or the images are others.
+    """
+    for what, there, here in (
+        ("minutes", stored.minutes, plan.minutes),
+        ("fields", stored.given, plan.given),
+        ("images", stored.data.images, plan.data.images),
+    ):
+        if there != here:
+            raise InputError(
+                f"{workdir} was planned with {what} {there}, not {here}; choose another --out, or "
+                "delete it to begin anew"
+            )
 
 
 def _tuples(values: dict[str, Any]) -> dict[str, Any]:
