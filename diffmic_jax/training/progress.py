@@ -70,7 +70,7 @@ class Progress:
         self.validated(step, (validation or {}).get(self._metric))
         if self._since is None or begins:  # these steps were compiled
             self._since, self._told = (step, time.monotonic()), False
-        elif not self._told:
+        elif not self._told and step < total:
             self._told = True
             began, clock = self._since
             log.info("%s", self.estimate((time.monotonic() - clock) / (step - began)))

@@ -43,6 +43,12 @@ def walk(made: Progress, clock: Clock, steps: range, seconds: float, total: int 
         made.note(step, total)
 
 
+def test_after_the_last_step_nothing_is_left_to_say(clock, caplog):
+    with caplog.at_level("INFO", "diffmic_jax"):
+        walk(make(), clock, range(1, 3), 4.0, total=2)
+    assert caplog.messages == []
+
+
 def test_two_steps_after_the_start_of_a_phase_the_log_says_how_long(clock, caplog):
     made = make()
     with caplog.at_level("INFO", "diffmic_jax"):
