@@ -31,6 +31,7 @@ from diffmic_jax.inference.ensemble import Ensemble
 from diffmic_jax.inference.exported import Exported
 from diffmic_jax.inference.load import load as load_model
 from diffmic_jax.memory import keep_freed
+from diffmic_jax.planning.make import make_plan
 from diffmic_jax.planning.plan import Plan
 from diffmic_jax.training.content import check_split
 from diffmic_jax.training.owner import owned
@@ -101,7 +102,7 @@ def plan(
     """What `fit` would do with a data set, and why. Arguments and errors are those of `fit`."""
     if data is None:
         raise InputError("fit: name a folder, a CSV or a data set")
-    return fitting.make_plan(
+    return make_plan(
         data_fields(data) | dict(changes or {}), MINUTES if minutes is None else minutes
     )
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import math
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -23,8 +22,6 @@ import numpy as np
 from diffmic_jax import recipes
 from diffmic_jax.config import Config
 from diffmic_jax.data.dataset import Dataset, open_dataset
-from diffmic_jax.data.loader import steps_per_epoch
-from diffmic_jax.data.sources import open_source
 from diffmic_jax.errors import InputError
 from diffmic_jax.evaluation.metrics import SCALARS, compute, image_nll
 from diffmic_jax.evaluation.run import HeldOut, calibrate, evaluate, held_out, validator
@@ -37,9 +34,8 @@ from diffmic_jax.inference.load import Model, load
 from diffmic_jax.method.networks import check_networks
 from diffmic_jax.planning import budget
 from diffmic_jax.planning import plan as plans
-from diffmic_jax.planning.fingerprint import Fingerprint
 from diffmic_jax.planning.plan import Plan
-from diffmic_jax.planning.rules import EPOCHS, FEW, FIXED, HIDDEN, Case
+from diffmic_jax.planning.rules import EPOCHS, FEW, FIXED, HIDDEN
 from diffmic_jax.training import parallel, peers
 from diffmic_jax.training.owner import check_free, owned
 from diffmic_jax.training.run import TrainingRun
@@ -134,30 +130,6 @@ def _guidance(config: Config) -> Variables | None:
     if not config.guidance.checkpoint:
         return None
     return load(config.guidance.checkpoint).variables
-
-
-def make_plan(given: Mapping[str, Any], minutes: float) -> Plan:
-    """What the rules decide for a data set on this machine.
-
-    Args:
-      given: fields that are set, among them those of the data.
-      minutes: from the start until the report is written.
-
-    Raises:
-      InputError: the data cannot be opened, or a field cannot have its value, alone or with them.
-    """
-    if not (minutes > 0 and math.isfinite(minutes)):
-        raise InputError(f"--minutes={minutes:g}: give more than 0, and an end")
-    # Whether a validation part comes with the data decides a rule: none is cut yet.
-    whole = {"data.validation_fraction": 0.0, **given}
-    source = open_source(recipes.get("strong").changed(whole).data)
-    data, machine = Fingerprint.of(source), budget.machine()
-    plan = Plan.of(Case(data=data, machine=machine, minutes=minutes, given=given))
-    config = recipes.get("strong").changed(plan.changes)
-    check_networks(config)
-    parts = open_source(config.data).splits  # as they will be cut
-    steps_per_epoch(parts["train"], config.train.batch_size)
-    return plan
 
 
 def fit(plan: Plan, workdir: Path, began: float | None = None) -> Model:

@@ -47,7 +47,7 @@ def quick():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TrainingRun, "_pace", lambda *args: None)
         patch.setattr(fitting, "EPOCHS", 1)
-        patch.setattr(budget, "machine", lambda: Machine(devices="a test", seconds=0.01))
+        patch.setattr(budget, "machine", lambda source: Machine(devices="a test", seconds=0.01))
         patch.setattr(budget, "measure", lambda run: COST)
         yield
 

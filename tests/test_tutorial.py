@@ -68,7 +68,7 @@ def test_the_commands_of_the_tutorial_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     # A slow machine, on which an epoch fits once.
     monkeypatch.setattr(TrainingRun, "_pace", lambda *args: None)
-    monkeypatch.setattr(budget, "machine", lambda: Machine(devices="a test", seconds=10))
+    monkeypatch.setattr(budget, "machine", lambda source: Machine(devices="a test", seconds=10))
     cost = Cost(start=0, warmup=0, epoch=1e4, save=0, end=0)
     monkeypatch.setattr(budget, "measure", lambda run: cost)
     monkeypatch.setattr(app, "serve", lambda *args, **_: print("serves", *args))

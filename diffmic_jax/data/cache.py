@@ -34,7 +34,7 @@ from diffmic_jax.data.images import Decoded
 from diffmic_jax.data.layouts import Read, Record, label_array
 from diffmic_jax.data.places import user_cache
 from diffmic_jax.data.sources import Source
-from diffmic_jax.data.store import Scratch, Store, number
+from diffmic_jax.data.store import STATES, Scratch, Store, number
 from diffmic_jax.errors import InputError
 
 VERSION = 2
@@ -106,10 +106,8 @@ def cached(
         InputError: an image is bad, or the folder cannot be written or is too small.
     """
     _check_policy(on_bad_image)
-    # In an order that does not depend on the split.
-    records = sorted(source.records, key=lambda record: (record.id, record.path))
-    name = f"{source.name}-{image_size}-{_hash(source, records)}"
-    home = _home((folder or user_cache()) / name, gray_bits)
+    records = _in_order(source)
+    home = _home(_common(source, records, image_size, folder), gray_bits)
     try:
         home.mkdir(parents=True, exist_ok=True)
         with FileLock(home / "lock"):
@@ -122,6 +120,22 @@ def cached(
             f"config.data.cache_dir: {home} cannot be used ({reason}); name another folder"
         ) from error
     return _by_part(source, records, store, gray_bits)
+
+
+def missing(source: Source, image_size: int, folder: Path | None = None) -> int:
+    """How many images of a source `cached` would have to decode.
+
+    Args:
+        source: what to read.
+        image_size: S, side in pixels.
+        folder: of all caches; default `user_cache()`.
+    """
+    records = _in_order(source)
+    try:
+        kept = np.load(_common(source, records, image_size, folder) / STATES)
+        return int((kept != _states(source, records)).sum())
+    except Exception:  # absent; or damaged, which raises nearly anything
+        return len(records)
 
 
 def decoded_once(
@@ -152,6 +166,18 @@ def _check_policy(on_bad_image: str) -> None:
             f"config.data.on_bad_image={on_bad_image!r} is unknown; choose one of "
             f"{', '.join(ON_BAD_IMAGE)}"
         )
+
+
+def _in_order(source: Source) -> list[Record]:
+    """All images, in an order that does not depend on the split."""
+    return sorted(source.records, key=lambda record: (record.id, record.path))
+
+
+def _common(
+    source: Source, records: Sequence[Record], image_size: int, folder: Path | None
+) -> Path:
+    """The folder of a cache, whatever the scale of gray images."""
+    return (folder or user_cache()) / f"{source.name}-{image_size}-{_hash(source, records)}"
 
 
 def _home(common: Path, gray_bits: int) -> Path:

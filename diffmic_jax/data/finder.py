@@ -51,14 +51,14 @@ class Finder:
           names: of all images in the table.
           allow_outside: images may be elsewhere, by an absolute path, by `..` or by a link.
         """
-        self._root, self._allow_outside = root, allow_outside
+        self._root, self._inside = root, Inside(root, allow_outside)
         self._files = {nfc(path.relative_to(root).as_posix()): path for path in images_under(root)}
         self._indices: dict[str, Index] = {}
         self._prefix = self._common_prefix([_slashes(name) for name in names])
         self._used: Counter[str] = Counter()
 
-    def find(self, name: str, where: str, fix: str, part: str = "") -> Path:
-        """The image that a row means.
+    def find(self, name: str, where: str, fix: str, part: str = "") -> tuple[Path, Path]:
+        """The image that a row means, and where it really is.
 
         Args:
           name: as the table has it.
@@ -70,14 +70,14 @@ class Finder:
           InputError: there is none, there are several, or it is not under the root.
         """
         path = self._find(name, where, fix, part)
-        if not self._allow_outside:
-            check_inside(path, self._root, f"{where}: {name!r}")
-        return path
+        return path, self._inside.real(path, f"{where}: {name!r}")
 
     def _find(self, name: str, where: str, fix: str, part: str) -> Path:
         wanted = _slashes(name).removeprefix(self._prefix)
-        for path in (self._files.get(wanted), self._root / name, self._root / wanted):
-            if path is not None and is_file(path):
+        if listed := self._files.get(wanted):
+            return listed
+        for path in (self._root / name, self._root / wanted):
+            if is_file(path):
                 return path
         for form, write in FORMS:
             found = self._index(form, write).get(write(wanted), ())
@@ -136,18 +136,36 @@ class Finder:
         return self._indices[form]
 
 
-def check_inside(path: Path, root: Path, what: str) -> None:
-    """Refuse a file that is not under a folder, by an absolute path, by `..` or by a link.
+class Inside:
+    """Where files really are, and that it is under a folder; each folder is looked up once."""
 
-    Raises:
-      InputError: naming the file, which is `what`, and the fix.
-    """
-    real = path.resolve()
-    if not real.is_relative_to(root.resolve()):
-        raise InputError(
-            f"{what} is {real}, which is not under {root}; put it there, or set "
-            "config.data.allow_outside=True if you trust where the names come from"
-        )
+    def __init__(self, root: Path, allow_outside: bool = False) -> None:
+        """Nothing is looked at yet."""
+        self._root, self._allow_outside = root, allow_outside
+        self._folders: dict[Path, Path] = {}
+
+    def real(self, path: Path, what: str) -> Path:
+        """Where a file is, links followed.
+
+        Args:
+          path: that is there.
+          what: it is, for the message.
+
+        Raises:
+          InputError: it is not under the root, by an absolute path, by `..` or by a link.
+        """
+        real = path.resolve() if path.is_symlink() else self._folder(path.parent) / path.name
+        if not (self._allow_outside or real.is_relative_to(self._folder(self._root))):
+            raise InputError(
+                f"{what} is {real}, which is not under {self._root}; put it there, or set "
+                "config.data.allow_outside=True if you trust where the names come from"
+            )
+        return real
+
+    def _folder(self, path: Path) -> Path:
+        if path not in self._folders:
+            self._folders[path] = path.resolve()
+        return self._folders[path]
 
 
 def is_file(path: Path) -> bool:

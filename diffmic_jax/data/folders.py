@@ -7,12 +7,13 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
+from itertools import groupby
 from pathlib import Path
 
 from diffmic_jax.data import images, labels
 from diffmic_jax.data.columns import PART_NAMES, part_of, part_of_file
 from diffmic_jax.data.csvfile import nfc, normal
-from diffmic_jax.data.finder import check_inside
+from diffmic_jax.data.finder import Inside
 from diffmic_jax.data.layouts import PARTS, Layout, Parts, Record, reader
 from diffmic_jax.data.options import Options
 from diffmic_jax.errors import InputError
@@ -46,7 +47,7 @@ def open_folders(options: Options) -> Layout:
         found,
         list(folders),
         known.ignored if known else "",
-        None if options.data.allow_outside else root,
+        Inside(root, options.data.allow_outside),
     )
     _check_unlabelled(files.pop(None, []), bases, options)
     if options.class_names and len(names) < 2:
@@ -93,7 +94,7 @@ def _with_class_folders(root: Path) -> tuple[Path, str] | None:
 def classes_in(root: Path) -> list[Path]:
     """The folders of the root, or of its training part if it has one, in which images are."""
     bases = [folder for folder in folders_in(root) if part_of(folder.name) == "train"] or [root]
-    return [each for base in bases for each in folders_in(base) if images.images_under(each)]
+    return [each for base in bases for each in folders_in(base) if images.has_images(each)]
 
 
 def _folders_of_parts(root: Path) -> dict[Path, str]:
@@ -139,7 +140,7 @@ def _check_parts(folders: Mapping[Path, str], own: Mapping[str, str]) -> None:
 
 
 def _by_folder(
-    found: images.Found, folders: Sequence[Path], ignored: str, inside: Path | None
+    found: images.Found, folders: Sequence[Path], ignored: str, inside: Inside
 ) -> dict[Path | None, list[Path]]:
     """The images of each class folder; under None those in none of them.
 
@@ -147,16 +148,16 @@ def _by_folder(
       found: all images.
       folders: of the classes.
       ignored: pattern of names that are none.
-      inside: the folder under which their files have to be; None for any place.
+      inside: where their files have to be.
     """
     files: dict[Path | None, list[Path]] = defaultdict(list)
     known = set(folders)
-    for path in found.images:
-        if not fnmatch(path.name, ignored):
-            if inside:
-                check_inside(path, inside, str(path))
-            folder = next((each for each in path.parents if each in known), None)
-            files[folder].append(path)
+    for place, together in groupby(found.images, key=lambda path: path.parent):
+        folder = next((each for each in (place, *place.parents) if each in known), None)
+        for path in together:
+            if not fnmatch(path.name, ignored):
+                inside.real(path, str(path))
+                files[folder].append(path)
     return files
 
 

@@ -15,6 +15,7 @@ import stat
 import unicodedata
 import warnings
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -151,10 +152,25 @@ def images_under(root: Path) -> list[Path]:
     return scan(root).images
 
 
+def has_images(root: Path) -> bool:
+    """Whether there is an image under a folder; the first one is enough."""
+    return any(map(_holds_image, _files_under(root)))
+
+
 def scan(root: Path) -> Found:
     """The images and other files under a folder. Links to folders are followed, each once."""
     found: list[Path] = []
     others: Counter[str] = Counter()
+    for path in _files_under(root):
+        if _holds_image(path):
+            found.append(path)
+        elif path.is_file():
+            others[path.suffix.lower()] += 1
+    return Found(sorted(found, key=lambda path: path.parts), others)
+
+
+def _files_under(root: Path) -> Iterator[Path]:
+    """All that is not hidden and no folder."""
     seen = set()
     for folder, children, names in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
@@ -164,12 +180,8 @@ def scan(root: Path) -> Found:
         seen.add(real)
         # The first of two links is followed, on every system.
         children[:] = sorted(name for name in children if not is_hidden(name))
-        for path in (Path(folder, name) for name in names if not is_hidden(name)):
-            if is_image(path, root):
-                found.append(path)
-            elif path.is_file():
-                others[path.suffix.lower()] += 1
-    return Found(sorted(found), others)
+        place = Path(folder)
+        yield from (place / name for name in names if not is_hidden(name))
 
 
 def is_hidden(name: str) -> bool:
@@ -179,9 +191,11 @@ def is_hidden(name: str) -> bool:
 
 def is_image(path: Path, root: Path) -> bool:
     """Whether it is an image, by its extension or as DICOM, and not hidden below `root`."""
-    if any(map(is_hidden, path.relative_to(root).parts)) or not path.is_file():
-        return False
-    return path.suffix.lower() in EXTENSIONS or _is_dicom(path)
+    return not any(map(is_hidden, path.relative_to(root).parts)) and _holds_image(path)
+
+
+def _holds_image(path: Path) -> bool:
+    return path.is_file() and (path.suffix.lower() in EXTENSIONS or _is_dicom(path))
 
 
 def _is_dicom(path: Path) -> bool:

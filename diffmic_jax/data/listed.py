@@ -103,9 +103,10 @@ def _of_rows(
     for row in rows:
         with problems.collect():
             label = _label(row, known, task)
-            path = finder.find(row.image, row.where, options.fix, row.part if told else "")
+            part = row.part if told else ""
+            path, real = finder.find(row.image, row.where, options.fix, part)
             record = Record(row.image, label, str(path), row.group)
-            where, first, part = seen.setdefault(path.resolve(), (row.where, record, row.part))
+            where, first, part = seen.setdefault(real, (row.where, record, row.part))
             if (first.label, first.group, part) != (label, row.group, row.part):
                 raise InputError(f"{row.where}: {row.image!r} is also in {where}; keep only one")
             repeated += where != row.where

@@ -20,8 +20,10 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from diffmic_jax.data import loader
-from diffmic_jax.data.cache import Examples
+from diffmic_jax.data.cache import Examples, decoded_once
 from diffmic_jax.data.files import write_json
+from diffmic_jax.data.layouts import PARTS
+from diffmic_jax.data.sources import Source
 from diffmic_jax.errors import InputError
 from diffmic_jax.inference.predict import make_predictor
 from diffmic_jax.method.build import Phase
@@ -41,6 +43,8 @@ log = logging.getLogger("diffmic_jax")
 
 STEPS = 5
 """Timed steps of each program, after one that compiles it."""
+READ = 64
+"""Images whose reading is timed."""
 SAVING = 2.0
 """Seconds for the checkpoint and the log of an epoch."""
 VIEW = 1.2
@@ -258,8 +262,11 @@ def crowding() -> float:
     return max(1.0, (wanting + 1) / (os.cpu_count() or 1))
 
 
-def machine() -> Machine:
-    """What there is to train on, and how fast it is now: one block of the trunk is timed."""
+def machine(source: Source) -> Machine:
+    """What there is to train on, and how fast it is now.
+
+    One block of the trunk is timed, and the reading of some images.
+    """
     block = Block(stage=Stage(size=3, stride=1, expansion=6, features=24, repeats=1), stride=1)
     image = jnp.ones((32, REFERENCE // 4, REFERENCE // 4, 24))
     variables = dict(block.init(jax.random.key(0), image, False))
@@ -274,4 +281,19 @@ def machine() -> Machine:
         began = time.monotonic()
         jax.block_until_ready(step(variables["params"]))
         times.append(time.monotonic() - began)
-    return Machine(devices=devices(), seconds=BLOCKS * statistics.median(times[1:]) / len(image))
+    return Machine(
+        devices=devices(),
+        seconds=BLOCKS * statistics.median(times[1:]) / len(image),
+        reading=_reading(source),
+    )
+
+
+def _reading(source: Source) -> float:
+    """Seconds to read an image, where as many threads read as there are cores."""
+    # By chance: neighbours may be of one size, and the first ones were looked at before.
+    order = np.random.default_rng(1).permutation(len(source.records))
+    some = tuple(source.records[i] for i in order[:READ])
+    part = dataclasses.replace(source, splits=dict.fromkeys(PARTS, ()) | {"test": some})
+    began = time.monotonic()
+    decoded_once(part, REFERENCE, on_bad_image="skip")
+    return (time.monotonic() - began) / len(some)

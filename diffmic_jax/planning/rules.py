@@ -19,8 +19,9 @@ SIZES = (64, 96, 128, 160, 192, 224)
 REFERENCE = 128
 """Side of the images whose training step `Machine.seconds` is about."""
 SHARE, FIXED = 0.8, 120.0
-"""Of the minutes without so many seconds, what goes into training steps. The rest is reading and
-validation; compiling, the choice, the test part and the report take as long for any training."""
+"""Of the minutes without so many seconds and without reading the images, what goes into training
+steps. The rest is validation; compiling, the choice and the report take as long for any training.
+"""
 GIVEN = "given"
 """The reason of what the user has set."""
 LEAST, FOLDS = 3, 5
@@ -45,6 +46,8 @@ class Machine:
     """In words, as '2 CPU cores'."""
     seconds: float
     """For a training step of the trunk, per image of `REFERENCE` px."""
+    reading: float = 0.0
+    """Seconds to read and decode an image of the data."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,7 +72,12 @@ class Case:
     def images(self, size: int) -> float:
         """Images that training can see in the minutes, at a size."""
         seconds = self.machine.seconds * (size / REFERENCE) ** 2
-        return SHARE * max(60 * self.minutes - FIXED, 0.0) / seconds
+        return SHARE * max(60 * self.minutes - FIXED - self.reading, 0.0) / seconds
+
+    @property
+    def reading(self) -> float:
+        """Seconds to read all images, if none of them was read before."""
+        return self.machine.reading * sum(self.data.images.values())
 
     @property
     def wanted(self) -> float:

@@ -63,6 +63,19 @@ def spoil(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:60])
 
 
+def test_how_many_images_are_missing_is_known_before_they_are_decoded(root, folder):
+    source = open_source("x", root)
+    assert cache.missing(source, SIZE, folder) == 40
+    cached(source, SIZE, folder)
+    assert cache.missing(open_source("x", root), SIZE, folder) == 0
+    assert cache.missing(source, 2 * SIZE, folder) == 40
+    write(root / "a" / "00.png", 99)
+    assert cache.missing(source, SIZE, folder) == 1
+    for file in folder.glob("*/states.npy"):
+        spoil(file)
+    assert cache.missing(source, SIZE, folder) == 40
+
+
 @pytest.mark.parametrize("num_threads", [0, 1, 3])
 def test_the_cache_holds_every_image_prepared(root, folder, num_threads):
     source = open_source("x", root)

@@ -59,6 +59,13 @@ def test_more_minutes_or_a_faster_machine_give_larger_images_and_then_more_folds
     assert changes(FEW, GPU, 5)["data.image_size"] == 224
 
 
+def test_images_that_take_long_to_read_leave_fewer_minutes():
+    slow = dataclasses.replace(LAPTOP, reading=0.15)  # 25 minutes for all of them
+    sizes = [changes(MANY, machine, 60)["data.image_size"] for machine in (LAPTOP, slow)]
+    assert sizes == [128, 96]
+    assert changes(FEW, slow, 20) == changes(FEW, LAPTOP, 20)  # two minutes
+
+
 def test_images_are_not_enlarged_beyond_the_next_size():
     small = dataclasses.replace(FEW, side=(28, 28, 28))
     assert changes(small, GPU, 60)["data.image_size"] == 64

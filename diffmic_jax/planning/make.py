@@ -1,0 +1,58 @@
+"""From a data set and minutes to a plan that can be kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from diffmic_jax import recipes
+from diffmic_jax.config import Data
+from diffmic_jax.data.cache import missing
+from diffmic_jax.data.loader import steps_per_epoch
+from diffmic_jax.data.sources import Source, open_source
+from diffmic_jax.errors import InputError
+from diffmic_jax.method.networks import check_networks
+from diffmic_jax.planning import budget
+from diffmic_jax.planning.fingerprint import Fingerprint
+from diffmic_jax.planning.plan import Plan
+from diffmic_jax.planning.rules import SHARE, Case
+
+
+def make_plan(given: Mapping[str, Any], minutes: float) -> Plan:
+    """What the rules decide for a data set on this machine.
+
+    Args:
+      given: fields that are set, among them those of the data.
+      minutes: from the start until the report is written.
+
+    Raises:
+      InputError: the data cannot be opened, or a field cannot have its value, alone or with them.
+    """
+    if not (minutes > 0 and math.isfinite(minutes)):
+        raise InputError(f"--minutes={minutes:g}: give more than 0, and an end")
+    # Whether a validation part comes with the data decides a rule: none is cut yet.
+    whole = {"data.validation_fraction": 0.0, **given}
+    source = open_source(recipes.get("strong").changed(whole).data)
+    data, here = Fingerprint.of(source), budget.machine(source)
+    plan = Plan.of(Case(data=data, machine=here, minutes=minutes, given=given))
+    config = recipes.get("strong").changed(plan.changes)
+    check_networks(config)
+    source = open_source(config.data)  # as it will be cut
+    steps_per_epoch(source.splits["train"], config.train.batch_size)
+    _check_reading(source, config.data, plan)
+    return plan
+
+
+def _check_reading(source: Source, data: Data, plan: Plan) -> None:
+    """Refuse more images than can be read in the minutes; what is read once is kept."""
+    folder = Path(data.cache_dir) if data.cache_dir else None
+    count = missing(source, data.image_size, folder)
+    reading = count * plan.machine.reading / 60
+    if reading > SHARE * plan.minutes:
+        raise InputError(
+            f"to read {count:,} images takes about {reading:.0f} minutes here, and "
+            f"{plan.minutes:g} are given; give --minutes={3 * math.ceil(reading)}, or name "
+            "a folder or a CSV of fewer images"
+        )
