@@ -85,6 +85,7 @@ def train(
     minutes: float | None = None,
     most: int = 0,
     spare: float = 0.0,
+    dataset: Dataset | None = None,
 ) -> tuple[Model, Dataset]:
     """Train, or go on training; returns the best checkpoint and the data set, not yet calibrated.
 
@@ -94,6 +95,7 @@ def train(
       minutes: of training and evaluation on this machine, which choose `train.epochs`.
       most: epochs that are enough, though more would fit; 0: no limit.
       spare: minutes more, for a training that would not see every image without them.
+      dataset: of the configuration, where it is open already.
 
     Raises:
       InputError: the configuration, the data or the workdir cannot work.
@@ -105,7 +107,7 @@ def train(
     check_writable(workdir)
     check_free(workdir)
     mesh = parallel.make_mesh(config.train.model_shards)
-    dataset = open_dataset(config)
+    dataset = dataset or open_dataset(config)
     run = TrainingRun.open(config, workdir, dataset, mesh)
     limit = None
     if minutes is not None:
@@ -174,10 +176,14 @@ def fit(plan: Plan, workdir: Path, began: float | None = None) -> Model:
     if not (workdir / MEMBERS).exists():
         places = []
         for i in range(plan.members):
+            fold = {"data.fold": i} if config.data.folds else {}
+            own = config.changed({"seed": config.seed + i, **fold})
+            images = open_dataset(own) if i else dataset
             minutes = plan.share
             if end is not None:  # what those before have left over is shared
                 minutes = max(end - time.monotonic(), 1.0) / 60 / (plan.members - i)
-            places.append(_member(config, workdir, i, minutes, _extras(plan)))
+            places.append(workdir / "folds" / str(i) if i else workdir)
+            _member(own, places[i], minutes, _extras(plan), images)
         _choose(plan, workdir, places, dataset)
     model = load(workdir)
     with owned(workdir):
@@ -206,31 +212,28 @@ def _minutes_of_extra(minutes: float) -> float:
 
 def _member(
     config: Config,
-    workdir: Path,
-    i: int,
+    place: Path,
     minutes: float,
     extras: Mapping[str, Mapping[str, Any]],
-) -> Path:
-    """Train a member's networks; returns its workdir."""
+    dataset: Dataset,
+) -> None:
+    """Train a member's networks in its workdir."""
     began = time.monotonic()
-    place = workdir / "folds" / str(i) if i else workdir
     each = _minutes_of_extra(minutes)
-    fold = {"data.fold": i} if config.data.folds else {}
-    config = config.changed({"seed": config.seed + i, **fold})
     if "head" in extras:
-        train(config.changed(extras["head"]), place / "head", each, EPOCHS)
+        head = config.changed(extras["head"])
+        train(head, place / "head", each, EPOCHS, dataset=dataset)
         minutes -= (time.monotonic() - began) / 60
-    train(config, place, max(minutes - each, each), EPOCHS, spare=each)
+    train(config, place, max(minutes - each, each), EPOCHS, spare=each, dataset=dataset)
     if (spent := budget.begun(place)) and spent.extended:
         log.info("no diffusion: the classifier had its time, to see every image")
-        return place
+        return
     same = ("data", "model", "guidance", "checkpoint", "eval", "seed")
     kept = {name: getattr(config, name) for name in same}
     diffusion = dataclasses.replace(recipes.get("plus"), **kept)
     of_member = {"guidance.checkpoint": str(place), "train.batch_size": config.train.batch_size}
     diffusion = diffusion.changed({**extras["diffusion"], **of_member})
-    train(diffusion, place / "diffusion", each, EPOCHS)
-    return place
+    train(diffusion, place / "diffusion", each, EPOCHS, dataset=dataset)
 
 
 def _choose(plan: Plan, workdir: Path, places: list[Path], dataset: Dataset) -> None:

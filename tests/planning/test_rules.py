@@ -74,11 +74,21 @@ def test_images_are_not_enlarged_beyond_the_next_size():
 
 def test_without_time_for_two_epochs_only_the_last_layer_learns():
     assert changes(MANY, LAPTOP, 20)["guidance.tune"] == "full"
-    assert changes(MANY, LAPTOP, 3)["guidance.tune"] == "head"
+    some = dataclasses.replace(FEW, images={"train": 4000, "validation": 0, "test": 1000})
+    assert changes(some, LAPTOP, 2.5)["guidance.tune"] == "head"
+    assert changes(some, LAPTOP, 4)["guidance.tune"] == "full"
     # Compiling and evaluation take their time from short fits as well as from long ones.
     assert changes(FEW, LAPTOP, 3)["guidance.tune"] == "full"
     for minutes in (0.5, 1.6):
         assert changes(FEW, LAPTOP, minutes)["guidance.tune"] == "head"
+
+
+def test_very_many_images_need_not_all_be_seen():
+    images = {"train": 84_000, "validation": 0, "test": 1_000}
+    scans = dataclasses.replace(FEW, images=images, classes={"a": 50_000, "b": 34_000})
+    hour, short = changes(scans, LAPTOP, 60), changes(scans, LAPTOP, 4)
+    assert (hour["data.image_size"], hour["guidance.tune"]) == (128, "full")
+    assert (short["data.image_size"], short["guidance.tune"]) == (64, "full")
 
 
 @pytest.mark.parametrize(("images", "expected"), [(8, 4), (160, 8), (320, 16), (5000, 32)])
