@@ -179,6 +179,7 @@ class Classifier:
         *,
         split: str = "test",
         root: str | Path | None = None,
+        audit: bool = True,
     ) -> Path:
         """Write what there is to see of the run into one HTML file, which needs no network.
 
@@ -186,6 +187,8 @@ class Classifier:
           out: the file; default `report.html` in the workdir.
           split: the part of the data that it is about.
           root: where the data is now, if it has moved.
+          audit: read all images again to look for what a reviewer would ask about, unless an
+            earlier report has done it.
 
         Returns:
           The file.
@@ -198,7 +201,7 @@ class Classifier:
         path = Path(out) if out else self._model.home / "report.html"
         if path.is_dir():  # before anything is computed
             raise InputError(f"{path}: is a folder; name a file, as {path / 'report.html'}")
-        write_report(self._model, self.dataset(root), path, split)
+        write_report(self._model, self.dataset(root), path, split, audit)
         return path
 
     def export(self, out: str | Path, *, batch_size: int | None = None) -> Path:

@@ -73,8 +73,7 @@ CANDIDATES = {
 }
 """What may answer, the simpler before; of several networks the mean does."""
 REPORT = 20.0
-"""Seconds for the report on an idle machine, and those below for each image that it audits."""
-AUDIT = 0.005
+"""Seconds for the report on an idle machine, without an audit of the images."""
 CHOICE, EXPORT = 5.0, 4.0
 """Seconds to load and to ask each network for the choice, and for its exported program."""
 
@@ -164,12 +163,13 @@ def fit(plan: Plan, workdir: Path, began: float | None = None) -> Model:
             plan.minutes,
         )
     check_writable(workdir)
+    crowding = budget.crowding()  # before the images are read: that is no other process
     dataset = open_dataset(config)
     end = None  # of a fit that goes on, each member has the minutes that it had
     if not plan.share:
         networks = 2 * plan.members  # at most
-        reserved = REPORT + AUDIT * len(dataset.source.records) + (CHOICE + EXPORT) * networks
-        end = began + 60 * plan.minutes - reserved * budget.crowding()
+        reserved = REPORT + plan.audit + (CHOICE + EXPORT) * networks
+        end = began + 60 * plan.minutes - reserved * crowding
         left = max(end - time.monotonic(), 1.0)
         plan = dataclasses.replace(plan, share=left / 60 / plan.members)
         plan.write(workdir)

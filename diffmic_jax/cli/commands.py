@@ -24,6 +24,7 @@ SAMPLING = ("num_samples", "num_steps", "sampler", "start", "flips", "rederive_e
 def fit(args: argparse.Namespace) -> None:
     """Plan for a data set, train, evaluate, and write the report."""
     from diffmic_jax import api
+    from diffmic_jax.planning import plan as plans
     from diffmic_jax.study.definition import parse_change
 
     changes = dict(map(parse_change, args.set))
@@ -40,7 +41,8 @@ def fit(args: argparse.Namespace) -> None:
     classifier = api.fit(
         args.data, minutes=args.minutes, config=args.config, workdir=args.out, changes=changes
     )
-    print(f"report: {classifier.report()}")
+    plan = plans.read(classifier.workdir)
+    print(f"report: {classifier.report(audit=plan is None or plan.audit > 0)}")
     print(f"program: {classifier.export(classifier.workdir / PROGRAM)}")
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +58,7 @@ class Source:
     framing: Framing = Framing()
     """What of each picture the networks see."""
 
-    @property
+    @cached_property
     def records(self) -> tuple[Record, ...]:
         """Every image once, by part."""
         return tuple(record for part in PARTS for record in self.splits[part])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import shlex
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ FILE = "plan.json"
 SHOWN = 12
 """Classes that are named in the head, at most."""
 FIX = "restore it, or choose another --out"
+AUDIT, AUDITED = 0.003, 0.1
+"""Seconds to audit an image beside reading it again, and the share of the minutes that is too much
+for all of them."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,6 +66,15 @@ class Plan:
         return int(self.changes.get("data.folds", 0)) or 1
 
     @property
+    def audit(self) -> float:
+        """Seconds to audit the images for the report; 0 if that takes too long, and is left out."""
+        return self._audit if self._audit <= AUDITED * 60 * self.minutes else 0.0
+
+    @property
+    def _audit(self) -> float:
+        return (self.machine.reading + AUDIT) * sum(self.data.images.values())
+
+    @property
     def head(self) -> str:
         """The data and the budget, in a line."""
         data = self.data
@@ -77,6 +90,11 @@ class Plan:
     def text(self) -> str:
         """For the terminal: the data, a line for each decision, and what is to be asked."""
         rows = [f"  {each.field} = {each.value}: {each.reason}" for each in self.decisions]
+        if not self.audit:
+            minutes = math.ceil(self._audit / 60)
+            rows.append(
+                f"  no audit of the images, which takes {minutes} minutes: see diffmic report"
+            )
         return "\n".join([self.head, *rows, *self._questions()])
 
     def _questions(self) -> list[str]:

@@ -129,8 +129,10 @@ def _size_and_members(case: Case) -> tuple[int, int]:
 def _size(case: Case, size: int) -> Decision:
     epochs = case.images(size) / case.data.learnable
     often = f"about {epochs:.{int(epochs < 2)}f}" if epochs <= EPOCHS else f"more than {EPOCHS}"
+    read = case.reading / 60
+    reading = f", of which reading the images takes {read:.0f}," if read >= 1 else ""
     reason = (
-        f"{case.minutes:g} minutes are {often} epochs of {case.data.learnable:,} images "
+        f"{case.minutes:g} minutes{reading} are {often} epochs of {case.data.learnable:,} images "
         f"at {size} px; the images' shorter side is {case.data.side[1]} px"
     )
     return Decision(field="data.image_size", value=size, reason=reason)

@@ -31,17 +31,17 @@ LOSSES = {"loss": "denoiser", "guidance_loss": "guidance"}
 VALIDATION = {"val_accuracy": "accuracy", "val_f1_macro": "macro-F1", "val_auroc_macro": "AUROC"}
 
 
-def headline(results: Results, comparison: dict[str, Any], audit: dict[str, Any]) -> str:
+def headline(results: Results, comparison: dict[str, Any], baselines: dict[str, Any]) -> str:
     """Diffusion, guidance prediction, their difference, and baselines; one column of them without
     diffusion.
 
     Args:
       results: of the split.
       comparison: what `compare.compare` returns, the guidance first.
-      audit: its `baselines` are shown where they are of these images.
+      baselines: of the audit, shown where they are of these images.
     """
     scores = results.scores
-    shortcuts = _shortcuts(results, audit["baselines"])
+    shortcuts = _shortcuts(results, baselines)
     rows = []
     for name in (each for each in TITLES if scores[each] is not None):
         cells: list[str] = [

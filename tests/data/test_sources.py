@@ -18,6 +18,11 @@ from tests.data.opened import open_source
 from tests.data.written import ids, sizes, write_folders, write_image, write_table
 
 
+def test_the_records_are_put_together_once():
+    source = open_source("phantom")
+    assert source.records is source.records  # an audit asks for each of them
+
+
 def test_a_folder_per_class_is_cut_by_class(tmp_path):
     source = open_source("x", write_folders(tmp_path, 30))
     assert source.task.class_names == ("a", "b")

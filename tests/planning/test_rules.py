@@ -64,6 +64,8 @@ def test_images_that_take_long_to_read_leave_fewer_minutes():
     sizes = [changes(MANY, machine, 60)["data.image_size"] for machine in (LAPTOP, slow)]
     assert sizes == [128, 96]
     assert changes(FEW, slow, 20) == changes(FEW, LAPTOP, 20)  # two minutes
+    told = Plan.of(Case(data=MANY, machine=slow, minutes=60, given={})).text
+    assert "60 minutes, of which reading the images takes 25, are about 12 epochs" in told
 
 
 def test_images_are_not_enlarged_beyond_the_next_size():
@@ -155,3 +157,14 @@ def test_a_plan_is_read_as_it_was_written(tmp_path):
     assert [each.field for each in plan.decisions if each.reason == GIVEN] == list(given)
     assert "546 train" in plan.text
     assert "data.folds = 3: 546 images are few" in plan.text
+
+
+def test_an_audit_that_takes_long_is_left_out_and_the_plan_says_so():
+    def plan(minutes: float) -> Plan:
+        slow = dataclasses.replace(LAPTOP, reading=0.03)
+        return Plan.of(Case(data=MANY, machine=slow, minutes=minutes, given={}))
+
+    assert plan(60).audit == pytest.approx(0.033 * 10_015)
+    assert "no audit" not in plan(60).text
+    assert plan(30).audit == 0
+    assert "no audit of the images, which takes 6 minutes" in plan(30).text

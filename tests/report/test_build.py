@@ -231,12 +231,36 @@ def test_settings_are_folded(text):
     assert "<details><summary>All settings" in text
 
 
+def test_without_an_audit_the_report_says_so_and_a_later_one_makes_it(
+    workdir, tmp_path, monkeypatch
+):
+    own = tmp_path / "run"
+    shutil.copytree(workdir, own)
+    (own / "audit.json").unlink()
+    model = load(own)
+
+    def report(audits: bool) -> str:
+        out = tmp_path / "report.html"
+        build.write_report(model, open_dataset(model.config), out, audits=audits)
+        return out.read_text()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(build, "audit", lambda source: pytest.fail("audited"))
+        short = report(audits=False)
+    assert "were not read again" in short and "trees on 32 px" not in short
+    assert not (own / "audit.json").exists()
+    for audits in (True, False):  # one that is there is shown anyway
+        whole = report(audits)
+        assert "were not read again" not in whole and "trees on 32 px" in whole
+    assert (own / "audit.json").read_text() == (workdir / "audit.json").read_text()
+
+
 def test_an_audit_of_an_earlier_version_is_made_anew(workdir):
     path = workdir / "audit.json"
     before = json.loads(path.read_text())
     path.write_text(json.dumps({"n": 1}))
     model = load(workdir)
-    assert build._audit(model, open_dataset(model.config)) == before
+    assert build._audit(model, open_dataset(model.config), True) == before
     assert json.loads(path.read_text()) == before
 
 
