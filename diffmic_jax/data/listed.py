@@ -103,8 +103,7 @@ def _of_rows(
     for row in rows:
         with problems.collect():
             label = _label(row, known, task)
-            part = row.part if told else ""
-            path, real = finder.find(row.image, row.where, options.fix, part)
+            path, real = finder.find(row.image, row.where, options.fix, row.part if told else "")
             record = Record(row.image, label, str(path), row.group)
             where, first, part = seen.setdefault(real, (row.where, record, row.part))
             if (first.label, first.group, part) != (label, row.group, row.part):
