@@ -13,6 +13,7 @@ images, patients whole. One label per image.
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import subprocess
 import sys
@@ -77,7 +78,15 @@ def _torch(args: argparse.Namespace, seed: str, places: dict[str, Path]) -> list
         "out": places["torch"],
     }
     script = Path(__file__).with_name("torch_finetune.py")
-    return [args.torch, str(script), *(f"--{name}={value}" for name, value in options.items())]
+    flags = (f"--{name}={value}" for name, value in options.items())
+    return [args.torch, str(script), *flags, "--classes", *_classes(places["fit"])]
+
+
+def _classes(fit: Path) -> list[str]:
+    """Their names in the order of the labels, which need not be the sorted one."""
+    with (fit / "eval/test/predictions.csv").open(newline="") as file:
+        header = next(csv.reader(file))
+    return [name.removeprefix("prob_") for name in header if name.startswith("prob_")]
 
 
 def _line(side: str, seed: str, places: dict[str, Path]) -> dict[str, Any]:

@@ -40,12 +40,13 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--classes", nargs="+", help="in the order of the labels; default: sorted")
     args = parser.parse_args()
     began = time.monotonic()
     torch.manual_seed(args.seed)
     with args.split.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    names = sorted({row["label"] for row in rows})
+    names = args.classes or sorted({row["label"] for row in rows})
     # The validation part is training for a network that chooses nothing.
     train = [row for row in rows if row["split"] != "test"]
     test = [row for row in rows if row["split"] == "test"]

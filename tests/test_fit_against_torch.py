@@ -51,3 +51,11 @@ def test_both_sides_are_measured_alike(out, monkeypatch, capsys):
     # Whole patients are drawn: the last one's images are both wrong.
     assert float(torch["ci95.accuracy.low"]) < 0.5
     assert "accuracy             0.7500   1.0000" in capsys.readouterr().out
+
+
+def test_pytorch_has_the_classes_in_the_order_of_the_fit(out, monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    own = out / "fit-3/eval/test/predictions.csv"
+    own.write_text(own.read_text().replace("prob_a,prob_b", "prob_b,prob_a"))
+    found = importlib.import_module("fit_against_torch")._classes(out / "fit-3")
+    assert found == ["b", "a"]
