@@ -187,10 +187,11 @@ def test_golden_denoiser_update(golden, denoiser_steps):
     names = set(names_after("delta/", g)) - {"encoder_x.g.bias"}
     updates = {n: lookup({"params": first.updates}, n, g[f"delta/{n}"].ndim) for n in names}
     check_updates("train_step", updates, g, 1e-3)
+    # That coin toss is in the parameters now: the order of the images alone moves this loss by up
+    # to 2.4e-3, and another processor does.
     reference = g["loss_step2"]
-    check("train_step loss of step 2", second.scalars["loss"], reference, 1e-3 * reference)
-    # That coin toss is in the parameters now: compiled otherwise, the same program gives a norm
-    # that is a tenth larger.
+    check("train_step loss of step 2", second.scalars["loss"], reference, 3e-3 * reference)
+    # Compiled otherwise, the same program gives a norm that is a tenth larger.
     reference = g["grad_norm_step2"]
     check("train_step gradient norm of step 2", norm(second.grads), reference, 0.15 * reference)
 
