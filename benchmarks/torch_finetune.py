@@ -26,8 +26,10 @@ from PIL import Image
 from torch_lite0 import network
 
 MEAN, SCALE = 127.0, 128.0
-TIMED = 5
-"""Steps that are timed to choose their number."""
+TRAINING = 0.97
+"""Of the time, what is for training; the rest predicts the test part."""
+TICKS = 10_000
+"""Parts of the cycle of the rate, which follows the clock."""
 
 
 def main() -> None:
@@ -54,7 +56,7 @@ def main() -> None:
     labels = torch.tensor([names.index(row["label"]) for row in train])
     net = network(str(args.weights), len(names)).to(memory_format=torch.channels_last)
     left = args.minutes * 60 - (time.monotonic() - began)
-    _train(net, images, labels, args, left)
+    _train(net, images, labels, args, max(1.0, TRAINING * left - 5))
     _write(args.out, test, names, _predict(net, tests))
     print(json.dumps({"minutes": round((time.monotonic() - began) / 60, 2), **vars_of(args)}))
 
@@ -105,35 +107,23 @@ def _train(
     args: argparse.Namespace,
     seconds: float,
 ) -> None:
-    """As many steps as fit, with one cycle of the rate over them."""
+    """As many steps as fit, with one cycle of the rate over the time that they may take."""
     optimizer = torch.optim.AdamW(net.parameters(), lr=args.rate, weight_decay=0.05)
-
-    def step(picked: torch.Tensor) -> None:
+    cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.rate, total_steps=TICKS)
+    net.train()
+    steps, queue = 0, torch.empty(0, dtype=torch.long)
+    began = time.monotonic()
+    while (share := (time.monotonic() - began) / seconds) < 1:
+        while cycle.last_epoch < int(share * (TICKS - 1)):
+            cycle.step()
+        if len(queue) < args.batch:
+            queue = torch.randperm(len(labels))
+        picked, queue = queue[: args.batch], queue[args.batch :]
         optimizer.zero_grad()
         logits = net(_input(_augmented(images[picked].float())))
         F.cross_entropy(logits, labels[picked]).backward()
         optimizer.step()
-
-    net.train()
-    state = {name: value.clone() for name, value in net.state_dict().items()}
-    order = torch.randperm(len(labels))[: args.batch]
-    step(order)
-    began = time.monotonic()
-    for _ in range(TIMED):
-        step(order)
-    pace = (time.monotonic() - began) / TIMED
-    net.load_state_dict(state)
-    optimizer = torch.optim.AdamW(net.parameters(), lr=args.rate, weight_decay=0.05)
-    end = time.monotonic() + 0.95 * seconds - 10
-    steps = max(10, int((end - time.monotonic()) / pace))
-    cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.rate, total_steps=steps)
-    queue = torch.empty(0, dtype=torch.long)
-    for _ in range(steps):
-        if len(queue) < args.batch:
-            queue = torch.randperm(len(labels))
-        step(queue[: args.batch])
-        queue = queue[args.batch :]
-        cycle.step()
+        steps += 1
     print(f"{steps} steps, {steps * args.batch / len(labels):.1f} epochs")
 
 
