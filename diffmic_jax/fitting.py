@@ -167,8 +167,8 @@ def fit(plan: Plan, workdir: Path, began: float | None = None) -> Model:
     dataset = open_dataset(config)
     end = None  # of a fit that goes on, each member has the minutes that it had
     if not plan.share:
-        networks = 2 * plan.members  # at most
-        reserved = REPORT + plan.audit + (CHOICE + EXPORT) * networks
+        # At most three networks of a member are asked, and two of them answer.
+        reserved = REPORT + plan.audit + (3 * CHOICE + 2 * EXPORT) * plan.members
         end = began + 60 * plan.minutes - reserved * crowding
         left = max(end - time.monotonic(), 1.0)
         plan = dataclasses.replace(plan, share=left / 60 / plan.members)
@@ -231,7 +231,11 @@ def _member(
     same = ("data", "model", "guidance", "checkpoint", "eval", "seed")
     kept = {name: getattr(config, name) for name in same}
     diffusion = dataclasses.replace(recipes.get("plus"), **kept)
-    of_member = {"guidance.checkpoint": str(place), "train.batch_size": config.train.batch_size}
+    of_member = {
+        "guidance.checkpoint": str(place),
+        "train.batch_size": config.train.batch_size,
+        "sampling.flips": config.sampling.flips,
+    }
     diffusion = diffusion.changed({**extras["diffusion"], **of_member})
     train(diffusion, place / "diffusion", each, EPOCHS, dataset=dataset)
 

@@ -13,9 +13,12 @@ import pytest
 import diffmic_jax
 from diffmic_jax import api, fitting
 from diffmic_jax.cli import main as cli
+from diffmic_jax.data.dataset import open_dataset
 from diffmic_jax.errors import InputError, Interrupted
+from diffmic_jax.evaluation.run import predict_part
 from diffmic_jax.inference.calibration import Calibration, Calibrations, tempered
-from diffmic_jax.inference.ensemble import Members, keep_members, read_members
+from diffmic_jax.inference.card import model_card
+from diffmic_jax.inference.ensemble import Ensemble, Members, keep_members, read_members
 from diffmic_jax.inference.load import load
 from diffmic_jax.planning import budget
 from diffmic_jax.planning import plan as plans
@@ -23,6 +26,7 @@ from diffmic_jax.planning.budget import Cost
 from diffmic_jax.planning.plan import Plan
 from diffmic_jax.planning.rules import HIDDEN, Case, Machine
 from diffmic_jax.report import page, planned
+from diffmic_jax.report.checklist import checklist
 from diffmic_jax.training.run import TrainingRun
 from tests import tiny
 from tests.planning.test_rules import FEW
@@ -127,6 +131,36 @@ def test_the_answer_is_the_mean_of_the_members_everywhere(fitted, tiny_data, tmp
     file = diffmic_jax.load(fitted).export(tmp_path / "model.stablehlo")
     exported = diffmic_jax.load(file).predict(image)
     np.testing.assert_allclose(exported.probabilities, mean, atol=1e-5)
+
+
+def test_the_temperature_is_that_of_the_samples_too(fitted):
+    model = load(fitted)
+    own, plain = model.tempering.diffusion, Ensemble.of(model.members, fitted)
+    assert own is not None and own.temperature != 1
+    part = open_dataset(model.config).examples["test"]
+    found, without = predict_part(model, part), predict_part(plain, part)
+    np.testing.assert_allclose(found.samples, tempered(own, without.samples), atol=1e-6)
+    np.testing.assert_allclose(found.std, found.samples.std(axis=1), atol=1e-6)
+
+
+def test_the_card_and_the_checklist_tell_of_all_networks(fitted):
+    model = load(fitted)
+    count, temperature = len(model.members), model.tempering.diffusion
+    assert temperature is not None
+    for text in (model_card(model), checklist(model)):
+        assert f"mean of {count} networks (" in text
+        assert "each of 2 parts of the images is held out by some of them" in text
+        assert f"temperature {temperature.temperature:.3g}" in text
+
+
+def test_the_held_out_part_is_answered_by_those_that_have_not_seen_it(fitted, tmp_path):
+    workdir = shutil.copytree(fitted, tmp_path / "run")
+    found = diffmic_jax.load(workdir).evaluate("validation").outputs.probabilities
+    model = load(workdir)
+    part = open_dataset(model.config).examples["validation"]
+    own = predict_part(model.by_fold[0], part).probabilities
+    np.testing.assert_allclose(found, own, atol=1e-6)
+    assert np.abs(predict_part(model, part).probabilities - own).max() > 1e-4
 
 
 def test_a_finished_fit_is_only_evaluated_and_another_plan_is_refused(

@@ -66,7 +66,7 @@ def find_columns(
 def _tables(data: Data) -> list[Path]:
     """The CSVs that come with a data set."""
     options = Options(data)
-    names = [data.groups, *([*known.labels, known.groups] if (known := options.known) else [])]
+    names = [data.groups, *([*known.labels, *known.groups] if (known := options.known) else [])]
     paths = [*options.tables, *map(options.table, filter(None, names))]
     return [path for path in dict.fromkeys(paths) if path.is_file()]
 

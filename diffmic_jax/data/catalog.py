@@ -24,8 +24,8 @@ class DataSet:
     """Which archives to download from where, and what the folder has to contain."""
     labels: tuple[str, ...] = ()
     """CSVs of labels, of which the first found is read; none: a folder per class, or lists."""
-    groups: str = ""
-    """CSV of groups, unless the table of labels has them."""
+    groups: tuple[str, ...] = ()
+    """CSVs of groups, of which the first found is read, unless the table of labels has them."""
     official: tuple[str, str] | None = None
     """Text files of image names: the training and the test part of the set itself."""
     lists: tuple[str, str] | None = None
@@ -65,7 +65,7 @@ HAM10000 = DataSet(
         "and HAM10000_metadata.csv from https://doi.org/10.7910/DVN/DBW86T, and unpack them there"
     ),
     labels=("ISIC2018_Task3_Training_GroundTruth.csv", "HAM10000_metadata.csv"),
-    groups="HAM10000_metadata.csv",
+    groups=("HAM10000_metadata.csv", "ISIC2018_Task3_Training_LesionGroupings.csv"),
     lists=("isic2018_train.pkl", "isic2018_test.pkl"),
     description="Dermatoscopic images of pigmented skin lesions in seven diagnostic classes.",
     homepage="https://doi.org/10.7910/DVN/DBW86T",

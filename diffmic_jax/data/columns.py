@@ -27,9 +27,9 @@ LABEL_COLUMNS = (
 )
 GROUP_COLUMNS = (
     *("group", "patient id", "patient", "subject id", "subject", "participant id", "case id"),
-    "lesion id",
+    *("patient num", "lesion id", "study id"),
 )
-"""A patient, who may have several lesions, before these."""
+"""A patient, who may have several lesions or studies, before these."""
 PART_COLUMNS = ("split",)
 """Always one of parts."""
 OTHER_PART_COLUMNS = ("subset", "partition", "part", "set", "dataset", "phase", "usage", "fold")

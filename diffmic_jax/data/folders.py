@@ -43,13 +43,14 @@ def open_folders(options: Options) -> Layout:
     _check_parts(folders, own)
     names = options.class_names or labels.class_names(set(own.values()), gaps=True)
     found = images.scan(root)
-    files = _by_folder(
+    everywhere = _by_folder(
         found,
         list(folders),
         known.ignored if known else "",
         Inside(root, options.data.allow_outside),
     )
-    _check_unlabelled(files.pop(None, []), bases, options)
+    _check_unlabelled(everywhere.pop(None, []), bases, options)
+    files = {each: _without_masks(each, inside) for each, inside in everywhere.items() if each}
     if options.class_names and len(names) < 2:
         raise InputError(f"config.data.class_names={names}: give two classes or more")
     lacking = len(classes_in(root)) < 2 and not options.class_names
@@ -60,11 +61,13 @@ def open_folders(options: Options) -> Layout:
         if deeper:
             fix = f"{deeper[0]} has {deeper[1]}: name that folder"
         raise InputError(f"config.data.root: fewer than two class folders in {root}; {fix}")
+    _check_copies(list(folders))
     found.tell(root)
     _tell_masks(files)
-    inner = {path: part_of_file(path.relative_to(f)) for f in files if f for path in files[f]}
+    inner = {path: part_of_file(path.relative_to(f)) for f in files for path in files[f]}
     by_class = [*bases] == [root] and all(inner.values()) and "train" in inner.values()
     if by_class:
+        _check_parts_inside(files)
         log.info("%s: the parts are the folders inside the class folders", root)
     else:
         _tell_inner_classes(files)
@@ -177,10 +180,56 @@ def _check_unlabelled(stray: Sequence[Path], bases: Mapping[Path, str], options:
         log.warning("%s: another %s part is cut if no class folder is in it", folder, bases[folder])
 
 
-def _tell_masks(files: Mapping[Path | None, Sequence[Path]]) -> None:
+def _without_masks(folder: Path, inside: Sequence[Path]) -> list[Path]:
+    """The images of a class folder that has others but those in folders of masks; told."""
+
+    def is_mask(path: Path) -> bool:
+        return any(map(_MASKS.fullmatch, path.relative_to(folder).parts[:-1]))
+
+    kept = [path for path in inside if not is_mask(path)]
+    if not kept or len(kept) == len(inside):
+        return list(inside)
+    log.warning(
+        "%s: %d images are left out, since their folders are named as those of masks, as %s; if "
+        "they are images, rename the folder",
+        *(folder, len(inside) - len(kept), next(filter(is_mask, inside)).parent),
+    )
+    return kept
+
+
+def _check_copies(folders: Sequence[Path]) -> None:
+    """Refuse a class folder that holds the classes again, as a copy of the data set in itself."""
+    names = {normal(folder.name).casefold() for folder in folders}
+    for folder in folders:
+        again = [each.name for each in classes_in(folder)]
+        if len([name for name in again if normal(name).casefold() in names]) > 1:
+            raise InputError(
+                f"{folder}: holds the class folders {', '.join(again[:3])} again; move it away, or "
+                "name it alone"
+            )
+
+
+def _check_parts_inside(files: Mapping[Path, Sequence[Path]]) -> None:
+    """Refuse parts inside class folders that hold folders again: these are the classes."""
+    below: dict[str, set[str]] = defaultdict(set)
+    for folder, inside in files.items():
+        for path in inside:
+            names = path.relative_to(folder).parts[:-1]
+            at = next(i for i, name in enumerate(names) if part_of(name))
+            below[names[at + 1] if len(names) > at + 1 else ""].add(part_of(names[at]))
+    shared = sorted(name for name, parts in below.items() if len(parts) > 1)
+    if "" not in below and len(shared) > 1:
+        first = next(iter(files))
+        raise InputError(
+            f"{first}: its parts have the class folders {', '.join(shared[:3])}; name the folder "
+            "that holds the parts"
+        )
+
+
+def _tell_masks(files: Mapping[Path, Sequence[Path]]) -> None:
     """Warn of images that are named as the mask of another one beside them, or lie among masks."""
     for folder in files:
-        if folder and _MASKS.fullmatch(folder.name):
+        if _MASKS.fullmatch(folder.name):
             log.warning("%s is a class by its place; if it holds masks, move it away", folder)
     masks = []
     for inside in files.values():
@@ -194,20 +243,24 @@ def _tell_masks(files: Mapping[Path | None, Sequence[Path]]) -> None:
         )
 
 
-def _tell_inner_classes(files: Mapping[Path | None, Sequence[Path]]) -> None:
-    """Warn of class folders that all hold the same folders, as sites that each hold the classes."""
+def _tell_inner_classes(files: Mapping[Path, Sequence[Path]]) -> None:
+    """Warn of class folders that hold nothing but folders, as sites or organs with their classes.
+
+    Not where these are numbered and differ, as patients are.
+    """
     inner = [
         {path.relative_to(folder).parts[:-1][:1] for path in inside}
         for folder, inside in files.items()
-        if folder
     ]
-    shared = inner[0] if inner and all(each == inner[0] for each in inner) else set()
-    if len(shared) > 1 and () not in shared:
-        names = ", ".join(sorted(name for (name,) in shared))
+    if any(len(each) < 2 or () in each for each in inner):
+        return
+    names = sorted({name for each in inner for (name,) in each})
+    numbered = any(character.isdigit() for name in names for character in name)
+    if all(each == inner[0] for each in inner) or not numbered:
         log.warning(
-            "each class folder holds the folders %s; if these are the classes, give a CSV of "
+            "each class folder holds folders, as %s; if these are the classes, give a CSV of "
             "images and labels, or put each of them first",
-            names,
+            ", ".join(names[:8]),
         )
 
 

@@ -17,6 +17,13 @@ DARK = 0.06
 """Share of full brightness up to which a pixel is dark."""
 FILLED = 0.02
 """Share of a row or column that is not dark where the picture begins; less is noise or print."""
+WORDS = {
+    "none": "",
+    "crop": "",
+    "disc": "without its dark surroundings; ",
+    "letterbox": "padded with black to a square; ",
+    "stretch": "stretched to a square; ",
+}
 
 
 class Framing(NamedTuple):
@@ -29,6 +36,11 @@ class Framing(NamedTuple):
     def of(cls, data: Data) -> Framing:
         """That of a configuration."""
         return cls(data.fit, data.trim)
+
+    @property
+    def words(self) -> str:
+        """What is said before 'the centre square'."""
+        return WORDS[self.trim] + WORDS[self.fit]
 
     def frame(self, pixels: np.ndarray) -> np.ndarray:
         """The picture whose centre square the networks see, [H, W, 3] uint8 -> [H', W', 3]."""

@@ -22,8 +22,10 @@ log = logging.getLogger("diffmic_jax")
 PATTERNS = (
     r"(?i)((?:patient|subject|person|case|pat|sub)[ _-]?\d+)",
     r"([^/_-]+)[_-][^/]*$",  # what comes before the first _ or -
+    *(rf"((?:[^/_-]+[_-]){{{k}}}[^/_-]+)[_-][^/]*$" for k in range(1, 5)),  # before the next ones
     r"([^/]+)[_-][^/_-]*$",  # before the last one
     r"([^/]+)/[^/]+$",  # the folder
+    r"([^/]+)/[^/]+/[^/]+$",  # that around it
 )
 """That a name is tried with; the first group is the patient."""
 _FEWEST, _LARGEST = 10, 0.2  # groups; share of the images in one of them

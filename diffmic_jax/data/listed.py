@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from diffmic_jax.data import labels, tables
 from diffmic_jax.data.catalog import DataSet
 from diffmic_jax.data.columns import part_of_table
+from diffmic_jax.data.csvfile import nfc
 from diffmic_jax.data.finder import Finder
 from diffmic_jax.data.layouts import PARTS, Label, Layout, Parts, Record, reader
 from diffmic_jax.data.lists import read_lists
@@ -114,9 +116,18 @@ def _of_rows(
     if repeated:
         log.warning("%d rows repeat an earlier one and are left out", repeated)
     parts: Parts = {part: [] for part in PARTS}
+    named = Counter(record.id for _, record, _ in seen.values())
     for _, record, part in seen.values():
+        if named[record.id] > 1:  # of images in the folders of their parts, each with its own names
+            record = record._replace(id=_place(record.path, options.root))
         parts[part].append(record)
     return Layout(task, parts, reader(options))
+
+
+def _place(path: str, root: Path) -> str:
+    """Where an image is, from the root on if it is in there."""
+    inside = Path(path).is_relative_to(root)
+    return nfc((Path(path).relative_to(root) if inside else Path(path)).as_posix())
 
 
 def _finder(options: Options, rows: Sequence[tables.Row]) -> Finder:

@@ -13,6 +13,7 @@ are decoded later. The name and the content of `data.root` decide the layout:
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -34,6 +35,8 @@ from diffmic_jax.data.options import Options
 from diffmic_jax.errors import InputError
 from diffmic_jax.fields import specs
 from diffmic_jax.method.task import Task
+
+log = logging.getLogger("diffmic_jax")
 
 FEW_CLASSES = 10
 """So many may have a single image each."""
@@ -236,8 +239,13 @@ def _with_groups(layout: Layout, options: Options) -> Layout:
             raise InputError("config.data.group_regex: config.data.groups is given; name one")
         return layout._replace(parts=grouping.with_groups(layout.parts, options.data.group_regex))
     groups, known = options.data.groups, options.known
-    if not groups and known and (options.root / known.groups).is_file():
-        groups = known.groups
+    if not groups and known:
+        groups = next((name for name in known.groups if (options.root / name).is_file()), "")
+        if known.groups and not groups:
+            log.warning(
+                "no %s in %s: groups (lesions, patients) may be on both sides of the split",
+                *(" or ".join(known.groups), options.root),
+            )
     if not groups:
         return layout
     path = options.table(groups)

@@ -174,7 +174,7 @@ def evaluate(
         raise InputError(f"the data has no {split} split; it has {known}")
     _check_same_data(model, dataset)
     whole = examples["test" if split == CLEAN else split]
-    timed = Timed(predictor=model.predictor)
+    timed = Timed(predictor=_judging(model, split).predictor)
     outputs = predict_part(model, whole, split, timed)
     parts = [CLEAN, split] if split == "test" and CLEAN in examples else [split]
     for part in parts:
@@ -187,6 +187,15 @@ def evaluate(
     if folder is None and parallel.is_main_process():
         write_card(model)
     return found
+
+
+def _judging(model: Model, split: str) -> Model:
+    """Who answers for a part: of members with folds, on the part held out, who has not seen it."""
+    if split != "validation" or len(model.by_fold) == 1:
+        return model
+    log.info("only the members that have not learned from the validation part answer for it")
+    own = (each for each in model.by_fold if each.config.data.fold == model.config.data.fold)
+    return next(own)
 
 
 def evaluate_elsewhere(

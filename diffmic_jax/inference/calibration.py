@@ -166,7 +166,9 @@ def _fit_joint(
     fitted: Calibration, samples: Float[np.ndarray, "n s c"], labels: Int[np.ndarray, "n c"]
 ) -> Calibration:
     """The calibration with `prevalence` and `joint`."""
-    found = dataclasses.replace(fitted, prevalence=tuple(labels.mean(axis=0).tolist()))
+    known = np.maximum((labels >= 0).sum(axis=0), 1)
+    prevalence = (labels == 1).sum(axis=0) / known
+    found = dataclasses.replace(fitted, prevalence=tuple(prevalence.tolist()))
 
     def weighing(log_weight: float) -> Calibration:
         return dataclasses.replace(found, joint=math.exp(log_weight))
@@ -181,16 +183,17 @@ def _fit_joint(
 def joint_log_likelihood(
     fitted: Calibration, samples: Float[np.ndarray, "n s c"], labels: Int[np.ndarray, "n c"]
 ) -> Float[np.ndarray, " n"]:
-    """Log of the probability [N] that all labels of an image are as they are.
+    """Log of the probability [N] that all known labels of an image are as they are.
 
     Args:
       fitted: with several labels.
       samples: [N, S, C] probabilities of each sample.
-      labels: [N, C] zeros and ones.
+      labels: [N, C] zeros, ones and `UNKNOWN`.
     """
     floor = NLL_PROBABILITY_FLOOR
     q = (samples + fitted.joint * np.array(fitted.prevalence)) / (1 + fitted.joint)
     of_outcome = np.where(labels[:, None] == 1, q, 1 - q)
+    of_outcome = np.where(labels[:, None] < 0, 1, of_outcome)
     log = np.log(np.clip(of_outcome, floor, 1)).sum(axis=2)
     joint: np.ndarray = logsumexp(log, axis=1) - math.log(samples.shape[1])
     return joint
@@ -212,9 +215,9 @@ def best_threshold(probabilities: Float[np.ndarray, " n"], labels: Int[np.ndarra
 
 
 def _logits(probabilities: np.ndarray, uniform: float, multi_label: bool) -> np.ndarray:
-    """Logarithms [N, C] (multi-label: logits), with the uniform distribution mixed in."""
+    """Logarithms [..., C] (multi-label: logits), with the uniform distribution mixed in."""
     p = np.asarray(probabilities, np.float64)
-    flat = 0.5 if multi_label else 1 / p.shape[1]
+    flat = 0.5 if multi_label else 1 / p.shape[-1]
     floor = NLL_PROBABILITY_FLOOR
     p = np.clip((p + uniform * flat) / (1 + uniform), floor, 1 - floor)
     return logit(p) if multi_label else np.log(p)
@@ -225,11 +228,11 @@ def of_label(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return values[np.arange(len(labels)), labels]
 
 
-def tempered(calibration: Calibration, probabilities: Float[np.ndarray, "n c"]) -> np.ndarray:
-    """The calibrated probabilities, [N, C]; rows sum to 1 unless multi-label."""
+def tempered(calibration: Calibration, probabilities: Float[np.ndarray, "*n c"]) -> np.ndarray:
+    """The calibrated probabilities, [..., C]; rows sum to 1 unless multi-label."""
     logits = _logits(probabilities, calibration.uniform, calibration.multi_label)
     scaled = logits / calibration.temperature
-    return expit(scaled) if calibration.multi_label else softmax(scaled, axis=1)
+    return expit(scaled) if calibration.multi_label else softmax(scaled, axis=-1)
 
 
 def threshold(calibration: Calibration, coverage: float) -> float:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from diffmic_jax.config import Config
 from diffmic_jax.data.files import read_table, write_text
 from diffmic_jax.inference.evaluated import evaluations
 from diffmic_jax.inference.load import Model
@@ -118,8 +119,33 @@ def _model(model: Model) -> dict[str, Any]:
             else "that of the guidance"
         )
         + COPIES[sampling.flips],
+        "answer": answer_of(model) or "that of this network",
         "configuration": f"SHA-256 {config_sha256(config)}",
     }
+
+
+def answer_of(model: Model) -> str:
+    """Of which networks a model's answer is the mean, and its temperature; empty for one as it is.
+
+    All else on the card is of the first of them.
+    """
+    kinds = Counter(_kind(each.config) for each in model.members)
+    count, folds, own = len(model.members), model.config.data.folds, model.tempering.diffusion
+    facts = []
+    if count > 1:
+        each = ", ".join(f"{n} of {kind}" for kind, n in kinds.items())
+        facts.append(f"mean of {count} networks ({each}), of which this is the first")
+    if folds and len(model.by_fold) == folds:
+        facts.append(f"each of {folds} parts of the images is held out by some of them")
+    if own:
+        facts.append(f"temperature {own.temperature:.3g}")
+    return "; ".join(facts)
+
+
+def _kind(config: Config) -> str:
+    """A network in a word."""
+    alone = config.guidance.tune == "head" and not config.denoiser.encoder
+    return f"{config.recipe}, the last layer alone" if alone else config.recipe
 
 
 def steps_of(samples: int, steps: int, sampler: str = "") -> str:

@@ -90,10 +90,13 @@ class Ensemble(Model):
 
         def predict(batch: Batch, key: Array) -> Outputs:
             found = mean([predictor(batch, key) for predictor in predictors])
-            return found._replace(
-                probabilities=tempered(own, found.probabilities) if own else found.probabilities,
-                guidance=tempered(alone, found.guidance) if alone else found.guidance,
-            )
+            if own:
+                samples = tempered(own, found.samples)
+                p, std = tempered(own, found.probabilities), samples.std(axis=1)
+                found = found._replace(probabilities=p, samples=samples, std=std)
+            if alone:
+                found = found._replace(guidance=tempered(alone, found.guidance))
+            return found
 
         return predict
 

@@ -26,13 +26,29 @@ from diffmic_jax.training.workdir import config_sha256
 from diffmic_jax.types import Array, Batch
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-FRAMED = {
+SQUARE = {
     "none": "",
-    "crop": "",
-    "disc": "without its dark surroundings; ",
-    "letterbox": "padded with black to a square; ",
-    "stretch": "stretched to a square; ",
+    "disc": """\
+from diffmic_jax.data.framing import bright_box
+top, bottom, left, right = bright_box(np.asarray(image))
+image = image.crop((left, top, right, bottom))
+""",
+    "crop": """\
+side = min(image.size)
+left, top = (image.width - side) // 2, (image.height - side) // 2
+square = image.crop((left, top, left + side, top + side))
+""",
+    "letterbox": """\
+side = max(image.size)
+square = Image.new("RGB", (side, side))
+square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+""",
+    "stretch": """\
+side = min(image.size)
+square = image.resize((side, side), Image.Resampling.BILINEAR)
+""",
 }
+"""`Framing.frame` and the centre square in Python, for the page."""
 README = """\
 # {name}
 
@@ -67,10 +83,7 @@ from diffmic_jax.inference import exported  # beside a copy of the file: import 
 
 classifier = exported.load("{name}")
 image = Image.open("image.png").convert("RGB")
-side = min(image.size)
-left, top = (image.width - side) // 2, (image.height - side) // 2
-square = image.crop((left, top, left + side, top + side))
-pixels = np.asarray(square.resize(({size}, {size}), Image.Resampling.BILINEAR))
+{square}pixels = np.asarray(square.resize(({size}, {size}), Image.Resampling.BILINEAR))
 answer = classifier({example})
 print(dict(zip(classifier.class_names, answer["probabilities"][0])))
 ```
@@ -141,7 +154,7 @@ def _program(model: Model, batch_size: int | None) -> export.Exported:
         scaled = {
             name: _tempered(own, means[name]) for name, own in zip(names, tempering, strict=True)
         }
-        return scaled | {"spread": samples.std(axis=1)}
+        return scaled | {"spread": _tempered(tempering.diffusion, samples).std(axis=1)}
 
     (batch,) = (batch_size,) if batch_size else export.symbolic_shape("b")
     size = model.method.image_size
@@ -153,12 +166,12 @@ def _tempered(fitted: Calibration | None, probabilities: Array) -> Array:
     """`calibration.tempered`, of jax's arrays."""
     if fitted is None:
         return probabilities
-    flat = 0.5 if fitted.multi_label else 1 / probabilities.shape[1]
+    flat = 0.5 if fitted.multi_label else 1 / probabilities.shape[-1]
     p = (probabilities + fitted.uniform * flat) / (1 + fitted.uniform)
     p = jnp.clip(p, NLL_PROBABILITY_FLOOR, 1 - NLL_PROBABILITY_FLOOR)
     if fitted.multi_label:
         return jax.nn.sigmoid(jax.scipy.special.logit(p) / fitted.temperature)
-    return jax.nn.softmax(jnp.log(p) / fitted.temperature, axis=1)
+    return jax.nn.softmax(jnp.log(p) / fitted.temperature, axis=-1)
 
 
 def _member_program(model: Model) -> Callable[[Array], dict[str, Array]]:
@@ -208,7 +221,7 @@ def _facts(model: Model, batch_size: int | None) -> dict[str, Any]:
 
 def _readme(name: str, facts: dict[str, Any]) -> str:
     batch = facts["batch_size"] or "B"
-    one = "pixels[None]"
+    one, framing = "pixels[None]", Framing(*facts["framing"])
     return README.format(
         name=name,
         version=facts["versions"].get("diffmic_jax", ""),
@@ -218,7 +231,8 @@ def _readme(name: str, facts: dict[str, Any]) -> str:
         platforms=", ".join(facts["platforms"]),
         batch=batch,
         size=facts["image_size"],
-        framed=FRAMED[facts["framing"][1]] + FRAMED[facts["framing"][0]],
+        framed=framing.words,
+        square=SQUARE[framing.trim] + SQUARE[framing.fit],
         classes=len(facts["class_names"]),
         names=markdown(", ".join(facts["class_names"])),
         meaning="each class is a question of its own" if facts["multi_label"] else "they sum to 1",

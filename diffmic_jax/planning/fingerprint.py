@@ -12,6 +12,7 @@ from diffmic_jax.data import grouping
 from diffmic_jax.data.layouts import PARTS, Record, label_array
 from diffmic_jax.data.pixels import Decoded
 from diffmic_jax.data.sources import CLEAN, Source
+from diffmic_jax.method.task import Task
 
 LOOKED_AT = 48
 """Images whose size and colour are looked at."""
@@ -40,6 +41,8 @@ class Fingerprint:
     """Share of the images that are gray."""
     bits: int
     """The most that a gray image of more than eight bits uses; 0: there are none."""
+    rarest: int = 0
+    """Groups, or images of none, of the class that has the fewest of those that have any."""
     group_regex: str = ""
     """By which the names of images may tell patients; empty: they do not, or these are known."""
 
@@ -70,6 +73,7 @@ class Fingerprint:
             ),
             gray=round(float(np.mean([_is_gray(each.pixels) for each in looks])), 2),
             bits=max(each.bits for each in looks),
+            rarest=_rarest(known, task),
             group_regex=(grouping.guess(source.splits) or {}).get("regex", ""),
         )
 
@@ -88,10 +92,13 @@ class Fingerprint:
         """Whether an image has one label, and the labels are not in the order of degrees."""
         return not self.several and not self.labels.endswith("degrees")
 
-    @property
-    def rarest(self) -> int:
-        """Images of the rarest class that has any."""
-        return min(filter(None, self.classes.values()), default=0)
+
+def _rarest(records: Sequence[Record], task: Task) -> int:
+    """Of how many groups the images of a class are, at least; an image of none is one by itself."""
+    labels, groups = label_array(records, task), np.array([r.group or r.id for r in records])
+    hot = labels > 0 if task.multi_label else labels[:, None] == np.arange(task.num_classes)
+    counts = [len(np.unique(groups[own])) for own in hot.T]
+    return min(filter(None, counts), default=0)
 
 
 def _look(source: Source, records: Sequence[Record]) -> list[Decoded]:

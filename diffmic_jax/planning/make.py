@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from diffmic_jax import recipes
-from diffmic_jax.config import Data
+from diffmic_jax.config import Config, Data
 from diffmic_jax.data.cache import missing
 from diffmic_jax.data.loader import steps_per_epoch
 from diffmic_jax.data.sources import Source, open_source
 from diffmic_jax.errors import InputError
+from diffmic_jax.fields import specs
 from diffmic_jax.method.networks import check_networks
 from diffmic_jax.planning import budget
 from diffmic_jax.planning.fingerprint import Fingerprint
 from diffmic_jax.planning.plan import Plan
-from diffmic_jax.planning.rules import SHARE, Case
+from diffmic_jax.planning.rules import FIXED, SHARE, Case
 
 
 def make_plan(given: Mapping[str, Any], minutes: float) -> Plan:
@@ -32,6 +33,10 @@ def make_plan(given: Mapping[str, Any], minutes: float) -> Plan:
     """
     if not (minutes > 0 and math.isfinite(minutes)):
         raise InputError(f"--minutes={minutes:g}: give more than 0, and an end")
+    if "data.fold" in given:
+        raise InputError("config.data.fold: a fit trains on every fold; leave it out")
+    known = {spec.name: spec for spec in specs(Config)}  # what is unknown is told below
+    given = {name: known[name].typed(x) if name in known else x for name, x in given.items()}
     # Whether a validation part comes with the data decides a rule: none is cut yet.
     whole = {"data.validation_fraction": 0.0, **given}
     source = open_source(recipes.get("strong").changed(whole).data)
@@ -39,8 +44,14 @@ def make_plan(given: Mapping[str, Any], minutes: float) -> Plan:
     plan = Plan.of(Case(data=data, machine=here, minutes=minutes, given=given))
     config = recipes.get("strong").changed(plan.changes)
     check_networks(config)
-    source = open_source(config.data)  # as it will be cut
-    steps_per_epoch(source.splits["train"], config.train.batch_size)
+    for fold in range(plan.members):  # as they will be cut
+        source = open_source(config.changed({"data.fold": fold}).data)
+        if not source.splits["validation"]:
+            raise InputError(
+                "config.data.validation_fraction=0: a fit chooses by images that it holds out; "
+                "give more, or train with `diffmic train --config=strong`"
+            )
+        steps_per_epoch(source.splits["train"], config.train.batch_size)
     _check_reading(source, config.data, plan)
     return plan
 
@@ -50,7 +61,7 @@ def _check_reading(source: Source, data: Data, plan: Plan) -> None:
     folder = Path(data.cache_dir) if data.cache_dir else None
     count = missing(source, data.image_size, folder)
     reading = count * plan.machine.reading / 60
-    if reading > SHARE * plan.minutes:
+    if reading > SHARE * max(plan.minutes - FIXED / 60, plan.minutes / 2):
         raise InputError(
             f"to read {count:,} images takes about {reading:.0f} minutes here, and "
             f"{plan.minutes:g} are given; give --minutes={3 * math.ceil(reading)}, or name "

@@ -94,7 +94,7 @@ def decide(case: Case) -> list[Decision]:
     """All decisions for a data set."""
     size, members = _size_and_members(case)
     found = [_size(case, size), _tune(case, size), _batch_size(case), *_folds(case, members)]
-    found += [_metric(case), *_checkpoints(case, found), _flip(case), _fit(case)]
+    found += [_metric(case), *_checkpoints(case, found), _flip(case), *_copies(case), _fit(case)]
     found += [*_smoothing(case), *_hidden(case, found)]
     kept = [each for each in found if each.field not in case.given]
     chosen = [Decision(field=name, value=x, reason=GIVEN) for name, x in case.given.items()]
@@ -114,16 +114,17 @@ def _size_and_members(case: Case) -> tuple[int, int]:
     if "data.image_size" in case.given:
         useful = [case.given["data.image_size"]]
     few = case.data.learnable < FEW and case.data.rarest >= FOLDS
-    few = few and "data.validation_fraction" not in case.given
+    few = few and not case.given.keys() & {"data.validation_fraction", "data.folds"}
+    given = case.given.get("data.folds", 0)
     fine = min(REFERENCE, max(useful))
-    folded = few and case.images(fine) >= LEAST * case.wanted
+    folded = bool(given) or few and case.images(fine) >= LEAST * case.wanted
     if few and not folded:
         useful = [size for size in useful if size <= fine] or useful
-    least = LEAST if folded else 1
+    least = given or (LEAST if folded else 1)
     fitting = [size for size in useful if case.images(size) >= least * case.wanted]
     size = max(fitting, default=useful[0])
-    members = int(case.images(size) // case.wanted)
-    return size, min(FOLDS, members) if folded else 1
+    members = min(FOLDS, int(case.images(size) // case.wanted))
+    return size, given or (members if folded and members >= LEAST else 1)
 
 
 def _size(case: Case, size: int) -> Decision:
@@ -220,6 +221,14 @@ def _hidden(case: Case, found: Sequence[Decision]) -> list[Decision]:
         return []
     reason = "several labels learn better from layers on the features than from the features"
     return [Decision(field=name, value=value, reason=reason) for name, value in HIDDEN.items()]
+
+
+def _copies(case: Case) -> list[Decision]:
+    """An answer is no mean over the mirrored image where that may be of another class."""
+    if case.given.get("data.flip") != "none":
+        return []
+    reason = "as data.flip: a mirror image may be of another class"
+    return [Decision(field="sampling.flips", value="none", reason=reason)]
 
 
 def _flip(case: Case) -> Decision:

@@ -16,7 +16,17 @@ from typing import Any
 from diffmic_jax.config import Config, Data
 from diffmic_jax.data.catalog import CATALOG, MEDMNIST
 from diffmic_jax.data.files import read_table, write_text
-from diffmic_jax.inference.card import COPIES, cell, markdown, origins, steps_of, table, versions
+from diffmic_jax.data.framing import Framing
+from diffmic_jax.inference.card import (
+    COPIES,
+    answer_of,
+    cell,
+    markdown,
+    origins,
+    steps_of,
+    table,
+    versions,
+)
 from diffmic_jax.inference.evaluated import evaluations
 from diffmic_jax.inference.load import Model
 from diffmic_jax.method.networks import OF_GUIDANCE, SHARED
@@ -90,7 +100,7 @@ def facts(model: Model) -> dict[str, str]:
         "for every image",
         **_about_missing(model),
         **_about_data(config.data, split),
-        **(_about_diffusion(model) if config.denoiser.encoder else _about_classifier(config)),
+        **(_about_diffusion(model) if config.denoiser.encoder else _about_classifier(model)),
         "selection": _selection(config),
         **_about_results(model, split),
     }
@@ -152,11 +162,13 @@ class _Split:
 def _about_data(data: Data, split: _Split) -> dict[str, str]:
     cut = "read from a file" if data.split else PROTOCOLS[data.protocol]
     counts = (f"{n:,} {part}" for part, n in split.images.items())
+    held = f"validation share {data.validation_fraction} of training where none is given"
+    if data.folds:
+        held = f"validation is one of {data.folds} parts of what is not for the test"
     return {
         "data": _data_set(data.name),
         "images": ", ".join(counts) or UNKNOWN,
-        "split": f"{cut}; validation share {data.validation_fraction} of training where none is "
-        f"given; seed {data.split_seed}; every image's part is in split.csv",
+        "split": f"{cut}; {held}; seed {data.split_seed}; every image's part is in split.csv",
         "disjoint": _disjoint(split),
         "distribution": "; ".join(
             f"{part}: " + ", ".join(f"{name} {n:,}" for name, n in sorted(counts.items()))
@@ -164,8 +176,8 @@ def _about_data(data: Data, split: _Split) -> dict[str, str]:
         )
         or UNKNOWN,
         "imbalance": _imbalance(split, data.balance),
-        "preprocessing": f"centre square, {data.image_size} px (bilinear), RGB, mean and "
-        "standard deviation of ImageNet",
+        "preprocessing": f"{Framing.of(data).words}centre square, {data.image_size} px "
+        "(bilinear), RGB, mean and standard deviation of ImageNet",
         "augmentation": f"flips: {FLIPS[data.flip]}; rotation up to {data.rotation:g} degrees"
         f"{_more_augmentation(data)}; in training alone",
     }
@@ -197,14 +209,15 @@ def _imbalance(split: _Split, balance: float) -> str:
     return f"commonest and rarest class in training: {shares}; {sampling}"
 
 
-def _about_classifier(config: Config) -> dict[str, str]:
+def _about_classifier(model: Model) -> dict[str, str]:
+    config = model.config
     train, guidance = config.train, config.guidance
     return {
         "model": f"recipe {config.recipe}: {_guidance(config)}, without diffusion; all sizes in "
         "config.json",
         "diffusion": "none",
         "prediction": f"the classifier's probabilities{COPIES[config.sampling.flips]}",
-        "training": f"{_one_model(config)}; {train.epochs} epochs; {_optimizer(config)}; its loss: "
+        "training": f"{_networks(model)}; {train.epochs} epochs; {_optimizer(config)}; its loss: "
         f"{guidance.loss}",
     }
 
@@ -230,7 +243,7 @@ def _about_diffusion(model: Model) -> dict[str, str]:
         f"{steps_of(sampling.num_samples, sampling.num_steps, sampling.sampler)} "
         f"({sampling.start}), readout: {sampling.readout}"
         f"{COPIES[sampling.flips]}",
-        "training": f"{_one_model(config)}; guidance alone for {guidance.warmup_epochs} epochs, "
+        "training": f"{_networks(model)}; guidance alone for {guidance.warmup_epochs} epochs, "
         f"then {train.epochs} epochs of the denoiser with the guidance "
         f"{'frozen' if guidance.frozen else 'trained along'}; guidance: {_optimizer(config)}; "
         f"denoiser: Adam, {train.learning_rate:g} to {train.final_learning_rate:g} by "
@@ -238,9 +251,10 @@ def _about_diffusion(model: Model) -> dict[str, str]:
     }
 
 
-def _one_model(config: Config) -> str:
-    train = config.train
-    return f"one model, seed {config.seed}, {train.dtype}, batch {train.batch_size}"
+def _networks(model: Model) -> str:
+    config, train = model.config, model.config.train
+    answer = answer_of(model) or "one model"
+    return f"{answer}, seed {config.seed}, {train.dtype}, batch {train.batch_size}"
 
 
 def _guidance(config: Config) -> str:

@@ -150,3 +150,33 @@ def test_a_class_folder_of_other_formats_says_which_are_read(tmp_path):
     message = r"/z: no images in this folder \(1 \.pgm are not read as images\); add some as PNG"
     with pytest.raises(InputError, match=message):
         open_source("x", tmp_path)
+
+
+def test_masks_inside_a_class_folder_are_left_out(tmp_path, caplog):
+    folders = [f"{name}/{kind}" for name in ("x", "y") for kind in ("images", "lung masks")]
+    write(tmp_path, *many(*folders))
+    records = open_source("x", tmp_path).records
+    assert len(records) == 20
+    assert all("/images/" in record.id for record in records)
+    assert "10 images are left out, since their folders are named as those of masks" in caplog.text
+
+
+def test_a_copy_of_the_classes_in_a_class_folder_is_refused(tmp_path):
+    write(tmp_path, *many("no", "yes", "copy/no", "copy/yes"))
+    with pytest.raises(InputError, match=r"copy: holds the class folders no, yes again; move it"):
+        open_source("x", tmp_path)
+
+
+def test_classes_inside_the_parts_of_two_archives_are_no_parts_of_these(tmp_path):
+    inner = [f"{part}/{name}/images" for part in ("Train", "Test") for name in ("sick", "well")]
+    write(tmp_path, *many(*(f"{archive} Data/{each}" for archive in ("A", "B") for each in inner)))
+    message = r"A Data: its parts have the class folders sick, well; name the folder"
+    with pytest.raises(InputError, match=message):
+        open_source("x", tmp_path)
+    assert open_source("x", tmp_path / "A Data").task.class_names == ("sick", "well")
+
+
+def test_other_folders_in_each_class_folder_may_be_the_classes(tmp_path, caplog):
+    write(tmp_path, *many("colon/aca", "colon/n", "lung/aca", "lung/n", "lung/scc"))
+    open_source("x", tmp_path)
+    assert "each class folder holds folders, as aca, n, scc; if these are" in caplog.text

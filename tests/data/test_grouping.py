@@ -27,6 +27,8 @@ def parts_of(names: list[str], group: str = "") -> dict[str, list[Record]]:
         ("sick/Patient {0} ({1}).png", "Patient 0", 20),
         ("IM-{0:04d}-{1:04d}.dcm", "IM-0000", 20),
         ("well/p{0}/scan.{1}.png", "p0", 20),
+        ("mild/OAS1_{0:04d}_MR1_mpr-{1}_100.jpg", "OAS1_0000", 20),
+        ("SOB_M/SOB_M_DC-14-{0}-40-00{1}.png", "SOB_M_DC-14-0", 20),
     ],
 )
 def test_patients_are_guessed_from_names(name, first, groups):

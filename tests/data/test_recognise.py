@@ -6,8 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from diffmic_jax.config import Config
+from diffmic_jax.data.cache import cached
+from diffmic_jax.data.layouts import PARTS
 from diffmic_jax.data.recognise import data_fields, name_of
 from diffmic_jax.data.sources import open_source
 from diffmic_jax.errors import InputError
@@ -44,6 +47,22 @@ def test_a_table_that_lacks_labels_is_still_the_table(tmp_path):
 def test_a_published_data_set_by_its_own_table(tmp_path):
     (tmp_path / "HAM10000_metadata.csv").write_text("lesion_id,image_id,dx\n")
     assert data_fields(tmp_path) == {"data.name": "ham10000", "data.root": str(tmp_path)}
+
+
+def test_the_lesions_of_a_published_data_set(tmp_path, caplog):
+    """From either of its tables, and told where there is none."""
+    rows = "".join(f"I_{i},{i % 2},{1 - i % 2},0,0,0,0,0\n" for i in range(20))
+    truth = "ISIC2018_Task3_Training_GroundTruth.csv"
+    write_tables(tmp_path, {truth: f"image,MEL,NV,BCC,AKIEC,BKL,DF,VASC\n{rows}"})
+    for i in range(20):
+        write_image(tmp_path / f"I_{i}.jpg")
+    config = Config().changed(data_fields(tmp_path))
+    assert not open_source(config.data).records[0].group
+    assert "groups (lesions, patients) may be on both sides of the split" in caplog.text
+    lesions = "".join(f"I_{i},H_{i // 2}\n" for i in range(20))
+    table = "ISIC2018_Task3_Training_LesionGroupings.csv"
+    write_tables(tmp_path, {table: f"image,lesion_id\n{lesions}"})
+    assert len({record.group for record in open_source(config.data).records}) == 10
 
 
 def test_the_archives_of_medmnist(tmp_path):
@@ -267,6 +286,23 @@ def test_folders_of_parts_are_no_classes(tmp_path):
     parts = opened(tmp_path)
     assert parts["test"][1] == ("Testing_Set/Testing/1.png", "DR")
     assert {path.split("/")[0] for path, _ in parts["train"]} == {"Training_Set"}
+
+
+def test_one_name_in_two_parts_is_two_images(tmp_path):
+    """As in RFMiD and IDRiD, whose parts count from 1 each."""
+    for part, red in (("train", 0), ("test", 200)):
+        rows = "".join(f"{i},{i % 2}\n" for i in range(20))
+        write_tables(tmp_path, {f"{part}/labels.csv": f"image,label\n{rows}"})
+        for i in range(20):
+            Image.new("RGB", (8, 8), (red, 10 * i, 0)).save(tmp_path / part / f"{i}.png")
+    config = Config().changed(data_fields(tmp_path) | {"data.folds": 4})
+    source = open_source(config.data)
+    assert [len(source.splits[part]) for part in PARTS] == [15, 5, 20]
+    for part, examples in cached(source, 8).examples.items():
+        greens = [10 * int(Path(record.path).stem) for record in examples.records]
+        reds = [200 * (part == "test")] * len(greens)
+        found = examples.images(np.arange(len(greens)))[:, 0, 0, :2]
+        np.testing.assert_array_equal(found, np.transpose([reds, greens]))
 
 
 def test_a_table_by_ids_does_not_replace_class_folders(classes):

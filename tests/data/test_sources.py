@@ -167,9 +167,9 @@ def test_classes_inside_of_other_folders_are_told(tmp_path, caplog):
             for name in ("benign", "malignant"):
                 write_image(tmp_path / "sites" / site / name / f"{i}.png")
     open_source("x", tmp_path / "patients")
-    assert "holds the folders" not in caplog.text
+    assert "holds folders" not in caplog.text
     open_source("x", tmp_path / "sites")
-    assert "each class folder holds the folders benign, malignant" in caplog.text
+    assert "each class folder holds folders, as benign, malignant" in caplog.text
 
 
 def test_masks_beside_their_images_are_told(tmp_path, caplog):

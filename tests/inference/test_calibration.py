@@ -13,7 +13,7 @@ from diffmic_jax.errors import InputError
 from diffmic_jax.inference import calibration
 from diffmic_jax.inference.calibration import Calibration, Calibrations
 from diffmic_jax.inference.predictions import Outputs
-from diffmic_jax.method.task import Task
+from diffmic_jax.method.task import UNKNOWN, Task
 from tests.synthetic import classifier
 
 FOUR = Task(class_names=("a", "b", "c", "d"))
@@ -158,6 +158,23 @@ def test_samples_that_know_nothing_have_the_weight_of_the_prevalence():
     expected = np.log(np.where(labels[0] == 1, q, 1 - q)).sum()
     found = calibration.joint_log_likelihood(fitted, wrong[:1], labels[:1])
     np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_unknown_labels_count_for_nothing_in_what_is_asked_together():
+    known = drawn_together(200, 0)
+    fitted = calibration.fit(known, TOGETHER).diffusion
+    assert fitted is not None
+    labels = known.label.copy()
+    labels[::2, 1] = UNKNOWN
+    half = calibration.fit(known._replace(label=labels), TOGETHER).diffusion
+    assert half is not None
+    of_first, of_second = labels[:, 0].mean(), known.label[1::2, 1].mean()
+    np.testing.assert_allclose(half.prevalence, (of_first, of_second))
+    samples, label = known.samples[:1], labels[:1]
+    alone = dataclasses.replace(fitted, prevalence=fitted.prevalence[:1])
+    found = calibration.joint_log_likelihood(fitted, samples, label)
+    expected = calibration.joint_log_likelihood(alone, samples[..., :1], label[:, :1])
+    np.testing.assert_allclose(found, expected)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"step": 3}'])

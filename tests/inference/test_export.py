@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from diffmic_jax.cli import main as cli
+from diffmic_jax.data.framing import Framing
 from diffmic_jax.data.transforms import prepare
 from diffmic_jax.inference import calibration, export, exported
 from diffmic_jax.inference.classify import classify_exported
@@ -115,6 +116,20 @@ def test_an_exported_program_averages_over_mirrored_copies(trained, images, tmp_
     page = Path(f"{out}.md").read_text()
     assert "sum to 1, mean over the image and its mirror image." in page
     assert "deviation of the 4 samples" in page
+
+
+@pytest.mark.parametrize("fit", ["crop", "letterbox", "stretch"])
+@pytest.mark.parametrize("trim", ["none", "disc"])
+def test_the_page_frames_an_image_as_the_package_does(fit, trim):
+    pixels = np.random.default_rng(0).integers(60, 256, (20, 30, 3), np.uint8)
+    pixels[:3] = 0
+    scope = {"image": Image.fromarray(pixels), "Image": Image, "np": np}
+    exec(export.SQUARE[trim] + export.SQUARE[fit], scope)
+    framed = Framing(fit, trim).frame(pixels)
+    side = min(framed.shape[:2])
+    top, left = ((length - side) // 2 for length in framed.shape[:2])
+    expected = framed[top : top + side, left : left + side]
+    np.testing.assert_array_equal(np.asarray(scope["square"]), expected)
 
 
 def test_what_lies_beside_the_program(program, trained):

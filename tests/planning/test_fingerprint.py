@@ -46,6 +46,7 @@ def test_a_table_with_groups_degrees_and_deep_gray(tmp_path):
     found = Fingerprint.of(open_source(data))
     assert found.labels == "one of several degrees"
     assert found.groups == 6
+    assert found.rarest == 2  # the images of class 1 are of the patients 3 and 5
     assert found.leaked == 1  # image 1, whose patient has image 0 in training
     assert found.aspect == (2, 2, 2)
     assert (found.gray, found.bits) == (1, 12)

@@ -9,8 +9,10 @@ import pytest
 from diffmic_jax.data.cache import cached
 from diffmic_jax.errors import InputError
 from diffmic_jax.planning import budget
+from diffmic_jax.planning import plan as plans
 from diffmic_jax.planning.make import make_plan
 from diffmic_jax.planning.rules import Machine
+from tests import tiny
 from tests.data.opened import open_source
 
 SIZE = 64
@@ -33,6 +35,8 @@ def test_images_that_cannot_be_read_in_the_minutes_are_refused(given, monkeypatc
     with pytest.raises(InputError, match=rf"{count} images takes about {count} minutes") as told:
         make_plan(given, minutes=20)
     assert f"--minutes={3 * count}" in str(told.value)
+    with pytest.raises(InputError, match="to read"):  # it leaves no time for the rest
+        make_plan(given, minutes=count / 0.8 + 1)
     assert make_plan(given, minutes=3 * count).minutes == 3 * count
 
 
@@ -47,3 +51,36 @@ def test_reading_is_timed_on_images_of_the_data(given):
     found = budget.machine(open_source("images", given["data.root"]))
     assert 0 < found.reading < 10
     assert found.seconds > 0
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "reason"),
+    [
+        ("data.validation_fraction", 0.0, "a fit chooses by images that it holds out"),
+        ("data.fold", 1, "a fit trains on every fold; leave it out"),
+    ],
+)
+def test_a_fit_holds_out_images_and_trains_on_all_folds(given, field, value, reason):
+    fields = given | {"data.protocol": "random", field: value}  # no part is given
+    with pytest.raises(InputError, match=reason):
+        make_plan(fields, minutes=20)
+
+
+def test_a_later_fold_that_nothing_is_left_for_is_refused_before_any_is_trained(given, tmp_path):
+    paths = sorted(path for path in Path(given["data.root"]).rglob("*.png"))
+    rows = [f"{path},{i % 2},p{i % 3 if i < 9 else 3}" for i, path in enumerate(paths)]
+    table = tmp_path / "labels.csv"
+    table.write_text("\n".join(["image,label,group", *rows]))
+    folded = given | {"data.labels": str(table), "data.folds": 4}
+    with pytest.raises(InputError, match="no image is left for the validation part"):
+        make_plan(folded, minutes=20)
+
+
+def test_a_plan_keeps_lists_as_their_fields_have_them(given, tmp_path):
+    names = [*tiny.CLASSES]
+    plan = make_plan(given | {"data.class_names": names}, minutes=20)
+    plan.write(tmp_path)
+    stored = plans.read(tmp_path)
+    assert stored is not None
+    plans.check_same(stored, plan, tmp_path)
+    assert plan.given["data.class_names"] == tuple(names)

@@ -23,6 +23,7 @@ FEW = Fingerprint(
     aspect=(0.9, 1.2, 1.9),
     gray=1.0,
     bits=0,
+    rarest=93,
 )
 MANY = dataclasses.replace(FEW, images={"train": 8011, "validation": 0, "test": 2004})
 LAPTOP, GPU = Machine(devices="2 CPU cores", seconds=0.03), Machine(devices="a GPU", seconds=0.0005)
@@ -45,7 +46,7 @@ def test_few_images_are_folded_and_many_have_a_validation_part():
     assert "data.folds" not in many
     assert many["data.validation_fraction"] == pytest.approx(0.1)
     # A class with fewer images than folds would be missing in some.
-    rare = dataclasses.replace(FEW, classes={"a": 540, "b": 4, "c": 2})
+    rare = dataclasses.replace(FEW, classes={"a": 540, "b": 4, "c": 2}, rarest=2)
     assert "data.folds" not in changes(rare, LAPTOP, 20)
 
 
@@ -168,3 +169,17 @@ def test_an_audit_that_takes_long_is_left_out_and_the_plan_says_so():
     assert "no audit" not in plan(60).text
     assert plan(30).audit == 0
     assert "no audit of the images, which takes 6 minutes" in plan(30).text
+
+
+def test_where_mirror_images_differ_no_answer_is_a_mean_over_them():
+    assert changes(FEW, LAPTOP, 20, data__flip="none")["sampling.flips"] == "none"
+    assert "sampling.flips" not in changes(FEW, LAPTOP, 20)
+    both = changes(FEW, LAPTOP, 20, data__flip="none", sampling__flips="both")
+    assert both["sampling.flips"] == "both"
+
+
+def test_two_folds_are_too_few_and_given_folds_share_the_minutes():
+    assert changes(FEW, LAPTOP, 30)["data.folds"] == 3
+    assert "data.folds" not in changes(FEW, LAPTOP, 30, data__image_size=192)
+    alone, shared = (changes(FEW, LAPTOP, 60, data__folds=n)["data.image_size"] for n in (0, 5))
+    assert shared < alone
