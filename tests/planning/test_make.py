@@ -67,13 +67,17 @@ def test_a_fit_holds_out_images_and_trains_on_all_folds(given, field, value, rea
 
 
 def test_a_later_fold_that_nothing_is_left_for_is_refused_before_any_is_trained(given, tmp_path):
-    paths = sorted(path for path in Path(given["data.root"]).rglob("*.png"))
-    rows = [f"{path},{i % 2},p{i % 3 if i < 9 else 3}" for i, path in enumerate(paths)]
+    patients = [*"ab"] * 2 + ["c"] * 16  # the first two are held out together, then there are none
+    rows = [
+        f"{path},{i % 2},{patients[i] if i < 20 else i},{'train' if i < 20 else 'test'}"
+        for i, path in enumerate(sorted(Path(given["data.root"]).rglob("*.png")))
+    ]
     table = tmp_path / "labels.csv"
-    table.write_text("\n".join(["image,label,group", *rows]))
-    folded = given | {"data.labels": str(table), "data.folds": 4}
+    table.write_text("\n".join(["image,label,group,split", *rows]))
+    fields = {"name": "images", "root": given["data.root"], "labels": str(table), "folds": 3}
+    assert len(open_source(**fields).splits["validation"]) == 4
     with pytest.raises(InputError, match="no image is left for the validation part"):
-        make_plan(folded, minutes=20)
+        make_plan(given | {"data.labels": str(table), "data.folds": 3}, minutes=20)
 
 
 def test_a_plan_keeps_lists_as_their_fields_have_them(given, tmp_path):
