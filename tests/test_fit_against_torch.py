@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import importlib
 import json
@@ -53,9 +54,17 @@ def test_both_sides_are_measured_alike(out, monkeypatch, capsys):
     assert "accuracy             0.7500   1.0000" in capsys.readouterr().out
 
 
-def test_pytorch_has_the_classes_in_the_order_of_the_fit(out, monkeypatch):
+@pytest.mark.parametrize("several", [False, True])
+def test_pytorch_has_the_classes_in_the_order_of_the_fit(out, monkeypatch, several):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     own = out / "fit-3/eval/test/predictions.csv"
-    own.write_text(own.read_text().replace("prob_a,prob_b", "prob_b,prob_a"))
-    found = importlib.import_module("fit_against_torch")._classes(out / "fit-3")
-    assert found == ["b", "a"]
+    text = own.read_text().replace("prob_a,prob_b", "prob_b,prob_a")
+    own.write_text(text.replace("0,a,a", "0,a|b,a") if several else text)
+    config = {"data": {"root": "photos", "image_size": 96}}
+    (out / "fit-3/config.json").write_text(json.dumps(config))
+    args = argparse.Namespace(torch="python", minutes=20)
+    places = {side: out / f"{side}-3" for side in ("fit", "torch")}
+    found = importlib.import_module("fit_against_torch")._torch(args, "3", places)
+    assert found[-3:] == ["--classes", "b", "a"]
+    assert ("--several" in found) == several
+    assert "--size=96" in found
