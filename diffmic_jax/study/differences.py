@@ -102,7 +102,8 @@ def _over_images(
             return {}
     names = set.intersection(*map(set, resampled)) if resampled else set()
     means = {name: np.mean([each[name] for each in resampled], axis=0) for name in names}
-    return {name: interval(x) for name, x in means.items() if not np.isnan(x).all()}
+    found = ((name, *interval(x)) for name, x in means.items())
+    return {name: (ci95, p) for name, ci95, p in found if ci95 is not None and p is not None}
 
 
 def _differences(first: Row, row: Row, sides: tuple[Outcome, Outcome]) -> dict[str, np.ndarray]:

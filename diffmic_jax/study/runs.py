@@ -65,7 +65,7 @@ class Outcome:
     """With `metrics.json` and `predictions.csv`."""
     workdir: Path
     """Of the run that was evaluated."""
-    seconds: float = 0.0
+    seconds: float | None = None
     """Of training and evaluation."""
     train_cpu: float | None = None
     """CPU seconds of all trainings that the results are of, with their evaluations; None: another
@@ -165,6 +165,12 @@ class Runs:
             clocks["cpu_seconds"] = time.process_time
         began = {name: clock() for name, clock in clocks.items()}
         record = self._record.setdefault(f"{row.name}-{seed}", {})
+        if not (run_workdir(self.folder, row.name, seed) / "checkpoints").exists():
+            for name in ("open", "seconds", "cpu_seconds"):  # of a training that is gone
+                record.pop(name, None)
+        # It was killed: what that one took is not known, nor is the sum.
+        lost = record.get("open", False)
+        record["open"] = True
         # Older results may remain after a stop; the rows that use this run are out of date with it.
         for each in (row, *(other for other in self.study.rows if row.name in other.needs())):
             self._record.get(f"{each.name}-{seed}", {}).pop("done", None)
@@ -188,6 +194,8 @@ class Runs:
             jax.clear_caches()
             for name, clock in clocks.items():
                 record[name] = record.get(name, 0.0) + clock() - began[name]
+            for name in ("seconds", "cpu_seconds") if lost else ("open",):
+                record.pop(name, None)
             self._write()
 
     def outcomes(self) -> list[Outcome]:
@@ -209,7 +217,7 @@ class Runs:
         return dataclasses.replace(
             outcome,
             status="done",
-            seconds=self._record.get(f"{row.name}-{seed}", {}).get("seconds", 0.0),
+            seconds=self._record.get(f"{row.name}-{seed}", {}).get("seconds"),
             **self._cost(row, seed),
             values=values,
             intervals=intervals,

@@ -80,7 +80,7 @@ def _lines(row: Row, folder: Path, outcome: Outcome) -> list[dict[str, Any]]:
         if results is None:
             continue
         line = {"row": outcome.row, "seed": outcome.seed, "split": split, "status": outcome.status}
-        line["seconds"] = f"{outcome.seconds:.0f}"
+        line["seconds"] = None if outcome.seconds is None else f"{outcome.seconds:.0f}"
         for name, cost in (("train_cpu", outcome.train_cpu), ("predict_cpu", outcome.predict_cpu)):
             line[f"{name}_seconds"] = None if cost is None else f"{cost:.4g}"
         line["metrics"] = results.relative_to(folder) / "metrics.json"

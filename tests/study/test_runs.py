@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from functools import partial
 from pathlib import Path
@@ -114,3 +115,25 @@ def test_only_a_cpus_runs_have_a_cost_in_cpu_seconds(spec, tmp_path, monkeypatch
     done = runs.outcomes()[0]
     assert done.seconds > 0
     assert (done.train_cpu is not None) == (device == "cpu")
+
+
+def test_what_a_killed_training_took_is_not_known(spec, tmp_path, monkeypatch):
+    runs = runs_of(spec, tmp_path, [], monkeypatch)
+    basic = runs.study.rows[0]
+    runs.attempt(basic, 0)
+    once = runs.outcomes()[0]
+    assert once.seconds and once.train_cpu
+    # As a kill leaves it: begun, and never ended.
+    record = json.loads((tmp_path / "runs.json").read_text())
+    assert "open" not in record["basic-0"]
+    del record["basic-0"]["done"]
+    (tmp_path / "runs.json").write_text(json.dumps(record | {"basic-0": {"open": True}}))
+    again = runs_of(spec, tmp_path, [], monkeypatch)
+    again.attempt(basic, 0)
+    found = again.outcomes()[0]
+    assert (found.status, found.seconds, found.train_cpu) == ("done", None, None)
+    # Trained anew, it costs what that takes.
+    shutil.rmtree(tmp_path / "runs/basic-0")
+    anew = runs_of(spec, tmp_path, [], monkeypatch)
+    anew.attempt(basic, 0)
+    assert anew.outcomes()[0].seconds > 0
