@@ -31,6 +31,7 @@ from diffmic_jax.inference.ensemble import Ensemble
 from diffmic_jax.inference.exported import Exported
 from diffmic_jax.inference.load import load as load_model
 from diffmic_jax.memory import keep_freed
+from diffmic_jax.planning import plan as plans
 from diffmic_jax.planning.make import make_plan
 from diffmic_jax.planning.plan import Plan
 from diffmic_jax.training.content import check_split
@@ -83,7 +84,7 @@ def fit(
     keep_compiled()
     if config is None:
         place = Path(workdir).expanduser() if workdir else default_workdir(data)
-        planned = plan(data, minutes=minutes, changes=changes)
+        planned = _plan(data, minutes, changes, begun=plans.read(place) is not None)
         return Classifier(fitting.fit(planned, place, began))
     given = (data_fields(data) if data is not None else {}) | dict(changes or {})
     spec = config if isinstance(config, str) else "run"
@@ -100,11 +101,19 @@ def plan(
     changes: Mapping[str, Any] | None = None,
 ) -> Plan:
     """What `fit` would do with a data set, and why. Arguments and errors are those of `fit`."""
+    return _plan(data, minutes, changes)
+
+
+def _plan(
+    data: str | Path | None,
+    minutes: float | None,
+    changes: Mapping[str, Any] | None,
+    begun: bool = False,
+) -> Plan:
     if data is None:
         raise InputError("fit: name a folder, a CSV or a data set")
-    return make_plan(
-        data_fields(data) | dict(changes or {}), MINUTES if minutes is None else minutes
-    )
+    given = data_fields(data) | dict(changes or {})
+    return make_plan(given, MINUTES if minutes is None else minutes, begun)
 
 
 def default_workdir(data: str | Path | None) -> Path:

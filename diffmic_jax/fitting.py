@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 
-from diffmic_jax import recipes
 from diffmic_jax.config import Config
 from diffmic_jax.data.dataset import Dataset, open_dataset
 from diffmic_jax.errors import InputError
@@ -32,10 +31,11 @@ from diffmic_jax.inference.ensemble import FILE as MEMBERS
 from diffmic_jax.inference.ensemble import Ensemble, Members, keep_members, mean
 from diffmic_jax.inference.load import Model, load
 from diffmic_jax.method.networks import check_networks
-from diffmic_jax.planning import budget
+from diffmic_jax.method.sampling import MIRRORS
+from diffmic_jax.planning import budget, candidates
 from diffmic_jax.planning import plan as plans
 from diffmic_jax.planning.plan import Plan
-from diffmic_jax.planning.rules import EPOCHS, FEW, FIXED, HIDDEN
+from diffmic_jax.planning.rules import EPOCHS, FIXED, REFERENCE, SHARE
 from diffmic_jax.training import parallel, peers
 from diffmic_jax.training.owner import check_free, owned
 from diffmic_jax.training.run import TrainingRun
@@ -49,21 +49,6 @@ EXTRA = 0.12
 LEAST = 1.0
 EXTRAS = 0.4
 """The most of all of them together; what does not fit is left out, the diffusion last."""
-ON_FEATURES: dict[str, Any] = {
-    "guidance.tune": "head",
-    "guidance.views": 2,
-    "guidance.frozen": True,
-    "guidance.warmup_epochs": 0,
-    "checkpoint.every_steps": 200,
-}
-"""A denoiser that learns on the features of a finished classifier."""
-HEAD: dict[str, Any] = {
-    "guidance.tune": "head",
-    "guidance.views": 8,
-    "guidance.drop_path": 0.0,
-    "checkpoint.every_steps": 200,
-}
-"""A last layer on features that do not change; with several labels it has layers before it."""
 CANDIDATES = {
     "classifier": ("classifier",),
     "head": ("head",),
@@ -72,6 +57,8 @@ CANDIDATES = {
     "diffusion and head": ("diffusion", "head"),
 }
 """What may answer, the simpler before; of several networks the mean does."""
+PREDICTION = 6.0
+"""Time of a training step of an image, over that of a prediction of one copy of it."""
 REPORT = 20.0
 """Seconds for the report on an idle machine, without an audit of the images."""
 CHOICE, EXPORT = 5.0, 4.0
@@ -123,6 +110,8 @@ def train(
             budget.keep(workdir, found)
         run.train(validator(run))
     peers.at("evaluates")
+    if minutes is not None and config.guidance.checkpoint and parallel.is_main_process():
+        run.forget_features()
     return load(workdir, flatten(config.to_dict()), run.method), dataset
 
 
@@ -154,7 +143,7 @@ def fit(plan: Plan, workdir: Path, began: float | None = None) -> Model:
             f"{workdir} holds a run that was not planned here; choose another --out, or go on with "
             "it by its own --config"
         )
-    config = recipes.get("strong").changed(plan.changes)
+    config = candidates.classifier(plan)
     log.info("%s", plan.text)
     if 60 * plan.minutes <= FIXED:
         log.warning(
@@ -164,11 +153,15 @@ def fit(plan: Plan, workdir: Path, began: float | None = None) -> Model:
         )
     check_writable(workdir)
     crowding = budget.crowding()  # before the images are read: that is no other process
+    reading = time.monotonic()
     dataset = open_dataset(config)
+    reading = time.monotonic() - reading
     end = None  # of a fit that goes on, each member has the minutes that it had
     if not plan.share:
+        _check_reading(reading, plan.minutes)
         # At most three networks of a member are asked, and two of them answer.
         reserved = REPORT + plan.audit + (3 * CHOICE + 2 * EXPORT) * plan.members
+        reserved += _asking(plan, config)
         end = began + 60 * plan.minutes - reserved * crowding
         left = max(end - time.monotonic(), 1.0)
         plan = dataclasses.replace(plan, share=left / 60 / plan.members)
@@ -183,7 +176,7 @@ def fit(plan: Plan, workdir: Path, began: float | None = None) -> Model:
             if end is not None:  # what those before have left over is shared
                 minutes = max(end - time.monotonic(), 1.0) / 60 / (plan.members - i)
             places.append(workdir / "folds" / str(i) if i else workdir)
-            _member(own, places[i], minutes, _extras(plan), images)
+            _member(own, places[i], minutes, plan, images)
         _choose(plan, workdir, places, dataset)
     model = load(workdir)
     with owned(workdir):
@@ -192,17 +185,36 @@ def fit(plan: Plan, workdir: Path, began: float | None = None) -> Model:
     return model
 
 
-def _extras(plan: Plan) -> dict[str, dict[str, Any]]:
-    """The networks of a member beside its classifier, as many as there is time for.
+def _check_reading(seconds: float, minutes: float) -> None:
+    """Refuse to go on where nearly all minutes went by with reading; nothing is planned yet.
 
-    Each with the fields that differ from the classifier's, or from the diffusion's own recipe.
+    Raises:
+      InputError: they did.
     """
-    wanted = {"diffusion": ON_FEATURES}
-    if plan.data.learnable < FEW and plan.changes["guidance.tune"] == "full":
-        layers = {name: plan.given.get(name, value) for name, value in HIDDEN.items()}
-        wanted["head"] = HEAD | (layers if plan.data.several else {})
+    if seconds > SHARE * 60 * minutes:
+        raise InputError(
+            f"to read the images took {seconds / 60:.1f} of {minutes:g} minutes: give the same "
+            "command again, they are kept as they were read"
+        )
+
+
+def _asking(plan: Plan, config: Config) -> float:
+    """Seconds to ask the networks of all members for the held-out and the test images."""
+    data, split = plan.data, config.data
+    held = data.learnable
+    if not split.folds:
+        held = data.images["validation"] or round(split.validation_fraction * held)
+    copies = len(MIRRORS[config.sampling.flips]) * (split.image_size / REFERENCE) ** 2
+    # For the choice three of a member, and for the calibration and the test part those that answer.
+    asked = 5 * held + 2 * plan.members * data.images["test"]
+    return asked * copies * plan.machine.seconds / PREDICTION
+
+
+def _extras(plan: Plan) -> tuple[str, ...]:
+    """The networks of a member beside its classifier, as many as there is time for."""
+    wanted = ("diffusion", "head") if candidates.has_head(plan) else ("diffusion",)
     most = int(EXTRAS * plan.share / _minutes_of_extra(plan.share)) or 1
-    return dict([*wanted.items()][:most])
+    return wanted[:most]
 
 
 def _minutes_of_extra(minutes: float) -> float:
@@ -210,34 +222,27 @@ def _minutes_of_extra(minutes: float) -> float:
     return max(EXTRA * minutes, min(LEAST, minutes / 2))
 
 
-def _member(
-    config: Config,
-    place: Path,
-    minutes: float,
-    extras: Mapping[str, Mapping[str, Any]],
-    dataset: Dataset,
-) -> None:
+def _member(config: Config, place: Path, minutes: float, plan: Plan, dataset: Dataset) -> None:
     """Train a member's networks in its workdir."""
     began = time.monotonic()
     each = _minutes_of_extra(minutes)
-    if "head" in extras:
-        head = config.changed(extras["head"])
-        train(head, place / "head", each, EPOCHS, dataset=dataset)
+    if "head" in _extras(plan):
+        _extra("head", candidates.head(config, plan), place, each, dataset)
         minutes -= (time.monotonic() - began) / 60
-    train(config, place, max(minutes - each, each), EPOCHS, spare=each, dataset=dataset)
+    most = min(EPOCHS, int(plan.given.get("train.epochs", EPOCHS)))
+    train(config, place, max(minutes - each, each), most, spare=each, dataset=dataset)
     if (spent := budget.begun(place)) and spent.extended:
         log.info("no diffusion: the classifier had its time, to see every image")
         return
-    same = ("data", "model", "guidance", "checkpoint", "eval", "seed")
-    kept = {name: getattr(config, name) for name in same}
-    diffusion = dataclasses.replace(recipes.get("plus"), **kept)
-    of_member = {
-        "guidance.checkpoint": str(place),
-        "train.batch_size": config.train.batch_size,
-        "sampling.flips": config.sampling.flips,
-    }
-    diffusion = diffusion.changed({**extras["diffusion"], **of_member})
-    train(diffusion, place / "diffusion", each, EPOCHS, dataset=dataset)
+    _extra("diffusion", candidates.diffusion(config, place), place, each, dataset)
+
+
+def _extra(name: str, config: Config, place: Path, minutes: float, dataset: Dataset) -> None:
+    """Train a network beside the classifier, if there is time for its features."""
+    try:
+        train(config, place / name, minutes, EPOCHS, dataset=dataset)
+    except budget.TooLongError as error:
+        log.info("no %s: %s", name, error)
 
 
 def _choose(plan: Plan, workdir: Path, places: list[Path], dataset: Dataset) -> None:
@@ -253,7 +258,7 @@ def _choose(plan: Plan, workdir: Path, places: list[Path], dataset: Dataset) -> 
             model = Ensemble.of([load(place / below) for place in places], workdir)
             parts[name] = held_out(model, dataset)
     task, groups = model.task, parts["classifier"].groups
-    losses, tempering, candidates = {}, {}, []
+    losses, tempering, table = {}, {}, []
     for name, networks in CANDIDATES.items():
         if parts.keys() >= {*networks}:
             outputs = mean([parts[network].outputs for network in networks])
@@ -263,7 +268,7 @@ def _choose(plan: Plan, workdir: Path, places: list[Path], dataset: Dataset) -> 
             p = calibration.tempered(own, outputs.probabilities)
             losses[name] = image_nll(p, outputs.label, task)
             found = compute(p, outputs.label, task, bootstrap=0)
-            candidates.append({"name": name} | {metric: found[metric] for metric in SCALARS})
+            table.append({"name": name} | {metric: found[metric] for metric in SCALARS})
     chosen, best, error = simplest(losses, groups)
     choice = f"on {len(groups):,} held-out images {best} has the lowest NLL" + (
         " and answers: none that is simpler is within a standard error of it"
@@ -271,10 +276,10 @@ def _choose(plan: Plan, workdir: Path, places: list[Path], dataset: Dataset) -> 
         else f"; {chosen} answers, the simplest within a standard error of it ({error:.4f})"
     )
     log.info("%s", choice)
-    log.info("%s", _table(candidates))
+    log.info("%s", _table(table))
     plan = dataclasses.replace(
         plan,
-        candidates=tuple(c | {"chosen": c["name"] == chosen} for c in candidates),
+        candidates=tuple(c | {"chosen": c["name"] == chosen} for c in table),
         choice=choice,
     )
     plan.write(workdir)

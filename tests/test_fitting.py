@@ -23,13 +23,11 @@ from diffmic_jax.inference.load import load
 from diffmic_jax.planning import budget
 from diffmic_jax.planning import plan as plans
 from diffmic_jax.planning.budget import Cost
-from diffmic_jax.planning.plan import Plan
-from diffmic_jax.planning.rules import HIDDEN, Case, Machine
+from diffmic_jax.planning.rules import Machine
 from diffmic_jax.report import page, planned
 from diffmic_jax.report.checklist import checklist
 from diffmic_jax.training.run import TrainingRun
 from tests import tiny
-from tests.planning.test_rules import FEW
 
 pytestmark = pytest.mark.whole
 
@@ -227,16 +225,54 @@ def test_a_classifier_that_would_not_see_every_image_has_the_time_of_the_diffusi
     assert whole.method is last_layer.method
 
 
-def test_the_head_of_several_labels_has_layers_unless_the_user_gives_others():
-    def head(labels: str, **given: object) -> dict[str, object]:
-        data = dataclasses.replace(FEW, labels=labels)
-        machine = Machine(devices="a test", seconds=0.001)
-        case = Case(data=data, machine=machine, minutes=30, given=given)
-        return fitting._extras(dataclasses.replace(Plan.of(case), share=10.0))["head"]
+def test_epochs_that_are_given_are_the_most_of_the_classifier(
+    tiny_data, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr(fitting, "EPOCHS", 3)
+    workdir, changes = tmp_path / "run", {**CHANGES, "data.folds": 0, "train.epochs": 2}
+    with caplog.at_level("INFO", "diffmic_jax"):
+        diffmic_jax.fit(tiny_data, minutes=45, workdir=workdir, changes=changes)
+    epochs = {
+        name: json.loads((workdir / name / "config.json").read_text())["train"]["epochs"]
+        for name in ("", "head", "diffusion")
+    }
+    assert epochs == {"": 2, "head": 3, "diffusion": 3}
+    # The features of this classifier are of no use to another run.
+    assert "computes features" in caplog.text
+    assert read_members(workdir) is not None
 
-    assert "guidance.hidden" not in head("one of several")
-    assert head("any number of several").items() >= HIDDEN.items()
-    assert head("any number of several", **{"guidance.hidden": ()})["guidance.hidden"] == ()
+
+def test_the_features_of_a_diffusion_are_removed_when_it_is_trained(tiny_data, tmp_path):
+    changes = {**CHANGES, "data.folds": 0, "data.cache_dir": str(tmp_path / "cache")}
+    diffmic_jax.fit(tiny_data, minutes=45, workdir=tmp_path / "run", changes=changes)
+    kept = [*(tmp_path / "cache/features").glob("*.npy")]
+    assert len(kept) == 2  # the head's, on weights that other runs start with too
+    assert (tmp_path / "run/diffusion/checkpoints").exists()
+
+
+def test_a_diffusion_whose_features_take_all_its_minutes_is_left_out(
+    tiny_data, tmp_path, monkeypatch, caplog
+):
+    def measure(run):
+        slow = run.method.denoiser is not None
+        return dataclasses.replace(COST, start=700 * slow, features=600.0 * slow)
+
+    monkeypatch.setattr(budget, "measure", measure)
+    workdir, changes = tmp_path / "run", {**CHANGES, "data.folds": 0}
+    with caplog.at_level("INFO", "diffmic_jax"):
+        diffmic_jax.fit(tiny_data, minutes=45, workdir=workdir, changes=changes)
+    assert "no diffusion: " in caplog.text
+    assert "the features of its images take about 10.0 minutes" in caplog.text
+    assert not (workdir / "diffusion").exists()
+    assert (workdir / "eval/test/metrics.json").exists()
+
+
+def test_where_reading_has_taken_the_minutes_nothing_is_planned(tiny_data, tmp_path, monkeypatch):
+    check = fitting._check_reading
+    monkeypatch.setattr(fitting, "_check_reading", lambda _, minutes: check(2500.0, minutes))
+    with pytest.raises(InputError, match="took 41.7 of 45 minutes: give the same command again"):
+        diffmic_jax.fit(tiny_data, minutes=45, workdir=tmp_path / "run", changes=CHANGES)
+    assert not (tmp_path / "run/plan.json").exists()
 
 
 def test_the_simplest_candidate_answers_that_is_not_clearly_worse():
@@ -296,3 +332,16 @@ def test_the_members_of_a_workdir_lie_in_it(tmp_path):
         (tmp_path / "members.json").write_text(text)
         with pytest.raises(InputError, match=r"members\.json: (damaged|not JSON|holds)"):
             read_members(tmp_path)
+
+
+def test_an_exported_average_of_diffusions_has_the_noise_of_the_whole(fitted, tiny_data, tmp_path):
+    workdir = shutil.copytree(fitted, tmp_path / "run")
+    keep_members(workdir, Members(("diffusion", "folds/1/diffusion")))
+    images = sorted((tiny_data / "test").rglob("*.png"))
+    file = diffmic_jax.load(workdir).export(tmp_path / "model.stablehlo")
+    found = diffmic_jax.load(file).predict(images)
+    expected = diffmic_jax.load(workdir).predict(images)
+    np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=1e-5)
+    np.testing.assert_allclose(found.std, expected.std, atol=1e-5)
+    samples = sum(each.method.sampling.total_samples for each in load(workdir).members)
+    assert f"deviation of the {samples} samples" in Path(f"{file}.md").read_text()

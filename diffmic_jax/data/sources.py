@@ -68,12 +68,7 @@ class Source:
 
 
 def open_source(data: Data) -> Source:
-    """Open a data set, check it and settle its split.
-
-    Classes without given names are the columns of a one-hot table in their order, 0, 1, ... for
-    integer labels, else the sorted names. A test or validation part that is not given is cut off,
-    with groups kept whole where they are known. `split_seed` is also the seed of the phantom, and
-    `image_size` chooses among the sizes of MedMNIST.
+    """Open a data set, check it and settle its split: `open_layout`, then `settle`.
 
     Args:
       data: the group of a configuration.
@@ -81,10 +76,27 @@ def open_source(data: Data) -> Source:
     Raises:
       InputError: naming the field, the file or the row at fault.
     """
-    layout = open_layout(data)
+    return settle(open_layout(data), data)
+
+
+def settle(layout: Layout, data: Data) -> Source:
+    """The records of an opened data set in their final parts.
+
+    A test or validation part that is not given is cut off, with groups kept whole where they are
+    known.
+
+    Args:
+      layout: of the data set.
+      data: as it was opened by; what decides the parts may be other.
+
+    Raises:
+      InputError: naming the field, the file or the row at fault.
+    """
+    _check_fields(data)
+    options = Options(data)
     _check_classes(layout.task)
-    _check_labels(layout, Options(data))
-    parts = _split(layout, Options(data))
+    _check_labels(layout, options)
+    parts = _split(layout, options)
     _check_parts(parts, data.validation_fraction)
     return Source(
         name=data.name,
@@ -98,7 +110,12 @@ def open_source(data: Data) -> Source:
 
 
 def open_layout(data: Data) -> Layout:
-    """A data set as it is on disk, not yet split. Errors as in `open_source`."""
+    """A data set as it is on disk, not yet split. Errors as in `open_source`.
+
+    Classes without given names are the columns of a one-hot table in their order, 0, 1, ... for
+    integer labels, else the sorted names. `split_seed` is also the seed of the phantom, and
+    `image_size` chooses among the sizes of MedMNIST.
+    """
     _check_fields(data)
     return layouts.open_phantom(data.split_seed) if data.name == "phantom" else _open(Options(data))
 

@@ -216,6 +216,10 @@ class CachedPixels(Rows):
         super().__init__(fd, mapped.shape, mapped.dtype, mapped.offset)
         self._checked = np.zeros(len(mapped), bool)
 
+    def remove(self) -> None:
+        """Delete the file."""
+        self._path.unlink(missing_ok=True)
+
     def _check(self, row: int, content: bytes) -> None:
         if self._digests is not None and self._digests[row] and not self._checked[row]:
             if number(content) != self._digests[row]:

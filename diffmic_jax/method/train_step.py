@@ -98,9 +98,11 @@ def guidance_loss(
     loss = method.objective.guidance_loss(guidance, target)
     if method.phase.class_weights:
         loss *= target @ jnp.asarray(method.phase.class_weights)
+    correct = method.task.correct(guidance.fused, target)
+    known = ~jnp.isnan(correct)  # of all labels of a batch none may be
     scalars = {
         "guidance_loss": loss.mean(),
-        "guidance_accuracy": jnp.nanmean(method.task.correct(guidance.fused, target)),
+        "guidance_accuracy": jnp.where(known, correct, 0).sum() / jnp.maximum(known.sum(), 1),
     }
     return scalars, updates.get("batch_stats", {})
 

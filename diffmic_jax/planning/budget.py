@@ -10,7 +10,7 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -58,6 +58,10 @@ CACHED = 0.15
 ON_FEATURES = 10
 """Epochs at least on features that do not change: these have taken the time, not the steps."""
 FILE = "budget.json"
+
+
+class TooLongError(InputError):
+    """The minutes go by before what they are for begins."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -123,14 +127,22 @@ def within(run: TrainingRun, minutes: float, most: int = 0, spare: float = 0.0) 
       InputError: no time is left.
     """
     if found := begun(run.workdir):
+        if not most and abs(found.minutes - minutes) > 0.01 * minutes:
+            log.warning(
+                "%s was begun with %.3g minutes, which hold, and not %.3g; for these name another "
+                "folder, or delete it to begin anew",
+                *(run.workdir, found.minutes, minutes),
+            )
         return found
-    if minutes <= (time.monotonic() - run.began) / 60:
+    taken = (time.monotonic() - run.began) / 60
+    if minutes <= taken:
         raise InputError(
             f"{minutes:g} minutes went by while the data was read; give more, or start again: "
             "decoded images are kept"
         )
     cost = measure(run)
     left = 60 * minutes - (time.monotonic() - run.began)
+    _check_fixed(run, cost, left)
     lacking = bool(spare) and cost.least > left
     left += 60 * spare * lacking
     # All processes have to take the same number.
@@ -153,6 +165,24 @@ def within(run: TrainingRun, minutes: float, most: int = 0, spare: float = 0.0) 
     return Budget(minutes=minutes, epochs=epochs, cost=cost, extended=extended)
 
 
+def _check_fixed(run: TrainingRun, cost: Cost, left: float) -> None:
+    """Refuse a run that would use up its seconds before what they are for begins.
+
+    Raises:
+      TooLongError: it would.
+    """
+    for seconds, what, fix in (
+        (cost.features, "the features of its images", "fewer guidance.views"),
+        (cost.warmup, "the guidance alone", "fewer guidance.warmup_epochs"),
+    ):
+        # All processes have to decide alike.
+        if multihost_utils.broadcast_one_to_all(np.int32(seconds > max(left, 0.0))):
+            raise TooLongError(
+                f"{run.workdir}: {what} take about {seconds / 60:.1f} minutes here, and "
+                f"{max(left, 0.0) / 60:.1f} are left; give more minutes, or {fix}"
+            )
+
+
 def keep(workdir: Path, budget: Budget) -> None:
     """Write a budget into a workdir, where `within` finds it when the run goes on.
 
@@ -167,8 +197,7 @@ def measure(run: TrainingRun) -> Cost:
     counts = {part: len(found) for part, found in run.dataset.examples.items()}
     steps, used = _training(run)
     image, compiled = _prediction(run)
-    last = run.method.phases[-1]
-    warmup = sum(steps[phase] * phase.steps for phase in run.method.phases if phase is not last)
+    warmup, step = _of_phases(run, steps)
     validation = counts.get("validation", 0) * image
     validations, cached = validation, 0.0
     view = VIEW * image / len(MIRRORS[run.method.sampling.flips])  # of no mirrored copies
@@ -185,11 +214,20 @@ def measure(run: TrainingRun) -> Cost:
     return Cost(
         start=again * (used + compiled) + cached,
         warmup=warmup,
-        epoch=run.method.steps_per_epoch * (steps[last] + save / run.save_every),
+        epoch=run.method.steps_per_epoch * (step + save / run.save_every),
         save=save,
         end=validation + counts.get("test", 0) * image + OTHERS * (used + compiled),
         features=cached,
     )
+
+
+def _of_phases(run: TrainingRun, steps: Mapping[Phase, float]) -> tuple[float, float]:
+    """Seconds of the phases that have a length of their own, and of a step of those that share
+    the epochs, from the seconds of a step in each phase."""
+    phases = run.method.phases
+    if run.config.guidance.class_weights == "deferred":  # the last phase is a part of the epochs
+        return 0.0, sum(steps[p] * p.steps for p in phases) / sum(p.steps for p in phases)
+    return sum(steps[p] * p.steps for p in phases[:-1]), steps[phases[-1]]
 
 
 def begun(workdir: Path) -> Budget | None:

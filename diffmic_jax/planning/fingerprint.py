@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from diffmic_jax.data import grouping
+from diffmic_jax.data import grouping, splits
 from diffmic_jax.data.layouts import PARTS, Record, label_array
 from diffmic_jax.data.pixels import Decoded
-from diffmic_jax.data.sources import CLEAN, Source
+from diffmic_jax.data.sources import Source
 from diffmic_jax.method.task import Task
 
 LOOKED_AT = 48
@@ -125,5 +125,4 @@ def _is_gray(pixels: np.ndarray) -> bool:
 
 
 def _leaked(source: Source) -> int:
-    clean = source.splits.get(CLEAN)
-    return 0 if clean is None else len(source.splits["test"]) - len(clean)
+    return len(splits.leaked({part: list(source.splits[part]) for part in PARTS}))

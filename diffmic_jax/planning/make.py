@@ -11,22 +11,23 @@ from diffmic_jax import recipes
 from diffmic_jax.config import Config, Data
 from diffmic_jax.data.cache import missing
 from diffmic_jax.data.loader import steps_per_epoch
-from diffmic_jax.data.sources import Source, open_source
+from diffmic_jax.data.sources import Source, open_layout, settle
 from diffmic_jax.errors import InputError
 from diffmic_jax.fields import specs
 from diffmic_jax.method.networks import check_networks
-from diffmic_jax.planning import budget
+from diffmic_jax.planning import budget, candidates
 from diffmic_jax.planning.fingerprint import Fingerprint
 from diffmic_jax.planning.plan import Plan
 from diffmic_jax.planning.rules import FIXED, SHARE, Case
 
 
-def make_plan(given: Mapping[str, Any], minutes: float) -> Plan:
+def make_plan(given: Mapping[str, Any], minutes: float, begun: bool = False) -> Plan:
     """What the rules decide for a data set on this machine.
 
     Args:
       given: fields that are set, among them those of the data.
       minutes: from the start until the report is written.
+      begun: a fit has begun by such a plan: whether the images can be read in time was found then.
 
     Raises:
       InputError: the data cannot be opened, or a field cannot have its value, alone or with them.
@@ -39,20 +40,28 @@ def make_plan(given: Mapping[str, Any], minutes: float) -> Plan:
     given = {name: known[name].typed(x) if name in known else x for name, x in given.items()}
     # Whether a validation part comes with the data decides a rule: none is cut yet.
     whole = {"data.validation_fraction": 0.0, **given}
-    source = open_source(recipes.get("strong").changed(whole).data)
+    opened = recipes.get("strong").changed(whole).data
+    layout = open_layout(opened)
+    source = settle(layout, opened)
     data, here = Fingerprint.of(source), budget.machine(source)
     plan = Plan.of(Case(data=data, machine=here, minutes=minutes, given=given))
-    config = recipes.get("strong").changed(plan.changes)
-    check_networks(config)
+    config = candidates.classifier(plan)
+    networks = [config, candidates.diffusion(config, Path())]
+    if candidates.has_head(plan):
+        networks.append(candidates.head(config, plan))
+    for each in networks:  # now, not when its time has come
+        check_networks(each)
     for fold in range(plan.members):  # as they will be cut
-        source = open_source(config.changed({"data.fold": fold}).data)
+        own = config.changed({"data.fold": fold}).data
+        source = settle(layout, own)
         if not source.splits["validation"]:
             raise InputError(
                 "config.data.validation_fraction=0: a fit chooses by images that it holds out; "
                 "give more, or train with `diffmic train --config=strong`"
             )
         steps_per_epoch(source.splits["train"], config.train.batch_size)
-    _check_reading(source, config.data, plan)
+    if not begun:
+        _check_reading(source, config.data, plan)
     return plan
 
 

@@ -36,7 +36,7 @@ from diffmic_jax.training.content import (
     content_sha256,
     content_text,
 )
-from diffmic_jax.training.features import FeatureCache, of_random_views
+from diffmic_jax.training.features import CachedPixels, FeatureCache, of_random_views
 from diffmic_jax.training.guards import StopRequest, Watchdog
 from diffmic_jax.training.log import TrainingLog
 from diffmic_jax.training.loop import Guards, Loop, Metrics
@@ -205,6 +205,13 @@ class TrainingRun:
             take = cache.views if part == "train" else cache.copies
             self._features[part] = take(images, state.variables())
         return self._features[part]
+
+    def forget_features(self) -> None:
+        """Remove the files of the features: of a trunk that no other run has they are of no use."""
+        for part in self._features.values():
+            if isinstance(part.pixels, CachedPixels):
+                part.pixels.remove()
+        self._features.clear()
 
     def batches(self, start: int, examples: Examples) -> Generator[Batch, None, None]:
         """The batches from step `start` on, on the devices, augmented.

@@ -55,3 +55,12 @@ def test_a_label_of_which_something_is_known_has_a_finite_one(losses_of):
     assert value > 0
     assert all(np.isfinite(slope).all() for slope in jax.tree.leaves(slopes))
     assert any(np.any(slope) for slope in jax.tree.leaves(slopes))
+
+
+def test_a_batch_of_which_nothing_is_known_has_finite_scalars():
+    """Training stops at what is not finite."""
+    method = build(make_config(Path()), Task(class_names=CLASSES, multi_label=True))
+    scalars, _ = guidance_loss(method, variables_of(method), batch([-1, -1, -1]))
+    assert all(np.isfinite(value) for value in scalars.values())
+    known, _ = guidance_loss(method, variables_of(method), batch([1, -1, -1]))
+    assert 0 <= known["guidance_accuracy"] <= 1

@@ -99,3 +99,38 @@ def test_processes_that_want_the_same_cores_make_a_thread_slower(monkeypatch):
         assert budget.crowding() == factor
     monkeypatch.delattr(budget.os, "getloadavg")
     assert budget.crowding() == 1
+
+
+@pytest.mark.parametrize(
+    ("part", "what"), [("features", "the features of its images"), ("warmup", "the guidance alone")]
+)
+def test_minutes_that_go_by_before_the_training_begins_are_refused(
+    tmp_path, tiny_data, monkeypatch, part, what
+):
+    run = tiny.open_run(tiny.make_config(tiny_data), tmp_path)
+    monkeypatch.setattr(budget, "measure", lambda run: dataclasses.replace(COST, **{part: 240}))
+    with pytest.raises(budget.TooLongError, match=f"{what} take about 4.0 minutes here, and 2.0"):
+        budget.within(run, 2)
+    assert budget.within(run, 6).epochs
+
+
+def test_epochs_that_end_with_other_weights_are_no_time_of_their_own(
+    tmp_path, tiny_data, monkeypatch
+):
+    monkeypatch.setattr(budget, "_prediction", lambda run: (0.0, 0.0))
+    monkeypatch.setattr(budget, "_training", lambda run: (dict.fromkeys(run.method.phases, 2.0), 0))
+    config = tiny.make_config(tiny_data, "classifier", guidance__warmup_epochs=0)
+    plain = budget.measure(tiny.open_run(config, tmp_path))
+    deferred = config.changed({"guidance.class_weights": "deferred", "train.epochs": 50})
+    found = budget.measure(tiny.open_run(deferred, tmp_path))
+    assert (found.warmup, found.epoch) == (0, pytest.approx(plain.epoch))
+
+
+def test_other_minutes_than_a_run_was_begun_with_are_told(tmp_path, tiny_data, monkeypatch, caplog):
+    run = tiny.open_run(tiny.make_config(tiny_data), tmp_path)
+    monkeypatch.setattr(budget, "measure", lambda run: COST)
+    budget.keep(tmp_path, budget.within(run, 2))
+    assert budget.within(run, 2).minutes == 2
+    assert not caplog.text
+    assert budget.within(run, 60).minutes == 2
+    assert "was begun with 2 minutes, which hold, and not 60" in caplog.text

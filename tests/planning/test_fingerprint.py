@@ -84,3 +84,13 @@ def test_names_that_may_tell_patients_are_asked_about_and_not_taken(tmp_path):
     case = Case(data=named, machine=Machine(devices="a GPU", seconds=1e-3), minutes=5, given={})
     flag = shlex.quote(f"--set=data.group_regex={named.group_regex}")
     assert Plan.of(case).text.endswith(f"names may tell patients: if so, give {flag}")
+
+
+def test_a_test_part_of_which_all_leak_has_leaks(tmp_path):
+    rows = ["image,label,group,split"]
+    for i in range(8):
+        name = write(tmp_path, i, np.full((20, 20), 10 * i, np.uint8))
+        rows.append(f"{name},{i // 2 % 2},patient{i % 2},{'test' if i < 4 else 'train'}")
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
+    data = Data(root=str(tmp_path), labels="labels.csv", validation_fraction=0)
+    assert Fingerprint.of(open_source(data)).leaked == 4

@@ -38,6 +38,8 @@ def test_images_that_cannot_be_read_in_the_minutes_are_refused(given, monkeypatc
     with pytest.raises(InputError, match="to read"):  # it leaves no time for the rest
         make_plan(given, minutes=count / 0.8 + 1)
     assert make_plan(given, minutes=3 * count).minutes == 3 * count
+    # One that has begun has read them: the machine may be slower now.
+    assert make_plan(given, minutes=20, begun=True).minutes == 20
 
 
 def test_images_that_were_read_before_take_no_time(given, monkeypatch):
@@ -88,3 +90,19 @@ def test_a_plan_keeps_lists_as_their_fields_have_them(given, tmp_path):
     assert stored is not None
     plans.check_same(stored, plan, tmp_path)
     assert plan.given["data.class_names"] == tuple(names)
+
+
+def test_fields_that_a_later_network_cannot_have_are_refused_by_the_plan(given):
+    with pytest.raises(InputError, match="config.guidance.loss=ldam"):
+        make_plan(given | {"guidance.loss": "ldam", "guidance.network": "dcg"}, minutes=20)
+
+
+def test_the_tables_are_read_once_for_all_folds(given, tmp_path, caplog):
+    rows = [
+        f"{path},{i % 2}" for i, path in enumerate(sorted(Path(given["data.root"]).rglob("*.png")))
+    ]
+    (tmp_path / "labels.csv").write_text("\n".join(["image,label", *rows]))
+    fields = given | {"data.labels": str(tmp_path / "labels.csv"), "data.folds": 3}
+    with caplog.at_level("INFO", "diffmic_jax"):
+        make_plan(fields, minutes=20)
+    assert caplog.text.count("images are found without") == 1
