@@ -16,7 +16,8 @@ The keys of a report:
 name, class_names, multi_label: those of the source.
 n, n_by_split, counts: images in all, by split, and by split and class; with several labels
     an image counts for each, and for 'none' if it has none.
-groups_known: whether any image has a group. If not, the next three are 0.
+groups_known: whether any image has a group. If not, the leaked ones are 0.
+ungrouped: images of each part whose group is not known: whether these leak is not known either.
 leaked_images, leaked_groups: test images whose group is also in training or validation,
     and how many groups that are.
 leaked_validation_images: validation images whose group is also in training.
@@ -71,6 +72,7 @@ def audit(
     min_correlation: float = MIN_CORRELATION,
     num_threads: int = 0,
     progress: bool = True,
+    learned: Sequence[str] = ("train",),
 ) -> dict[str, Any]:
     """Decode every image of a source and report what is found.
 
@@ -81,6 +83,7 @@ def audit(
             decision to the hash.
         num_threads: that decode; 0: one for each core. The report does not depend on it.
         progress: show a bar on standard error, if that is a terminal.
+        learned: parts that the `baselines` learn from.
 
     Returns:
         The report described above, which `json.dump` takes.
@@ -94,9 +97,7 @@ def audit(
     pairs = NearPairs(source, views, max_distance, min_correlation)
     pairs.search()
     return (
-        _composition(source)
-        | _leaks(source)
-        | {"group_guess": grouping.guess(source.splits), "few_to_test": _few_to_test(source)}
+        audit_records(source)
         | clusters.report()
         | pairs.report()
         | {"duplicated_test_images": len(clusters.test_ids() | pairs.test_ids())}
@@ -104,7 +105,16 @@ def audit(
         | {"unreadable": bad}
         | _shapes(source, views)
         | {"forms": shortcuts.forms(source, views), "tells": shortcuts.tells(source, views)}
-        | {"baselines": shortcuts.baselines(source, views)}
+        | {"baselines": shortcuts.baselines(source, views, learned)}
+    )
+
+
+def audit_records(source: Source) -> dict[str, Any]:
+    """The keys of a report that need no image: counts, and leaks by groups."""
+    return (
+        _composition(source)
+        | _leaks(source)
+        | {"group_guess": grouping.guess(source.splits), "few_to_test": _few_to_test(source)}
     )
 
 
@@ -145,6 +155,7 @@ def _leaks(source: Source) -> dict[str, Any]:
     )
     return {
         "groups_known": any(record.group for record in source.records),
+        "ungrouped": {part: sum(not r.group for r in listed) for part, listed in parts.items()},
         "leaked_images": len(leaked),
         "leaked_groups": len({record.group for record in leaked}),
         "leaked_validation_images": len(validation),

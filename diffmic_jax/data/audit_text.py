@@ -67,7 +67,17 @@ def _leak_lines(report: Mapping[str, Any]) -> list[str]:
         " images show a lesion or patient of training or validation "
         f"({report['leaked_groups']:,} in all);",
         f"  {report['leaked_validation_images']:,} validation images show one of training",
+        *(f"! {line}" for line in ungrouped(report)),
     ]
+
+
+def ungrouped(report: Mapping[str, Any]) -> list[str]:
+    """How many images have no group, where others have: of these no leak can be counted."""
+    counts = {part: n for part, n in report.get("ungrouped", {}).items() if n}
+    listed = ", ".join(f"{n:,} {part}" for part, n in counts.items())
+    return [f"The group of {listed} images is not known: whether they leak is not either."] * bool(
+        counts
+    )
 
 
 def _guess_lines(report: Mapping[str, Any]) -> list[str]:

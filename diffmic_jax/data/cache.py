@@ -19,7 +19,7 @@ import typing
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -80,7 +80,7 @@ class Cached:
     bits: dict[int, int] = field(default_factory=dict)
     """How many gray images of more than eight bits use so many."""
     gray_bits: int = 0
-    """The bits of the scale of these; 0: there are none."""
+    """The bits of the scale of these; 0: there are none, or each is on its own."""
 
 
 def cached(
@@ -143,7 +143,8 @@ def decoded_once(
 ) -> Cached:
     """Decode the images of a source for this process alone: no file of them has a name.
 
-    Arguments as in `cached`.
+    Arguments as in `cached`, but that without `gray_bits` each gray image of more than eight bits
+    is on the scale of its own bits: it is the same image alone and among others.
 
     Raises:
         InputError: an image is bad, or there is no space for so many.
@@ -151,13 +152,14 @@ def decoded_once(
     _check_policy(on_bad_image)
     try:
         store = Scratch(len(source.records), image_size)
-        _Decoder(source, source.records, store, image_size, 0).run(gray_bits, on_bad_image)
+        decoder = _Decoder(source, source.records, store, image_size, 0, together=False)
+        decoder.run(gray_bits, on_bad_image)
     except OSError as error:
         raise InputError(
             f"{tempfile.gettempdir()}: no space for {len(source.records)} decoded images "
             f"({error.strerror}); name another folder in TMPDIR"
         ) from error
-    return _by_part(source, source.records, store, gray_bits)
+    return replace(_by_part(source, source.records, store, gray_bits), gray_bits=gray_bits)
 
 
 def _check_policy(on_bad_image: str) -> None:
@@ -200,6 +202,8 @@ class _Decoder:
     store: Store
     size: int
     num_threads: int
+    together: bool = True
+    """Gray images of more than eight bits are all on one scale; else each on its own."""
 
     def run(self, gray_bits: int, on_bad_image: str) -> None:
         """Decode what is due.
@@ -222,6 +226,8 @@ class _Decoder:
         if np.any(store.states[due]):
             store.detach()
         yield from self._fill(due, states, gray_bits)
+        if not self.together:
+            return
         scale = gray_bits or store.gray_bits
         other = (store.facts["bits"] > 0) & (store.facts["scale"] != scale)
         yield from self._fill(np.flatnonzero(other).tolist(), states, scale)
@@ -245,9 +251,10 @@ def _decoded(read: Read, record: Record, size: int, framing: Framing) -> Decoded
     """The image, its pixels prepared."""
     try:
         decoded = read(record)
+        framed = framing.frame(decoded.pixels, str(record.path))
     except InputError as error:
         return error
-    return decoded._replace(pixels=transforms.prepare(framing.frame(decoded.pixels), size))
+    return decoded._replace(pixels=transforms.prepare(framed, size))
 
 
 def _hash(source: Source, records: Sequence[Record]) -> str:

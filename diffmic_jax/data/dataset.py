@@ -76,8 +76,7 @@ def open_dataset(config: Config) -> Dataset:
         digest=decoded.digest,
         gray_bits=decoded.gray_bits,
     )
-    _warn_of_skipped(dataset)
-    _tell_of_flaws(decoded)
+    tell_of_images(decoded)
     _check_parts(dataset)
     return dataset
 
@@ -99,16 +98,15 @@ def _check_metric(metric: str, task: Task) -> None:
         )
 
 
-def _warn_of_skipped(dataset: Dataset) -> None:
-    for reason in list(dataset.skipped.values())[:_SHOWN]:
+def tell_of_images(decoded: Cached) -> None:
+    """Log which images are left out, on which scale gray ones are, and what flaws stop nothing."""
+    for reason in list(decoded.skipped.values())[:_SHOWN]:
         log.warning("skipped %s", reason)
-    if dataset.skipped:
-        log.warning("%d images skipped, all listed in skipped.csv", len(dataset.skipped))
-
-
-def _tell_of_flaws(decoded: Cached) -> None:
-    """Log on which scale gray images are, and what was done about flaws that stop nothing."""
-    if decoded.bits:
+    if decoded.skipped:
+        log.warning("%d images skipped, all listed in skipped.csv", len(decoded.skipped))
+    if decoded.bits and not decoded.gray_bits:
+        log.warning("gray images of more than 8 bits are each scaled by the bits that they use")
+    elif decoded.bits:
         used = ", ".join(f"{count} use {bits} bits" for bits, count in decoded.bits.items())
         level = logging.INFO if set(decoded.bits) == {decoded.gray_bits} else logging.WARNING
         high = 2**decoded.gray_bits - 1

@@ -2,19 +2,66 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 from diffmic_jax.config import Data
 from diffmic_jax.data.framing import Framing
 from diffmic_jax.data.layouts import Label, Record
+from diffmic_jax.data.options import numbers_of
+from diffmic_jax.data.recognise import data_fields, part_alone
 from diffmic_jax.data.sources import Source, open_layout
 from diffmic_jax.errors import InputError
-from diffmic_jax.method.task import Task
+from diffmic_jax.method.task import UNKNOWN, Task
+
+log = logging.getLogger("diffmic_jax")
 
 CENTRE = Framing()
 LEFT_OUT = ""
-"""Where a class is mapped to: its images are not evaluated."""
+"""Where a class is mapped to: its images are not evaluated, or with several labels that label."""
+OF_PLACE = (
+    "name",
+    "root",
+    "labels",
+    "label_columns",
+    "lists",
+    "groups",
+    "group_regex",
+    "class_names",
+    "allow_outside",
+    "split",
+    "protocol",
+    "folds",
+    "fold",
+)
+"""Fields that say where a data set is and how it is cut: other data has others."""
+
+
+def fields_of(
+    data: str | Path, task: Task, class_map: Mapping[str, str], changes: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The fields of a run's configuration that differ for other data.
+
+    Args:
+      data: a folder of images, a CSV of labels or the name of a data set.
+      task: the trained one.
+      class_map: as in `open_external`.
+      changes: fields that are given, as `data.labels`, a CSV in the folder.
+
+    Raises:
+      InputError: there is no such data.
+    """
+    other = {f"data.{name}": getattr(Data(), name) for name in OF_PLACE}
+    if "data.labels" in changes:
+        other |= {"data.name": "images", "data.root": str(data)}
+    else:
+        other |= data_fields(part_alone(data))
+    if other["data.labels"] and not class_map and numbers_of(task.class_names):
+        other["data.class_names"] = task.class_names  # of which the data may lack some
+    return other | {"data.multi_label": task.multi_label} | dict(changes)
 
 
 def open_external(
@@ -39,6 +86,9 @@ def open_external(
         raise InputError(f"{data.root}: the model gives an image {kind}, these labels do not")
     theirs = found.task.class_names
     places = _places(theirs, task, class_map, data.root)
+    absent = [name for i, name in enumerate(task.class_names) if i not in places]
+    if absent and task.multi_label:
+        log.warning("%s: has no labels of %s, which are not judged", data.root, ", ".join(absent))
     records = [
         record._replace(label=label)
         for listed in found.parts.values()
@@ -90,10 +140,13 @@ def _places(
 
 
 def _label(record: Record, places: list[int | None], task: Task) -> Label | None:
-    """The label in the trained classes; None for an image that is left out."""
+    """The label in the trained classes; None for an image that is left out.
+
+    Of several labels those that the other data does not have are not known, which is not absent.
+    """
     if isinstance(record.label, int):
         return places[record.label]
-    label = [0] * task.num_classes
+    label = [UNKNOWN] * task.num_classes
     for place, value in zip(places, record.label, strict=True):
         if place is not None:
             label[place] = value

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import glob
 import json
 import math
@@ -182,6 +183,24 @@ def write_bytes(path: str | os.PathLike[str], content: bytes | bytearray) -> Non
         raise InputError(
             f"{path}: cannot be written ({error.strerror}); choose another place"
         ) from error
+
+
+def check_writable_file(path: Path) -> None:
+    """Refuse a file that cannot be written, before what goes into it is computed.
+
+    Raises:
+      InputError: it is a folder, or its folder cannot be made or written.
+    """
+    folder = next(each for each in path.absolute().parents if each.exists())
+    reason = 0
+    if path.is_dir():
+        reason = errno.EISDIR
+    elif not folder.is_dir():
+        reason = errno.EEXIST
+    elif not os.access(folder, os.W_OK):
+        reason = errno.EACCES
+    if reason:
+        raise InputError(f"{path}: cannot be written ({os.strerror(reason)}); choose another place")
 
 
 def put(path: Path, content: bytes | bytearray) -> None:

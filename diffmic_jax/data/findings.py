@@ -84,7 +84,10 @@ def _leaks(dataset: Dataset) -> Finding:
     leaked = len(splits.leaked(parts))
     test = len(parts["test"])
     told = f"{leaked:,} of {test:,} test images show a group of training or validation"
-    return Finding(told, leaked > 0)
+    unknown = {part: sum(not r.group for r in listed) for part, listed in parts.items()}
+    listed = ", ".join(f"{n:,} {part}" for part, n in unknown.items() if n)
+    told += f"; the group of {listed} images is not known" if listed else ""
+    return Finding(told, leaked > 0 or bool(listed))
 
 
 def _names(parts: Mapping[str, Sequence[Record]]) -> Finding:

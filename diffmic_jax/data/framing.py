@@ -12,11 +12,14 @@ import numpy as np
 from PIL import Image
 
 from diffmic_jax.config import Data
+from diffmic_jax.errors import InputError
 
 DARK = 0.06
 """Share of full brightness up to which a pixel is dark."""
 FILLED = 0.02
 """Share of a row or column that is not dark where the picture begins; less is noise or print."""
+LARGEST = 2**28
+"""Pixels of the square around a picture, which its own size does not bound."""
 WORDS = {
     "none": "",
     "crop": "",
@@ -42,8 +45,12 @@ class Framing(NamedTuple):
         """What is said before 'the centre square'."""
         return WORDS[self.trim] + WORDS[self.fit]
 
-    def frame(self, pixels: np.ndarray) -> np.ndarray:
-        """The picture whose centre square the networks see, [H, W, 3] uint8 -> [H', W', 3]."""
+    def frame(self, pixels: np.ndarray, name: str = "an image") -> np.ndarray:
+        """The picture whose centre square the networks see, [H, W, 3] uint8 -> [H', W', 3].
+
+        Raises:
+          InputError: the square around an image, which is named, would take too much memory.
+        """
         if self.trim == "disc":
             top, bottom, left, right = bright_box(pixels)
             pixels = pixels[top:bottom, left:right]
@@ -57,6 +64,11 @@ class Framing(NamedTuple):
             )
             return np.asarray(stretched)
         side = max(height, width)
+        if side**2 > LARGEST:
+            raise InputError(
+                f"{name}: a square around its {width} x {height} pixels takes too much memory; "
+                "crop it"
+            )
         square = np.zeros((side, side, 3), np.uint8)
         top, left = (side - height) // 2, (side - width) // 2
         square[top : top + height, left : left + width] = pixels

@@ -166,13 +166,18 @@ def scan(root: Path) -> Found:
             found.append(path)
         elif path.is_file():
             others[path.suffix.lower()] += 1
+        elif path.is_symlink() and path.suffix.lower() in EXTENSIONS:
+            raise InputError(
+                f"{path}: is a link to {os.readlink(path)}, which is not there; get that file, or "
+                "remove the link"
+            )
     return Found(sorted(found, key=lambda path: path.parts), others)
 
 
 def _files_under(root: Path) -> Iterator[Path]:
     """All that is not hidden and no folder."""
     seen = set()
-    for folder, children, names in os.walk(root, followlinks=True):
+    for folder, children, names in os.walk(root, onerror=_refuse_folder, followlinks=True):
         real = os.path.realpath(folder)
         if real in seen:  # a link to a folder above, or a second one to the same
             children.clear()
@@ -182,6 +187,13 @@ def _files_under(root: Path) -> Iterator[Path]:
         children[:] = sorted(name for name in children if not is_hidden(name))
         place = Path(folder)
         yield from (place / name for name in names if not is_hidden(name))
+
+
+def _refuse_folder(error: OSError) -> None:
+    """What is in a folder that cannot be read would be left out."""
+    raise InputError(
+        f"{error.filename}: cannot be read ({error.strerror}); make it readable, or move it away"
+    )
 
 
 def is_hidden(name: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import glob
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -51,21 +52,24 @@ def find_images(words: Sequence[str], stdin: TextIO | None = None) -> Named:
     names = [each for word in words for each in _listed(word, stdin)]
     if "" in names:
         raise InputError("one of the names is empty; name files, folders or patterns")
-    paths = [path for name in names for path in _matches(name)]
+    matches = {name: path for word in names for name, path in _matches(word)}
     images: dict[str, Path] = {}
     others: Counter[str] = Counter()
-    for path in paths:
+    for named, path in matches.items():
         if not path.is_dir():
-            images[str(path)] = path
+            images[named] = path
             continue
         found = scan(path)
         if not found.images:
             raise InputError(f"{path}: no images in this folder; add some or name another")
         others += found.others
         for each in found.images:
-            name = each.relative_to(path) if len(paths) == 1 else each
-            images[name.as_posix()] = each
-    return Named(images, others)
+            shown = each.relative_to(path) if len(matches) == 1 else each
+            images[shown.as_posix()] = each
+    once: dict[str, str] = {}
+    for name, file in images.items():
+        once.setdefault(os.path.abspath(file), name)
+    return Named({name: images[name] for name in once.values()}, others)
 
 
 def is_pattern(name: str) -> bool:
@@ -93,12 +97,13 @@ def _listed(word: str, stdin: TextIO | None) -> Iterable[str]:
     return filter(None, names)
 
 
-def _matches(name: str) -> list[Path]:
-    """The files and folders that a name stands for; there is one at least."""
+def _matches(name: str) -> list[tuple[str, Path]]:
+    """The files and folders that a name stands for, as they are named; there is one at least."""
     path = Path(name).expanduser()
-    found = [path] if path.exists() else []
+    found = [(str(path) if name.startswith("~") else name, path)] if path.exists() else []
     if is_pattern(name):
-        found = sorted(map(Path, glob.glob(str(path), recursive=True)))
+        names = glob.glob(str(path), recursive=True)
+        found = sorted(((each, Path(each)) for each in names), key=lambda match: match[1])
     if not found:
         what = "file matches this pattern" if is_pattern(name) else "such file or folder"
         hint = did_you_mean(close_paths(path)) or "; check the path"

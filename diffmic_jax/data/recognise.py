@@ -135,6 +135,14 @@ def _unwrapped(folder: Path) -> Path:
     return inner
 
 
+def part_alone(data: str | Path) -> str | Path:
+    """The folder of a part that is all there is in a folder, as a test set may come."""
+    path = Path(data).expanduser()
+    content = _content(path) if path.is_dir() else []
+    alone = len(content) == 1 and content[0].is_dir() and columns.part_of(content[0].name)
+    return content[0] if alone else data
+
+
 def _content(folder: Path) -> list[Path]:
     """What is of use in a folder: no text about the data, nothing hidden."""
     there = [path for path in sorted(folder.iterdir()) if not images.is_hidden(path.name)]

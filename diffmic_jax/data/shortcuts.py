@@ -117,12 +117,13 @@ def _numbers(views: Sequence[View]) -> dict[str, np.ndarray]:
     }
 
 
-def baselines(source: Source, views: Views) -> dict[str, Any]:
-    """How plain classifiers do on the split: they learn from training images alone.
+def baselines(source: Source, views: Views, learned: Sequence[str] = ("train",)) -> dict[str, Any]:
+    """How plain classifiers do on the split.
 
     Args:
       source: of the images.
       views: of those that can be read.
+      learned: the parts that they learn from.
 
     Returns:
       `trained_on`, how many images; then for `majority` (the commonest class), `metadata` (a tree
@@ -133,7 +134,7 @@ def baselines(source: Source, views: Views) -> dict[str, Any]:
     """
     split, rng = np.array(split_of(source)), np.random.default_rng(0)
     at = np.array([*views], int)
-    train, test = (at[split[at] == part] for part in ("train", "test"))
+    train, test = (at[np.isin(split[at], parts)] for parts in (learned, ("test",)))
     if not len(train) or not len(test):
         return dict.fromkeys(("trained_on", "majority", "metadata", "pixels"))
     if len(train) > _MOST:

@@ -29,6 +29,8 @@ from diffmic_jax.training import parallel
 
 Image = Path | np.ndarray
 """A file, or uint8 [H, W, 3] or gray [H, W]."""
+MOST_AT_ONCE = 32
+"""Images of one call of an exported program that takes any number."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,9 +58,10 @@ class Predictions:
     std: np.ndarray
     """[n, C] standard deviation of the samples."""
     sets: list[tuple[str, ...]] | None
-    """[n] the classes of each prediction set; None without a calibration or with several labels."""
+    """[n] the classes of each prediction set; None without a calibration, with several labels, or
+    where it is an exported program."""
     in_distribution: np.ndarray | None = None
-    """[n] bool; None: the run has no out-of-distribution detector."""
+    """[n] bool; None: the run has no out-of-distribution detector, or it is an exported program."""
 
     def to_pandas(self) -> Any:
         """A `pandas.DataFrame` with a row per image.
@@ -76,6 +79,8 @@ class Predictions:
             table[f"std_{name}"] = self.std[:, i]
         if self.sets is not None:
             table["set"] = [SEPARATOR.join(each) for each in self.sets]
+        if self.in_distribution is not None:
+            table["in_distribution"] = self.in_distribution
         return table
 
 
@@ -106,18 +111,19 @@ def by_name(images: Any) -> dict[str, Path | np.ndarray]:
     several = images if isinstance(images, Sequence) and not isinstance(images, str) else [images]
     named: dict[str, Path | np.ndarray] = {}
     for place, image in enumerate(several):
-        for name, each in _each(image, place).items():
+        for name, each in _each(image, place, alone=len(several) == 1).items():
             named[f"{name}#{place}" if name in named else name] = each
     return named
 
 
-def _each(image: Any, place: int) -> Mapping[str, Any]:
-    """An image, or those of a folder or pattern, by name."""
+def _each(image: Any, place: int, alone: bool) -> Mapping[str, Any]:
+    """An image, or those of a folder or pattern, by name: in a folder that is named `alone`."""
     if not isinstance(image, str | Path):
         return {f"image_{place}": image}
     path = Path(image).expanduser()
     if path.is_dir() or is_pattern(str(image)):
-        return find_images([str(image)]).images
+        found = find_images([str(image)]).images
+        return found if alone else {str(file): file for file in found.values()}
     return {str(image): path}
 
 
@@ -186,16 +192,17 @@ def classify_exported(program: Exported, images: Mapping[str, Image]) -> Predict
     if not images:
         raise InputError("predict: there are no images; name some")
     task = Task.of_checkpoint(program.facts)
-    decoded = [
-        read_file(Record(name, 0, str(image)), program.facts.get("gray_bits", 0))
-        if isinstance(image, Path)
-        else _checked(name, image)
-        for name, image in images.items()
-    ]
-    framing = Framing(*program.facts.get("framing", ()))
-    size = program.image_size
-    pixels = np.stack([prepare(framing.frame(each.pixels), size) for each in decoded])
-    rows = program.batch_size or len(pixels)
+    framing, bits = Framing(*program.facts.get("framing", ())), program.facts.get("gray_bits", 0)
+
+    def prepared(name: str, image: Image) -> np.ndarray:
+        if isinstance(image, Path):
+            found = read_file(Record(name, 0, str(image)), bits)
+        else:
+            found = _checked(name, image)
+        return prepare(framing.frame(found.pixels, name), program.image_size)
+
+    pixels = np.stack([prepared(*each) for each in images.items()])
+    rows = program.batch_size or min(len(pixels), MOST_AT_ONCE)
     place = np.arange(-(-len(pixels) // rows) * rows)
     # The last batch is filled up with copies of the first image.
     source = np.where(place < len(pixels), place, 0)

@@ -49,6 +49,12 @@ square = image.resize((side, side), Image.Resampling.BILINEAR)
 """,
 }
 """`Framing.frame` and the centre square in Python, for the page."""
+PREDICTED = {
+    False: "The predicted class is that of the largest probability",
+    True: "A class is predicted from its probability in `thresholds` of `{name}.json` on; none is "
+    "listed where that is 0.5",
+}
+"""By whether an image has several labels."""
 README = """\
 # {name}
 
@@ -64,8 +70,8 @@ device.
 Input:
 
 - `image` uint8 [{batch}, {size}, {size}, 3]: RGB; {framed}the centre square, resized to {size} px
-  with an antialiased bilinear filter. Gray images have three equal channels. No further
-  normalisation.
+  with an antialiased bilinear filter. Photographs are turned upright by their EXIF orientation
+  first. Gray images have three equal channels{gray}. No further normalisation.
 
 Outputs, by name:
 
@@ -73,16 +79,19 @@ Outputs, by name:
 - `spread` float32 [{batch}, {classes}]: standard deviation of the {samples} samples.
 - `guidance` float32 [{batch}, {classes}]: probabilities of the guidance network alone.
 
+{predicted}. Prediction sets, and the check whether an image looks like those of the training,
+are not in the program: `diffmic predict` with the workdir has them.
+
 It needs `pip install {needs}`, and this package or a copy of its
 `diffmic_jax/inference/exported.py`, which imports nothing else:
 
 ```python
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 from diffmic_jax.inference import exported  # beside a copy of the file: import exported
 
 classifier = exported.load("{name}")
-image = Image.open("image.png").convert("RGB")
+image = ImageOps.exif_transpose(Image.open("image.png")).convert("RGB")
 {square}pixels = np.asarray(square.resize(({size}, {size}), Image.Resampling.BILINEAR))
 answer = classifier({example})
 print(dict(zip(classifier.class_names, answer["probabilities"][0])))
@@ -141,7 +150,8 @@ def _nameless() -> Iterator[None]:
 
 
 def _program(model: Model, batch_size: int | None) -> export.Exported:
-    programs = [_member_program(each) for each in model.members]
+    # All with the key of the whole, as it predicts.
+    programs = [_member_program(each, model.sampling_key) for each in model.members]
     tempering = model.tempering
 
     def classify(image: Array) -> Mapping[str, Array]:
@@ -174,7 +184,7 @@ def _tempered(fitted: Calibration | None, probabilities: Array) -> Array:
     return jax.nn.softmax(jnp.log(p) / fitted.temperature, axis=-1)
 
 
-def _member_program(model: Model) -> Callable[[Array], dict[str, Array]]:
+def _member_program(model: Model, key: Array) -> Callable[[Array], dict[str, Array]]:
     """A function from images to one model's outputs, with its weights as constants."""
     method = model.method
     # From the host: what devices the weights are on now is nothing to the program.
@@ -187,7 +197,7 @@ def _member_program(model: Model) -> Callable[[Array], dict[str, Array]]:
         variables = jax.tree.map(jnp.asarray, host)
         rows = jnp.ones(image.shape[:1])
         ready = jax.tree.map(jnp.asarray, folded)
-        found = predict_step(method, variables, Batch(image, rows, rows), model.sampling_key, ready)
+        found = predict_step(method, variables, Batch(image, rows, rows), key, ready)
         return {
             "probabilities": found.probabilities,
             "spread": found.spread,
@@ -208,7 +218,7 @@ def _facts(model: Model, batch_size: int | None) -> dict[str, Any]:
         "framing": list(Framing.of(model.config.data)),
         "gray_bits": model.config.data.gray_bits,
         "image_size": model.method.image_size,
-        "num_samples": sampling.num_samples,
+        "num_samples": sum(each.method.sampling.num_samples for each in model.members),
         "num_steps": sampling.num_steps,
         "parameters_sha256": model.parameters_sha256,
         "platforms": list(PLATFORMS),
@@ -221,7 +231,7 @@ def _facts(model: Model, batch_size: int | None) -> dict[str, Any]:
 
 def _readme(name: str, facts: dict[str, Any]) -> str:
     batch = facts["batch_size"] or "B"
-    one, framing = "pixels[None]", Framing(*facts["framing"])
+    one, framing, bits = "pixels[None]", Framing(*facts["framing"]), facts["gray_bits"]
     return README.format(
         name=name,
         version=facts["versions"].get("diffmic_jax", ""),
@@ -235,6 +245,8 @@ def _readme(name: str, facts: dict[str, Any]) -> str:
         square=SQUARE[framing.trim] + SQUARE[framing.fit],
         classes=len(facts["class_names"]),
         names=markdown(", ".join(facts["class_names"])),
+        gray=f"; those of more than 8 bits become 8 on the scale 0..{2**bits - 1}" if bits else "",
+        predicted=PREDICTED[facts["multi_label"]].format(name=name),
         meaning="each class is a question of its own" if facts["multi_label"] else "they sum to 1",
         copies=COPIES[facts["flips"]],
         samples=facts["num_samples"] * len(MIRRORS[facts["flips"]]),

@@ -14,6 +14,7 @@ from diffmic_jax.data.images import Decoded
 from diffmic_jax.data.sources import Record, Source
 from diffmic_jax.errors import InputError
 from diffmic_jax.method.task import Task
+from diffmic_jax.report import audited
 from tests.data.opened import open_source
 
 PARTS = ("train", "validation", "test")
@@ -317,3 +318,23 @@ def test_many_classes_are_shortened_in_the_summary():
     text = summary(audit.audit(source, progress=False))
     assert "... 31 more" in text
     assert len(text.splitlines()) < 45
+
+
+def test_images_without_a_group_are_counted_where_others_have_one():
+    listed = [("train", "A"), ("train", ""), ("test", ""), ("test", "A"), ("test", "")]
+    report = run([(s, picture(i), 0, group) for i, (s, group) in enumerate(listed)])
+    assert report["ungrouped"] == {"train": 1, "validation": 0, "test": 2}
+    line = "The group of 1 train, 2 test images is not known: whether they leak is not either."
+    assert f"! {line}" in summary(report)
+    assert line in audited.section(report)
+
+
+def test_what_needs_no_image_is_told_without_an_audit():
+    listed = [("train", "A"), ("validation", "C"), ("test", "A"), ("test", "B")]
+    source = make_source([(s, picture(i), 0, g) for i, (s, g) in enumerate(listed)])
+    found, whole = audit.audit_records(source), audit.audit(source, progress=False)
+    assert found == {name: whole[name] for name in found}
+    text = audited.section(found)
+    assert "1 of 2 test images show a lesion or patient" in text
+    assert "No test image has b, c: not tested" in text
+    assert "duplicate" not in text

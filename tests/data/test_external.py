@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from diffmic_jax import recipes
 from diffmic_jax.config import Data
-from diffmic_jax.data.external import open_external
+from diffmic_jax.data.external import fields_of, open_external
 from diffmic_jax.errors import InputError
 from diffmic_jax.method.task import Task
 from tests import tiny
@@ -51,7 +52,7 @@ def test_several_labels_are_not_one(tmp_path):
         open_external(Data(root=str(tmp_path)), several, {})
 
 
-def test_several_labels_are_mapped(tmp_path):
+def test_several_labels_are_mapped(tmp_path, caplog):
     tiny.write_images(tmp_path / "images", 1)
     names = [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.png")]
     rows = ["image,Mass,Edema", *(f"{name},1,{i % 2}" for i, name in enumerate(names))]
@@ -59,6 +60,41 @@ def test_several_labels_are_mapped(tmp_path):
     task = Task(class_names=("Nodule", "Oedema"), multi_label=True)
     data = Data(root=str(tmp_path), labels="labels.csv", multi_label=True)
     found = open_external(data, task, {"mass": "", "edema": "oedema"})
-    assert [record.label for record in found.splits["test"]] == [(0, 0), (0, 1), (0, 0)]
+    # Nobody has looked for nodules, nor are those of the class that is left out absent.
+    assert [record.label for record in found.splits["test"]] == [(-1, 0), (-1, 1), (-1, 0)]
+    assert "has no labels of Nodule, which are not judged" in caplog.text
     with pytest.raises(InputError, match="several classes become one"):
         open_external(data, task, {"mass": "Nodule", "edema": "Nodule"})
+
+
+def test_other_data_is_read_as_the_training_was_but_from_its_own_place(tmp_path):
+    own = recipes.get("strong").changed(
+        {
+            "data.labels": "mine.csv",
+            "data.label_columns": ("dx",),
+            "data.group_regex": "(.*)_",
+            "data.uncertain": "ignore",
+            "data.unlabelled": "skip",
+            "data.image_size": 512,
+            "guidance.region_size": 256,
+        }
+    )
+    tiny.write_images(tmp_path / "images", 1)
+    fields = fields_of(tmp_path, Task(class_names=("a", "b"), multi_label=True), {}, {})
+    found = own.changed(fields).data
+    assert (found.labels, found.label_columns, found.group_regex) == ("", (), "")
+    assert (found.uncertain, found.unlabelled, found.multi_label) == ("ignore", "skip", True)
+    named = fields_of("elsewhere", TASK, {}, {"data.labels": "meta/l.csv"})
+    assert (named["data.root"], named["data.labels"]) == ("elsewhere", "meta/l.csv")
+
+
+def test_grades_that_other_data_lacks_are_no_gap(tmp_path):
+    tiny.write_images(tmp_path / "images", 1)
+    names = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.png"))
+    rows = ["image,label", *(f"{name},{g}" for name, g in zip(names, (0, 1, 3), strict=True))]
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
+    grades = Task(class_names=("0", "1", "2", "3", "4"), ordered=True)
+    own = recipes.get("strong")
+    data = own.changed(fields_of(tmp_path, grades, {}, {})).data
+    found = open_external(data, grades, {}).splits["test"]
+    assert [record.label for record in found] == [0, 1, 3]

@@ -7,10 +7,12 @@ import pytest
 from PIL import Image
 
 from diffmic_jax.config import Data
+from diffmic_jax.data import framing
 from diffmic_jax.data.cache import cached
 from diffmic_jax.data.framing import Framing, bright_box
 from diffmic_jax.data.sources import open_source
 from diffmic_jax.data.transforms import prepare
+from diffmic_jax.errors import InputError
 from tests import tiny
 
 
@@ -76,3 +78,19 @@ def test_decoded_images_are_framed_and_kept_apart(tmp_path):
         pixels = source.read(examples[part].records[i]).pixels
         np.testing.assert_array_equal(found[trim], prepare(source.framing.frame(pixels), 32))
     assert found["disc"].mean() > 2 * found["none"].mean()
+
+
+def test_a_strip_whose_square_takes_too_much_memory_is_refused_by_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(framing, "LARGEST", 90 * 90)
+    strip = np.zeros((10, 100, 3), np.uint8)
+    with pytest.raises(InputError, match="strip.png: a square around its 100 x 10 pixels takes"):
+        Framing("letterbox").frame(strip, "strip.png")
+    assert Framing("crop").frame(strip, "strip.png") is strip
+    # In a data set it is a bad image like others.
+    for name, width in (("a", 100), ("b", 80)):
+        (tmp_path / name).mkdir()
+        for i in range(6):
+            Image.fromarray(strip[:, : width if i < 1 else 50]).save(tmp_path / name / f"{i}.png")
+    source = open_source(Data(root=str(tmp_path), fit="letterbox"))
+    found = cached(source, 32, tmp_path / "cache", on_bad_image="skip")
+    assert [*found.skipped] == ["a/0.png"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import random
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -283,3 +285,28 @@ def test_silencing_adds_one_filter_however_often_it_is_done():
     assert len(warnings.filters) == count
     with pytest.warns(UserWarning, match="still heard"):
         warnings.warn("still heard", stacklevel=1)
+
+
+def test_a_link_to_nothing_is_named(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"")
+    (tmp_path / "b.png").symlink_to(tmp_path / "store/b.png")
+    (tmp_path / "notes").symlink_to(tmp_path / "store/notes")  # no image
+    with pytest.raises(InputError, match=r"b.png: is a link to .*store/b.png, which is not there"):
+        images.list_images(tmp_path)
+    (tmp_path / "b.png").unlink()
+    assert [path.name for path in images.list_images(tmp_path)] == ["a.png"]
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    (tmp_path / "a.png").write_bytes(b"")
+    (tmp_path / "patient7").mkdir()
+    real = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("patient7"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(InputError, match=r"patient7: cannot be read \(Permission denied\)"):
+        images.list_images(tmp_path)

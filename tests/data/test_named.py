@@ -7,6 +7,7 @@ import pytest
 
 from diffmic_jax.data.named import find_images
 from diffmic_jax.errors import InputError
+from diffmic_jax.inference.classify import by_name
 
 
 @pytest.fixture(autouse=True)
@@ -92,3 +93,17 @@ def test_an_image_itself_on_standard_input_is_no_name():
     pipe = io.TextIOWrapper(io.BytesIO(b"\xff\xd8\xff"), encoding="utf-8")
     with pytest.raises(InputError, match="^-: standard input is no text; give the names of images"):
         find_images(["-"], pipe)
+
+
+def test_an_image_has_the_name_that_it_was_given_and_is_there_once(place):
+    assert list(find_images(["./c/3.png", "a/../a/1.png"]).images) == ["./c/3.png", "a/../a/1.png"]
+    assert list(find_images(["a", f"{place}/a/1.png", "./a/1.png"]).images) == [
+        "a/1.png",
+        "a/b/2.jpg",
+    ]
+
+
+def test_images_of_several_folders_keep_these_in_their_names(place):
+    (place / "c/1.png").write_bytes(b"x")
+    assert list(by_name(["a", "c"])) == ["a/1.png", "a/b/2.jpg", "c/1.png", "c/3.png", "c/series"]
+    assert list(by_name("a")) == list(by_name(["a"])) == ["1.png", "b/2.jpg"]

@@ -108,3 +108,11 @@ def test_borders_are_even_lines_of_one_level():
     assert views.border_of(np.full((4, 4), 9, np.uint8)) == (1, 1, 1, 1, 9)
     steps = np.repeat(np.arange(0, 250, 10, dtype=np.uint8)[:, None], 30, axis=1)
     assert views.border_of(steps)[0] == 2 / 25  # even lines, but no longer of one level
+
+
+def test_trees_learn_from_the_parts_that_the_networks_learned_from():
+    images = [(part, noise(i), i % 2) for i, part in enumerate(["train", "validation"] * 8)]
+    source = make_source([*images, *(("test", noise(90 + i), i % 2) for i in range(4))])
+    for learned, count in ((("train",), 8), (("train", "validation"), 16)):
+        report = audit(source, progress=False, learned=learned)
+        assert report["baselines"]["trained_on"] == count

@@ -77,3 +77,23 @@ def test_names_in_the_card_are_escaped(trained):
 def test_one_step_and_one_sample_are_in_the_singular(samples, steps, text):
     assert card.steps_of(samples, steps) == text
     assert card.steps_of(2, 1, "ddim") == "2 samples of one ddim step each"
+
+
+def test_a_classifier_is_no_diffusion(trained):
+    model = load(trained)
+    alone = dataclasses.replace(model, method=dataclasses.replace(model.method, denoiser=None))
+    text = card.model_card(alone)
+    assert "- method: a classifier without diffusion" in text
+    results = text[text.index("## Results") : text.index("## Use")]
+    assert "| test | classifier |" in results
+    assert "guidance alone" not in results and "diffusion" not in results
+
+
+def test_means_over_fewer_classes_are_told():
+    scores = {
+        "per_class": dict.fromkeys("abc"),
+        "classes_in_mean": {"f1_macro": 3, "auroc_macro": 2},
+    }
+    told = "Means over classes leave out those that are undefined: auroc_macro over 2 of 3."
+    assert card.of_fewer_classes(scores) == told
+    assert card.of_fewer_classes({"per_class": {"a": {}}}) == ""

@@ -18,7 +18,7 @@ from PIL import Image
 from diffmic_jax.cli import main as cli
 from diffmic_jax.data.framing import Framing
 from diffmic_jax.data.transforms import prepare
-from diffmic_jax.inference import calibration, export, exported
+from diffmic_jax.inference import calibration, classify, export, exported
 from diffmic_jax.inference.classify import classify_exported
 from diffmic_jax.inference.exported import ExportedError
 from diffmic_jax.inference.load import load
@@ -368,3 +368,30 @@ class TwoLabels:
 def test_an_exported_program_predicts_by_the_thresholds_of_its_run():
     found = classify_exported(TwoLabels(), {"image": np.zeros((4, 4, 3), np.uint8)})
     assert found.labels == ["a"]  # at 0.5 it would be b
+
+
+def test_an_open_program_is_asked_for_some_images_at_a_time(monkeypatch):
+    monkeypatch.setattr(classify, "MOST_AT_ONCE", 2)
+    sizes = []
+
+    class Noted(TwoLabels):
+        def __call__(self, image: np.ndarray) -> dict[str, np.ndarray]:
+            sizes.append(len(image))
+            p = image.mean(axis=(1, 2, 3))[:, None] / 255 * [1.0, 0.5]
+            return {"probabilities": p, "spread": 0 * p}
+
+    images = {str(i): np.full((4, 4, 3), 50 * i, np.uint8) for i in range(5)}
+    found = classify_exported(Noted(), images)
+    assert sizes == [2, 2, 2]  # the last one filled up
+    np.testing.assert_allclose(found.probabilities[:, 0], np.arange(5) * 50 / 255)
+
+
+def test_the_page_says_what_the_program_leaves_to_its_user(program):
+    page = Path(f"{program}.md").read_text()
+    assert "ImageOps.exif_transpose" in page and "upright by their EXIF orientation" in page
+    assert "The predicted class is that of the largest probability." in page
+    assert "are not in the program" in page
+    facts = json.loads(Path(f"{program}.json").read_text())
+    several = export._readme("x", facts | {"multi_label": True, "gray_bits": 12})
+    assert "from its probability in `thresholds` of `x.json` on" in several
+    assert "those of more than 8 bits become 8 on the scale 0..4095" in several

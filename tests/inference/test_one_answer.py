@@ -43,3 +43,20 @@ def test_every_way_to_a_prediction_gives_the_same(trained, tiny_data, tmp_path):
     for name, found in ways.items():
         np.testing.assert_allclose(found, expected, atol=1e-5, err_msg=name)
     assert np.abs(expected[0] - expected[1]).max() > 1e-3
+
+
+def test_deep_gray_has_the_same_answer_alone_and_among_others(trained, tmp_path):
+    """Of a training on images of eight bits, which has no scale for more."""
+    rng = np.random.default_rng(0)
+    for name, top in (("ten", 1000), ("sixteen", 65000)):
+        pixels = rng.integers(0, top, (40, 40)).astype(np.uint16)
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+    classifier = api.load(trained)
+    together = classifier.predict(tmp_path)
+    assert together.ids == ["sixteen.png", "ten.png"]
+    for name, p in zip(together.ids, together.probabilities, strict=True):
+        alone = classifier.predict(tmp_path / name).probabilities[0]
+        np.testing.assert_allclose(p, alone, atol=1e-6)
+    page = ImageClassifier(load(trained))
+    shown = page.classify((tmp_path / "ten.png").read_bytes(), "ten.png")[0].probabilities
+    np.testing.assert_allclose(shown[0], together.probabilities[1], atol=1e-5)
