@@ -14,9 +14,9 @@ from diffmic_jax import extras
 from diffmic_jax.config import Config, Data
 from diffmic_jax.data.attributes import read_attributes
 from diffmic_jax.data.dataset import Dataset, open_dataset
-from diffmic_jax.data.external import open_external
+from diffmic_jax.data.external import fields_of, open_external
 from diffmic_jax.data.framing import Framing
-from diffmic_jax.data.recognise import data_fields, name_of
+from diffmic_jax.data.recognise import name_of
 from diffmic_jax.errors import InputError
 from diffmic_jax.evaluation.evaluate import score
 from diffmic_jax.evaluation.results import Evaluation
@@ -31,6 +31,7 @@ from diffmic_jax.inference.classify import (
     classify_exported,
     predictions,
 )
+from diffmic_jax.inference.evaluated import EXTERNAL
 from diffmic_jax.inference.export import export_model
 from diffmic_jax.inference.exported import Exported
 from diffmic_jax.inference.load import Model
@@ -104,7 +105,8 @@ class Classifier:
         place = None if folder is None else Path(folder)
         dataset = self.dataset(root)
         with owned(self.workdir) if place is None else contextlib.nullcontext():
-            return evaluate_model(self._model, dataset, split, folder=place, coverage=coverage)
+            found = evaluate_model(self._model, dataset, split, folder=place, coverage=coverage)
+        return dataclasses.replace(found, data=self.moved(root).data)
 
     def evaluate_on(
         self,
@@ -113,6 +115,7 @@ class Classifier:
         class_map: Mapping[str, str] | None = None,
         changes: Mapping[str, Any] | None = None,
         folder: str | Path | None = None,
+        coverage: float = COVERAGE,
     ) -> Evaluation:
         """Measure the classifier on other data, all of which is for testing.
 
@@ -120,18 +123,33 @@ class Classifier:
           data: a folder of images, a CSV of labels or the name of a data set.
           class_map: from the other data's class names to those of the classifier; '' leaves a class
             out. Classes of the same name need none.
-          changes: fields of the other data, as `{"data.groups": "patients.csv"}`.
-          folder: where the results go; default `eval/NAME` in the workdir.
+          changes: fields of the other data, as `{"data.groups": "patients.csv"}`; how labels are
+            read is else as in the training.
+          folder: where the results go; default `external/NAME` in the workdir, or in its folder of
+            another sampling than the run's.
+          coverage: of the prediction sets, 0 to 1.
 
         Raises:
-          InputError: the data cannot be opened, or has a class that the classifier does not know.
+          InputError: the data cannot be opened, or has a class that the classifier does not know;
+            or the results of other data of that name are there.
         """
-        fields = data_fields(data) | dict(changes or {})
-        other = dataclasses.replace(self.config, data=Data()).changed(fields)
+        other = self.other_data(data, class_map=class_map, changes=changes)
         framing = Framing.of(self.config.data)
-        source = open_external(other.data, self._model.task, class_map or {}, framing)
-        place = Path(folder) if folder else self.workdir / "eval" / name_of(data)
-        return evaluate_elsewhere(self._model, source, place)
+        source = open_external(other, self._model.task, class_map or {}, framing)
+        place = Path(folder) if folder else self._model.home / EXTERNAL / name_of(data)
+        found = evaluate_elsewhere(self._model, source, place, Path(other.root), coverage)
+        return dataclasses.replace(found, data=other)
+
+    def other_data(
+        self,
+        data: str | Path,
+        *,
+        class_map: Mapping[str, str] | None = None,
+        changes: Mapping[str, Any] | None = None,
+    ) -> Data:
+        """How other data is opened. Arguments and errors as in `evaluate_on`."""
+        fields = fields_of(data, self._model.task, class_map or {}, changes or {})
+        return self.config.changed(fields).data
 
     def subgroups(
         self,
@@ -142,7 +160,7 @@ class Classifier:
         """Metrics by what is known of the images, with intervals; the worst group is named.
 
         Args:
-          evaluation: of the classifier on its own data.
+          evaluation: of the classifier, on its own data or on other.
           attributes: columns of the data's tables, as `age`; numbers become ranges.
           table: a CSV of image and attributes, in their place.
 
@@ -153,7 +171,8 @@ class Classifier:
           InputError: there is no such column, or an image has no row.
         """
         path = None if table is None else Path(table)
-        values = read_attributes(self.config.data, evaluation.records, attributes, path)
+        data = evaluation.data or self.config.data
+        values = read_attributes(data, evaluation.records, attributes, path)
         return by_attribute(
             evaluation.outputs,
             evaluation.task,
@@ -223,8 +242,11 @@ class Classifier:
         Raises:
           InputError: the data is gone.
         """
-        config = self.config
-        return open_dataset(config.changed({"data.root": str(root)}) if root else config)
+        return open_dataset(self.moved(root))
+
+    def moved(self, root: str | Path | None) -> Config:
+        """What the run was trained with, but for the place of its data, if that is another now."""
+        return self.config.changed({"data.root": str(root)}) if root else self.config
 
 
 class ExportedClassifier:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import subprocess
 import sys
@@ -345,3 +346,5 @@ def test_a_table_has_a_row_for_each_image(monkeypatch):
         "std_dog": [0.2, 0.4],
         "set": ["cat", "cat|dog"],
     }
+    gated = dataclasses.replace(FOUND, in_distribution=np.array([True, False])).to_pandas()
+    assert list(gated["in_distribution"]) == [True, False]

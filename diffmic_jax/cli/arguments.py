@@ -221,15 +221,18 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
         "--workdir=runs/mine --data_dir=other --class_map=bkl=benign,mel=malignant",
     )
     flags.add_workdir(command)
-    flags.add_split(command)
+    flags.add_split(command, default=None)
     command.add_argument(
-        "--out", type=flags.path, help="folder to write; default WORKDIR/eval/SPLIT"
+        "--out",
+        type=flags.path,
+        help="folder to write; default WORKDIR/eval/SPLIT, of other data WORKDIR/external/NAME",
     )
     command.add_argument("--root", help="where the data is now, if it has moved")
     command.add_argument("--coverage", type=flags.share, default=0.9, help="of the prediction sets")
     command.add_argument("--data_dir", type=flags.path, help="other data, all of it for testing")
     command.add_argument("--labels", help="its CSV of labels, in that folder")
     command.add_argument("--groups", help="its CSV of image and group")
+    flags.add_set(command, "fields of the other data")
     command.add_argument(
         "--class_map",
         type=flags.mapping,

@@ -10,7 +10,6 @@ import dataclasses
 import json
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from diffmic_jax import extras
@@ -124,6 +123,7 @@ def _cut(data: Any, spec: str) -> str:
 
 def predict(args: argparse.Namespace) -> None:
     """Classify images into a table."""
+    from diffmic_jax.data.files import check_writable_file
     from diffmic_jax.data.named import find_images
     from diffmic_jax.inference.classify import classify, write_uncertainty_of
     from diffmic_jax.inference.classify import table as rows_of
@@ -133,6 +133,8 @@ def predict(args: argparse.Namespace) -> None:
         args.parser.error("name the images: files, folders, patterns such as 'scans/*.dcm', or -")
     if args.coverage is not None and not args.uncertainty:
         raise InputError("--coverage: the sets go into another table; name it in --uncertainty")
+    for out in filter(None, (args.out, args.uncertainty)):
+        check_writable_file(out)
     named = find_images([*args.images, *args.more], sys.stdin)
     model = _load(args)
     found = classify(model, named.images, args.on_bad_image)
@@ -156,29 +158,30 @@ def evaluate(args: argparse.Namespace) -> None:
     from diffmic_jax.api import Classifier
     from diffmic_jax.data.attributes import find_columns
     from diffmic_jax.data.files import write_json
-    from diffmic_jax.data.recognise import name_of
     from diffmic_jax.evaluation.evaluate import table as metrics_table
     from diffmic_jax.evaluation.subgroups import table
+    from diffmic_jax.study.definition import parse_change
 
+    if args.data_dir and (args.root or args.split):
+        raise InputError("--root and --split are of the run's own data; leave out --data_dir")
+    if not args.data_dir and (args.labels or args.groups or args.class_map or args.set):
+        raise InputError("--labels, --groups, --class_map, --set: of other data; name --data_dir")
     classifier = Classifier(_load(args))
+    given = {"data.labels": args.labels, "data.groups": args.groups}
+    changes = dict(map(parse_change, args.set)) | {f: x for f, x in given.items() if x}
+    theirs = {"class_map": args.class_map, "changes": changes}
     if args.attributes:  # before anything is computed
-        find_columns(classifier.config.data, args.attributes, args.table)
+        if args.data_dir:
+            data = classifier.other_data(args.data_dir, **theirs)
+        else:
+            data = classifier.moved(args.root).data
+        find_columns(data, args.attributes, args.table)
+    how = {"folder": args.out, "coverage": args.coverage}
     if args.data_dir:
-        data = Path(args.data_dir) / args.labels if args.labels else args.data_dir
-        found = classifier.evaluate_on(
-            data,
-            class_map=args.class_map,
-            changes={"data.groups": args.groups} if args.groups else {},
-            folder=args.out,
-        )
-        place = args.out or classifier.workdir / "eval" / name_of(data)
-    elif args.labels or args.groups or args.class_map:
-        raise InputError("--labels, --groups and --class_map are of other data; name --data_dir")
+        found = classifier.evaluate_on(args.data_dir, **theirs, **how)
     else:
-        found = classifier.evaluate(
-            args.split, folder=args.out, root=args.root, coverage=args.coverage
-        )
-        place = args.out or classifier.workdir / "eval" / args.split
+        found = classifier.evaluate(args.split or "test", root=args.root, **how)
+    place = found.folder or classifier.workdir
     if args.attributes:
         by_value = classifier.subgroups(found, args.attributes, args.table)
         write_json(place / "subgroups.json", by_value)
@@ -274,7 +277,9 @@ def study(args: argparse.Namespace) -> None:
 def export(args: argparse.Namespace) -> None:
     """Write the best checkpoint as one program for other machines."""
     from diffmic_jax.api import Classifier
+    from diffmic_jax.data.files import check_writable_file
 
+    check_writable_file(args.out)
     out = Classifier(_load(args)).export(args.out, batch_size=args.batch)
     print(f"written to {out}; {out}.md describes its use")
 

@@ -144,10 +144,10 @@ def add_set(parser: argparse.ArgumentParser, whose: str) -> None:
     )
 
 
-def add_split(parser: argparse.ArgumentParser) -> None:
-    """`--split`."""
+def add_split(parser: argparse.ArgumentParser, default: str | None = "test") -> None:
+    """`--split`; None where it matters whether it is given."""
     splits = ("train", "validation", "test", "test_clean")
-    parser.add_argument("--split", default="test", choices=splits)
+    parser.add_argument("--split", default=default, choices=splits, help="default test")
 
 
 def add_workdir(parser: argparse.ArgumentParser) -> None:

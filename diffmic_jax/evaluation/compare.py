@@ -26,6 +26,9 @@ from diffmic_jax.errors import InputError
 from diffmic_jax.evaluation import metrics
 from diffmic_jax.method.task import DOUBT, SEPARATOR, UNKNOWN, Task
 
+GROUPS = "groups.csv"
+"""Of an evaluation: the lesion or patient of each image."""
+
 
 class Evaluated(NamedTuple):
     """What `predictions.csv` holds of N images."""
@@ -102,9 +105,14 @@ def differences(
     return {name: second[name] - first[name] for name in first}
 
 
-def interval(resampled: Float[np.ndarray, " n"]) -> tuple[list[float], float]:
-    """The central 95% of differences in resamples, and p, twice the share on 0's other side."""
+def interval(resampled: Float[np.ndarray, " n"]) -> tuple[list[float] | None, float | None]:
+    """The central 95% of differences in resamples, and p, twice the share on 0's other side.
+
+    Neither where it is defined in no resample.
+    """
     defined = resampled[~np.isnan(resampled)]
+    if not defined.size:
+        return None, None
     below, above = (defined <= 0).mean(), (defined >= 0).mean()
     low_high: list[float] = np.percentile(defined, [2.5, 97.5]).tolist()
     return low_high, float(min(1.0, 2 * min(below, above)))
@@ -177,8 +185,7 @@ def pair(
     ]
     ours, theirs = map(read_predictions, paths, kinds)
     order = _matched(ours, theirs, paths)
-    # An evaluation by itself does not contain the groups, the run beside it does.
-    runs = [run] if run else [f for f in (first, second) if (f / "split.csv").exists()]
+    runs = [run] if run else [f for f in (first, second) if _groups_file(f)]
     return {
         "probabilities": (ours.probabilities, theirs.probabilities[order]),
         "labels": ours.label,
@@ -281,10 +288,16 @@ def read_rows(path: Path, *columns: str) -> list[dict[str, str]]:
     return rows
 
 
+def _groups_file(folder: Path) -> Path | None:
+    """Of a run, or of an evaluation by itself."""
+    paths = (folder / "split.csv", folder / GROUPS)
+    return next((path for path in paths if path.exists()), None)
+
+
 def groups_of(workdir: Path, ids: list[str]) -> np.ndarray:
-    """The group of each image by the run's own split, the image itself where none is known."""
-    path = workdir / "split.csv"
-    rows = read_rows(path, "image", "group") if path.exists() else []
+    """The group of each image by the run's or the evaluation's own table, else the image itself."""
+    path = _groups_file(workdir)
+    rows = read_rows(path, "image", "group") if path else []
     known = {row["image"]: row["group"] for row in rows}
     return np.array([known.get(image) or image for image in ids])
 
@@ -293,11 +306,11 @@ def table(found: dict[str, Any], names: tuple[str, str]) -> str:
     """A text table of a comparison."""
     lines = [f"{'':18}{'first':>9}{'second':>9}{'difference':>12}   95% interval         p"]
     for name, row in found["metrics"].items():
-        low, high = row["ci95"]
-        lines.append(
-            f"{name:18}{row['first']:9.4f}{row['second']:9.4f}{row['difference']:+12.4f}"
-            f"   {low:+.4f} to {high:+.4f}  {row['p_bootstrap']:.3f}"
-        )
+        line = f"{name:18}{row['first']:9.4f}{row['second']:9.4f}{row['difference']:+12.4f}"
+        if row["ci95"]:
+            low, high = row["ci95"]
+            line += f"   {low:+.4f} to {high:+.4f}  {row['p_bootstrap']:.3f}"
+        lines.append(line)
     if found["mcnemar"]:
         only = found["mcnemar"]
         lines.append(

@@ -36,7 +36,7 @@ the bins of the ECE are over p of every question.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,6 +45,7 @@ from jaxtyping import Float, Int, Shaped
 from diffmic_jax.errors import InputError
 from diffmic_jax.evaluation import decision
 from diffmic_jax.evaluation.ranking import OPERATING_POINTS, ranked, threshold_free
+from diffmic_jax.evaluation.resampling import interval, resample_weights, wilson
 from diffmic_jax.inference.calibration import NLL_PROBABILITY_FLOOR
 from diffmic_jax.method.task import SCALARS, Task
 
@@ -58,8 +59,6 @@ MEANS = {
     "average_precision": "average_precision",
 }
 """Means over the classes in which a metric is defined, and that metric."""
-SEED = 0
-"""Of the resamples: equal predictions give equal intervals."""
 
 
 class _Columns(NamedTuple):
@@ -76,6 +75,8 @@ class _Columns(NamedTuple):
     """[N, 15] confidence minus outcome, in the bin of the confidence."""
     ranks: np.ndarray
     """[C, N] of the classes' probabilities, as `ranking.ranked` gives them."""
+    questions: np.ndarray
+    """[N] what an image counts in the means of losses and gaps; 1 on average."""
     known: np.ndarray
     """[N, C] whether it is known that the image belongs to the class or not."""
     task: Task
@@ -183,11 +184,13 @@ def _columns(
         confidence = probabilities.max(axis=1)[:, None]
         outcome = (predicted == labels)[:, None]
         distance = np.square(predicted - labels)
+    shares = _shares(known)
     return _Columns(
         actual=actual,
         predicted=task.multi_hot(predicted) * known,
         losses=np.stack([*_losses(probabilities, actual, known, task), distance], axis=1),
-        gaps=_gaps(confidence, outcome, _shares(known) if task.multi_label else 1),
+        gaps=_gaps(confidence, outcome, shares if task.multi_label else 1),
+        questions=shares.sum(axis=1) if task.multi_label else np.ones(len(labels)),
         known=known,
         ranks=ranked(probabilities, actual),
         task=task,
@@ -233,20 +236,12 @@ def _gaps(confidence: np.ndarray, outcome: np.ndarray, shares: np.ndarray | floa
     return gaps
 
 
-def resample_weights(groups: np.ndarray, bootstrap: int) -> Iterator[np.ndarray]:
-    """Weights [N] of each resample: how often it has the image's group, with replacement."""
-    names, member = np.unique(groups, return_inverse=True)
-    rng = np.random.default_rng(SEED)
-    for _ in range(bootstrap):
-        chosen = rng.integers(len(names), size=len(names))
-        yield np.bincount(chosen, minlength=len(names))[member].astype(np.float64)
-
-
 def _scores(
     columns: _Columns, weights: np.ndarray
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
     """Metrics per class ([C] each) and over all classes, of weighted images; NaN if undefined."""
     total = weights.sum()
+    asked = (weights * columns.questions).sum() or np.nan
     support = _weighted_sum(weights, columns.actual)
     predictions = _weighted_sum(weights, columns.predicted)
     hits = _weighted_sum(weights, columns.actual * columns.predicted)
@@ -267,10 +262,10 @@ def _scores(
         "average_precision": _mean_defined(per_class["average_precision"]),
         "mcc": _mcc(hits.sum(), support, predictions),
         "kappa_quadratic": _kappa(distance, support, predictions),
-        "nll": nll / total,
-        "brier": brier / total,
-        "rps": rps / total,
-        "ece": np.abs(_weighted_sum(weights, columns.gaps)).sum() / total,
+        "nll": nll / asked,
+        "brier": brier / asked,
+        "rps": rps / asked,
+        "ece": np.abs(_weighted_sum(weights, columns.gaps)).sum() / asked,
     }
     return per_class, {n: x if n in columns.task.metrics else np.nan for n, x in scalars.items()}
 
@@ -314,19 +309,17 @@ def _mean_defined(values: np.ndarray) -> float:
 def _intervals(columns: _Columns, groups: np.ndarray, bootstrap: int) -> dict[str, Any]:
     """`ci95` and `ci95_per_class` of `compute`."""
     found = [_scores(columns, w) for w in resample_weights(groups, bootstrap)]
+    ci95 = {name: interval([scalars[name] for _, scalars in found]) for name in SCALARS}
+    accuracy = [scalars["accuracy"] for _, scalars in found]
+    if not ci95["accuracy"] and not np.isnan(accuracy).all():  # all images right, or one group
+        ci95["accuracy"] = wilson(accuracy[0], len(np.unique(groups)))
     return {
-        "ci95": {name: _interval([scalars[name] for _, scalars in found]) for name in SCALARS},
+        "ci95": ci95,
         "ci95_per_class": {
-            name: {metric: _interval([c[metric][i] for c, _ in found]) for metric in INTERVALS}
+            name: {metric: interval([c[metric][i] for c, _ in found]) for metric in INTERVALS}
             for i, name in enumerate(columns.task.class_names)
         },
     }
-
-
-def _interval(resampled: list[float]) -> list[float] | None:
-    """The central 95% of the resamples in which the metric is defined."""
-    defined = [value for value in resampled if not np.isnan(value)]
-    return np.percentile(defined, [2.5, 97.5]).tolist() if defined else None
 
 
 def _optional(value: float) -> float | None:

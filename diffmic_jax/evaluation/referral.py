@@ -9,7 +9,7 @@ import scipy  # loads stats when it is used: few commands test anything
 from jaxtyping import Bool, Float, Int, Shaped
 from scipy.special import entr
 
-from diffmic_jax.evaluation.metrics import resample_weights
+from diffmic_jax.evaluation.resampling import resample_weights
 
 SHARE = 0.2
 """Of the images, those that are referred to an expert."""

@@ -1,7 +1,7 @@
 """The files that an evaluation leaves in its folder.
 
-`metrics.json` has the metrics; `inference.predictions` describes `predictions.csv` and
-`uncertainty.csv`.
+`metrics.json` has the metrics, `groups.csv` the lesion or patient of each image as far as it is
+known; `inference.predictions` describes `predictions.csv` and `uncertainty.csv`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from diffmic_jax.data.files import write_json
+from diffmic_jax.config import Data
+from diffmic_jax.data.files import write_json, write_table
 from diffmic_jax.data.layouts import Record
 from diffmic_jax.evaluation import uncertainty
+from diffmic_jax.evaluation.compare import GROUPS
 from diffmic_jax.inference import calibration
 from diffmic_jax.inference.calibration import COVERAGE, Calibrations
 from diffmic_jax.inference.predictions import Outputs, write_predictions, write_uncertainty
@@ -42,6 +44,10 @@ class Evaluation:
     """To predict an image, over all threads of this process; None: not measured."""
     records: Sequence[Record] = ()
     """The images themselves, with their groups."""
+    data: Data | None = None
+    """Where they are from; None: not told."""
+    folder: Path | None = None
+    """Where the results are; None: not written."""
 
     @property
     def groups(self) -> np.ndarray:
@@ -75,7 +81,7 @@ def add_calibrated(
 
 
 def write(folder: Path, evaluation: Evaluation) -> None:
-    """Write the three files into a folder, on the main process.
+    """Write the four files into a folder, on the main process.
 
     Raises:
       InputError: a file cannot be written.
@@ -89,5 +95,7 @@ def write(folder: Path, evaluation: Evaluation) -> None:
     write_predictions(
         folder / "predictions.csv", ids, outputs, task, thresholds=fitted.thresholds[0]
     )
+    rows = [(record.id, record.group) for record in evaluation.records]
+    write_table(folder / GROUPS, ("image", "group"), rows)
     # The last one: where it is, the others are complete.
     write_json(folder / "metrics.json", evaluation.metrics)

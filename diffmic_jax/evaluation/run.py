@@ -12,8 +12,9 @@ from jax.sharding import Mesh
 
 from diffmic_jax.config import Config
 from diffmic_jax.data import loader
-from diffmic_jax.data.cache import Examples, cached
-from diffmic_jax.data.dataset import Dataset, open_dataset
+from diffmic_jax.data.cache import Examples, cached, decoded_once
+from diffmic_jax.data.dataset import Dataset, open_dataset, tell_of_images
+from diffmic_jax.data.files import write_table
 from diffmic_jax.data.sources import CLEAN, Source
 from diffmic_jax.errors import InputError
 from diffmic_jax.evaluation.evaluate import score, table
@@ -21,7 +22,7 @@ from diffmic_jax.evaluation.results import Evaluation, add_calibrated, write
 from diffmic_jax.inference import calibration, ood
 from diffmic_jax.inference.calibration import COVERAGE
 from diffmic_jax.inference.card import write_card
-from diffmic_jax.inference.evaluated import folder_of
+from diffmic_jax.inference.evaluated import METRICS, folder_of, read_scores
 from diffmic_jax.inference.load import Model
 from diffmic_jax.inference.predict import (
     Predictor,
@@ -178,10 +179,10 @@ def evaluate(
     outputs = predict_part(model, whole, split, timed)
     parts = [CLEAN, split] if split == "test" and CLEAN in examples else [split]
     for part in parts:
-        found = _measure(model, examples[part], *_inside(examples[part], whole, outputs), coverage)
-        found = dataclasses.replace(found, cpu_seconds=timed.cpu_seconds)
         place = folder or folder_of(model, part)
         place = place / CLEAN if folder and part != split else place
+        found = _measure(model, examples[part], *_inside(examples[part], whole, outputs), coverage)
+        found = dataclasses.replace(found, cpu_seconds=timed.cpu_seconds, folder=place)
         write(place, found)
         _show(model, found, part, place)
     if folder is None and parallel.is_main_process():
@@ -199,7 +200,7 @@ def _judging(model: Model, split: str) -> Model:
 
 
 def evaluate_elsewhere(
-    model: Model, source: Source, folder: Path, coverage: float = COVERAGE
+    model: Model, source: Source, folder: Path, root: Path, coverage: float = COVERAGE
 ) -> Evaluation:
     """Evaluate a model on other data than its own; write and print the results.
 
@@ -207,25 +208,44 @@ def evaluate_elsewhere(
       model: of a run.
       source: from `data.external`; all of it is for testing.
       folder: where the results go.
+      root: where the data is, which `metrics.json` says as `data`.
       coverage: of the conformal prediction sets.
 
     Raises:
-      InputError: an image cannot be read.
+      InputError: an image cannot be read, or the results of data elsewhere are in the folder.
     """
+    where = str(root.absolute())
+    _check_place(folder, where)
     own = model.config.data
-    decoded = cached(
-        source,
-        own.image_size,
-        Path(own.cache_dir) if own.cache_dir else None,
-        on_bad_image=own.on_bad_image,
-        gray_bits=own.gray_bits,
-    )
+    size, policy, scale = own.image_size, own.on_bad_image, own.gray_bits
+    kept = Path(own.cache_dir) if own.cache_dir else None
+    decoded = cached(source, size, kept, on_bad_image=policy, gray_bits=scale)
+    if decoded.gray_bits != scale:  # the training had no scale: then each image by itself
+        decoded = decoded_once(source, size, on_bad_image=policy, gray_bits=scale)
+    tell_of_images(decoded)
     part = decoded.examples["test"]
+    if not len(part):
+        raise InputError(f"{root}: no image can be read; replace some of them")
     ids = [record.id for record in part.records]
     found = _measure(model, part, ids, predict_part(model, part, "external"), coverage)
+    metrics = found.metrics | {"data": where, "skipped": len(decoded.skipped)}
+    found = dataclasses.replace(found, metrics=metrics, folder=folder)
     write(folder, found)
+    if parallel.is_main_process() and (decoded.skipped or (folder / "skipped.csv").exists()):
+        write_table(folder / "skipped.csv", ("image", "reason"), [*decoded.skipped.items()])
     _show(model, found, f"{source.name}, other data", folder)
     return found
+
+
+def _check_place(folder: Path, where: str) -> None:
+    """Refuse to replace the results of other data that has the same name."""
+    path = folder / METRICS
+    there = read_scores(path).get("data") if path.exists() else where
+    if there != where:
+        raise InputError(
+            f"{folder}: has the results of {there or 'a part of the own data'}; name another "
+            "folder in --out"
+        )
 
 
 def _check_same_data(model: Model, dataset: Dataset) -> None:

@@ -37,15 +37,16 @@ def by_attribute(
       thresholds: multi-label, of the classes.
 
     Returns:
-      For each attribute `groups`, from value to n, the metrics and `ci95`, and `worst`: the value
-      with the lowest AUROC (the lowest accuracy where that is undefined) among those of at least
-      `FEWEST` images, its `difference` to all other images, and that one's `ci95`; None if there
-      are fewer than two such values.
+      For each attribute `groups`, from value to n, the metrics and `ci95`, and `worst`: of the
+      values with at least `FEWEST` images the one with the lowest AUROC, the mean over those
+      `classes` in which all of them have one, or where there is none the lowest accuracy (several
+      labels: F1); which is the `best`, and how far it is below that; the classes are named where
+      these are not all. None if there are fewer than two such values.
     """
     found = {}
     for name, values in attributes.items():
         of_value = np.asarray(values)
-        parts = {}
+        parts, aurocs = {}, {}
         for value in sorted(set(values)):
             inside = of_value == value
             scores = metrics.compute(
@@ -56,22 +57,37 @@ def by_attribute(
                 bootstrap=bootstrap,
                 thresholds=thresholds,
             )
-            kept = {key: scores[key] for key in task.metrics}
-            parts[value] = {"n": scores["n"], **kept, "ci95": scores["ci95"]}
-        found[name] = {"groups": parts, "worst": _worst(parts)}
+            kept = {key: scores[key] for key in (*task.metrics, "ci95", "classes_in_mean")}
+            parts[value] = {"n": scores["n"], **kept}
+            aurocs[value] = {each: one["auroc"] for each, one in scores["per_class"].items()}
+        found[name] = {"groups": parts, "worst": _worst(parts, aurocs)}
     return found
 
 
-def _worst(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
-    """The group with the lowest of the metric that all groups of a fair size have."""
+def _worst(
+    parts: Mapping[str, Mapping[str, Any]], aurocs: Mapping[str, Mapping[str, float | None]]
+) -> dict[str, Any] | None:
+    """The group that does worst by what all groups of a fair size have; arguments by value."""
     fair = {value: part for value, part in parts.items() if part["n"] >= FEWEST}
-    for metric in ("auroc_macro", "accuracy", "f1_macro"):
-        if len(fair) > 1 and all(part.get(metric) is not None for part in fair.values()):
-            value = min(fair, key=lambda each: fair[each][metric])
-            best = max(fair, key=lambda each: fair[each][metric])
-            gap = fair[best][metric] - fair[value][metric]
-            return {"value": value, "metric": metric, "best": best, "below_best": gap}
-    return None
+    if len(fair) < 2:
+        return None
+    defined = [{c for c, x in aurocs[value].items() if x is not None} for value in fair]
+    names = [*next(iter(aurocs.values()))]
+    common = [name for name in names if all(name in each for each in defined)]
+    if common:  # a mean over other classes is another quantity
+        metric = "auroc_macro"
+        of_value = {value: float(np.mean([aurocs[value][c] for c in common])) for value in fair}
+    else:
+        metric = next(
+            name for name in ("accuracy", "f1_macro") if name in next(iter(fair.values()))
+        )
+        of_value = {value: part[metric] for value, part in fair.items()}
+    if None in of_value.values():
+        return None
+    value, best = min(of_value, key=of_value.__getitem__), max(of_value, key=of_value.__getitem__)
+    gap = of_value[best] - of_value[value]
+    facts = {"value": value, "metric": metric, "best": best, "below_best": gap}
+    return facts | ({"classes": common} if 0 < len(common) < len(names) else {})
 
 
 def per_case(outputs: Outputs, task: Task, groups: np.ndarray) -> Outputs:
@@ -115,8 +131,9 @@ def table(found: Mapping[str, Any]) -> str:
             title = f"{attribute} {value}"
             lines.append(f"{title:32.32}{part['n']:>8,}" + "".join(f"{cell:>20}" for cell in cells))
         if worst := each["worst"]:
+            over = f" over {len(worst['classes'])} classes" if "classes" in worst else ""
             lines.append(
-                f"worst by {attribute}: {worst['value']}, {worst['metric']} "
+                f"worst by {attribute}: {worst['value']}, {worst['metric']}{over} "
                 f"{worst['below_best']:.4f} below that of {worst['best']}"
             )
     return "\n".join(lines)

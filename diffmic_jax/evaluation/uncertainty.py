@@ -35,8 +35,9 @@ def assess(
     Returns:
       `temperature`, `uniform`, their `nll`, `brier`, `rps` and `ece`, with several labels
       `joint_nll`, of all labels of an image together in nats, and for single labels
-      `conformal`: the `target` and the reached `coverage`, the interval `expected` in which 95% of
-      splits of this size would reach it, the mean `set_size` and the share of `empty` sets.
+      `conformal`: the `target` and the reached `coverage`, the interval `expected` in which this is
+      for 95% of pairs of a validation and a test part of these sizes (Vovk 2012), the mean
+      `set_size` and the share of `empty` sets.
     """
     calibrated = calibration.apply(fitted, probabilities, coverage)
     if fitted is None or calibrated is None:
@@ -48,13 +49,15 @@ def assess(
         samples = probabilities[:, None] if samples is None else samples
         joint = calibration.joint_log_likelihood(fitted, samples, labels)
         found["joint_nll"] = float(-joint.mean())
-    sets = calibrated.sets
-    return found | {"conformal": None if sets is None else _reached(sets, labels, coverage)}
+    sets, count = calibrated.sets, len(fitted.scores)
+    return found | {"conformal": None if sets is None else _reached(sets, labels, coverage, count)}
 
 
-def _reached(sets: np.ndarray, labels: np.ndarray, coverage: float) -> dict[str, Any]:
-    """`conformal` of `assess`, of prediction sets [N, C]."""
-    low, high = scipy.stats.binom.interval(0.95, len(labels), coverage)
+def _reached(sets: np.ndarray, labels: np.ndarray, coverage: float, count: int) -> dict[str, Any]:
+    """`conformal` of `assess`, of prediction sets [N, C] that so many images calibrated."""
+    rank, low, high = calibration.rank_of(count, coverage), len(labels), len(labels)
+    if rank <= count:  # else every set has all classes
+        low, high = scipy.stats.betabinom.interval(0.95, len(labels), rank, count + 1 - rank)
     return {
         "target": coverage,
         "coverage": float(calibration.of_label(sets, labels).mean()),

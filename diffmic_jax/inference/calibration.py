@@ -237,8 +237,13 @@ def tempered(calibration: Calibration, probabilities: Float[np.ndarray, "*n c"])
 
 def threshold(calibration: Calibration, coverage: float) -> float:
     """The largest conformal score of a class in a set; infinite if the images are too few."""
-    rank = math.ceil((len(calibration.scores) + 1) * coverage)
+    rank = rank_of(len(calibration.scores), coverage)
     return calibration.scores[rank - 1] if rank <= len(calibration.scores) else math.inf
+
+
+def rank_of(count: int, coverage: float) -> int:
+    """Which of so many scores, from 1, is the largest in a set; above them if they are too few."""
+    return math.ceil((count + 1) * coverage)
 
 
 def prediction_sets(

@@ -13,6 +13,7 @@ from typing import Any
 
 from diffmic_jax.config import Config
 from diffmic_jax.data.files import read_table, write_text
+from diffmic_jax.inference.calibration import Calibration
 from diffmic_jax.inference.evaluated import evaluations
 from diffmic_jax.inference.load import Model
 from diffmic_jax.method.networks import OF_GUIDANCE
@@ -36,7 +37,7 @@ use it to diagnose, to triage or to choose a treatment.
 
 **Limits.** The results hold for images from the same source as the data above: other scanners,
 hospitals, populations or diseases can change them, and it was not tested whether they do. Every
-image is assigned to one of the classes, also an image that shows none of them. The probabilities
+image gets an answer in terms of the classes, also one of something else. The probabilities
 are calibrated risks only as far as `ece` above shows. Where the split was not made by patient, test
 images may resemble training images, and the results may be too good."""
 
@@ -102,7 +103,9 @@ def _model(model: Model) -> dict[str, Any]:
     own = denoiser.encoder != OF_GUIDANCE
     encoder = denoiser.encoder if own else "on the guidance's features of the image"
     return {
-        "method": "DiffMIC: a guidance network and a diffusion model over the label",
+        "method": "DiffMIC: a guidance network and a diffusion model over the label"
+        if model.method.denoiser
+        else "a classifier without diffusion",
         "recipe": config.recipe,
         "classes": ", ".join(task.class_names),
         "labels": "any number per image" if task.multi_label else "one per image",
@@ -138,8 +141,23 @@ def answer_of(model: Model) -> str:
     if folds and len(model.by_fold) == folds:
         facts.append(f"each of {folds} parts of the images is held out by some of them")
     if own:
-        facts.append(f"temperature {own.temperature:.3g}")
+        facts.append(tempering_of(own))
     return "; ".join(facts)
+
+
+def tempering_of(own: Calibration) -> str:
+    """A temperature, and what is mixed in before it, in words."""
+    share = own.uniform / (1 + own.uniform)
+    mixed = f" after a share of {share:.0%} of equal probabilities" if share >= 0.005 else ""
+    return f"temperature {own.temperature:.3g}{mixed}"
+
+
+def title_of(model: Model) -> str:
+    """What answers: a diffusion, a classifier, or an average of both."""
+    diffuse = [each.method.denoiser is not None for each in model.members]
+    if any(diffuse) and not all(diffuse):
+        return "average"
+    return "diffusion" if all(diffuse) else "classifier"
 
 
 def _kind(config: Config) -> str:
@@ -185,13 +203,28 @@ def _results(model: Model) -> str:
     notes = "".join(f"\nNot shown: {part}, which is {what}.\n" for part, what in other.items())
     if not found:
         return f"None yet.\n{notes}"
-    rows: list[Sequence[str]] = [("part", "classifier", "images", *HEADLINE)]
+    rows: list[Sequence[str]] = [("part", "answer", "images", *HEADLINE)]
     for part, scores in found.items():
-        for name, values in (("diffusion", scores), ("guidance alone", scores["guidance"])):
+        answers = {title_of(model): scores}
+        if model.method.denoiser:
+            answers["guidance alone"] = scores["guidance"]
+        for name, values in answers.items():
             cells = (cell(values, metric) for metric in HEADLINE)
             rows.append((markdown(part), name, str(scores["n"]), *cells))
+        if few := of_fewer_classes(scores):
+            notes += f"\n{markdown(part)}: {few}\n"
     intervals = "95% intervals by bootstrap over images, or groups where there are."
     return f"{table(rows)}\n{intervals}\n{notes}"
+
+
+def of_fewer_classes(scores: Mapping[str, Any]) -> str:
+    """A sentence on means over classes that leave some out, which no image has; else empty."""
+    count, means = len(scores["per_class"]), scores.get("classes_in_mean", {})
+    fewer = [f"{name} over {n}" for name, n in means.items() if n < count]
+    return (
+        f"Means over classes leave out those that are undefined: {', '.join(fewer)} of {count}."
+        * bool(fewer)
+    )
 
 
 def cell(values: Mapping[str, Any], name: str) -> str:

@@ -15,6 +15,8 @@ from diffmic_jax.errors import InputError
 from diffmic_jax.inference.load import Model
 
 METRICS = "metrics.json"
+EXTERNAL = "external"
+"""The folder of evaluations on other data; those on the parts of the run's own are in `eval`."""
 PROVENANCE = ("step", "state_sha256", "sampling")
 """Keys of `metrics.json` that say what it is of; files of earlier versions have none."""
 
@@ -86,17 +88,19 @@ def is_current(model: Model, split: str) -> bool:
 
 
 def evaluations(model: Model) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
-    """The evaluated parts of a model.
+    """The evaluated parts of a model, and after them its other data, as `external/NAME`.
 
     Returns:
       The scores of each part, and of each part that was evaluated with something else, with what.
     """
     own: dict[str, dict[str, Any]] = {}
     other: dict[str, str] = {}
-    for path in sorted((model.home / "eval").glob(f"*/{METRICS}")):
-        scores = read_scores(path)
-        if differs := difference(model, scores):
-            other[path.parent.name] = differs
-        else:
-            own[path.parent.name] = scores
+    for folder in ("eval", EXTERNAL):
+        for path in sorted((model.home / folder).glob(f"*/{METRICS}")):
+            part = path.parent.name if folder == "eval" else f"{EXTERNAL}/{path.parent.name}"
+            scores = read_scores(path)
+            if differs := difference(model, scores):
+                other[part] = differs
+            else:
+                own[part] = scores
     return own, other

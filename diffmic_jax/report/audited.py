@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from diffmic_jax.data.audit_text import told_classes, told_line
+from diffmic_jax.data.audit_text import told_classes, told_line, ungrouped
 from diffmic_jax.data.layouts import PARTS
 from diffmic_jax.data.sources import CLEAN
 from diffmic_jax.report import page
@@ -36,10 +36,11 @@ def section(report: dict[str, Any]) -> str:
 def _leaks(report: dict[str, Any]) -> list[str]:
     test, guess = report["n_by_split"]["test"], report["group_guess"]
     if report["groups_known"]:
-        return [
+        leaked = (
             f"{report['leaked_images']:,} of {test:,} test images show a lesion or patient that is "
             "in training or validation too."
-        ]
+        )
+        return [leaked, *ungrouped(report)]
     lines = ["Groups (lesions, patients) are not known, so leaks by them cannot be counted."]
     if guess:
         lines.append(
@@ -51,7 +52,7 @@ def _leaks(report: dict[str, Any]) -> list[str]:
 
 
 def _tells(report: dict[str, Any]) -> list[str]:
-    tells = report["tells"]
+    tells = report.get("tells")
     if not tells:
         return []
     lines = [f"{told_line(name, rows)}." for name, rows in told_classes(tells).items()]
@@ -59,14 +60,19 @@ def _tells(report: dict[str, Any]) -> list[str]:
 
 
 def _few(report: dict[str, Any]) -> list[str]:
-    few = [
-        f"{name} ({row['images']} images, {100 * row['margin']:.0f} points)"
-        for name, row in report["few_to_test"].items()
-    ]
-    return [f"{FEW}: {', '.join(few)}."] if few else []
+    few, none = [], []
+    for name, row in report["few_to_test"].items():
+        if row["images"]:
+            few.append(f"{name} ({row['images']} images, {100 * row['margin']:.0f} points)")
+        else:
+            none.append(name)
+    lines = [f"{FEW}: {', '.join(few)}."] if few else []
+    return lines + ([f"No test image has {', '.join(none)}: not tested."] if none else [])
 
 
 def _copies(report: dict[str, Any]) -> list[str]:
+    if "duplicated_test_images" not in report:
+        return []
     return [
         "Test images with an exact or near duplicate in training or validation: "
         f"{report['duplicated_test_images']:,}.",

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from diffmic_jax import __version__
-from diffmic_jax.data.audit import audit
+from diffmic_jax.data.audit import audit, audit_records
 from diffmic_jax.data.dataset import Dataset
 from diffmic_jax.data.files import believed, read_json, write_json, write_text
 from diffmic_jax.evaluation import compare
 from diffmic_jax.evaluation.run import calibrate, evaluate
-from diffmic_jax.inference.card import steps_of, write_card
+from diffmic_jax.inference.card import answer_of, steps_of, tempering_of, title_of, write_card
 from diffmic_jax.inference.evaluated import folder_of, is_current
 from diffmic_jax.inference.load import Model
 from diffmic_jax.planning import plan as plans
@@ -32,8 +32,8 @@ from diffmic_jax.training.owner import owned
 
 AUDIT = "audit.json"
 UNAUDITED = (
-    "The images were not read again to look for copies across the parts, groups that leak and "
-    "classes that can be told by their files: it would have taken more than a tenth of the minutes "
+    "The images were not read again to look for copies across the parts and for classes that can "
+    "be told by their files: it would have taken more than a tenth of the minutes "
     "that the fit was given. diffmic report does it."
 )
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy", "scikit-learn")
@@ -59,15 +59,19 @@ def write_report(
       InputError: there is no such part, the data has changed, or a file cannot be written.
     """
     model = _completed(model, dataset, split)
-    found = read_results(model.workdir, split, model.config.eval.bootstrap, model.home)
-    results = dataclasses.replace(found, diffuses=model.method.denoiser is not None)
+    results = _results(model, split)
     audit, comparison = _audit(model, dataset, audits), _comparison(model, results)
     baselines = audit.get("baselines", dict.fromkeys(BASELINES))
+    if results.task.multi_label and split != "test":
+        baselines = dict.fromkeys(BASELINES)  # they are of the test part, and name no images
     groups = compare.groups_of(model.workdir, results.ids)
     with believed(model.workdir / AUDIT, "delete it, and write the report again"):
-        conclusion = verdict(results, comparison, baselines, groups)
+        leaked = audit["leaked_images"] if split == "test" else 0
+        conclusion = verdict(results, comparison, baselines, groups, leaked)
         headline = sections.headline(results, comparison, baselines)
-        data = audited.section(audit) if audit else page.paragraph(UNAUDITED)
+        data = audited.section(audit)
+        if "baselines" not in audit:
+            data += page.paragraph(UNAUDITED)
     head = [
         page.paragraph(_summary(model, results, split), "sub"),
         conclusion,
@@ -81,6 +85,22 @@ def write_report(
         ("facts", "Configuration and versions", _facts(model)),
     ]
     write_text(out, page.document(data_name(model.config), head, parts))
+
+
+def _results(model: Model, split: str) -> Results:
+    """The evaluation of a part, with what is to be said of the networks behind it."""
+    first, *others = model.members
+    found = read_results(first.workdir, split, model.config.eval.bootstrap, model.home)
+    own, folds = model.tempering.diffusion, len(model.by_fold) > 1
+    return dataclasses.replace(
+        found,
+        diffuses=model.method.denoiser is not None,
+        who=title_of(model),
+        networks=1 + len(others),
+        tempering=tempering_of(own) if own else "",
+        careful=folds,
+        held_out="on the images that the members hold out" if folds else "on the validation part",
+    )
 
 
 def _sections(
@@ -133,11 +153,14 @@ def _completed(model: Model, dataset: Dataset, split: str) -> Model:
 
 def _summary(model: Model, results: Results, split: str) -> str:
     sampling = model.method.sampling
-    how = f", the mean of {steps_of(sampling.total_samples, sampling.num_steps)}"
+    diffuse = (each.method for each in model.members if each.method.denoiser)
+    samples = sum(method.sampling.total_samples for method in diffuse)
+    how = f", the mean of {steps_of(samples, sampling.num_steps)}"
+    answer = answer_of(model)
     return (
         f"{model.method.name} on the {split} part: {results.scores['n']:,} images, "
         f"{results.task.num_classes} classes. Checkpoint of step {model.step:,}"
-        f"{how if model.method.denoiser else ''}."
+        f"{how if model.method.denoiser else ''}." + f" The answer: {answer}." * bool(answer)
     )
 
 
@@ -155,13 +178,15 @@ def _comparison(model: Model, results: Results) -> dict[str, Any]:
 
 
 def _audit(model: Model, dataset: Dataset, audits: bool) -> dict[str, Any]:
-    """The audit of the run's split, from the workdir if it is there; empty if there is none."""
+    """The audit of the run's split, from the workdir if it is there; else what needs no image."""
     path = model.workdir / AUDIT
     found = read_json(path) if path.exists() else {}
     if "baselines" not in found:  # one of an earlier version lacks them
         if not audits:
-            return {}
-        found = audit(dataset.source)
+            return audit_records(dataset.source)
+        # Each fold is held out by some of the networks: together they learn from all of them.
+        learned = ("train", "validation") if model.config.data.folds else ("train",)
+        found = audit(dataset.source, learned=learned)
         write_json(path, found)
     return found
 

@@ -9,9 +9,8 @@ authors'.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from diffmic_jax.config import Config, Data
 from diffmic_jax.data.catalog import CATALOG, MEDMNIST
@@ -20,18 +19,19 @@ from diffmic_jax.data.framing import Framing
 from diffmic_jax.inference.card import (
     COPIES,
     answer_of,
-    cell,
     markdown,
     origins,
     steps_of,
     table,
     versions,
 )
-from diffmic_jax.inference.evaluated import evaluations
 from diffmic_jax.inference.load import Model
 from diffmic_jax.method.networks import OF_GUIDANCE, SHARED
-from diffmic_jax.method.task import DOUBT, SCALARS, SEPARATOR
+from diffmic_jax.method.task import DOUBT, SEPARATOR
+from diffmic_jax.nn.preprocess import Preprocess
+from diffmic_jax.planning import plan as plans
 from diffmic_jax.report.checklist_items import CLAIM, TRIPOD_AI, Item
+from diffmic_jax.report.checklist_results import about_results
 from diffmic_jax.training.workdir import config_sha256, skipped_images
 
 FILE = "CHECKLIST.md"
@@ -48,7 +48,6 @@ Filled in by diffmic_jax from the files of this run; the last column is for the 
 Items have the numbers of CLAIM (2024 update) and TRIPOD+AI in words of our own: use them together
 with the publications (doi 10.1148/ryai.240300, 10.1136/bmj-2023-078378).
 """
-NOT_YET = "not evaluated yet"
 UNKNOWN = "not recorded"
 
 
@@ -80,14 +79,15 @@ def _row(item: Item, known: Mapping[str, str]) -> tuple[str, str, str, str]:
 
 def facts(model: Model) -> dict[str, str]:
     """What the run's files contain, in phrases, by the names that the items use."""
-    config, task = model.config, model.task
+    config, task, method = model.config, model.task, model.method
     split, several = _Split(model.workdir), task.multi_label
     return {
         "title": f"{config.recipe} on {config.data.name}",
         "use": "research software; not tested or cleared for clinical use",
         "labels": f"{', '.join(task.class_names)}; {'any number' if several else 'one'} per image",
         "measures": ", ".join(task.metrics)
-        + "; by class; the same of the guidance prediction alone",
+        + "; by class"
+        + "; the same of the guidance prediction alone" * bool(config.denoiser.encoder),
         "hash": config_sha256(config),
         "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
         "origins": origins(model.meta.get("origins", {})),
@@ -99,10 +99,11 @@ def facts(model: Model) -> dict[str, str]:
         "regions": f"saliency map and {config.guidance.num_regions} regions with their attention, "
         "for every image",
         **_about_missing(model),
-        **_about_data(config.data, split),
+        **_about_data(config.data, split, method.preprocess),
         **(_about_diffusion(model) if config.denoiser.encoder else _about_classifier(model)),
-        "selection": _selection(config),
-        **_about_results(model, split),
+        "ensemble": answer_of(model) or "one model",
+        "selection": _selection(model),
+        **about_results(model, split.grouped),
     }
 
 
@@ -134,6 +135,7 @@ class _Split:
         self.labels: dict[str, Counter[str]] = {}
         self.images: Counter[str] = Counter()
         self._groups: dict[str, list[str]] = {}
+        self.ungrouped = 0
         path = workdir / "split.csv"
         if path.exists():
             for row in read_table(path, "split", "label", "group"):
@@ -146,6 +148,8 @@ class _Split:
         )
         if group:
             self._groups.setdefault(part, []).append(group)
+        else:
+            self.ungrouped += 1
 
     @property
     def grouped(self) -> bool:
@@ -159,7 +163,7 @@ class _Split:
         return sum(group in seen for group in self._groups.get("test", ()))
 
 
-def _about_data(data: Data, split: _Split) -> dict[str, str]:
+def _about_data(data: Data, split: _Split, own: Preprocess) -> dict[str, str]:
     cut = "read from a file" if data.split else PROTOCOLS[data.protocol]
     counts = (f"{n:,} {part}" for part, n in split.images.items())
     held = f"validation share {data.validation_fraction} of training where none is given"
@@ -177,10 +181,14 @@ def _about_data(data: Data, split: _Split) -> dict[str, str]:
         or UNKNOWN,
         "imbalance": _imbalance(split, data.balance),
         "preprocessing": f"{Framing.of(data).words}centre square, {data.image_size} px "
-        "(bilinear), RGB, mean and standard deviation of ImageNet",
+        f"(bilinear), RGB, less {_levels(own.mean)} and over {_levels(own.std)} of 255",
         "augmentation": f"flips: {FLIPS[data.flip]}; rotation up to {data.rotation:g} degrees"
         f"{_more_augmentation(data)}; in training alone",
     }
+
+
+def _levels(values: Sequence[float]) -> str:
+    return "/".join(f"{255 * value:.0f}" for value in values)
 
 
 def _more_augmentation(data: Data) -> str:
@@ -195,6 +203,8 @@ def _disjoint(split: _Split) -> str:
     return (
         f"images; {split.leaked:,} test images are of a group (patient, lesion) that training or "
         "validation have as well"
+        + f"; the group of {split.ungrouped:,} images is not known"
+        * bool(split.ungrouped)
     )
 
 
@@ -290,70 +300,11 @@ def _losses(config: Config) -> str:
     return " and ".join(f"{weight:g} times {name}" for name, weight in losses.items() if weight)
 
 
-def _selection(config: Config) -> str:
+def _selection(model: Model) -> str:
+    config, plan = model.config, plans.read(model.workdir)
     metric = config.checkpoint.metric
+    if plan and plan.choice:
+        return f"checkpoints by {metric} on held-out images; {plan.choice}"
     if config.data.validation_fraction:
         return f"the checkpoint of the best {metric} on validation"
     return f"by {metric} on validation where the data has one, else the last step"
-
-
-def _about_results(model: Model, split: _Split) -> dict[str, str]:
-    found, _ = evaluations(model)
-    unit = "groups" if split.grouped else "images"
-    calibrated = (model.home / "calibration.json").exists()
-    return {
-        "intervals": f"95% by bootstrap, {model.config.eval.bootstrap:,} resamples of {unit}; two "
-        "runs by McNemar's test and paired bootstrap (`compare`)",
-        "calibration": "temperature and conformal sets, fitted on validation (calibration.json); "
-        "reported beside the uncalibrated results"
-        if calibrated
-        else "none",
-        "internal": f"evaluated parts: {', '.join(found) or NOT_YET}",
-        "results": _each(found, _headline),
-        "per_class": _each(found, _classes),
-        "errors": _each(found, _errors),
-        "calibration_results": _each(found, _calibrated),
-    }
-
-
-def _each(found: Mapping[str, Any], describe: Callable[[Mapping[str, Any]], str]) -> str:
-    return "; ".join(f"{part}: {describe(scores)}" for part, scores in found.items()) or NOT_YET
-
-
-def _headline(scores: Mapping[str, Any]) -> str:
-    def line(values: Mapping[str, Any], names: Sequence[str]) -> str:
-        known = [name for name in names if values[name] is not None]
-        return ", ".join(f"{name} {cell(values, name)}" for name in known)
-
-    guidance = line(scores["guidance"], ("accuracy", "f1_macro", "auroc_macro"))
-    return f"n = {scores['n']:,}, {line(scores, SCALARS)}; guidance alone {guidance}"
-
-
-def _classes(scores: Mapping[str, Any]) -> str:
-    lines = []
-    for name, values in scores["per_class"].items():
-        shown = values | {"ci95": scores["ci95_per_class"][name]}
-        measured = (f"{m} {cell(shown, m)}" for m in ("recall", "precision", "auroc"))
-        lines.append(f"{name} ({values['support']:,}): {', '.join(measured)}")
-    return "; ".join(lines)
-
-
-def _errors(scores: Mapping[str, Any]) -> str:
-    referral = scores.get("referral")
-    if not referral:
-        return "see per class"
-    return (
-        f"{referral['errors']:,} of {scores['n']:,} wrong; the {referral['share']:.0%} of the "
-        f"highest entropy contain {referral['errors_referred']:,} of them; report.html shows the "
-        "most confident ones"
-    )
-
-
-def _calibrated(scores: Mapping[str, Any]) -> str:
-    after = scores.get("calibrated")
-    if not after:
-        return "none"
-    text = f"ECE {scores['ece']:.3f}, with temperature {after['ece']:.3f}"
-    if sets := after.get("conformal"):
-        text += f"; conformal sets cover {sets['coverage']:.3f} (target {sets['target']:g})"
-    return text

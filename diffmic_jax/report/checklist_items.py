@@ -53,7 +53,7 @@ CLAIM = (
     Item(
         "26", "choice of the final model", "{selection}", "choices made by eye, and on which part"
     ),
-    Item("27", "ensembles", "one model; {prediction}", "further models, if joined"),
+    Item("27", "ensembles", "{ensemble}; {prediction}", "further models, if joined"),
     Item("28", "measures", "{measures}", "which one was primary, and why"),
     Item("29", "uncertainty, significance", "{intervals}", "tests and thresholds set beforehand"),
     Item("30", "robustness", authors="other seeds, subgroups, image quality, other settings"),

@@ -80,6 +80,30 @@ class Results(Predicted):
     """Of a bootstrap."""
     diffuses: bool = True
     """There is a denoiser; without one the guidance is the classifier."""
+    who: str = "diffusion"
+    """What answers: `card.title_of`."""
+    networks: int = 1
+    """That answer together; what is shown of the inside of one is of the first."""
+    tempering: str = ""
+    """Of the answer itself, in words; empty without one."""
+    held_out: str = "on the validation part"
+    """Where temperatures were fitted, in words."""
+    careful: bool = False
+    """Prediction sets are from the answers of fewer networks than answer together."""
+
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        """[C] with several labels, from which a class is predicted; else none."""
+        values = [one.get("threshold") for one in self.scores["per_class"].values()]
+        return tuple(values) if self.task.multi_label and None not in values else ()
+
+    @property
+    def right(self) -> np.ndarray:
+        """[N] whether the predicted class, or each label that is known, is that of the image."""
+        predicted = self.task.predicted(self.probabilities, self.thresholds)
+        if not self.task.multi_label:
+            return predicted == self.label
+        return ((predicted == self.label) | ~self.task.known(self.label)).all(axis=1)
 
     @property
     def answers(self) -> tuple[Answer, ...]:
@@ -87,7 +111,7 @@ class Results(Predicted):
         if not self.diffuses:
             return (Answer("classifier", "classifier", self.probabilities, self.scores),)
         return (
-            Answer("diffusion", "diffusion", self.probabilities, self.scores),
+            Answer("diffusion", self.who, self.probabilities, self.scores),
             Answer("guidance", "guidance alone", self.guidance, self.scores["guidance"]),
         )
 
@@ -138,7 +162,7 @@ def read_results(
     """Read the files of an evaluation.
 
     Args:
-      workdir: the run's folder.
+      workdir: the folder of the run, or of the network whose training is shown.
       split: the part of the data.
       resamples: of a bootstrap.
       home: the folder with its evaluation; default the workdir.

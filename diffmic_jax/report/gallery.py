@@ -21,14 +21,11 @@ SHOWN_CLASSES = 5
 def most_confident_mistakes(results: Results) -> np.ndarray:
     """Positions of the wrong predictions with the highest confidence, `MISTAKES` at most."""
     p, label = results.probabilities, results.label
-    if results.task.multi_label:
-        # By the class with the largest error.
+    if results.task.multi_label:  # by the class with the largest error
         worst = (np.abs(p - label) * results.task.known(label)).max(axis=1)
-        wrong = worst > 0.5
     else:
         worst = p.max(axis=1)
-        wrong = p.argmax(axis=1) != label
-    found = np.flatnonzero(wrong)
+    found = np.flatnonzero(~results.right)
     return found[np.argsort(-worst[found], kind="stable")][:MISTAKES]
 
 
@@ -52,10 +49,9 @@ def card(name: str, shown: Predicted, i: int, case: Case, original: Original) ->
       original: the image as it is in its file.
     """
     names = shown.task.class_names
-    label = None if shown.label is None else shown.task.name(shown.label[i])
     parts = [
         f"<h3>{page.text(shown.ids[i])}</h3>",
-        _verdict(shown.prediction[i], label),
+        _verdict(shown, i),
         f'<div class="views">{with_regions(case, original)}{with_saliency(case, original)}</div>',
         patches(case, original),
         classes(shown, i, case),
@@ -76,13 +72,14 @@ def colour_scale() -> str:
     )
 
 
-def legend(regions: bool, diffuses: bool, paths: bool) -> page.Raw:
+def legend(regions: bool, diffuses: bool, paths: bool, several: bool) -> page.Raw:
     """How to read a card.
 
     Args:
       regions: the guidance looks at regions.
       diffuses: there is a denoiser.
       paths: cards show the path of the label vector.
+      several: networks answer together.
     """
     left, grid = "Left: the image.", "the grid of the network's evidence for its classes"
     if regions:
@@ -91,6 +88,8 @@ def legend(regions: bool, diffuses: bool, paths: bool) -> page.Raw:
             "Left: the image with the regions that the network looked at closely; the thicker the "
             "line, the more attention, and below each region with its share."
         )
+    if several:
+        left = f"Drawn is what the first of the networks looks at. {left}"
     more = " The guidance is the first estimate, which the diffusion refines." if diffuses else ""
     if paths:
         more += (
@@ -104,12 +103,13 @@ def legend(regions: bool, diffuses: bool, paths: bool) -> page.Raw:
     )
 
 
-def _verdict(prediction: str, label: str | None) -> str:
+def _verdict(shown: Predicted, i: int) -> str:
     """The predicted class, and the label where it is known."""
-    predicted = f"predicted <b>{page.text(prediction or 'none')}</b>"
-    if label is None:
+    predicted = f"predicted <b>{page.text(shown.prediction[i] or 'none')}</b>"
+    if not isinstance(shown, Results):
         return f"<p>{predicted}</p>"
-    kind = "right" if prediction == label else "wrong"
+    label = shown.task.name(shown.label[i])
+    kind = "right" if shown.right[i] else "wrong"
     return (
         f'<p>label <b>{page.text(label or "none")}</b>, <span class="{kind}">{predicted}</span></p>'
     )

@@ -116,7 +116,7 @@ class ImageSections:
     def _legend_of_cards(self) -> page.Raw:
         method = self.model.method
         steps, regions = len(method.sampling.timesteps), self.model.config.guidance.network == "dcg"
-        return gallery.legend(regions, steps > 0, steps > 1)
+        return gallery.legend(regions, steps > 0, steps > 1, self.results.networks > 1)
 
     def _legend(self) -> page.Raw:
         keys = "".join(

@@ -73,5 +73,6 @@ def trunks_table(found: list[dict[str, Any]]) -> str:
 
 
 def num_parameters(model: Model) -> int:
-    """The number of parameters of both networks."""
-    return sum(leaf.size for leaf in jax.tree.leaves(model.variables["params"]))
+    """The number of parameters of all networks that answer."""
+    trees = [each.variables["params"] for each in model.members]
+    return sum(leaf.size for leaf in jax.tree.leaves(trees))

@@ -9,6 +9,7 @@ import numpy as np
 from scipy.special import entr
 
 from diffmic_jax.evaluation.referral import SHARE, referral_curve
+from diffmic_jax.inference.card import of_fewer_classes
 from diffmic_jax.inference.ood import FALSE_ALARMS
 from diffmic_jax.report import figures, page
 from diffmic_jax.report.collect import Answer, Results
@@ -54,7 +55,8 @@ def headline(results: Results, comparison: dict[str, Any], baselines: dict[str, 
         rows.append((TITLES[name], *cells))
     header = [each.title for each in results.answers] + ["difference"] * results.diffuses
     table = page.table(("", *header, *shortcuts), rows, "headline", "stack")
-    return table + page.paragraph(_headline_note(results, comparison, shortcuts), "note")
+    note = _headline_note(results, comparison, baselines if shortcuts else {})
+    return table + page.paragraph(note, "note")
 
 
 def _shortcuts(results: Results, baselines: dict[str, Any]) -> dict[str, dict[str, float]]:
@@ -71,7 +73,7 @@ def _shortcuts(results: Results, baselines: dict[str, Any]) -> dict[str, dict[st
     return {title: row for title, row in rows.items() if row["predictions"].keys() == ids}
 
 
-def _headline_note(results: Results, comparison: dict[str, Any], shortcuts: dict[str, Any]) -> str:
+def _headline_note(results: Results, comparison: dict[str, Any], baselines: dict[str, Any]) -> str:
     note = (
         f"{results.scores['n']:,} images. In brackets: 95% intervals by bootstrap, of whole groups "
         "(lesions, patients) where these are known."
@@ -86,16 +88,16 @@ def _headline_note(results: Results, comparison: dict[str, Any], shortcuts: dict
     only = comparison["mcnemar"]
     if results.diffuses and only:
         note += (
-            f" Correct by the diffusion alone: {only['only_second']}; by the guidance alone: "
+            f" Correct by the {results.who} alone: {only['only_second']}; by the guidance alone: "
             f"{only['only_first']} (McNemar, exact: p = {only['p']:.2g})."
         )
-    if shortcuts:
+    if baselines:
         note += (
-            " The last columns: what classifiers reach that learned from the same training images "
-            "in seconds: extremely randomised trees on 32 x 32 pixels, and a tree on size, stored "
-            "form and borders."
+            " The last columns: what classifiers reach that learned in seconds from "
+            f"{baselines['trained_on']:,} of the training images: extremely randomised trees on "
+            "32 x 32 pixels, and a tree on size, stored form and borders."
         )
-    return note
+    return " ".join(filter(None, (note, of_fewer_classes(results.scores))))
 
 
 def training(results: Results) -> str:
@@ -108,8 +110,10 @@ def training(results: Results) -> str:
     items = [page.figure(figures.curves(results.log, LOSSES, "training losses", end))]
     if any(row.get("val_accuracy") or row.get("val_auroc_macro") for row in results.log):
         items.append(page.figure(figures.curves(results.log, VALIDATION, "validation", end)))
-    note = "Dotted line: the denoiser begins to learn."
-    return page.grid(items) + (page.paragraph(note, "note") if end else "")
+    note = "Dotted line: the denoiser begins to learn." * bool(end)
+    if results.networks > 1:
+        note = f"Of the first of the {results.networks} networks that answer together. {note}"
+    return page.grid(items) + (page.paragraph(note, "note") if note else "")
 
 
 def classes(results: Results) -> str:
@@ -177,7 +181,7 @@ def reliability(results: Results) -> str:
     for name, title, p, own in shown:
         confidence, outcome = _confidences(p, results)
         items.append(page.figure(figures.reliability(name, title, confidence, outcome, own["ece"])))
-    return page.grid(items) + _calibrated_note(scores["calibrated"]) + _familiar_note(scores)
+    return page.grid(items) + _calibrated_note(results) + _familiar_note(scores)
 
 
 def _confidences(p: np.ndarray, results: Results) -> tuple[np.ndarray, np.ndarray]:
@@ -200,7 +204,8 @@ def _familiar_note(scores: dict[str, Any]) -> str:
     )
 
 
-def _calibrated_note(after: dict[str, Any] | None) -> str:
+def _calibrated_note(results: Results) -> str:
+    after = results.scores["calibrated"]
     if after is None:
         return page.paragraph(
             "Not calibrated: the run has no validation part, or was evaluated with a sampling that "
@@ -208,17 +213,25 @@ def _calibrated_note(after: dict[str, Any] | None) -> str:
             "note",
         )
     text = (
-        f"The temperature {after['temperature']:.3f} was fitted on the validation part; with it "
+        f"The temperature {after['temperature']:.3f} was fitted {results.held_out}; with it "
         f"the NLL is {after['nll']:.3f} and the ECE {after['ece']:.3f}."
     )
+    if results.tempering:
+        text = (
+            f"The answer itself has a {results.tempering}, fitted {results.held_out}; a second "
+            f"one of {after['temperature']:.3f}, fitted there to these answers, makes the NLL "
+            f"{after['nll']:.3f} and the ECE {after['ece']:.3f}."
+        )
     sets = after["conformal"]
     if sets:
         low, high = sets["expected"]
+        range_ = f"95% of splits of these sizes: {low:.1%} to {high:.1%}"
+        if results.careful:
+            range_ = "more than that is usual, since fewer networks answered for the held-out ones"
         text += (
             f" Prediction sets with a target coverage of {sets['target']:.0%} contain the true "
-            f"class in {sets['coverage']:.1%} of the images (95% of splits of this size: {low:.1%} "
-            f"to {high:.1%}); they have {sets['set_size']:.2f} classes on average, and "
-            f"{sets['empty']:.1%} are empty."
+            f"class in {sets['coverage']:.1%} of the images ({range_}); they have "
+            f"{sets['set_size']:.2f} classes on average, and {sets['empty']:.1%} are empty."
         )
     return page.paragraph(text)
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from diffmic_jax.evaluation.compare import interval
-from diffmic_jax.evaluation.metrics import resample_weights
+from diffmic_jax.evaluation.resampling import resample_weights
 from diffmic_jax.report import page
 from diffmic_jax.report.collect import Results
 
@@ -31,6 +31,7 @@ def verdict(
     comparison: Mapping[str, Any],
     baselines: Mapping[str, Any],
     groups: np.ndarray,
+    leaked: int = 0,
 ) -> page.Raw:
     """A few sentences: the result, the guidance, the best baseline, the probabilities.
 
@@ -39,12 +40,19 @@ def verdict(
       comparison: what `compare.compare` returns, the guidance first.
       baselines: those of the audit.
       groups: [N] what is resampled as a whole.
+      leaked: how many of the images are of a group that is in training too.
     """
     name = "auroc_macro" if results.task.multi_label else "accuracy"
     sentences = [_result(results, name)]
     if results.diffuses:
         sentences.append(_against(GUIDANCE, comparison["metrics"].get(name)))
     sentences += [_against_baseline(results, baselines, groups, name), *_probabilities(results)]
+    if leaked:
+        sentences.insert(
+            1,
+            f"{leaked:,} of these images show a lesion or patient that is in training or "
+            "validation too, which makes the results look better than they are on new ones.",
+        )
     first, *rest = filter(None, sentences)
     return page.Raw(
         f'<div class="verdict"><p><b>{page.text(first)}</b> {page.text(" ".join(rest))}</p></div>\n'
@@ -128,5 +136,5 @@ def _probabilities(results: Results) -> Sequence[str]:
     told = f"Its probabilities {verb}: it is {mean:.1%} sure and {accuracy:.1%} right"
     if after and results.calibrated is not None and not verb.startswith("can"):
         sure = results.calibrated.max(axis=1).mean()
-        told += f"; with the temperature fitted on validation, {sure:.1%} sure"
+        told += f"; with a temperature fitted {results.held_out}, {sure:.1%} sure"
     return [f"{told}."]

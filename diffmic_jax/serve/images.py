@@ -55,7 +55,7 @@ class ImageClassifier:
         own = self.model.config.data
         largest = min(own.max_pixels, MAX_PIXELS)
         pixels = decode(io.BytesIO(data), name, largest, own.gray_bits).pixels
-        return Framing.of(own).frame(pixels)
+        return Framing.of(own).frame(pixels, name)
 
     def _outputs(self, image: np.ndarray) -> Outputs:
         rows = parallel.padded_batch_size(self.model.mesh, 1)

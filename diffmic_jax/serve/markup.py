@@ -60,8 +60,12 @@ class About:
     def record(self) -> str:
         """How often it was right, as `right in 74% of 225 test images`."""
         scores = self.scores
-        if scores is None or scores["accuracy"] is None:
+        if scores is None:
             return "how often it is right is not known: it has no evaluation"
+        if scores["accuracy"] is None:  # of several labels
+            auroc = scores["auroc_macro"]
+            mean = "" if auroc is None else f", mean AUROC {auroc:.2f}"
+            return f"evaluated on {scores['n']:,} test images{mean}"
         return f"right in {scores['accuracy']:.0%} of {scores['n']:,} test images"
 
 
@@ -114,7 +118,8 @@ def static(name: str) -> str:
 def _about(about: About) -> str:
     """What a user may ask next, folded."""
     model, scores = about.model, about.scores
-    samples = model.method.sampling.total_samples if model.method.denoiser else 0
+    diffuse = (each.method for each in model.members if each.method.denoiser)
+    samples = sum(method.sampling.total_samples for method in diffuse)
     lines = [
         "Every image gets one of these classes, also one that shows none of them.",
         f"Recipe {model.method.name}, checkpoint of step {model.step:,}, images of "

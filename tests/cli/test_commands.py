@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,8 @@ from diffmic_jax.data.layouts import PARTS
 from diffmic_jax.data.recognise import data_fields
 from diffmic_jax.data.sources import open_source
 from diffmic_jax.inference import exported
+from diffmic_jax.inference.load import load
+from diffmic_jax.report.info import describe
 from tests import tiny
 from tests.processes import write_config
 
@@ -234,12 +237,67 @@ def test_other_data_groups_and_cases_are_evaluated(trained, tiny_data, tmp_path,
     assert cli.main(command) == 0
     out = capsys.readouterr().out
     assert "other, other data, checkpoint" in out or "images, other data, checkpoint" in out
-    folder = workdir / "eval/other"
+    folder = workdir / "external/other"
     scores = json.loads((folder / "metrics.json").read_text())
     own = json.loads((workdir / "eval/test/metrics.json").read_text())
     assert (scores["n"], scores["nll"]) == (own["n"], pytest.approx(own["nll"], rel=1e-5))
     groups = json.loads((folder / "subgroups.json").read_text())["site"]["groups"]
     assert {name: part["n"] for name, part in groups.items()} == {"a": 5, "b": 4}
     assert json.loads((folder / "cases.json").read_text())["n"] == 9
+    assert scores["data"] == str(other)
+    assert "external/other_accuracy" in describe(load(workdir))
     assert cli.main(["evaluate", f"--workdir={workdir}", "--class_map=a=b"]) == 2
     assert cli.main(["evaluate", f"--workdir={workdir}", "--class_map=a"]) == 2
+
+
+def test_other_data_never_replaces_results(trained, tiny_data, tmp_path, capsys):
+    workdir = shutil.copytree(trained, tmp_path / "run")
+    before = (workdir / "eval/test/metrics.json").read_bytes()
+    command = ["evaluate", f"--workdir={workdir}"]
+    for site in ("a", "b"):
+        shutil.copytree(tiny_data / "test", tmp_path / site / "test")
+    assert cli.main([*command, f"--data_dir={tmp_path}/a/test", "--coverage=0.7"]) == 0
+    assert (workdir / "eval/test/metrics.json").read_bytes() == before
+    found = workdir / "external/test/metrics.json"
+    after = found.read_bytes()
+    sets = json.loads(after)["calibrated"]
+    assert sets is None or sets["conformal"]["target"] == 0.7
+    # A part that is alone in a folder is what there is to test.
+    assert cli.main([*command, f"--data_dir={tmp_path}/a"]) == 0
+    assert json.loads((workdir / "external/a/metrics.json").read_text())["n"] == 9
+    # Another hospital's folder of the same name.
+    assert cli.main([*command, f"--data_dir={tmp_path}/b/test"]) == 2
+    assert f"has the results of {tmp_path}/a/test; name another folder" in capsys.readouterr().err
+    assert found.read_bytes() == after
+    assert cli.main([*command, f"--data_dir={tmp_path}/b/test", f"--out={tmp_path}/out"]) == 0
+    assert (tmp_path / "out/metrics.json").exists()
+    for flags, message in (
+        (["--split=test", f"--data_dir={tmp_path}/a"], "--root and --split are of the run's own"),
+        (["--set=data.uncertain=zero"], "of other data; name --data_dir"),
+    ):
+        assert cli.main([*command, *flags]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_attributes_of_other_data_are_from_its_own_table(trained, tiny_data, tmp_path, capsys):
+    workdir = shutil.copytree(trained, tmp_path / "run")
+    other = shutil.copytree(tiny_data / "test", tmp_path / "other/images").parent
+    names = [path.relative_to(other).as_posix() for path in sorted(other.rglob("*.png"))]
+    rows = [f"{name},{Path(name).parts[1]},{'xy'[i % 2]}" for i, name in enumerate(names)]
+    (other / "meta").mkdir()
+    (other / "meta/labels.csv").write_text("\n".join(["image,label,site", *rows]))
+    command = ["evaluate", f"--workdir={workdir}", f"--data_dir={other}"]
+    assert cli.main([*command, "--labels=meta/labels.csv", "--attributes=age"]) == 2
+    assert "no such column in" in capsys.readouterr().err
+    assert cli.main([*command, "--labels=meta/labels.csv", "--attributes=site"]) == 0
+    found = json.loads((workdir / "external/other/subgroups.json").read_text())["site"]["groups"]
+    assert {name: part["n"] for name, part in found.items()} == {"x": 5, "y": 4}
+
+
+def test_a_place_that_cannot_be_written_is_found_before_anything_is_loaded(tmp_path, capsys):
+    (tmp_path / "notes.txt").write_text("a file")
+    for command in ("predict new", "export"):
+        for place in (tmp_path, tmp_path / "notes.txt/out.csv"):
+            argv = [*command.split(), f"--workdir={tmp_path}/nowhere", f"--out={place}"]
+            assert cli.main(argv) == 2
+            assert f"{place}: cannot be written" in capsys.readouterr().err

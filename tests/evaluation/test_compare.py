@@ -11,7 +11,7 @@ from diffmic_jax.cli import main as cli
 from diffmic_jax.data.files import write_json
 from diffmic_jax.errors import InputError
 from diffmic_jax.evaluation import metrics
-from diffmic_jax.evaluation.compare import compare, compare_workdirs, read_predictions
+from diffmic_jax.evaluation.compare import compare, compare_workdirs, pair, read_predictions
 from diffmic_jax.inference.predictions import Outputs, write_predictions
 from diffmic_jax.method.task import Task
 from tests import tiny
@@ -188,3 +188,14 @@ def test_a_run_that_is_not_evaluated_is_named(trained, tmp_path, capsys):
     assert line.startswith(f"error: {tmp_path}/eval/test/predictions.csv: cannot be read")
     assert line.endswith("evaluate that run first")
     assert len(read_predictions(trained / "eval/test/predictions.csv").ids) == tiny.TEST
+
+
+def test_evaluations_by_themselves_know_their_groups(trained, tmp_path):
+    for name in ("one", "two"):
+        assert cli.main(["evaluate", f"--workdir={trained}", f"--out={tmp_path / name}"]) == 0
+    rows = (tmp_path / "one/groups.csv").read_text().splitlines()
+    assert rows[0] == "image,group" and len(rows) == 1 + tiny.TEST
+    patients = [f"{row.split(',')[0]},p{i % 2}" for i, row in enumerate(rows[1:])]
+    (tmp_path / "one/groups.csv").write_text("\n".join([rows[0], *patients]))
+    found = pair(tmp_path / "one", tmp_path / "two")["groups"]
+    assert sorted({*found}) == ["p0", "p1"]

@@ -10,7 +10,7 @@ from scipy.special import softmax
 from sklearn import metrics as sk
 
 from diffmic_jax.errors import InputError
-from diffmic_jax.evaluation import metrics
+from diffmic_jax.evaluation import resampling
 from diffmic_jax.evaluation.metrics import bootstrap_scalars, compute
 from diffmic_jax.evaluation.ranking import SPECIFICITIES
 from diffmic_jax.inference.calibration import NLL_PROBABILITY_FLOOR
@@ -248,7 +248,7 @@ def test_groups_are_resampled_as_a_whole(split):
 def test_same_seed_same_bytes(split, monkeypatch):
     found = []
     for seed in (1, 1, 2):
-        monkeypatch.setattr(metrics, "SEED", seed)
+        monkeypatch.setattr(resampling, "SEED", seed)
         found.append(json.dumps(compute(split[0], split[1], FIVE, bootstrap=50)))
     first, again, other = found
     assert first == again != other
@@ -288,7 +288,9 @@ def test_intervals_of_the_classes_surround_their_values(split):
     found = compute(split[0], split[1], FIVE, bootstrap=300)
     for name in FIVE.class_names:
         values = found["per_class"][name] | found["operating_points"][name]
-        for metric, (low, high) in found["ci95_per_class"][name].items():
+        intervals = found["ci95_per_class"][name]
+        assert len([*filter(None, intervals.values())]) > 3
+        for metric, (low, high) in ((m, each) for m, each in intervals.items() if each):
             assert low <= values[metric] <= high, (name, metric)
         low, high = found["ci95_per_class"][name]["f1"]
         assert low < high
@@ -304,3 +306,30 @@ def test_equal_seeds_resample_two_classifiers_alike(split):
     assert (one["brier"] != same["brier"]).all()
     interval = compute(probabilities, labels, FIVE, bootstrap=50)["ci95"]["accuracy"]
     assert interval == np.percentile(one["accuracy"], [2.5, 97.5]).tolist()
+
+
+def test_images_with_few_known_labels_weigh_less_in_a_resample_too():
+    rng = np.random.default_rng(0)
+    labels = np.where(rng.random((60, 6)) < rng.random((60, 1)), 1, -1)
+    labels[:, 0] = 1
+    several = Task(class_names=tuple("abcdef"), multi_label=True)
+    # Every known answer has the same loss, so that its mean is the same in every resample.
+    found = bootstrap_scalars(
+        np.full((60, 6), 0.7), labels, several, groups=np.arange(60), bootstrap=20
+    )
+    np.testing.assert_allclose(found["nll"], -np.log(0.7), rtol=1e-12)
+    np.testing.assert_allclose(found["brier"], 0.09, rtol=1e-12)
+    np.testing.assert_allclose(found["ece"], 0.3, rtol=1e-12)
+
+
+def test_what_is_the_same_in_every_resample_has_no_interval_but_the_accuracy_has():
+    labels = np.arange(20) % 2
+    found = compute(np.eye(2)[labels], labels, Task(class_names=("a", "b")), bootstrap=50)
+    low, high = found["ci95"]["accuracy"]
+    assert (low, high) == (pytest.approx(20 / 23.84, abs=0.001), 1.0)  # Wilson's
+    assert found["ci95"]["auroc_macro"] is None
+    assert found["ci95_per_class"]["a"]["recall"] is None
+    # All images are of one patient.
+    half = np.eye(2)[np.arange(20) // 2 % 2]
+    one = compute(half, labels, Task(class_names=("a", "b")), groups=np.zeros(20), bootstrap=50)
+    assert np.diff(one["ci95"]["accuracy"]) > 0.5

@@ -64,3 +64,23 @@ def test_a_case_has_the_mean_of_its_images():
     assert found.samples.shape == (2, 1, 2)
     with pytest.raises(InputError, match="images of case p have different labels"):
         per_case(outputs, TASK, np.array(["p", "p", "q"]))
+
+
+def test_groups_are_ranked_by_the_classes_that_all_of_them_have():
+    three = Task(class_names=("a", "b", "c"))
+    rng = np.random.default_rng(0)
+    label = np.concatenate([np.arange(60) % 3, np.arange(60) % 2])
+    p = np.eye(3)[label] + 0.8 * rng.random((120, 3))
+    p[:60, 2] = rng.random(60)  # the first site's worst class, which the second does not have
+    p /= p.sum(axis=1, keepdims=True)
+    site = ["first"] * 60 + ["second"] * 60
+    found = by_attribute(
+        outputs_of(p, label), three, {"site": site}, groups=np.arange(120), bootstrap=5
+    )["site"]
+    groups, worst = found["groups"], found["worst"]
+    assert [groups[name]["classes_in_mean"]["auroc_macro"] for name in groups] == [3, 2]
+    assert worst["classes"] == ["a", "b"]
+    parts = [compute(p[own], label[own], three, bootstrap=0) for own in (slice(60), slice(60, 120))]
+    means = [np.mean([each["per_class"][name]["auroc"] for name in "ab"]) for each in parts]
+    assert worst["below_best"] == pytest.approx(max(means) - min(means))
+    assert "auroc_macro over 2 classes" in table({"site": found})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -16,6 +17,7 @@ import pytest
 from diffmic_jax.cli import main as cli
 from diffmic_jax.data.dataset import open_dataset
 from diffmic_jax.evaluation.metrics import INTERVALS
+from diffmic_jax.inference.ensemble import Ensemble
 from diffmic_jax.inference.load import load
 from diffmic_jax.report import build
 from diffmic_jax.report.figures import LARGEST
@@ -289,3 +291,24 @@ def test_a_split_that_is_not_there_is_named(workdir, capsys):
     assert cli.main(["report", f"--workdir={workdir}", "--split=test_clean"]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line == "error: the data has no test_clean split; it has train, validation, test"
+
+
+def test_a_report_without_resamples_is_written(workdir, tmp_path):
+    copy = shutil.copytree(workdir, tmp_path / "run")
+    model = load(copy)
+    config = model.config.changed({"eval.bootstrap": 0})
+    none = dataclasses.replace(model, config=config)
+    build.write_report(none, open_dataset(config), tmp_path / "report.html")
+    assert '<div class="verdict">' in (tmp_path / "report.html").read_text()
+
+
+def test_what_is_shown_of_several_networks_says_of_which_it_is(workdir, tmp_path):
+    model = load(workdir)
+    both = Ensemble.of([model, model], workdir)
+    build.write_report(both, open_dataset(model.config), tmp_path / "report.html", audits=False)
+    text = (tmp_path / "report.html").read_text()
+    assert "Of the first of the 2 networks that answer together" in text
+    assert "Drawn is what the first of the networks looks at" in text
+    assert "The answer: mean of 2 networks (2 of v1)" in text
+    samples = 2 * model.method.sampling.total_samples
+    assert f"the mean of {samples} samples" in text

@@ -117,3 +117,49 @@ def test_names_of_classes_are_text_in_figures_and_on_the_page():
     p = np.array([0.1, 0.5, 0.9])
     roc = figures.roc_and_pr(0, "$x^$", np.array([0, 1, 1]), {"diffusion": p, "guidance": p})
     assert "$x^$ (2 of 3)" in roc
+
+
+def test_what_is_not_known_of_an_image_makes_no_error(multi_label):
+    label, p = multi_label.label.copy(), multi_label.probabilities.copy()
+    label[:3] = [[1, -1], [-1, 1], [0, -1]]
+    p[:3] = [[0.9, 0.1], [0.1, 0.9], [0.1, 0.9]]
+    found = dataclasses.replace(multi_label, label=label, probabilities=p)
+    assert found.right[:3].all()
+    assert not {0, 1, 2} & {*gallery.most_confident_mistakes(found).tolist()}
+
+
+def test_errors_of_several_labels_are_by_the_thresholds_of_the_predictions(multi_label):
+    label, p = multi_label.label.copy(), multi_label.probabilities.copy()
+    label[:2], p[:2] = [[1, 0], [0, 0]], [[0.3, 0.1], [0.45, 0.1]]
+    per_class = {name: {"threshold": 0.2} for name in TASK.class_names}
+    scores = multi_label.scores | {"per_class": per_class}
+    found = dataclasses.replace(multi_label, label=label, probabilities=p, scores=scores)
+    assert found.thresholds == (0.2, 0.2)
+    assert found.right[:2].tolist() == [True, False]
+    assert found.right.sum() < len(label)
+
+
+def test_the_temperature_of_an_answer_and_one_on_top_of_it_are_told_apart(tmp_path):
+    label = np.arange(60) % 2
+    p = np.where(label[:, None] == np.arange(2), 0.8, 0.2)
+    task = Task(class_names=("x", "y"))
+    outputs = Outputs(p, 0 * p, p, label, p[:, None], p)
+    fitted = Calibration(
+        temperature=1.5, uniform=1e-7, scores=tuple(np.linspace(0, 1, 40)), multi_label=False
+    )
+    scores = evaluate.score(outputs, task, bootstrap=5)
+    metrics = results.add_calibrated(scores, outputs, task, Calibrations(fitted, fitted))
+    ids = [f"{i}.png" for i in range(60)]
+    found = Evaluation(task=task, ids=ids, outputs=outputs, metrics=metrics)
+    results.write(tmp_path / "eval/test", found)
+    alone = read_results(tmp_path, "test")
+    text = sections.reliability(alone)
+    assert "The temperature 1.500 was fitted on the validation part" in text
+    assert "95% of splits of these sizes" in text
+    whole = dataclasses.replace(
+        alone, tempering="temperature 1.2", held_out="on what the members hold out", careful=True
+    )
+    text = sections.reliability(whole)
+    assert "The answer itself has a temperature 1.2, fitted on what the members hold out" in text
+    assert "a second one of 1.500" in text
+    assert "95% of splits" not in text

@@ -117,3 +117,27 @@ def test_several_labels_are_told_by_their_auroc(tmp_path):
     text = verdict(found, compared, baselines(30), np.arange(N))
     assert "has a mean AUROC of" in text and "32 x 32 pixels have 70.0%" in text
     assert "calibration error 0.0" in text
+
+
+def test_leaks_are_told_in_the_verdict(tmp_path):
+    found = made(tmp_path, probabilities(10, 0.9), probabilities(10, 0.9))
+    both = (found.guidance, found.probabilities)
+    compared = compare.compare(both, LABEL, TASK, np.arange(N), 50)
+    text = verdict(found, compared, baselines(60), np.arange(N), leaked=30)
+    assert "30 of these images show a lesion or patient that is in training or validation" in text
+    assert "lesion" not in verdict(found, compared, baselines(60), np.arange(N))
+
+
+def test_without_resamples_there_is_a_verdict_without_intervals(tmp_path):
+    guidance = probabilities(40, 0.9)
+    found = dataclasses.replace(made(tmp_path, probabilities(10, 0.9), guidance), resamples=0)
+    compared = compare.compare((guidance, found.probabilities), LABEL, TASK, np.arange(N), 0)
+    assert compared["metrics"]["accuracy"]["ci95"] is None
+    assert "second" in compare.table(compared, ("a", "b"))
+    assert "The diffusion is right in" in verdict(found, compared, baselines(60), np.arange(N))
+
+
+def test_an_average_is_called_one(tmp_path):
+    found = made(tmp_path, probabilities(10, 0.9), probabilities(20, 0.9))
+    mixed = dataclasses.replace(found, who="average")
+    assert "The average is right in" in told(mixed, found.guidance, baselines(60))

@@ -38,6 +38,7 @@ def about(tmp_path):
     config = SimpleNamespace(data=data)
     model = SimpleNamespace(home=tmp_path, config=config, task=TASK, method=method, step=7)
     model.workdir, model.fingerprint, model.provenance = tmp_path, "f", {"sampling": {}}
+    model.members = (model,)
     return markup.About(model, 0.9)
 
 
@@ -119,3 +120,12 @@ def test_a_run_without_an_evaluation_says_so(about):
     (about.model.workdir / "eval/test/metrics.json").unlink()
     assert "how often it is right is not known" in told(about, "Pneumonia")
     assert "How often it is right is not known" in markup.document(about)
+
+
+def test_of_several_labels_the_number_of_test_images_and_the_auroc_are_told(about):
+    path = about.model.home / "eval/test/metrics.json"
+    several = SCORES | {"accuracy": None, "auroc_macro": 0.812, "calibrated": None}
+    path.write_text(json.dumps(whole_scores(several)))
+    assert about.record == "evaluated on 225 test images, mean AUROC 0.81"
+    path.unlink()
+    assert "it has no evaluation" in markup.About(about.model, 0.9).record
