@@ -10,7 +10,7 @@ from pathlib import Path
 
 from diffmic_jax.data.columns import part_of_file
 from diffmic_jax.data.csvfile import nfc
-from diffmic_jax.data.images import images_under
+from diffmic_jax.data.scan import images_under
 from diffmic_jax.errors import InputError
 
 log = logging.getLogger("diffmic_jax")

@@ -10,7 +10,7 @@ from fnmatch import fnmatch
 from itertools import groupby
 from pathlib import Path
 
-from diffmic_jax.data import images, labels
+from diffmic_jax.data import labels, scan
 from diffmic_jax.data.columns import PART_NAMES, part_of, part_of_file
 from diffmic_jax.data.csvfile import nfc, normal
 from diffmic_jax.data.finder import Inside
@@ -42,7 +42,7 @@ def open_folders(options: Options) -> Layout:
     own = labels.unified({normal(folder.name) for folder in folders})
     _check_parts(folders, own)
     names = options.class_names or labels.class_names(set(own.values()), gaps=True)
-    found = images.scan(root)
+    found = scan.scan(root)
     everywhere = _by_folder(
         found,
         list(folders),
@@ -97,7 +97,7 @@ def _with_class_folders(root: Path) -> tuple[Path, str] | None:
 def classes_in(root: Path) -> list[Path]:
     """The folders of the root, or of its training part if it has one, in which images are."""
     bases = [folder for folder in folders_in(root) if part_of(folder.name) == "train"] or [root]
-    return [each for base in bases for each in folders_in(base) if images.has_images(each)]
+    return [each for base in bases for each in folders_in(base) if scan.has_images(each)]
 
 
 def _folders_of_parts(root: Path) -> dict[Path, str]:
@@ -125,7 +125,7 @@ def _folders_of_parts(root: Path) -> dict[Path, str]:
 
 def folders_in(root: Path) -> list[Path]:
     """The folders that are not hidden, sorted."""
-    return sorted(f for f in root.iterdir() if f.is_dir() and not images.is_hidden(f.name))
+    return sorted(f for f in root.iterdir() if f.is_dir() and not scan.is_hidden(f.name))
 
 
 def _check_parts(folders: Mapping[Path, str], own: Mapping[str, str]) -> None:
@@ -143,7 +143,7 @@ def _check_parts(folders: Mapping[Path, str], own: Mapping[str, str]) -> None:
 
 
 def _by_folder(
-    found: images.Found, folders: Sequence[Path], ignored: str, inside: Inside
+    found: scan.Found, folders: Sequence[Path], ignored: str, inside: Inside
 ) -> dict[Path | None, list[Path]]:
     """The images of each class folder; under None those in none of them.
 

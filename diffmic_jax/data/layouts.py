@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from diffmic_jax.data import images, phantom
+from diffmic_jax.data import images, phantom, scan
 from diffmic_jax.data.csvfile import nfc
 from diffmic_jax.data.images import Decoded
 from diffmic_jax.data.options import Options
@@ -94,7 +94,7 @@ def look_up(table: Mapping[str, str], records: Sequence[Record], missing: str) -
 def _names(record: Record) -> list[str]:
     """The names that a record may have in a table, the best first."""
     paths = [Path(path) for path in (record.path, record.id)]
-    stems = [path.stem for path in paths if path.suffix.lower() in images.EXTENSIONS]
+    stems = [path.stem for path in paths if path.suffix.lower() in scan.EXTENSIONS]
     return [record.id, *(path.name for path in paths), *stems]
 
 

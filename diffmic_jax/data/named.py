@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from diffmic_jax.data.images import scan
+from diffmic_jax.data.scan import scan
 from diffmic_jax.errors import InputError
 from diffmic_jax.fields import did_you_mean
 

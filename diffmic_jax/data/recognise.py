@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from diffmic_jax.data import columns, csvfile, folders, images, tables
+from diffmic_jax.data import columns, csvfile, folders, scan, tables
 from diffmic_jax.data.catalog import CATALOG, MEDMNIST
 from diffmic_jax.data.csvfile import normal
 from diffmic_jax.data.layouts import PARTS
@@ -53,7 +53,7 @@ def data_fields(data: str | Path) -> dict[str, Any]:
         return _of_folder(path)
     if path.suffix == ".npz" and path.is_file():
         return _of_npz(path)
-    if path.is_file() and images.is_image(path, path.parent):
+    if path.is_file() and scan.is_image(path, path.parent):
         raise InputError(f"{path}: is an image; name the folder of the class folders, or a CSV")
     if path.is_file():
         return _of_table(path)
@@ -145,8 +145,8 @@ def part_alone(data: str | Path) -> str | Path:
 
 def _content(folder: Path) -> list[Path]:
     """What is of use in a folder: no text about the data, nothing hidden."""
-    there = [path for path in sorted(folder.iterdir()) if not images.is_hidden(path.name)]
-    return [path for path in there if _leads_on(path) or images.is_image(path, folder)]
+    there = [path for path in sorted(folder.iterdir()) if not scan.is_hidden(path.name)]
+    return [path for path in there if _leads_on(path) or scan.is_image(path, folder)]
 
 
 def _leads_on(path: Path) -> bool:
@@ -177,7 +177,7 @@ def _check_classes(classes: Sequence[Path], csvs: Mapping[Path, csvfile.Table | 
 
 def _tables_below(folder: Path) -> list[Path]:
     """The tables in folders of the folder; none where they are too many to be of labels."""
-    hidden = images.is_hidden
+    hidden = scan.is_hidden
     found = [
         path
         for path in sorted(folder.rglob("*"))

@@ -57,6 +57,8 @@ CACHED = 0.15
 """Time to load a compiled program from the cache, over that of compiling it."""
 ON_FEATURES = 10
 """Epochs at least on features that do not change: these have taken the time, not the steps."""
+TOO_LONG = 1.5
+"""Share of the minutes from which what comes before the training is too long for it."""
 FILE = "budget.json"
 
 
@@ -142,7 +144,8 @@ def within(run: TrainingRun, minutes: float, most: int = 0, spare: float = 0.0) 
         )
     cost = measure(run)
     left = 60 * minutes - (time.monotonic() - run.began)
-    _check_fixed(run, cost, left)
+    if not spare:
+        _check_fixed(run, cost, max(left, 0.0))
     lacking = bool(spare) and cost.least > left
     left += 60 * spare * lacking
     # All processes have to take the same number.
@@ -173,13 +176,13 @@ def _check_fixed(run: TrainingRun, cost: Cost, left: float) -> None:
     """
     for seconds, what, fix in (
         (cost.features, "the features of its images", "fewer guidance.views"),
-        (cost.warmup, "the guidance alone", "fewer guidance.warmup_epochs"),
+        (cost.warmup, "the epochs of the guidance alone", "fewer guidance.warmup_epochs"),
     ):
         # All processes have to decide alike.
-        if multihost_utils.broadcast_one_to_all(np.int32(seconds > max(left, 0.0))):
+        if multihost_utils.broadcast_one_to_all(np.int32(seconds > TOO_LONG * left)):
             raise TooLongError(
                 f"{run.workdir}: {what} take about {seconds / 60:.1f} minutes here, and "
-                f"{max(left, 0.0) / 60:.1f} are left; give more minutes, or {fix}"
+                f"{left / 60:.1f} are left; give more minutes, or {fix}"
             )
 
 

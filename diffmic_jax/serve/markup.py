@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from diffmic_jax.data.images import EXTENSIONS
+from diffmic_jax.data.scan import EXTENSIONS
 from diffmic_jax.inference.evaluated import METRICS, folder_of, is_current, read_scores
 from diffmic_jax.inference.load import Model
 from diffmic_jax.method.task import SEPARATOR

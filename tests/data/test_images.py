@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import io
-import os
 import random
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -227,40 +225,6 @@ def test_other_floats_are_refused(value):
     assert "rescale them to [0, 1]" in refusal(data)
 
 
-def test_list_images_is_sorted_and_looks_into_sub_folders(tmp_path):
-    names = ["a.png", "b.dcm", "b.png", "c.dicom", "d.gif", "sub/a.JPG"]
-    for name in [*names, ".hidden.png", "notes.txt", ".checkpoints/a.png"]:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    (tmp_path / "folder.png").mkdir()
-    assert images.list_images(str(tmp_path)) == [tmp_path / name for name in names]
-
-
-def test_list_images_follows_a_link_to_a_folder_once(tmp_path):
-    root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
-    for path in (root / "b.png", elsewhere / "a.png"):
-        path.parent.mkdir()
-        path.touch()
-    (root / "linked").symlink_to(elsewhere)
-    (elsewhere / "back").symlink_to(root)  # a circle
-    assert images.list_images(root) == [root / "b.png", root / "linked/a.png"]
-
-
-def test_list_images_refuses_an_empty_or_missing_folder(tmp_path):
-    with pytest.raises(InputError, match="no images in this folder"):
-        images.list_images(tmp_path)
-    with pytest.raises(InputError, match="no such folder"):
-        images.list_images(tmp_path / "nowhere")
-
-
-def test_is_image_looks_at_the_extension(tmp_path):
-    for name in ("x.TIFF", "x.webp", "x.Dcm"):
-        (tmp_path / name).touch()
-        assert images.is_image(tmp_path / name, tmp_path)
-    assert not images.is_image(tmp_path / "missing.png", tmp_path)
-    assert all(extension == extension.lower() for extension in images.EXTENSIONS)
-
-
 # Warnings.
 
 
@@ -285,28 +249,3 @@ def test_silencing_adds_one_filter_however_often_it_is_done():
     assert len(warnings.filters) == count
     with pytest.warns(UserWarning, match="still heard"):
         warnings.warn("still heard", stacklevel=1)
-
-
-def test_a_link_to_nothing_is_named(tmp_path):
-    (tmp_path / "a.png").write_bytes(b"")
-    (tmp_path / "b.png").symlink_to(tmp_path / "store/b.png")
-    (tmp_path / "notes").symlink_to(tmp_path / "store/notes")  # no image
-    with pytest.raises(InputError, match=r"b.png: is a link to .*store/b.png, which is not there"):
-        images.list_images(tmp_path)
-    (tmp_path / "b.png").unlink()
-    assert [path.name for path in images.list_images(tmp_path)] == ["a.png"]
-
-
-def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
-    (tmp_path / "a.png").write_bytes(b"")
-    (tmp_path / "patient7").mkdir()
-    real = os.scandir
-
-    def scandir(path):
-        if str(path).endswith("patient7"):
-            raise PermissionError(errno.EACCES, "Permission denied", str(path))
-        return real(path)
-
-    monkeypatch.setattr(os, "scandir", scandir)
-    with pytest.raises(InputError, match=r"patient7: cannot be read \(Permission denied\)"):
-        images.list_images(tmp_path)

@@ -102,7 +102,8 @@ def test_processes_that_want_the_same_cores_make_a_thread_slower(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("part", "what"), [("features", "the features of its images"), ("warmup", "the guidance alone")]
+    ("part", "what"),
+    [("features", "the features of its images"), ("warmup", "the epochs of the guidance alone")],
 )
 def test_minutes_that_go_by_before_the_training_begins_are_refused(
     tmp_path, tiny_data, monkeypatch, part, what
@@ -111,7 +112,8 @@ def test_minutes_that_go_by_before_the_training_begins_are_refused(
     monkeypatch.setattr(budget, "measure", lambda run: dataclasses.replace(COST, **{part: 240}))
     with pytest.raises(budget.TooLongError, match=f"{what} take about 4.0 minutes here, and 2.0"):
         budget.within(run, 2)
-    assert budget.within(run, 6).epochs
+    assert budget.within(run, 3).epochs  # somewhat late is better than not at all
+    assert budget.within(run, 2, spare=1).epochs  # a fit's classifier has to answer
 
 
 def test_epochs_that_end_with_other_weights_are_no_time_of_their_own(
