@@ -227,8 +227,9 @@ def _member(config: Config, place: Path, minutes: float, plan: Plan, dataset: Da
     began = time.monotonic()
     each = _minutes_of_extra(minutes)
     if "head" in _extras(plan):
+        known = budget.begun(place / "head")  # by an earlier start, which took these minutes
         _extra("head", candidates.head(config, plan), place, each, dataset)
-        minutes -= (time.monotonic() - began) / 60
+        minutes -= each if known else (time.monotonic() - began) / 60
     most = min(EPOCHS, int(plan.given.get("train.epochs", EPOCHS)))
     train(config, place, max(minutes - each, each), most, spare=each, dataset=dataset)
     if (spent := budget.begun(place)) and spent.extended:
