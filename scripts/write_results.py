@@ -31,6 +31,7 @@ TITLES = {
     "f1_macro": "macro-F1",
     "balanced_accuracy": "balanced accuracy",
     "auroc_macro": "AUROC",
+    "average_precision": "average precision",
     "kappa_quadratic": "quadratic kappa",
     "nll": "NLL",
     "rps": "RPS",
