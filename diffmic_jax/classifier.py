@@ -24,6 +24,7 @@ from diffmic_jax.evaluation.run import evaluate as evaluate_model
 from diffmic_jax.evaluation.run import evaluate_elsewhere
 from diffmic_jax.evaluation.subgroups import by_attribute, per_case
 from diffmic_jax.inference.calibration import COVERAGE
+from diffmic_jax.inference.card import write_card
 from diffmic_jax.inference.classify import (
     Predictions,
     by_name,
@@ -35,6 +36,7 @@ from diffmic_jax.inference.evaluated import EXTERNAL
 from diffmic_jax.inference.export import export_model
 from diffmic_jax.inference.exported import Exported
 from diffmic_jax.inference.load import Model
+from diffmic_jax.training import parallel
 from diffmic_jax.training.owner import owned
 
 Images = Sequence[str | Path | np.ndarray]
@@ -133,22 +135,24 @@ class Classifier:
           InputError: the data cannot be opened, or has a class that the classifier does not know;
             or the results of other data of that name are there.
         """
-        other = self.other_data(data, class_map=class_map, changes=changes)
+        other = self.other_data(data, changes=changes)
         framing = Framing.of(self.config.data)
         source = open_external(other, self._model.task, class_map or {}, framing)
         place = Path(folder) if folder else self._model.home / EXTERNAL / name_of(data)
-        found = evaluate_elsewhere(self._model, source, place, Path(other.root), coverage)
+        where = str(Path(other.root).absolute()) + f" by {other.labels}" * bool(other.labels)
+        found = evaluate_elsewhere(self._model, source, place, where, coverage)
+        if folder is None and parallel.is_main_process():
+            write_card(self._model)
         return dataclasses.replace(found, data=other)
 
     def other_data(
         self,
         data: str | Path,
         *,
-        class_map: Mapping[str, str] | None = None,
         changes: Mapping[str, Any] | None = None,
     ) -> Data:
         """How other data is opened. Arguments and errors as in `evaluate_on`."""
-        fields = fields_of(data, self._model.task, class_map or {}, changes or {})
+        fields = fields_of(data, self._model.task, changes or {})
         return self.config.changed(fields).data
 
     def subgroups(

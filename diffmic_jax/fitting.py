@@ -59,6 +59,8 @@ CANDIDATES = {
 """What may answer, the simpler before; of several networks the mean does."""
 PREDICTION = 6.0
 """Time of a training step of an image, over that of a prediction of one copy of it."""
+ASKING = 0.1
+"""Share of the minutes that is kept for predictions, at most: what trains has some of it too."""
 REPORT = 20.0
 """Seconds for the report on an idle machine, without an audit of the images."""
 CHOICE, EXPORT = 5.0, 4.0
@@ -161,7 +163,7 @@ def fit(plan: Plan, workdir: Path, began: float | None = None) -> Model:
         _check_reading(reading, plan.minutes)
         # At most three networks of a member are asked, and two of them answer.
         reserved = REPORT + plan.audit + (3 * CHOICE + 2 * EXPORT) * plan.members
-        reserved += _asking(plan, config)
+        reserved += min(_asking(plan, config), ASKING * 60 * plan.minutes)
         end = began + 60 * plan.minutes - reserved * crowding
         left = max(end - time.monotonic(), 1.0)
         plan = dataclasses.replace(plan, share=left / 60 / plan.members)

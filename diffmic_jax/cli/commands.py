@@ -169,15 +169,15 @@ def evaluate(args: argparse.Namespace) -> None:
     classifier = Classifier(_load(args))
     given = {"data.labels": args.labels, "data.groups": args.groups}
     changes = dict(map(parse_change, args.set)) | {f: x for f, x in given.items() if x}
-    theirs = {"class_map": args.class_map, "changes": changes}
     if args.attributes:  # before anything is computed
         if args.data_dir:
-            data = classifier.other_data(args.data_dir, **theirs)
+            data = classifier.other_data(args.data_dir, changes=changes)
         else:
             data = classifier.moved(args.root).data
         find_columns(data, args.attributes, args.table)
     how = {"folder": args.out, "coverage": args.coverage}
     if args.data_dir:
+        theirs = {"class_map": args.class_map, "changes": changes}
         found = classifier.evaluate_on(args.data_dir, **theirs, **how)
     else:
         found = classifier.evaluate(args.split or "test", root=args.root, **how)

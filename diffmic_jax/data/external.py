@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from diffmic_jax.config import Data
 from diffmic_jax.data.framing import Framing
+from diffmic_jax.data.labels import GapsError
 from diffmic_jax.data.layouts import Label, Record
 from diffmic_jax.data.options import numbers_of
 from diffmic_jax.data.recognise import data_fields, part_alone
@@ -40,15 +42,12 @@ OF_PLACE = (
 """Fields that say where a data set is and how it is cut: other data has others."""
 
 
-def fields_of(
-    data: str | Path, task: Task, class_map: Mapping[str, str], changes: Mapping[str, Any]
-) -> dict[str, Any]:
+def fields_of(data: str | Path, task: Task, changes: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a run's configuration that differ for other data.
 
     Args:
       data: a folder of images, a CSV of labels or the name of a data set.
       task: the trained one.
-      class_map: as in `open_external`.
       changes: fields that are given, as `data.labels`, a CSV in the folder.
 
     Raises:
@@ -59,8 +58,6 @@ def fields_of(
         other |= {"data.name": "images", "data.root": str(data)}
     else:
         other |= data_fields(part_alone(data))
-    if other["data.labels"] and not class_map and numbers_of(task.class_names):
-        other["data.class_names"] = task.class_names  # of which the data may lack some
     return other | {"data.multi_label": task.multi_label} | dict(changes)
 
 
@@ -80,7 +77,12 @@ def open_external(
     Raises:
       InputError: the data cannot be opened, or has a class that the model does not know.
     """
-    found = open_layout(data)
+    try:
+        found = open_layout(data)
+    except GapsError:  # whole numbers, of which the data may lack some
+        if not numbers_of(task.class_names) or task.multi_label:
+            raise
+        found = open_layout(replace(data, class_names=task.class_names))
     if found.task.multi_label != task.multi_label:
         kind = "any number of classes" if task.multi_label else "one class"
         raise InputError(f"{data.root}: the model gives an image {kind}, these labels do not")

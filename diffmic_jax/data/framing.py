@@ -64,7 +64,7 @@ class Framing(NamedTuple):
             )
             return np.asarray(stretched)
         side = max(height, width)
-        if side**2 > LARGEST:
+        if side**2 > max(LARGEST, 2 * height * width):
             raise InputError(
                 f"{name}: a square around its {width} x {height} pixels takes too much memory; "
                 "crop it"

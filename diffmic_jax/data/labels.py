@@ -121,6 +121,10 @@ def _parts(separators: re.Pattern[str], cell: str) -> set[str]:
     return folded(separators.split(cell)) - {""}
 
 
+class GapsError(InputError):
+    """Labels are whole numbers, of which some between them are no label."""
+
+
 def class_names(labels: Collection[str], gaps: bool = False) -> tuple[str, ...]:
     """The classes where no names are given: numbers in their order, else names as `natural` sorts.
 
@@ -129,7 +133,7 @@ def class_names(labels: Collection[str], gaps: bool = False) -> tuple[str, ...]:
       gaps: whole numbers between the labels may be missing.
 
     Raises:
-      InputError: they are whole numbers with gaps, of which the missing ones may be classes.
+      GapsError: they are whole numbers with gaps, of which the missing ones may be classes.
     """
     numbers = numbers_of(sorted(labels))
     if numbers is None:
@@ -140,7 +144,7 @@ def class_names(labels: Collection[str], gaps: bool = False) -> tuple[str, ...]:
         return names
     if indices != list(range(indices[0] if indices else 0, len(indices) + (indices or [0])[0])):
         listed = ",".join(map(str, indices[:20])) + ",..." * (len(indices) > 20)
-        raise InputError(
+        raise GapsError(
             f"config.data.class_names: not set, and labels {listed} have gaps; name all classes, "
             f"as config.data.class_names={listed}"
         )

@@ -200,7 +200,7 @@ def _judging(model: Model, split: str) -> Model:
 
 
 def evaluate_elsewhere(
-    model: Model, source: Source, folder: Path, root: Path, coverage: float = COVERAGE
+    model: Model, source: Source, folder: Path, where: str, coverage: float = COVERAGE
 ) -> Evaluation:
     """Evaluate a model on other data than its own; write and print the results.
 
@@ -208,13 +208,12 @@ def evaluate_elsewhere(
       model: of a run.
       source: from `data.external`; all of it is for testing.
       folder: where the results go.
-      root: where the data is, which `metrics.json` says as `data`.
+      where: the data is, which `metrics.json` says as `data`.
       coverage: of the conformal prediction sets.
 
     Raises:
       InputError: an image cannot be read, or the results of data elsewhere are in the folder.
     """
-    where = str(root.absolute())
     _check_place(folder, where)
     own = model.config.data
     size, policy, scale = own.image_size, own.on_bad_image, own.gray_bits
@@ -225,7 +224,7 @@ def evaluate_elsewhere(
     tell_of_images(decoded)
     part = decoded.examples["test"]
     if not len(part):
-        raise InputError(f"{root}: no image can be read; replace some of them")
+        raise InputError(f"{where}: no image can be read; replace some of them")
     ids = [record.id for record in part.records]
     found = _measure(model, part, ids, predict_part(model, part, "external"), coverage)
     metrics = found.metrics | {"data": where, "skipped": len(decoded.skipped)}

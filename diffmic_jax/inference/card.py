@@ -36,10 +36,10 @@ methods, to study errors and uncertainty.
 use it to diagnose, to triage or to choose a treatment.
 
 **Limits.** The results hold for images from the same source as the data above: other scanners,
-hospitals, populations or diseases can change them, and it was not tested whether they do. Every
-image gets an answer in terms of the classes, also one of something else. The probabilities
-are calibrated risks only as far as `ece` above shows. Where the split was not made by patient, test
-images may resemble training images, and the results may be too good."""
+hospitals, populations or diseases can change them, and only an evaluation on such images shows by
+how much. Every image gets an answer in terms of the classes, also one of something else. The
+probabilities are calibrated risks only as far as `ece` above shows. Where the split was not made by
+patient, test images may resemble training images, and the results may be too good."""
 
 
 def versions() -> dict[str, str]:

@@ -145,7 +145,7 @@ def within(run: TrainingRun, minutes: float, most: int = 0, spare: float = 0.0) 
     cost = measure(run)
     left = 60 * minutes - (time.monotonic() - run.began)
     if not spare:
-        _check_fixed(run, cost, max(left, 0.0))
+        _check_fixed(run, cost, minutes)
     lacking = bool(spare) and cost.least > left
     left += 60 * spare * lacking
     # All processes have to take the same number.
@@ -168,8 +168,8 @@ def within(run: TrainingRun, minutes: float, most: int = 0, spare: float = 0.0) 
     return Budget(minutes=minutes, epochs=epochs, cost=cost, extended=extended)
 
 
-def _check_fixed(run: TrainingRun, cost: Cost, left: float) -> None:
-    """Refuse a run that would use up its seconds before what they are for begins.
+def _check_fixed(run: TrainingRun, cost: Cost, minutes: float) -> None:
+    """Refuse a run whose minutes would go by before what they are for begins.
 
     Raises:
       TooLongError: it would.
@@ -179,10 +179,10 @@ def _check_fixed(run: TrainingRun, cost: Cost, left: float) -> None:
         (cost.warmup, "the epochs of the guidance alone", "fewer guidance.warmup_epochs"),
     ):
         # All processes have to decide alike.
-        if multihost_utils.broadcast_one_to_all(np.int32(seconds > TOO_LONG * left)):
+        if multihost_utils.broadcast_one_to_all(np.int32(seconds > TOO_LONG * 60 * minutes)):
             raise TooLongError(
-                f"{run.workdir}: {what} take about {seconds / 60:.1f} minutes here, and "
-                f"{left / 60:.1f} are left; give more minutes, or {fix}"
+                f"{run.workdir}: {what} take about {seconds / 60:.1f} minutes here, of "
+                f"{minutes:.1f}; give more minutes, or {fix}"
             )
 
 

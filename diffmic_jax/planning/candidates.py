@@ -53,7 +53,8 @@ def head(own: Config, plan: Plan) -> Config:
       InputError: the fields do not go together.
     """
     layers = {name: plan.given.get(name, value) for name, value in HIDDEN.items()}
-    return own.changed(HEAD | (layers if plan.data.several else {}))
+    several = plan.data.several and own.guidance.network == "classifier"
+    return own.changed(HEAD | (layers if several else {}))
 
 
 def diffusion(own: Config, place: Path) -> Config:

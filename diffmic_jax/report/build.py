@@ -185,7 +185,7 @@ def _audit(model: Model, dataset: Dataset, audits: bool) -> dict[str, Any]:
         if not audits:
             return audit_records(dataset.source)
         # Each fold is held out by some of the networks: together they learn from all of them.
-        learned = ("train", "validation") if model.config.data.folds else ("train",)
+        learned = ("train", "validation") if len(model.by_fold) > 1 else ("train",)
         found = audit(dataset.source, learned=learned)
         write_json(path, found)
     return found

@@ -59,9 +59,7 @@ CLAIM = (
     Item("30", "robustness", authors="other seeds, subgroups, image quality, other settings"),
     Item("31", "explanations", "{regions}", "whether they were checked against readers"),
     Item("32", "internal data", "{internal}"),
-    Item(
-        "33", "external data", authors="results on images of another source, or that there are none"
-    ),
+    Item("33", "external data", "{external}", "whose images these are, or that there are none"),
     Item("34", "registration", authors="of a trial, with its number"),
     Item("35", "how many came in and went out", "{images}; left out: {skipped}", "patients, flow"),
     Item("36", "who is in each part", "{distribution}", "age, sex, severity, devices, by part"),

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from diffmic_jax.inference.card import cell, of_fewer_classes
-from diffmic_jax.inference.evaluated import evaluations
+from diffmic_jax.inference.evaluated import EXTERNAL, evaluations
 from diffmic_jax.inference.load import Model
 from diffmic_jax.method.task import SCALARS
 
@@ -20,6 +20,8 @@ def about_results(model: Model, grouped: bool) -> dict[str, str]:
     unit = "groups" if grouped else "images"
     calibrated = (model.home / "calibration.json").exists()
     held = "images that members hold out" if len(model.by_fold) > 1 else "validation"
+    elsewhere = {part: each for part, each in found.items() if part.startswith(EXTERNAL)}
+    own = [part for part in found if part not in elsewhere]
     headline = partial(_headline, diffuses=model.method.denoiser is not None)
     return {
         "intervals": f"95% by bootstrap, {model.config.eval.bootstrap:,} resamples of {unit}; two "
@@ -32,7 +34,8 @@ def about_results(model: Model, grouped: bool) -> dict[str, str]:
         )
         if calibrated
         else "none",
-        "internal": f"evaluated parts: {', '.join(found) or NOT_YET}",
+        "internal": f"evaluated parts: {', '.join(own) or NOT_YET}",
+        "external": _each(elsewhere, headline),
         "results": _each(found, headline),
         "per_class": _each(found, _classes),
         "errors": _each(found, _errors),

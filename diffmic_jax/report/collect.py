@@ -13,7 +13,7 @@ import numpy as np
 from diffmic_jax.config import Config
 from diffmic_jax.data.files import believed, read_table
 from diffmic_jax.errors import InputError
-from diffmic_jax.evaluation.compare import read_predictions, read_rows
+from diffmic_jax.evaluation.compare import read_predictions, read_rows, thresholds_of
 from diffmic_jax.inference import calibration
 from diffmic_jax.inference.calibration import Calibration
 from diffmic_jax.inference.evaluated import read_scores
@@ -94,8 +94,7 @@ class Results(Predicted):
     @property
     def thresholds(self) -> tuple[float, ...]:
         """[C] with several labels, from which a class is predicted; else none."""
-        values = [one.get("threshold") for one in self.scores["per_class"].values()]
-        return tuple(values) if self.task.multi_label and None not in values else ()
+        return thresholds_of(self.scores, self.task.class_names)
 
     @property
     def right(self) -> np.ndarray:

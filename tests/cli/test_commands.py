@@ -245,6 +245,7 @@ def test_other_data_groups_and_cases_are_evaluated(trained, tiny_data, tmp_path,
     assert {name: part["n"] for name, part in groups.items()} == {"a": 5, "b": 4}
     assert json.loads((folder / "cases.json").read_text())["n"] == 9
     assert scores["data"] == str(other)
+    assert "| external/other | diffusion | 9 |" in (workdir / "MODEL_CARD.md").read_text()
     assert "external/other_accuracy" in describe(load(workdir))
     assert cli.main(["evaluate", f"--workdir={workdir}", "--class_map=a=b"]) == 2
     assert cli.main(["evaluate", f"--workdir={workdir}", "--class_map=a"]) == 2
@@ -292,6 +293,10 @@ def test_attributes_of_other_data_are_from_its_own_table(trained, tiny_data, tmp
     assert cli.main([*command, "--labels=meta/labels.csv", "--attributes=site"]) == 0
     found = json.loads((workdir / "external/other/subgroups.json").read_text())["site"]["groups"]
     assert {name: part["n"] for name, part in found.items()} == {"x": 5, "y": 4}
+    # Another table of the same folder is other data.
+    shutil.copy(other / "meta/labels.csv", other / "meta/second.csv")
+    assert cli.main([*command, "--labels=meta/second.csv"]) == 2
+    assert "has the results of" in capsys.readouterr().err
 
 
 def test_a_place_that_cannot_be_written_is_found_before_anything_is_loaded(tmp_path, capsys):

@@ -80,11 +80,11 @@ def test_other_data_is_read_as_the_training_was_but_from_its_own_place(tmp_path)
         }
     )
     tiny.write_images(tmp_path / "images", 1)
-    fields = fields_of(tmp_path, Task(class_names=("a", "b"), multi_label=True), {}, {})
+    fields = fields_of(tmp_path, Task(class_names=("a", "b"), multi_label=True), {})
     found = own.changed(fields).data
     assert (found.labels, found.label_columns, found.group_regex) == ("", (), "")
     assert (found.uncertain, found.unlabelled, found.multi_label) == ("ignore", "skip", True)
-    named = fields_of("elsewhere", TASK, {}, {"data.labels": "meta/l.csv"})
+    named = fields_of("elsewhere", TASK, {"data.labels": "meta/l.csv"})
     assert (named["data.root"], named["data.labels"]) == ("elsewhere", "meta/l.csv")
 
 
@@ -95,6 +95,14 @@ def test_grades_that_other_data_lacks_are_no_gap(tmp_path):
     (tmp_path / "labels.csv").write_text("\n".join(rows))
     grades = Task(class_names=("0", "1", "2", "3", "4"), ordered=True)
     own = recipes.get("strong")
-    data = own.changed(fields_of(tmp_path, grades, {}, {})).data
-    found = open_external(data, grades, {}).splits["test"]
-    assert [record.label for record in found] == [0, 1, 3]
+    for where, given in ((tmp_path, {}), (tmp_path, {"data.labels": "labels.csv"})):
+        data = own.changed(fields_of(where, grades, given)).data
+        found = open_external(data, grades, {}).splits["test"]
+        assert [record.label for record in found] == [0, 1, 3]
+    # One grade more is a class that the model does not know.
+    more = [f"{name},{g}" for name, g in zip(names, (0, 1, 2), strict=True)]
+    (tmp_path / "labels.csv").write_text("\n".join(["image,label", *more]))
+    two = Task(class_names=("0", "1"), ordered=True)
+    data = own.changed(fields_of(tmp_path, two, {})).data
+    with pytest.raises(InputError, match="class '2' is not one of the model's, 0, 1; map it"):
+        open_external(data, two, {})

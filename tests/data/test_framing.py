@@ -86,6 +86,10 @@ def test_a_strip_whose_square_takes_too_much_memory_is_refused_by_name(tmp_path,
     with pytest.raises(InputError, match="strip.png: a square around its 100 x 10 pixels takes"):
         Framing("letterbox").frame(strip, "strip.png")
     assert Framing("crop").frame(strip, "strip.png") is strip
+    square = np.zeros((100, 100, 3), np.uint8)
+    assert Framing("letterbox").frame(square, "square.png") is square
+    nearly = np.zeros((99, 100, 3), np.uint8)  # larger than the limit already
+    assert Framing("letterbox").frame(nearly, "nearly.png").shape == (100, 100, 3)
     # In a data set it is a bad image like others.
     for name, width in (("a", 100), ("b", 80)):
         (tmp_path / name).mkdir()

@@ -110,7 +110,7 @@ def test_minutes_that_go_by_before_the_training_begins_are_refused(
 ):
     run = tiny.open_run(tiny.make_config(tiny_data), tmp_path)
     monkeypatch.setattr(budget, "measure", lambda run: dataclasses.replace(COST, **{part: 240}))
-    with pytest.raises(budget.TooLongError, match=f"{what} take about 4.0 minutes here, and 2.0"):
+    with pytest.raises(budget.TooLongError, match=f"{what} take about 4.0 minutes here, of 2.0"):
         budget.within(run, 2)
     assert budget.within(run, 3).epochs  # somewhat late is better than not at all
     assert budget.within(run, 2, spare=1).epochs  # a fit's classifier has to answer

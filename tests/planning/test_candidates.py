@@ -52,5 +52,6 @@ def test_the_head_of_several_labels_has_layers_unless_the_user_gives_others():
     assert hidden("one of several") == ()
     assert hidden("any number of several") == HIDDEN["guidance.hidden"]
     assert hidden("any number of several", **{"guidance.hidden": ()}) == ()
+    assert hidden("any number of several", **{"guidance.network": "dcg"}) == ()
     assert candidates.has_head(plan_of())
     assert not candidates.has_head(plan_of(**{"guidance.tune": "head"}))

@@ -137,6 +137,11 @@ def test_errors_of_several_labels_are_by_the_thresholds_of_the_predictions(multi
     assert found.thresholds == (0.2, 0.2)
     assert found.right[:2].tolist() == [True, False]
     assert found.right.sum() < len(label)
+    # A file has its classes in the order of the alphabet.
+    swapped = dataclasses.replace(TASK, class_names=("c", "a<b>"))
+    own = {"a<b>": {"threshold": 0.7}, "c": {"threshold": 0.2}}
+    scores = multi_label.scores | {"per_class": own}
+    assert dataclasses.replace(found, task=swapped, scores=scores).thresholds == (0.2, 0.7)
 
 
 def test_the_temperature_of_an_answer_and_one_on_top_of_it_are_told_apart(tmp_path):
