@@ -138,6 +138,8 @@ def answer_of(model: Model) -> str:
     if count > 1:
         each = ", ".join(f"{n} of {kind}" for kind, n in kinds.items())
         facts.append(f"mean of {count} networks ({each}), of which this is the first")
+    elif own:
+        facts.append("of one network")
     if folds and len(model.by_fold) == folds:
         facts.append(f"each of {folds} parts of the images is held out by some of them")
     if own:

@@ -8,6 +8,7 @@ import pytest
 
 from diffmic_jax.cli import main as cli
 from diffmic_jax.inference import card
+from diffmic_jax.inference.calibration import Calibration, Calibrations
 from diffmic_jax.inference.load import load
 from tests import tiny
 
@@ -97,3 +98,13 @@ def test_means_over_fewer_classes_are_told():
     told = "Means over classes leave out those that are undefined: auroc_macro over 2 of 3."
     assert card.of_fewer_classes(scores) == told
     assert card.of_fewer_classes({"per_class": {"a": {}}}) == ""
+
+
+def test_the_temperature_of_one_network_is_said_to_be_of_its_answer(trained):
+    model = load(trained)
+    assert card.answer_of(model) == ""
+    own = Calibration(temperature=0.5, uniform=1.0, multi_label=False)
+    tempered = dataclasses.replace(model, tempering=Calibrations(own, None))
+    told = "of one network; temperature 0.5 after a share of 50% of equal probabilities"
+    assert card.answer_of(tempered) == told
+    assert f"- answer: {told}" in card.model_card(tempered)
