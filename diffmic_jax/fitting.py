@@ -155,12 +155,11 @@ def fit(plan: Plan, workdir: Path, began: float | None = None) -> Model:
         )
     check_writable(workdir)
     crowding = budget.crowding()  # before the images are read: that is no other process
-    reading = time.monotonic()
+    before = time.monotonic()
     dataset = open_dataset(config)
-    reading = time.monotonic() - reading
     end = None  # of a fit that goes on, each member has the minutes that it had
     if not plan.share:
-        _check_reading(reading, plan.minutes)
+        _check_reading(time.monotonic() - before, plan.minutes)
         # At most three networks of a member are asked, and two of them answer.
         reserved = REPORT + plan.audit + (3 * CHOICE + 2 * EXPORT) * plan.members
         reserved += min(_asking(plan, config), ASKING * 60 * plan.minutes)
