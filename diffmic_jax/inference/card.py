@@ -168,6 +168,12 @@ def _kind(config: Config) -> str:
     return f"{config.recipe}, the last layer alone" if alone else config.recipe
 
 
+def samples_of(model: Model) -> int:
+    """The samples of which a prediction is the mean, over all networks that diffuse."""
+    diffuse = (each.method for each in model.members if each.method.denoiser)
+    return sum(method.sampling.total_samples for method in diffuse)
+
+
 def steps_of(samples: int, steps: int, sampler: str = "") -> str:
     """As `2 samples of one step each`."""
     kind = f"{sampler} step" if sampler else "step"

@@ -19,7 +19,14 @@ from diffmic_jax.data.dataset import Dataset
 from diffmic_jax.data.files import believed, read_json, write_json, write_text
 from diffmic_jax.evaluation import compare
 from diffmic_jax.evaluation.run import calibrate, evaluate
-from diffmic_jax.inference.card import answer_of, steps_of, tempering_of, title_of, write_card
+from diffmic_jax.inference.card import (
+    answer_of,
+    samples_of,
+    steps_of,
+    tempering_of,
+    title_of,
+    write_card,
+)
 from diffmic_jax.inference.evaluated import folder_of, is_current
 from diffmic_jax.inference.load import Model
 from diffmic_jax.planning import plan as plans
@@ -152,10 +159,7 @@ def _completed(model: Model, dataset: Dataset, split: str) -> Model:
 
 
 def _summary(model: Model, results: Results, split: str) -> str:
-    sampling = model.method.sampling
-    diffuse = (each.method for each in model.members if each.method.denoiser)
-    samples = sum(method.sampling.total_samples for method in diffuse)
-    how = f", the mean of {steps_of(samples, sampling.num_steps)}"
+    how = f", the mean of {steps_of(samples_of(model), model.method.sampling.num_steps)}"
     answer = answer_of(model)
     return (
         f"{model.method.name} on the {split} part: {results.scores['n']:,} images, "

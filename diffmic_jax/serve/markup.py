@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from diffmic_jax.data.scan import EXTENSIONS
+from diffmic_jax.inference.card import samples_of
 from diffmic_jax.inference.evaluated import METRICS, folder_of, is_current, read_scores
 from diffmic_jax.inference.load import Model
 from diffmic_jax.method.task import SEPARATOR
@@ -118,8 +119,7 @@ def static(name: str) -> str:
 def _about(about: About) -> str:
     """What a user may ask next, folded."""
     model, scores = about.model, about.scores
-    diffuse = (each.method for each in model.members if each.method.denoiser)
-    samples = sum(method.sampling.total_samples for method in diffuse)
+    samples = samples_of(model)
     lines = [
         "Every image gets one of these classes, also one that shows none of them.",
         f"Recipe {model.method.name}, checkpoint of step {model.step:,}, images of "
