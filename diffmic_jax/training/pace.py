@@ -62,7 +62,7 @@ class Pace:
         self._saves = [limit.save]
         self._mark: float | None = None
         self._first: float | None = None
-        self._step = self._next_look = 0
+        self._step = self._next_look = self._planned = 0
 
     @property
     def spent(self) -> float:
@@ -91,9 +91,11 @@ class Pace:
           end: where it is to end now.
 
         Returns:
-          A later end only in the first half, since the rate falls towards the end; at least `step`.
+          A later end only in the first half of the longest so far, since the rate falls towards the
+          end; at least `step`.
         """
         now = self._clock()
+        self._planned = max(self._planned, end)
         self._first = now if self._first is None else self._first
         if self._mark is not None:
             self._steps += step - self._step
@@ -101,12 +103,13 @@ class Pace:
         self._mark, self._step = now, step
         if not self._steps or step < self._next_look:
             return end
-        self._next_look = step + max(1, end // LOOKS)
+        # A pace that stands on few steps is looked at again soon: one of them may have been slow.
+        self._next_look = step + max(1, min(round(self._steps), end // LOOKS))
         ends = self._began + self._limit.seconds, self._first + self._limit.least
         fitting = self._fitting(step, max(ends) - now)
         fitting = min(fitting, self._limit.longest or fitting)
         change = (fitting - end) / max(end - step, 1)
-        moved = change < -SHORTER or (change > LONGER and step < end / 2)
+        moved = change < -SHORTER or (change > LONGER and step < self._planned / 2)
         # All processes have to end together.
         chosen = int(multihost_utils.broadcast_one_to_all(np.int32(fitting if moved else end)))
         self._steps, self._stepping = self._steps / 2, self._stepping / 2  # the past fades
