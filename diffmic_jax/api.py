@@ -5,7 +5,8 @@
     clf = diffmic_jax.load("runs/mine")
     clf.predict(["a.png", "b.dcm"]).labels
 
-Every command is one of these functions or a method of `Classifier`.
+The commands `fit`, `train`, `predict`, `evaluate`, `report` and `export` are these functions and
+methods of `Classifier`.
 """
 
 from __future__ import annotations

@@ -95,7 +95,8 @@ class Classifier:
 
         Args:
           split: `train`, `validation`, `test` or `test_clean`.
-          folder: where metrics.json, predictions.csv and uncertainty.csv go; default
+          folder: where metrics.json, predictions.csv, uncertainty.csv and, of a split by group,
+            groups.csv go; default
             `eval/<split>` in the workdir, or in a folder of its own in there where the sampling is
             another one than the run's.
           root: where the data is now, if it has moved.

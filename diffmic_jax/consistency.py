@@ -97,6 +97,11 @@ def _check_guidance(config: Config) -> None:
                 "takes labels of one class; give guidance.loss=fused, branches, ohem or "
                 "logit_adjusted"
             )
+    if guidance.class_weights != "none" and guidance.mix != "none":
+        raise InputError(
+            f"config.guidance.class_weights={guidance.class_weights} weighs images of one class, "
+            f"and config.guidance.mix={guidance.mix} makes images of two; set one of them to none"
+        )
     # As `Method.on_features`.
     alone = config.denoiser.encoder in ("", "guidance") and not config.denoiser.local_encoder
     alone = alone and guidance.network == "classifier"

@@ -131,6 +131,15 @@ def test_the_answer_is_the_mean_of_the_members_everywhere(fitted, tiny_data, tmp
     np.testing.assert_allclose(exported.probabilities, mean, atol=1e-5)
 
 
+def test_with_another_sampling_there_is_no_temperature(fitted, caplog):
+    own = load(fitted)
+    flips = "none" if own.config.sampling.flips != "none" else "horizontal"
+    same, other = (load(fitted, {"sampling.flips": name}) for name in (None, flips))
+    assert same.tempering == own.tempering and any(own.tempering)
+    assert not any(other.tempering)
+    assert "its temperature is of predictions with the sampling of the fit" in caplog.text
+
+
 def test_the_temperature_is_that_of_the_samples_too(fitted):
     model = load(fitted)
     own, plain = model.tempering.diffusion, Ensemble.of(model.members, fitted)

@@ -61,7 +61,7 @@ def _log_to_stderr() -> None:
 def _terminated(number: int, frame: FrameType | None) -> None:
     """SIGTERM outside the training loop, where nothing needs to be saved."""
     del number, frame
-    raise Interrupted("terminated, all there was to save is saved")
+    raise Interrupted("terminated, what was saved until then is kept")
 
 
 def _is_echo(error: BaseException | None) -> bool:

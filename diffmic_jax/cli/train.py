@@ -3,9 +3,10 @@
     example: python main.py --config=configs/quickstart.py
     example: diffmic train --config=ham10000:v1_public --config.data.root=DIR --workdir=W
 
-`--config` names a configuration, by NAME or FILE, with :RECIPE behind it if not v1. Each of its
-fields has a flag, as --config.train.epochs=20; docs/config.md lists them. A finished run is only
-evaluated; one that was stopped goes on where it was.
+`--config` names a configuration, by NAME or FILE, with :RECIPE behind it if not its own default
+(v1; of quickstart plus; of medmnist :NAME,RECIPE). Each of its fields has a flag, as
+--config.train.epochs=20; docs/config.md lists them. A finished run is only evaluated; one that was
+stopped goes on where it was.
 """
 
 from __future__ import annotations

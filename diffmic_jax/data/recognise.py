@@ -58,7 +58,7 @@ def data_fields(data: str | Path) -> dict[str, Any]:
     if path.is_file():
         return _of_table(path)
     known = ["phantom", *CATALOG, *MEDMNIST]
-    if data in known:
+    if str(data) in known:
         return {"data.name": str(data)}
     raise InputError(
         f"{data}: no such folder or CSV, and not one of the data sets "

@@ -1,7 +1,8 @@
 """Two classifiers on the same images: is the difference more than chance?
 
 - McNemar's test on the images that exactly one of them gets right, by the exact binomial
-  distribution: under no difference each of them is equally likely to be the one.
+  distribution: under no difference each of them is equally likely to be the one. Where images come
+  in groups it is the sign test on these: images of one lesion are not so many witnesses.
 - A paired bootstrap: both are measured on the same resamples, by group where groups are known, and
   the interval is of the difference. It therefore does not contain what is hard for both.
 - Mean total variation: how far the two predictive distributions are apart, whether or not they are
@@ -24,6 +25,7 @@ from jaxtyping import Float, Int, Shaped
 from diffmic_jax.data.files import believed, read_json, read_table
 from diffmic_jax.errors import InputError
 from diffmic_jax.evaluation import metrics
+from diffmic_jax.evaluation.resampling import defined
 from diffmic_jax.method.task import DOUBT, SEPARATOR, UNKNOWN, Task
 
 GROUPS = "groups.csv"
@@ -65,8 +67,10 @@ def compare(
       n; `total_variation`, the mean over images (multi-label: and over labels) of half the
       L1 distance between the two distributions; `metrics`:
       name -> `first`, `second`, `difference` (second minus first), `ci95` of it and
-      `p_bootstrap`, twice the share of resamples on the other side of 0; `mcnemar` (None if
-      multi-label): images that `only_first` and `only_second` gets right, and `p`.
+      `p_bootstrap`, twice the share of resamples on the other side of 0, the data counted as one
+      more (Davison and Hinkley 1997); `mcnemar` (None if multi-label): images that `only_first`
+      and `only_second` gets right, and `p`, of the exact sign test over groups: in how many either
+      gets more right. Where every image is a group of its own this is McNemar's.
     """
     both = list(zip(probabilities, thresholds, strict=True))
     points = [metrics.compute(p, labels, task, bootstrap=0, thresholds=own) for p, own in both]
@@ -80,7 +84,7 @@ def compare(
         "n": len(labels),
         "total_variation": _total_variation(*probabilities, task),
         "metrics": rows,
-        "mcnemar": None if task.multi_label else _mcnemar(probabilities, labels),
+        "mcnemar": None if task.multi_label else _mcnemar(probabilities, labels, groups),
     }
 
 
@@ -108,14 +112,15 @@ def differences(
 def interval(resampled: Float[np.ndarray, " n"]) -> tuple[list[float] | None, float | None]:
     """The central 95% of differences in resamples, and p, twice the share on 0's other side.
 
-    Neither where it is defined in no resample.
+    Neither where it is defined in hardly any resample. So many resamples cannot show a smaller p
+    than two in their number: the data counts as one of them.
     """
-    defined = resampled[~np.isnan(resampled)]
-    if not defined.size:
+    found = defined(resampled)
+    if not found.size:
         return None, None
-    below, above = (defined <= 0).mean(), (defined >= 0).mean()
-    low_high: list[float] = np.percentile(defined, [2.5, 97.5]).tolist()
-    return low_high, float(min(1.0, 2 * min(below, above)))
+    fewer = min((found <= 0).sum(), (found >= 0).sum())
+    low_high: list[float] = np.percentile(found, [2.5, 97.5]).tolist()
+    return low_high, float(min(1.0, 2 * (1 + fewer) / (1 + len(found))))
 
 
 def _difference(first: float, second: float, resampled: np.ndarray) -> dict[str, Any]:
@@ -136,12 +141,20 @@ def _total_variation(first: np.ndarray, second: np.ndarray, task: Task) -> float
     return float(apart.mean() if task.multi_label else apart.sum(axis=1).mean() / 2)
 
 
-def _mcnemar(probabilities: tuple[np.ndarray, np.ndarray], labels: np.ndarray) -> dict[str, Any]:
+def _mcnemar(
+    probabilities: tuple[np.ndarray, np.ndarray], labels: np.ndarray, groups: np.ndarray
+) -> dict[str, Any]:
     first, second = (p.argmax(axis=1) == labels for p in probabilities)
-    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
-    discordant = only_first + only_second
-    p = scipy.stats.binomtest(only_first, discordant).pvalue if discordant else 1.0
-    return {"only_first": only_first, "only_second": only_second, "p": float(p)}
+    gained = second.astype(int) - first
+    names, member = np.unique(groups, return_inverse=True)
+    by_group = np.bincount(member, weights=gained, minlength=len(names))
+    lost, won = int((by_group < 0).sum()), int((by_group > 0).sum())
+    p = scipy.stats.binomtest(lost, lost + won).pvalue if lost + won else 1.0
+    return {
+        "only_first": int((gained < 0).sum()),
+        "only_second": int((gained > 0).sum()),
+        "p": float(p),
+    }
 
 
 def compare_workdirs(

@@ -37,6 +37,7 @@ the bins of the ECE are over p of every question.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,7 +46,7 @@ from jaxtyping import Float, Int, Shaped
 from diffmic_jax.errors import InputError
 from diffmic_jax.evaluation import decision
 from diffmic_jax.evaluation.ranking import OPERATING_POINTS, ranked, threshold_free
-from diffmic_jax.evaluation.resampling import interval, resample_weights, wilson
+from diffmic_jax.evaluation.resampling import Scores, interval, resampled, wilson
 from diffmic_jax.inference.calibration import NLL_PROBABILITY_FLOOR
 from diffmic_jax.method.task import SCALARS, Task
 
@@ -109,7 +110,8 @@ def compute(
       operating_points (name -> 'sensitivity_at_0.90' and so on), net_benefit (as
       `decision.by_class`), confusion ([C][C] counts, rows
       are the true classes), ci95 (metric -> [low, high], the 2.5th and 97.5th percentile over the
-      resamples in which the metric is defined) and ci95_per_class (the same for each class, with
+      resamples in which the metric is defined, a mean over the same classes; None if these are
+      fewer than a tenth) and ci95_per_class (the same for each class, with
       its operating points).
 
     Raises:
@@ -159,8 +161,8 @@ def bootstrap_scalars(
     resample by resample. Arguments as in `compute`.
     """
     columns = _columns(np.asarray(probabilities, np.float64), labels, task, thresholds)
-    found = [_scores(columns, w)[1] for w in resample_weights(groups, bootstrap)]
-    return {name: np.array([scalars[name] for scalars in found]) for name in SCALARS}
+    found = resampled(partial(_scores, columns), groups, bootstrap, MEANS)
+    return {name: np.array([scalars[name] for _, scalars in found]) for name in SCALARS}
 
 
 def _check_finite(probabilities: np.ndarray) -> None:
@@ -236,9 +238,7 @@ def _gaps(confidence: np.ndarray, outcome: np.ndarray, shares: np.ndarray | floa
     return gaps
 
 
-def _scores(
-    columns: _Columns, weights: np.ndarray
-) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+def _scores(columns: _Columns, weights: np.ndarray) -> Scores:
     """Metrics per class ([C] each) and over all classes, of weighted images; NaN if undefined."""
     total = weights.sum()
     asked = (weights * columns.questions).sum() or np.nan
@@ -308,7 +308,7 @@ def _mean_defined(values: np.ndarray) -> float:
 
 def _intervals(columns: _Columns, groups: np.ndarray, bootstrap: int) -> dict[str, Any]:
     """`ci95` and `ci95_per_class` of `compute`."""
-    found = [_scores(columns, w) for w in resample_weights(groups, bootstrap)]
+    found = resampled(partial(_scores, columns), groups, bootstrap, MEANS)
     ci95 = {name: interval([scalars[name] for _, scalars in found]) for name in SCALARS}
     accuracy = [scalars["accuracy"] for _, scalars in found]
     if not ci95["accuracy"] and not np.isnan(accuracy).all():  # all images right, or one group

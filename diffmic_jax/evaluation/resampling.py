@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import scipy  # loads stats when it is used
 
 SEED = 0
 """Of the resamples: equal predictions give equal intervals."""
+
+Scores = tuple[dict[str, np.ndarray], dict[str, float]]
+"""Metrics per class, [C] each, and over all classes; NaN where undefined."""
 
 
 def resample_weights(groups: np.ndarray, bootstrap: int) -> Iterator[np.ndarray]:
@@ -20,15 +23,50 @@ def resample_weights(groups: np.ndarray, bootstrap: int) -> Iterator[np.ndarray]
         yield np.bincount(chosen, minlength=len(names))[member].astype(np.float64)
 
 
+def resampled(
+    scores: Callable[[np.ndarray], Scores],
+    groups: np.ndarray,
+    bootstrap: int,
+    means: Mapping[str, str],
+) -> list[Scores]:
+    """The metrics in each resample.
+
+    A mean over classes is NaN where the resample lacks one of them or has one more: the mean of
+    others is another quantity, and an interval of both would be of neither.
+
+    Args:
+      scores: from weights [N] to metrics per class ([C] each), and over all.
+      groups: [N] what is resampled as a whole.
+      bootstrap: number of resamples.
+      means: of the metrics over all, those that are means, and of which metric per class.
+    """
+    whole, _ = scores(np.ones(len(groups)))
+    found = []
+    for weights in resample_weights(groups, bootstrap):
+        per_class, over_all = scores(weights)
+        for mean, name in means.items():
+            if (np.isnan(per_class[name]) != np.isnan(whole[name])).any():
+                over_all[mean] = np.nan
+        found.append((per_class, over_all))
+    return found
+
+
+def defined(resampled: Sequence[float] | np.ndarray) -> np.ndarray:
+    """The values of those resamples that have one; none where fewer than a tenth of them have."""
+    values = np.asarray(resampled, np.float64)
+    found = values[~np.isnan(values)]
+    return found if 10 * len(found) >= len(values) else found[:0]
+
+
 def interval(resampled: Sequence[float]) -> list[float] | None:
     """The central 95% of the resamples in which the metric is defined.
 
     None where it is the same in all: these tell nothing of its error.
     """
-    defined = [value for value in resampled if not np.isnan(value)]
-    if not defined or max(defined) - min(defined) < 1e-12:
+    found = defined(resampled)
+    if not found.size or np.ptp(found) < 1e-12:
         return None
-    low_high: list[float] = np.percentile(defined, [2.5, 97.5]).tolist()
+    low_high: list[float] = np.percentile(found, [2.5, 97.5]).tolist()
     return low_high
 
 

@@ -184,7 +184,8 @@ class Exported:
         """Classify images; equal images get equal results, whatever they are classified with.
 
         Args:
-          image: [B, S, S, 3] uint8, RGB, centre square, resized to S = `image_size`.
+          image: [B, S, S, 3] uint8, RGB, made square as in training (the program's page shows
+            how), S = `image_size`.
 
         Returns:
           `probabilities` [B, C], `spread` [B, C] (standard deviation between the samples) and

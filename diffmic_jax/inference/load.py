@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from jax.sharding import Mesh
 
 from diffmic_jax.config import Config
 from diffmic_jax.errors import InputError
+from diffmic_jax.inference.calibration import Calibrations
 from diffmic_jax.inference.ensemble import Ensemble, read_members
 from diffmic_jax.inference.model import Model
 from diffmic_jax.method.build import Method, build
@@ -21,6 +23,8 @@ from diffmic_jax.training.state import abstract_state
 from diffmic_jax.training.workdir import stored_config
 
 __all__ = ["Model", "load"]
+
+log = logging.getLogger("diffmic_jax")
 
 OF_TRAINING = {
     "checkpoint.every_steps": 1,
@@ -39,7 +43,8 @@ def load(
 ) -> Model:
     """The best checkpoint of a run, on this machine's devices; or the ensemble of several.
 
-    A workdir whose `members.json` names others is the mean of these.
+    A workdir whose `members.json` names others is the mean of these. Its temperature is of their
+    own sampling, and left out with a warning where a change gives another.
 
     Args:
       workdir: the run's folder.
@@ -59,7 +64,20 @@ def load(
     members: list[Model] = []
     for name in found.names:
         members.append(_load_run(workdir / name, changes, None, members))
-    return Ensemble.of(members, workdir, found.tempering)
+    tempering = found.tempering
+    if any(tempering) and any(_resampled(each) for each in members):
+        log.warning(
+            "%s: its temperature is of predictions with the sampling of the fit, and is left out",
+            workdir,
+        )
+        tempering = Calibrations()
+    return Ensemble.of(members, workdir, tempering)
+
+
+def _resampled(model: Model) -> bool:
+    """Whether it samples otherwise than it was trained and evaluated to."""
+    own = stored_config(model.meta.get("config"), str(model.workdir))
+    return model.config.sampling != own.sampling
 
 
 def _load_run(

@@ -57,7 +57,7 @@ def make_plan(given: Mapping[str, Any], minutes: float, begun: bool = False) -> 
         if not source.splits["validation"]:
             raise InputError(
                 "config.data.validation_fraction=0: a fit chooses by images that it holds out; "
-                "give more, or train with `diffmic train --config=strong`"
+                "give more, or train with `diffmic train --config=default:strong`"
             )
         steps_per_epoch(source.splits["train"], config.train.batch_size)
     if not begun:

@@ -89,7 +89,7 @@ def _headline_note(results: Results, comparison: dict[str, Any], baselines: dict
     if results.diffuses and only:
         note += (
             f" Correct by the {results.who} alone: {only['only_second']}; by the guidance alone: "
-            f"{only['only_first']} (McNemar, exact: p = {only['p']:.2g})."
+            f"{only['only_first']} (exact sign test, p = {only['p']:.2g})."
         )
     if baselines:
         note += (
@@ -225,7 +225,7 @@ def _calibrated_note(results: Results) -> str:
     sets = after["conformal"]
     if sets:
         low, high = sets["expected"]
-        range_ = f"95% of splits of these sizes: {low:.1%} to {high:.1%}"
+        range_ = f"95% of splits of these sizes, of independent images: {low:.1%} to {high:.1%}"
         if results.careful:
             range_ = "more than that is usual, since fewer networks answered for the held-out ones"
         text += (

@@ -158,7 +158,8 @@ def _check_kind(row: Row) -> None:
     """Refuse a row that is not of exactly one kind."""
     kinds = (row.config, row.of and row.guidance, row.of and row.sampling, row.members)
     mixed = (row.config or row.members) and row.of
-    unused = (row.guidance or row.sampling) if row.config else (row.changes or row.seed_shift)
+    trained, asked_anew = row.changes or row.seed_shift, row.guidance or row.sampling
+    unused = (trained and not row.config) or (asked_anew and not row.of)
     if sum(map(bool, kinds)) != 1 or mixed or unused:
         raise InputError(
             f"study: row {row.name}: give config, perhaps with changes; or of, with guidance or "

@@ -75,7 +75,7 @@ def test_the_archives_of_medmnist(tmp_path):
 
 
 def test_names(tmp_path):
-    assert data_fields("phantom") == {"data.name": "phantom"}
+    assert data_fields("phantom") == data_fields(Path("phantom")) == {"data.name": "phantom"}
     with pytest.raises(InputError, match="no such folder or CSV, and not one of the data sets"):
         data_fields(tmp_path / "absent")
 

@@ -45,6 +45,21 @@ def test_mcnemar_is_the_exact_binomial_test():
     assert found["metrics"]["accuracy"]["difference"] == pytest.approx(6 / 20)
 
 
+def test_images_of_one_group_are_one_witness():
+    """Three of ten lesions with three images each are wrong in the second alone."""
+    first = np.ones(30, bool)
+    second = np.repeat(np.arange(10) >= 3, 3)
+    both, groups = (predictions(first)[0], predictions(second)[0]), np.repeat(np.arange(10), 3)
+    found = compare(both, predictions(first)[1], TWO, groups)["mcnemar"]
+    assert found == {"only_first": 9, "only_second": 0, "p": pytest.approx(0.25)}
+    # Won and lost in one group: neither.
+    second[9:18] = np.tile([True, True, False], 3)
+    first[9:18] = np.tile([False, True, True], 3)
+    both = (predictions(first)[0], predictions(second)[0])
+    found = compare(both, predictions(first)[1], TWO, groups)["mcnemar"]
+    assert found == {"only_first": 12, "only_second": 3, "p": pytest.approx(0.25)}
+
+
 def test_total_variation_is_half_the_l1_distance():
     first = np.array([[0.5, 0.3, 0.2], [1.0, 0.0, 0.0]])
     second = np.array([[0.2, 0.3, 0.5], [0.0, 0.0, 1.0]])
@@ -77,7 +92,7 @@ def test_the_interval_is_of_the_paired_difference():
     share = row["difference"]
     half = 1.96 * np.sqrt(share * (1 - share) / 1000)
     assert row["ci95"] == pytest.approx([share - half, share + half], abs=0.006)
-    assert row["p_bootstrap"] == 0
+    assert row["p_bootstrap"] == pytest.approx(2 / 501)
 
 
 def test_groups_are_resampled_as_a_whole():

@@ -48,6 +48,21 @@ def test_ties_go_to_the_first_class(golden):
     assert found["accuracy"] == 1.0
 
 
+def test_the_interval_of_a_mean_is_of_the_classes_of_the_split():
+    """Two classes and a third with a single image, which is wrong."""
+    labels = np.repeat([0, 1, 2], [60, 39, 1])
+    predicted = np.where(np.arange(100) % 10 == 0, 1 - labels.clip(0, 1), labels)
+    predicted[-1] = 0
+    found = compute(0.8 * np.eye(3)[predicted] + 0.1, labels, THREE, bootstrap=1000)
+    low, high = found["ci95"]["balanced_accuracy"]
+    # Without the third class it would be about .9.
+    assert low < found["balanced_accuracy"] < high < 0.7
+    labels = np.arange(30)
+    many = Task(class_names=tuple(f"c{i}" for i in range(30)))
+    found = compute(np.eye(30)[labels] * 0.7 + 0.01, labels, many, bootstrap=100)
+    assert found["ci95"]["balanced_accuracy"] is None
+
+
 def test_agrees_with_scikit_learn(split):
     probabilities, labels = split
     found = compute(probabilities, labels, FIVE, bootstrap=0)

@@ -59,6 +59,10 @@ def test_nothing_runs_where_a_change_cannot_work(spec, tmp_path, capsys, argv, m
         ((Row("a", "c.py"), Row("b", of="a")), "give config, perhaps with"),
         ((Row("a", "c.py"), Row("b", "c.py", of="a", guidance=True)), "give config, perhaps with"),
         ((Row("a", "c.py", guidance=True),), "give config, perhaps with"),
+        (
+            (Row("a", "c.py"), Row("b", members=("a",), sampling={"num_samples": 3})),
+            "give config, perhaps with",
+        ),
         ((Row("a", "c.py", sampling={"num_samples": 3}),), "give config, perhaps with"),
         (
             (Row("a", "c.py"), Row("b", changes={"seed": 1}, of="a", guidance=True)),
