@@ -83,9 +83,9 @@ def _statistics(
     ) as batches:
         for number, batch in enumerate(batches):
             placed = parallel.from_all_rows(mesh, batch)
-            found.append(record(variables, placed, np.float32(0), np.int32(number)))
+            found.append(record(variables, placed, (np.float32(0), np.int32(number))))
     # How much of a running statistic is left after a batch: what is left of one that is added.
-    shifted = record(variables, placed, np.float32(1), np.int32(number))
+    shifted = record(variables, placed, (np.float32(1), np.int32(number)))
     left = jax.tree.map(lambda high, low: (high - low).mean(), shifted, found[-1])
 
     def mean(old: Array, kept: Array, *each: Array) -> Array:
@@ -96,12 +96,14 @@ def _statistics(
 
 @lru_cache(maxsize=1)
 def _recorder(method: Method, mesh: Mesh) -> Callable[..., Variables]:
-    """The guidance's running statistics after a batch, with a number added to all before it.
+    """The guidance's running statistics after a batch, with an amount added to all before it.
 
-    Each batch has masks of its own in stochastic depth and dropout.
+    The last argument is that amount and the batch's number: each has masks of its own in stochastic
+    depth and dropout.
     """
 
-    def record(variables: Variables, batch: Batch, added: Array, number: Array) -> Variables:
+    def record(variables: Variables, batch: Batch, counts: tuple[Array, Array]) -> Variables:
+        added, number = counts
         own = of_network(variables, "guidance")
         higher = jax.tree.map(lambda each: each + added, own["batch_stats"])
         key = jax.random.fold_in(jax.random.key(0), number)
