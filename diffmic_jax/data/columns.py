@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from diffmic_jax.config import Data
-from diffmic_jax.data import csvfile, labels
+from diffmic_jax.data import csvfile, labels, scan
 from diffmic_jax.data.options import Options
 from diffmic_jax.errors import InputError
 
@@ -23,11 +23,12 @@ IMAGE_COLUMNS = (
 """In the order in which they are looked for; so are the others. An id may be a patient's too."""
 LABEL_COLUMNS = (
     *("label", "labels", "target", "level", "retinopathy grade", "diagnosis", "dx"),
-    *("finding labels", "class", "class name", "category", "diagnostic", "grade"),
+    *("finding labels", "class", "class name", "category", "diagnostic", "grade", "pathology"),
+    "disease",
 )
 GROUP_COLUMNS = (
     *("group", "patient id", "patient", "subject id", "subject", "participant id", "case id"),
-    *("patient num", "lesion id", "study id"),
+    *("patient num", "case", "lesion id", "study id"),
 )
 """A patient, who may have several lesions or studies, before these."""
 PART_COLUMNS = ("split",)
@@ -83,7 +84,7 @@ class Columns:
         Raises:
           InputError: there is none of images, or none of labels; or a chosen one is not there.
         """
-        image, group = table.column(IMAGE_COLUMNS), table.column(GROUP_COLUMNS)
+        image, group = image_column(table), table.column(GROUP_COLUMNS)
         part, chosen = _part(table), _chosen(table, options)
         label = chosen[0] if len(chosen) == 1 else "" if chosen else table.column(LABEL_COLUMNS)
         rest = [name for name in table.header if name not in (image, part, group, label)]
@@ -107,6 +108,8 @@ class Columns:
     def tell(self, table: csvfile.Table) -> None:
         """Log which columns the labels are from, and which are not used."""
         used = {self.image, self.label, self.part, self.group, *self.classes}
+        if csvfile.plain(self.image) not in map(csvfile.plain, IMAGE_COLUMNS):
+            log.info("%s: the images are in column %s", table.path, self.image)
         unused = [name for name in table.header if name not in used]
         labelled = f"labels from column {self.label}"
         if self.classes:
@@ -118,6 +121,24 @@ class Columns:
             log.info("%s: %s%s", table.path, labelled, rest)
         if self.part and csvfile.plain(self.part) not in PART_COLUMNS:
             log.info("%s: the split is in column %s", table.path, self.part)
+
+
+def image_column(table: csvfile.Table) -> str:
+    """The column of images by its name, or else the only one whose cells are all files; '' if none.
+
+    The files are looked for in the folder of the table, without regard to their endings.
+    """
+    if (named := table.column(IMAGE_COLUMNS)) or not table.column(LABEL_COLUMNS):
+        return named
+    there = {path.stem.casefold() for path in scan.images_under(table.path.parent)}
+
+    def are_files(column: str) -> bool:
+        cells = {PurePath(line[column].replace("\\", "/")).name for _, line in table.lines}
+        stems = {PurePath(cell).stem if scan.has_ending(cell) else cell for cell in cells}
+        return len(cells) > 1 and {stem.casefold() for stem in stems} <= there
+
+    found = [name for name in table.header if are_files(name)]
+    return found[0] if len(found) == 1 else ""
 
 
 def part_of(name: str) -> str:
@@ -137,13 +158,23 @@ def part_of_table(path: PurePath) -> str:
     Args:
       path: below the root.
     """
-    return _part_in(path.stem)[0] or part_of_file(path)
+    return part_word(path.stem) or part_of_file(path)
+
+
+def part_word(name: str) -> str:
+    """The one part that a word of a folder's name tells, whatever else it says; '' if none."""
+    return _part_in(name)[0]
 
 
 def _part_in(name: str) -> tuple[str, list[str]]:
-    """The one part that the words of a name tell, '' if none or several; and the other words."""
+    """The one part that the words of a name tell, '' if none or several; and the other words.
+
+    Training and validation together are training, of which validation is cut.
+    """
     words = [word.casefold() for word in _WORDS.findall(name)]
     parts = {PART_NAMES[word] for word in words if word in PART_NAMES}
+    if parts == {"train", "validation"}:
+        parts, words = {"train"}, [word for word in words if word != "and"]
     others = [word for word in words if word not in PART_NAMES]
     return parts.pop() if len(parts) == 1 else "", others
 
@@ -182,7 +213,7 @@ def hot(cell: str) -> float:
 
 def has_labels(table: csvfile.Table) -> bool:
     """Whether a table of images has labels, though some may be missing or wrong."""
-    if not table.column(IMAGE_COLUMNS):
+    if not image_column(table):
         return False
     if table.column(LABEL_COLUMNS):
         return True

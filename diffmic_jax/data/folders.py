@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 from itertools import groupby
 from pathlib import Path
 
-from diffmic_jax.data import labels, scan
-from diffmic_jax.data.columns import PART_NAMES, part_of, part_of_file
+from diffmic_jax.data import labels, masks, mistaken, scan
+from diffmic_jax.data.columns import PART_NAMES, part_of
 from diffmic_jax.data.csvfile import nfc, normal
 from diffmic_jax.data.finder import Inside
 from diffmic_jax.data.layouts import PARTS, Layout, Parts, Record, reader
@@ -20,9 +19,6 @@ from diffmic_jax.errors import InputError
 from diffmic_jax.method.task import Task
 
 log = logging.getLogger("diffmic_jax")
-
-_MASK = re.compile(r"(.+?)[ _-]+(?:mask|seg|segmentation)(?:[ _-]*\d+)?", re.IGNORECASE)
-_MASKS = re.compile(r"(?:.+[ _-])?(?:masks?|segmentations?|annotations?)", re.IGNORECASE)
 
 
 def open_folders(options: Options) -> Layout:
@@ -38,9 +34,12 @@ def open_folders(options: Options) -> Layout:
             "config.data.labels"
         )
     bases = _folders_of_parts(root)
-    folders = {folder: part for base, part in bases.items() for folder in folders_in(base)}
+    beside = {base: folders_in(base) for base in bases}
+    folders = {each: bases[base] for base in bases for each in masks.without_folders(beside[base])}
     own = labels.unified({normal(folder.name) for folder in folders})
-    _check_parts(folders, own)
+    if [*bases] == [root]:
+        mistaken.check_names([each for each in folders if each.name not in options.class_names])
+    mistaken.check_parts(folders, own)
     names = options.class_names or labels.class_names(set(own.values()), gaps=True)
     found = scan.scan(root)
     everywhere = _by_folder(
@@ -49,8 +48,9 @@ def open_folders(options: Options) -> Layout:
         known.ignored if known else "",
         Inside(root, options.data.allow_outside),
     )
-    _check_unlabelled(everywhere.pop(None, []), bases, options)
-    files = {each: _without_masks(each, inside) for each, inside in everywhere.items() if each}
+    left_out = [each for inside in beside.values() for each in inside if each not in folders]
+    _check_unlabelled(everywhere.pop(None, []), bases, left_out, options)
+    files = {each: masks.without(each, inside) for each, inside in everywhere.items() if each}
     if options.class_names and len(names) < 2:
         raise InputError(f"config.data.class_names={names}: give two classes or more")
     lacking = len(classes_in(root)) < 2 and not options.class_names
@@ -61,16 +61,14 @@ def open_folders(options: Options) -> Layout:
         if deeper:
             fix = f"{deeper[0]} has {deeper[1]}: name that folder"
         raise InputError(f"config.data.root: fewer than two class folders in {root}; {fix}")
-    _check_copies(list(folders))
+    mistaken.check_copies(list(folders), {each: classes_in(each) for each in folders})
     found.tell(root)
-    _tell_masks(files)
-    inner = {path: part_of_file(path.relative_to(f)) for f in files for path in files[f]}
-    by_class = [*bases] == [root] and all(inner.values()) and "train" in inner.values()
-    if by_class:
-        _check_parts_inside(files)
+    masks.check_twins(files)
+    inner = mistaken.parts_inside(files) if [*bases] == [root] else None
+    if inner:
         log.info("%s: the parts are the folders inside the class folders", root)
     else:
-        _tell_inner_classes(files)
+        mistaken.check_inner(files)
     known_labels = labels.lookup(names)
     parts: Parts = {part: [] for part in PARTS}
     for folder, part in folders.items():
@@ -79,7 +77,7 @@ def open_folders(options: Options) -> Layout:
             raise InputError(f"{folder}: no images in this folder{found.formats}")
         for path in files[folder]:
             record = Record(nfc(path.relative_to(root).as_posix()), label, str(path))
-            parts[inner[path] if by_class else part].append(record)
+            parts[inner[path] if inner else part].append(record)
     _check_ids([record for listed in parts.values() for record in listed])
     return Layout(Task(class_names=names), parts, reader(options))
 
@@ -95,9 +93,10 @@ def _with_class_folders(root: Path) -> tuple[Path, str] | None:
 
 
 def classes_in(root: Path) -> list[Path]:
-    """The folders of the root, or of its training part if it has one, in which images are."""
+    """The folders of the root, or of its training part if it has one, with images, not masks."""
     bases = [folder for folder in folders_in(root) if part_of(folder.name) == "train"] or [root]
-    return [each for base in bases for each in folders_in(base) if scan.has_images(each)]
+    found = [each for base in bases for each in folders_in(base) if scan.has_images(each)]
+    return masks.without_folders(found)
 
 
 def _folders_of_parts(root: Path) -> dict[Path, str]:
@@ -128,20 +127,6 @@ def folders_in(root: Path) -> list[Path]:
     return sorted(f for f in root.iterdir() if f.is_dir() and not scan.is_hidden(f.name))
 
 
-def _check_parts(folders: Mapping[Path, str], own: Mapping[str, str]) -> None:
-    """Refuse a part with folders of which none is a class of training: they are no classes."""
-    names: dict[str, dict[str, Path]] = defaultdict(dict)
-    for folder, part in folders.items():
-        names[part][own[normal(folder.name)].casefold()] = folder
-    for part, inside in names.items():
-        if not inside.keys() & names["train"].keys():
-            raise InputError(
-                f"{next(iter(inside.values()))}: is no class of training, nor is another folder of "
-                f"the {part} part; put its images into class folders, or move them away to "
-                "classify them with `diffmic predict`"
-            )
-
-
 def _by_folder(
     found: scan.Found, folders: Sequence[Path], ignored: str, inside: Inside
 ) -> dict[Path | None, list[Path]]:
@@ -164,8 +149,20 @@ def _by_folder(
     return files
 
 
-def _check_unlabelled(stray: Sequence[Path], bases: Mapping[Path, str], options: Options) -> None:
-    """Refuse or leave out images that are in no class folder: their class is not known."""
+def _check_unlabelled(
+    stray: Sequence[Path], bases: Mapping[Path, str], left_out: Sequence[Path], options: Options
+) -> None:
+    """Refuse or leave out images that are in no class folder: their class is not known.
+
+    Args:
+      stray: the images.
+      bases: in which the class folders are, and their parts.
+      left_out: folders of masks beside those of the classes; that they are left out is told.
+      options: what to do.
+    """
+    for folder in left_out:
+        log.warning("%s is left out, since it is named as masks; else rename it", folder)
+    stray = [path for path in stray if not {*path.parents} & {*left_out}]
     if not stray:
         return
     folder = stray[0].parent
@@ -178,90 +175,6 @@ def _check_unlabelled(stray: Sequence[Path], bases: Mapping[Path, str], options:
     log.warning("%s and are left out", told)
     if bases.get(folder, "train") != "train":
         log.warning("%s: another %s part is cut if no class folder is in it", folder, bases[folder])
-
-
-def _without_masks(folder: Path, inside: Sequence[Path]) -> list[Path]:
-    """The images of a class folder that has others but those in folders of masks; told."""
-
-    def is_mask(path: Path) -> bool:
-        return any(map(_MASKS.fullmatch, path.relative_to(folder).parts[:-1]))
-
-    kept = [path for path in inside if not is_mask(path)]
-    if not kept or len(kept) == len(inside):
-        return list(inside)
-    log.warning(
-        "%s: %d images are left out, since their folders are named as those of masks, as %s; if "
-        "they are images, rename the folder",
-        *(folder, len(inside) - len(kept), next(filter(is_mask, inside)).parent),
-    )
-    return kept
-
-
-def _check_copies(folders: Sequence[Path]) -> None:
-    """Refuse a class folder that holds the classes again, as a copy of the data set in itself."""
-    names = {normal(folder.name).casefold() for folder in folders}
-    for folder in folders:
-        again = [each.name for each in classes_in(folder)]
-        if len([name for name in again if normal(name).casefold() in names]) > 1:
-            raise InputError(
-                f"{folder}: holds the class folders {', '.join(again[:3])} again; move it away, or "
-                "name it alone"
-            )
-
-
-def _check_parts_inside(files: Mapping[Path, Sequence[Path]]) -> None:
-    """Refuse parts inside class folders that hold folders again: these are the classes."""
-    below: dict[str, set[str]] = defaultdict(set)
-    for folder, inside in files.items():
-        for path in inside:
-            names = path.relative_to(folder).parts[:-1]
-            at = next(i for i, name in enumerate(names) if part_of(name))
-            below[names[at + 1] if len(names) > at + 1 else ""].add(part_of(names[at]))
-    shared = sorted(name for name, parts in below.items() if len(parts) > 1)
-    if "" not in below and len(shared) > 1:
-        first = next(iter(files))
-        raise InputError(
-            f"{first}: its parts have the class folders {', '.join(shared[:3])}; name the folder "
-            "that holds the parts"
-        )
-
-
-def _tell_masks(files: Mapping[Path, Sequence[Path]]) -> None:
-    """Warn of images that are named as the mask of another one beside them, or lie among masks."""
-    for folder in files:
-        if _MASKS.fullmatch(folder.name):
-            log.warning("%s is a class by its place; if it holds masks, move it away", folder)
-    masks = []
-    for inside in files.values():
-        stems = {path.stem for path in inside}
-        masks += [p for p in inside if (named := _MASK.fullmatch(p.stem)) and named[1] in stems]
-    if masks:
-        log.warning(
-            "%d images, as %s, are named as masks of others, and are images of their class as "
-            "these are; if they are masks, move them away",
-            *(len(masks), masks[0]),
-        )
-
-
-def _tell_inner_classes(files: Mapping[Path, Sequence[Path]]) -> None:
-    """Warn of class folders that hold nothing but folders, as sites or organs with their classes.
-
-    Not where these are numbered and differ, as patients are.
-    """
-    inner = [
-        {path.relative_to(folder).parts[:-1][:1] for path in inside}
-        for folder, inside in files.items()
-    ]
-    if any(len(each) < 2 or () in each for each in inner):
-        return
-    names = sorted({name for each in inner for (name,) in each})
-    numbered = any(character.isdigit() for name in names for character in name)
-    if all(each == inner[0] for each in inner) or not numbered:
-        log.warning(
-            "each class folder holds folders, as %s; if these are the classes, give a CSV of "
-            "images and labels, or put each of them first",
-            ", ".join(names[:8]),
-        )
 
 
 def _check_ids(records: Sequence[Record]) -> None:

@@ -21,6 +21,7 @@ log = logging.getLogger("diffmic_jax")
 
 PATTERNS = (
     r"(?i)((?:patient|subject|person|case|pat|sub)[ _-]?\d+)",
+    r"(?i)(\d{3,})[ _-]?(?:l|r|left|right|od|os)(?![a-z])",  # an eye or a knee
     r"([^/_-]+)[_-][^/]*$",  # what comes before the first _ or -
     *(rf"((?:[^/_-]+[_-]){{{k}}}[^/_-]+)[_-][^/]*$" for k in range(1, 5)),  # before the next ones
     r"([^/]+)[_-][^/_-]*$",  # before the last one

@@ -91,8 +91,15 @@ def split_cell(cell: str, names: Sequence[str]) -> list[str]:
     separators = "|;" if any("," in name for name in known) else "|;,"
     listed = _LIST.fullmatch(cell)
     found = (normal(part) for part in re.split(f"[{separators}]", listed[1] if listed else cell))
-    found = (part.strip("'\"") if listed else part for part in found)
+    found = (normal(part.strip("'\"")) if listed else part for part in found)
     return [part for part in found if part.casefold() not in ("", NO_FINDING)]
+
+
+def unlisted(cell: str) -> str:
+    """What a cell like "['Mass']" lists, if it is one; any other cell as it is."""
+    listed = _LIST.fullmatch(cell)
+    found = split_cell(cell, ()) if listed else []
+    return found[0] if len(found) == 1 else cell
 
 
 def several(cells: Collection[str], names: Sequence[str]) -> list[str]:

@@ -90,6 +90,11 @@ def _of_folder(folder: Path) -> dict[str, Any]:
         if not found:
             _check_classes(classes, csvs)
     groups = [path for path, table in csvs.items() if _has_groups(table)]
+    if not found and not groups and len(classes) == 1 and csvs:
+        inner = _unwrapped(classes[0])
+        if len(folders.classes_in(inner)) > 1 and not columns.part_of(classes[0].name):
+            log.info("no table in %s has labels, and the class folders are in %s", folder, inner)
+            return _of_folder(inner)
     if not found and len(classes) < 2:
         if len(archives := sorted(folder.glob("*.npz"))) == 1:
             return _of_npz(archives[0])

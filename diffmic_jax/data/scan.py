@@ -49,6 +49,11 @@ class Found(NamedTuple):
             log.warning("%s: files that are not read as images: %s", root, self._endings)
 
 
+def has_ending(name: str) -> bool:
+    """Whether a name ends as that of an image."""
+    return Path(name).suffix.lower() in EXTENSIONS
+
+
 def images_under(root: Path) -> list[Path]:
     """The images under a folder, sorted; there may be none."""
     return scan(root).images
@@ -68,7 +73,7 @@ def scan(root: Path) -> Found:
             found.append(path)
         elif path.is_file():
             others[path.suffix.lower()] += 1
-        elif path.is_symlink() and path.suffix.lower() in EXTENSIONS:
+        elif path.is_symlink() and has_ending(path.name):
             raise InputError(
                 f"{path}: is a link to {os.readlink(path)}, which is not there; get that file, or "
                 "remove the link"
@@ -109,7 +114,7 @@ def is_image(path: Path, root: Path) -> bool:
 
 
 def _holds_image(path: Path) -> bool:
-    return path.is_file() and (path.suffix.lower() in EXTENSIONS or _is_dicom(path))
+    return path.is_file() and (has_ending(path.name) or _is_dicom(path))
 
 
 def _is_dicom(path: Path) -> bool:

@@ -88,7 +88,10 @@ def read_labels(path: Path, options: Options | None = None) -> Labels:
     rows = [row for where, line in table.lines for row in reader.row(where, line)]
     reader.settle()
     problems.check()
-    return Labels(_unified(rows, options.multi_label) if columns.label else rows, columns.classes)
+    if not columns.label:
+        return Labels(rows, columns.classes)
+    rows = _unified(rows, options.multi_label)
+    return Labels(_united(rows, path) if options.multi_label else rows)
 
 
 def _unified(rows: Sequence[Row], multi_label: bool) -> list[Row]:
@@ -101,6 +104,27 @@ def _unified(rows: Sequence[Row], multi_label: bool) -> list[Row]:
     return [
         row._replace(label=write(row.label) if multi_label else found[row.label]) for row in rows
     ]
+
+
+def _united(rows: Sequence[Row], path: Path) -> list[Row]:
+    """One row for each image of a table that has a row for each label; told."""
+    found: dict[tuple[str, str, str], Row] = {}
+    more = 0
+    for row in rows:
+        key = (row.image, row.part, row.group)
+        first = found.setdefault(key, row)
+        both = {each: None for label in (first.label, row.label) for each in label.split(SEPARATOR)}
+        united = SEPARATOR.join(filter(None, both))
+        more += united != first.label
+        found[key] = first._replace(label=united)
+    if not more:
+        return list(rows)
+    log.warning(
+        "%s: %d rows have another label of an image of an earlier one; each of %d images has all "
+        "labels of its rows",
+        *(path, more, len(found)),
+    )
+    return list(found.values())
 
 
 class _Reader:
@@ -117,7 +141,7 @@ class _Reader:
         self._joined: list[tuple[str, str]] = []
         self._several: list[str] = []
         if columns.label and not options.multi_label:
-            cells = [line[columns.label] for _, line in table.lines]
+            cells = [labels.unlisted(line[columns.label]) for _, line in table.lines]
             self._several = labels.several(set(cells), self._names)
         self._found: list[tuple[str, str]] = []
 
@@ -134,6 +158,7 @@ class _Reader:
 
     def _label(self, line: Mapping[str, str], where: str) -> str | None:
         cell = line[self._columns.label]
+        cell = cell if self._options.multi_label else labels.unlisted(cell)
         if labels.is_missing(cell, self._names):
             self._missing.append((where, cell))
             return None

@@ -64,9 +64,10 @@ def test_the_folders_of_the_parts_may_be_inside_those_of_the_classes(tmp_path, c
     test = sorted(record.id for record in source.splits["test"])
     assert test == ["x/test/0.png", "x/test/1.png", "y/test/0.png", "y/test/1.png"]
     assert source.task.class_names == ("x", "y")
-    write(tmp_path, "y/0.png")  # then an image is in no part, and the folders are told
-    assert "x/train/0.png" in {r.id for r in open_source("x", tmp_path).records}
-    assert len(open_source("x", tmp_path).splits["test"]) == 4
+    write(tmp_path, "y/0.png")
+    message = r"x: has folders of parts \(test, train\), but some images of class folders are in no"
+    with pytest.raises(InputError, match=message):
+        open_source("x", tmp_path)
 
 
 def test_numbers_are_in_numeric_order_and_have_an_order(tmp_path):
@@ -158,7 +159,71 @@ def test_masks_inside_a_class_folder_are_left_out(tmp_path, caplog):
     records = open_source("x", tmp_path).records
     assert len(records) == 20
     assert all("/images/" in record.id for record in records)
-    assert "10 images are left out, since their folders are named as those of masks" in caplog.text
+    assert "10 images are left out, since they or their folders are named as masks" in caplog.text
+
+
+def test_a_name_and_the_same_with_an_ending_is_a_mask_or_the_same_patient(tmp_path):
+    stems = [f"{name}/{i}" for name in ("x", "y") for i in range(10)]
+    write(tmp_path, *(f"{stem}{ending}.png" for stem in stems for ending in ("", "-d")))
+    message = r"20 of 40 images are named as another and '-d', this one as 0\.png"
+    with pytest.raises(InputError, match=message):
+        open_source("x", tmp_path)
+    for stem in stems[:5]:  # of many others it is no rule
+        (tmp_path / f"{stem}.png").rename(tmp_path / f"{stem}-other.png")
+    assert len(open_source("x", tmp_path).records) == 40
+
+
+def test_copies_with_numbers_are_no_masks(tmp_path):
+    stems = [f"{name}/{i}" for name in ("x", "y") for i in range(10)]
+    write(tmp_path, *(f"{stem}{ending}.png" for stem in stems for ending in ("", "-2")))
+    assert len(open_source("x", tmp_path).records) == 40
+
+
+@pytest.mark.parametrize(
+    ("folders", "message"),
+    [
+        (
+            ["C-NMC_training_data/fold_0", "C-NMC_test_prelim_phase", "C-NMC_test_final_phase"],
+            "it and (test|training).* are named as parts, and would be classes",
+        ),
+        (["fold_0", "fold_1", "fold_2"], "the folders are named as folds, and would be classes"),
+        (["yes", "no", "pred"], "pred: is named as images without a label"),
+        (["yes", "no", "Unlabelled images"], "is named as images without a label"),
+        (
+            ["no", "yes", "yes/copy/TRAIN", "yes/copy/TEST"],
+            r"yes: has folders of parts \(test, tr",
+        ),
+        (["train/x", "train/y", "test/x", "test/z"], "z: is no class of training, which has x, y;"),
+        (
+            [f"{i}/{name}" for i in range(12) for name in ("Mayo 0", "Mayo 1")][:-1],
+            r"numbered as patients are, and the classes seem to be the .* \(Mayo 0, Mayo 1\)",
+        ),
+    ],
+)
+def test_what_is_no_class_is_refused(tmp_path, folders, message):
+    write(tmp_path, *many(*folders, count=4))
+    with pytest.raises(InputError, match=message):
+        open_source("x", tmp_path)
+
+
+def test_a_name_that_is_given_is_a_class_whatever_it_sounds_like(tmp_path):
+    write(tmp_path, *many("pred", "other"))
+    task = open_source("x", tmp_path, class_names=("other", "pred")).task
+    assert task.class_names == ("other", "pred")
+
+
+def test_grades_with_the_same_sites_are_classes(tmp_path, caplog):
+    write(tmp_path, *many(*(f"{grade}/{side}" for grade in range(5) for side in ("left", "right"))))
+    assert len(open_source("x", tmp_path).task.class_names) == 5
+    assert "each class folder holds folders, as left, right" in caplog.text
+
+
+def test_training_and_validation_together_are_cut(tmp_path):
+    write(tmp_path, *many("train_and_validation_sets/x", "train_and_validation_sets/y"))
+    write(tmp_path, *many("test_set/x", "test_set/y", count=2))
+    splits = open_source("x", tmp_path).splits
+    assert len(splits["test"]) == 4
+    assert splits["validation"]
 
 
 def test_a_copy_of_the_classes_in_a_class_folder_is_refused(tmp_path):
@@ -180,3 +245,19 @@ def test_other_folders_in_each_class_folder_may_be_the_classes(tmp_path, caplog)
     write(tmp_path, *many("colon/aca", "colon/n", "lung/aca", "lung/n", "lung/scc"))
     open_source("x", tmp_path)
     assert "each class folder holds folders, as aca, n, scc; if these are" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("folders", "told"),
+    [
+        (["First/100x Normal", "First/100x OSCC", "Second/400x Normal", "Second/400x OSCC"], 1),
+        (["a/all/x", "a/all/y", "b/all/x", "b/all/y"], 1),
+        (["tiles/01_TUMOR", "tiles/02_STROMA", "larger"], 1),
+        (["x/p1", "x/p2", "y/p3", "y/p4"], 0),
+        (["x/all", "y/all/p1", "y/all/p2"], 0),
+    ],
+)
+def test_sites_are_told_from_patients(tmp_path, caplog, folders, told):
+    write(tmp_path, *many(*folders))
+    open_source("x", tmp_path)
+    assert caplog.text.count("if these are the classes") == told

@@ -42,6 +42,16 @@ def test_patients_are_guessed_from_names(name, first, groups):
     assert found["example"][0] == name.format(0, 0)
 
 
+@pytest.mark.parametrize("name", ["grade/{0}{1}.png", "{0}_{1}_2.png", "{0} {1}eft.png"])
+def test_the_sides_of_a_patient_are_together(name):
+    names = [name.format(9000000 + 7 * (i // 2), "LR"[i % 2]) for i in range(40)]
+    names = [each.replace("Reft", "right") for each in names]
+    found = grouping.guess(parts_of(names))
+    assert found["groups"] == 20
+    records = grouping.with_groups(parts_of(names), found["regex"])["train"]
+    assert records[0].group == "9000000"
+
+
 @pytest.mark.parametrize(
     "name", ["ISIC_{0:07d}.jpg", "benign/benign ({0}).png", "sick/COVID-{0}.png", "{0}.png", "a.b"]
 )

@@ -57,7 +57,14 @@ def test_numbers_count_named_classes_from_0_or_from_1(caplog):
 
 @pytest.mark.parametrize(
     "cell",
-    ["Mass|Nodule", "Mass;Nodule", "Mass, Nodule", "Mass ;Nodule;", "['Mass', \"Nodule\"]"],
+    [
+        "Mass|Nodule",
+        "Mass;Nodule",
+        "Mass, Nodule",
+        "Mass ;Nodule;",
+        "['Mass', \"Nodule\"]",
+        "[' Mass','Nodule ']",
+    ],
 )
 def test_several_labels_in_a_cell_by_any_separator(cell):
     assert labels.split_cell(cell, ()) == ["Mass", "Nodule"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -320,3 +321,34 @@ def test_folders_that_a_table_has_labels_of_are_no_classes(classes, column):
         data_fields(classes)
     (classes / "labels.csv").write_text(f"{column},label\nx,good\nz,bad\n")
     assert data_fields(classes) == {"data.name": "images", "data.root": str(classes)}
+
+
+def test_class_folders_beside_a_table_without_labels_are_found(tmp_path, caplog):
+    for name in ("benign", "malignant"):
+        write_image(tmp_path / "BreaKHis_v1/breast" / name / "0.png")
+    write_tables(tmp_path, {"Folds.csv": "fold,mag,grp,filename\n1,100,train,a/0.png\n"})
+    with caplog.at_level("INFO", "diffmic_jax"):
+        fields = data_fields(tmp_path)
+    assert fields["data.root"] == str(tmp_path / "BreaKHis_v1/breast")
+    assert "no table in" in caplog.text
+    # Beside images that no folder gives a class, it is still the table to mend.
+    shutil.rmtree(tmp_path / "BreaKHis_v1/breast/benign")
+    assert data_fields(tmp_path)["data.labels"] == "Folds.csv"
+
+
+@pytest.mark.parametrize("ending", ["", ".png"])
+def test_the_column_of_images_is_known_by_its_files(tmp_path, caplog, ending):
+    rows = [f"{i % 2},A{i}{ending},http://x/{i},{'xy'[i % 2]}" for i in range(20)]
+    for i in range(20):
+        write_image(tmp_path / "images" / f"a{i}.png")
+    write_tables(tmp_path, {"t.csv": "\n".join(["scale,md5hash,url,label", *rows])})
+    with caplog.at_level("INFO", "diffmic_jax"):
+        source = open_source(Config().changed(data_fields(tmp_path)).data)
+    assert len(source.records) == 20
+    assert source.task.class_names == ("x", "y")
+    assert "the images are in column md5hash" in caplog.text
+    # Not where two columns could be meant.
+    twice = [f"a{i},a{i},{'xy'[i % 2]}" for i in range(20)]
+    write_tables(tmp_path, {"t.csv": "\n".join(["one,two,label", *twice])})
+    with pytest.raises(InputError, match="columns one,two,label are unknown"):
+        open_source(Config().changed(data_fields(tmp_path)).data)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -151,12 +152,15 @@ def test_a_folder_beside_the_parts_is_not_left_out_silently(tmp_path):
         open_source("x", tmp_path)
 
 
-def test_a_folder_of_masks_beside_the_images_is_told(tmp_path, caplog):
+def test_a_folder_of_masks_beside_the_classes_is_none(tmp_path, caplog):
     for i in range(12):
-        for name in ("images", "masks"):
+        for name in ("x", "y", "masks"):
             write_image(tmp_path / name / f"{i}.png")
-    open_source("x", tmp_path)
-    assert f"{tmp_path / 'masks'} is a class by its place" in caplog.text
+    assert open_source("x", tmp_path).task.class_names == ("x", "y")
+    assert f"{tmp_path / 'masks'} is left out, since it is named as masks" in caplog.text
+    shutil.rmtree(tmp_path / "x")
+    with pytest.raises(InputError, match="fewer than two class folders"):
+        open_source("x", tmp_path)
 
 
 def test_classes_inside_of_other_folders_are_told(tmp_path, caplog):
@@ -172,15 +176,14 @@ def test_classes_inside_of_other_folders_are_told(tmp_path, caplog):
     assert "each class folder holds folders, as benign, malignant" in caplog.text
 
 
-def test_masks_beside_their_images_are_told(tmp_path, caplog):
+def test_masks_beside_their_images_are_left_out(tmp_path, caplog):
     write_folders(tmp_path)
     open_source("x", tmp_path)
     assert "masks" not in caplog.text
     for name in ("0_mask", "0_mask_1", "1-Segmentation", "other_mask"):
         write_image(tmp_path / "a" / f"{name}.png")
-    assert sum(sizes(open_source("x", tmp_path))) == 24
-    assert "3 images, as " in caplog.text
-    assert "are named as masks of others" in caplog.text
+    assert sum(sizes(open_source("x", tmp_path))) == 21
+    assert "3 images are left out, since they or their folders are named as masks" in caplog.text
 
 
 def test_hidden_folders_are_left_out(tmp_path):

@@ -246,6 +246,24 @@ def test_missing_labels_are_counted(table):
     assert len(cells(read(path, class_names=("nan", "none", "x")))) == 4
 
 
+def test_a_row_for_each_label_gives_an_image_all_of_them(table, caplog):
+    path = table("image,label\na,Mass\nb,No Finding\na,Nodule\na,Mass\n")
+    assert [(row.image, row.label) for row in read(path, multi_label=True).rows] == [
+        ("a", "Mass|Nodule"),
+        ("b", ""),
+    ]
+    assert (
+        "1 rows have another label of an image of an earlier one; each of 2 images" in caplog.text
+    )
+    assert len(read(path).rows) == 4  # of which one label each is not to be guessed
+
+
+def test_a_list_of_one_is_one_label(table):
+    assert [row.label for row in read(table("image,label\na,['N']\nb,['D']\n")).rows] == ["N", "D"]
+    with pytest.raises(InputError, match=r"several labels; 1 such cells \(\['N', 'D'\] 1\)"):
+        read(table("image,label\na,['N']\nb,\"['N', 'D']\"\n"))
+
+
 def test_several_labels_in_a_cell_are_no_class(table):
     path = table("image,label\na,Mass;Nodule\nb,Mass\nc,Nodule\n")
     with pytest.raises(InputError, match=r"row 2: several labels; 1 such cells \(Mass;Nodule 1\)"):
