@@ -47,7 +47,7 @@ from diffmic_jax.errors import InputError
 from diffmic_jax.evaluation import decision
 from diffmic_jax.evaluation.ranking import OPERATING_POINTS, ranked, threshold_free
 from diffmic_jax.evaluation.resampling import Scores, interval, resampled, wilson
-from diffmic_jax.inference.calibration import NLL_PROBABILITY_FLOOR
+from diffmic_jax.inference.joint import NLL_PROBABILITY_FLOOR
 from diffmic_jax.method.task import SCALARS, Task
 
 ECE_BINS = 15

@@ -47,7 +47,7 @@ def assess(
     found |= {"temperature": fitted.temperature, "uniform": fitted.uniform, "joint_nll": None}
     if fitted.prevalence:
         samples = probabilities[:, None] if samples is None else samples
-        joint = calibration.joint_log_likelihood(fitted, samples, labels)
+        joint = calibration.joint_log_likelihood(fitted, probabilities, samples, labels)
         found["joint_nll"] = float(-joint.mean())
     sets, count = calibrated.sets, len(fitted.scores)
     return found | {"conformal": None if sets is None else _reached(sets, labels, coverage, count)}

@@ -26,15 +26,6 @@ the validation images come from, not of any one class, and it is slightly optimi
 images chose the checkpoint and the temperature. A set may be empty: then every class is less
 probable than the true one mostly is.
 
-Several labels of an image may depend on each other beyond what the image says, and a diffusion over
-the label vector can draw them together. With S samples p_s their joint probability is the mixture
-
-    p(y) = mean_s prod_c q_sc^(y_c) (1 - q_sc)^(1 - y_c),  q_s = (p_s + v pi) / (1 + v),
-
-pi the prevalence of each class and v fitted by the joint NLL on validation; without it, a few
-samples would exclude every combination that they do not contain. For one sample, as of a
-classifier, the labels are independent given the image.
-
 The file `calibration.json` belongs to one checkpoint and, for the diffusion, to one way of
 sampling: with another number of samples, say, the probabilities are distributed differently. So it
 is looked up by both, and probabilities are never calibrated by one that does not fit. Of the
@@ -52,12 +43,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy  # loads optimize when it is used: a prediction fits nothing
 from jaxtyping import Bool, Float, Int
-from scipy.special import expit, log_softmax, logit, logsumexp, softmax
+from scipy.special import expit, log_softmax, logit, softmax
 
 from diffmic_jax.config import Sampling
 from diffmic_jax.data.files import believed, fits, read_json, write_json
 from diffmic_jax.errors import InputError
 from diffmic_jax.fields import as_json
+from diffmic_jax.inference import joint
+from diffmic_jax.inference.joint import NLL_PROBABILITY_FLOOR
 from diffmic_jax.inference.predictions import Calibrated, Outputs
 from diffmic_jax.method.task import Task
 
@@ -69,10 +62,6 @@ log = logging.getLogger("diffmic_jax")
 
 COVERAGE = 0.9
 """Default share of the prediction sets that contain the true class."""
-NLL_PROBABILITY_FLOOR = float(np.finfo(np.float32).eps)
-"""Smallest probability whose logarithm the NLL takes: scikit-learn's for float32."""
-_JOINT_BOUNDS = (-16.0, 3.0)
-"""Of log v."""
 _BOUNDS = ((-4.0, 4.0), (-16.0, 0.0))
 """Of log T and log w: where every validation image is correct, the NLL sets T no lower bound."""
 
@@ -94,8 +83,9 @@ class Calibration:
     prevalence: tuple[float, ...] = ()
     """[C] if multi-label: share of the validation images that have each class."""
     joint: float = 0.0
-    """If multi-label: weight of the prevalence to one of a sample, where all labels of an image are
-    scored together."""
+    drawn: float = 1.0
+    """If multi-label: the weights v and u of `joint`, where all labels of an image are scored
+    together."""
 
 
 class Calibrations(NamedTuple):
@@ -116,8 +106,9 @@ def fit(validation: Outputs, task: Task) -> Calibrations:
     own = fit_one(validation.probabilities, validation.label, task)
     alone = fit_one(validation.guidance, validation.label, task)
     if task.multi_label:
-        own = _fit_joint(own, validation.samples, validation.label)
-        alone = _fit_joint(alone, validation.guidance[:, None], validation.label)
+        own = _fit_joint(own, validation.probabilities, validation.samples, validation.label)
+        guidance = validation.guidance
+        alone = _fit_joint(alone, guidance, guidance[:, None], validation.label)
     elif math.isinf(threshold(own, COVERAGE)):
         log.warning(
             "%d validation images are too few for prediction sets of %.0f%% coverage: every set "
@@ -163,40 +154,32 @@ def fit_one(
 
 
 def _fit_joint(
-    fitted: Calibration, samples: Float[np.ndarray, "n s c"], labels: Int[np.ndarray, "n c"]
+    fitted: Calibration,
+    probabilities: Float[np.ndarray, "n c"],
+    samples: Float[np.ndarray, "n s c"],
+    labels: Int[np.ndarray, "n c"],
 ) -> Calibration:
-    """The calibration with `prevalence` and `joint`."""
-    known = np.maximum((labels >= 0).sum(axis=0), 1)
-    prevalence = (labels == 1).sum(axis=0) / known
-    found = dataclasses.replace(fitted, prevalence=tuple(prevalence.tolist()))
-
-    def weighing(log_weight: float) -> Calibration:
-        return dataclasses.replace(found, joint=math.exp(log_weight))
-
-    def nll(log_weight: float) -> float:
-        return float(-joint_log_likelihood(weighing(log_weight), samples, labels).mean())
-
-    best = scipy.optimize.minimize_scalar(nll, bounds=_JOINT_BOUNDS, method="bounded").x
-    return weighing(float(best))
+    """The calibration with `prevalence`, `joint` and `drawn`."""
+    found = joint.fit(tempered(fitted, probabilities), samples, labels)
+    return dataclasses.replace(fitted, **found._asdict())
 
 
 def joint_log_likelihood(
-    fitted: Calibration, samples: Float[np.ndarray, "n s c"], labels: Int[np.ndarray, "n c"]
+    fitted: Calibration,
+    probabilities: Float[np.ndarray, "n c"],
+    samples: Float[np.ndarray, "n s c"],
+    labels: Int[np.ndarray, "n c"],
 ) -> Float[np.ndarray, " n"]:
     """Log of the probability [N] that all known labels of an image are as they are.
 
     Args:
       fitted: with several labels.
+      probabilities: [N, C] as the classifier gives them.
       samples: [N, S, C] probabilities of each sample.
       labels: [N, C] zeros, ones and `UNKNOWN`.
     """
-    floor = NLL_PROBABILITY_FLOOR
-    q = (samples + fitted.joint * np.array(fitted.prevalence)) / (1 + fitted.joint)
-    of_outcome = np.where(labels[:, None] == 1, q, 1 - q)
-    of_outcome = np.where(labels[:, None] < 0, 1, of_outcome)
-    log = np.log(np.clip(of_outcome, floor, 1)).sum(axis=2)
-    joint: np.ndarray = logsumexp(log, axis=1) - math.log(samples.shape[1])
-    return joint
+    weights = joint.Weights(fitted.prevalence, fitted.joint, fitted.drawn)
+    return joint.log_likelihood(weights, tempered(fitted, probabilities), samples, labels)
 
 
 def best_threshold(probabilities: Float[np.ndarray, " n"], labels: Int[np.ndarray, " n"]) -> float:
@@ -318,8 +301,8 @@ def of_json(stored: Any) -> Calibration:
       ValueError: it is none.
     """
     lists: dict[str, Any] = {name: [] for name in LISTS}
-    whole = {"joint": 0.0} | lists | stored
-    numbers = dict.fromkeys(("temperature", "uniform", "joint"), (int, float))
+    whole = {"joint": 0.0, "drawn": 1.0} | lists | stored
+    numbers = dict.fromkeys(("temperature", "uniform", "joint", "drawn"), (int, float))
     shape = {"multi_label": bool} | numbers | dict.fromkeys(LISTS, [(int, float), ...])
     if not fits(whole, shape) or whole["temperature"] <= 0 or min(map(whole.get, numbers)) < 0:
         raise ValueError("it does not hold a temperature and what belongs to it")

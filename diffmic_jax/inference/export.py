@@ -16,9 +16,10 @@ from jax import export
 
 from diffmic_jax.data.files import write_bytes, write_json, write_text
 from diffmic_jax.data.framing import Framing
-from diffmic_jax.inference.calibration import NLL_PROBABILITY_FLOOR, Calibration
+from diffmic_jax.inference.calibration import Calibration
 from diffmic_jax.inference.card import COPIES, markdown, model_card, versions
 from diffmic_jax.inference.exported import CUSTOM_CALLS, NEEDS, OUTPUTS, calls
+from diffmic_jax.inference.joint import NLL_PROBABILITY_FLOOR
 from diffmic_jax.inference.load import Model
 from diffmic_jax.method.predict_step import fold, predict_step
 from diffmic_jax.method.sampling import MIRRORS

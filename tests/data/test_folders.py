@@ -184,7 +184,7 @@ def test_copies_with_numbers_are_no_masks(tmp_path):
     [
         (
             ["C-NMC_training_data/fold_0", "C-NMC_test_prelim_phase", "C-NMC_test_final_phase"],
-            "it and (test|training).* are named as parts, and would be classes",
+            "it and C-NMC_t.* are named as parts, and would be classes",
         ),
         (["fold_0", "fold_1", "fold_2"], "the folders are named as folds, and would be classes"),
         (["yes", "no", "pred"], "pred: is named as images without a label"),

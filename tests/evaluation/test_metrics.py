@@ -13,7 +13,7 @@ from diffmic_jax.errors import InputError
 from diffmic_jax.evaluation import resampling
 from diffmic_jax.evaluation.metrics import bootstrap_scalars, compute
 from diffmic_jax.evaluation.ranking import SPECIFICITIES
-from diffmic_jax.inference.calibration import NLL_PROBABILITY_FLOOR
+from diffmic_jax.inference.joint import NLL_PROBABILITY_FLOOR
 from diffmic_jax.method.task import SCALARS, Task
 
 FIVE = Task(class_names=("a", "b", "c", "d", "e"))

@@ -7,6 +7,7 @@ import json
 
 import numpy as np
 import pytest
+from scipy.special import expit
 
 from diffmic_jax.config import Sampling
 from diffmic_jax.errors import InputError
@@ -137,12 +138,32 @@ def test_samples_that_draw_labels_together_are_scored_together():
     fitted = calibration.fit(drawn_together(400, 0), TOGETHER)
     assert fitted.diffusion is not None and fitted.guidance is not None
     test = drawn_together(400, 1)
-    joint = calibration.joint_log_likelihood(fitted.diffusion, test.samples, test.label)
-    alone = calibration.joint_log_likelihood(fitted.guidance, test.guidance[:, None], test.label)
+    rest = test.samples, test.label
+    joint = calibration.joint_log_likelihood(fitted.diffusion, test.probabilities, *rest)
+    rest = test.guidance[:, None], test.label
+    alone = calibration.joint_log_likelihood(fitted.guidance, test.guidance, *rest)
     # One question of two equally likely answers, not two.
     np.testing.assert_allclose(-joint.mean(), np.log(2), atol=0.05)
     np.testing.assert_allclose(-alone.mean(), 2 * np.log(2), atol=0.01)
-    assert fitted.diffusion.joint < 0.1
+    assert fitted.diffusion.joint < 0.1 and fitted.diffusion.drawn > 0.9
+
+
+def test_without_samples_that_tell_more_labels_are_independent_and_calibrated():
+    """Too certain by a factor of two in all labels; its samples are two of its own kind."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 2, (2000, 6))
+    labels = (rng.random((2000, 6)) < expit(logits)).astype(int)
+    task = Task(class_names=tuple("abcdef"), multi_label=True)
+    sure = expit(2 * logits)
+    samples = np.stack([expit(2 * logits + d) for d in (0.3, -0.3)], axis=1)
+    fitted = calibration.fit(Outputs(sure, sure, sure, labels, samples, sure), task).diffusion
+    assert fitted is not None and fitted.temperature == pytest.approx(2, abs=0.15)
+    p = calibration.tempered(fitted, sure)
+    of_labels = -np.log(np.where(labels == 1, p, 1 - p)).sum(axis=1).mean()
+    joint = -calibration.joint_log_likelihood(fitted, sure, samples, labels).mean()
+    assert of_labels - 0.02 < joint <= of_labels + 1e-3
+    raw = -np.log(np.where(labels == 1, sure, 1 - sure)).sum(axis=1).mean()
+    assert joint < raw - 0.1
 
 
 def test_samples_that_know_nothing_have_the_weight_of_the_prevalence():
@@ -156,8 +177,8 @@ def test_samples_that_know_nothing_have_the_weight_of_the_prevalence():
     np.testing.assert_allclose(fitted.prevalence, labels.mean(axis=0))
     q = (wrong[0, 0] + fitted.joint * labels.mean(axis=0)) / (1 + fitted.joint)
     expected = np.log(np.where(labels[0] == 1, q, 1 - q)).sum()
-    found = calibration.joint_log_likelihood(fitted, wrong[:1], labels[:1])
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    found = calibration.joint_log_likelihood(fitted, wrong[:1, 0], wrong[:1], labels[:1])
+    np.testing.assert_allclose(found, expected, atol=0.01)
 
 
 def test_unknown_labels_count_for_nothing_in_what_is_asked_together():
@@ -172,8 +193,10 @@ def test_unknown_labels_count_for_nothing_in_what_is_asked_together():
     np.testing.assert_allclose(half.prevalence, (of_first, of_second))
     samples, label = known.samples[:1], labels[:1]
     alone = dataclasses.replace(fitted, prevalence=fitted.prevalence[:1])
-    found = calibration.joint_log_likelihood(fitted, samples, label)
-    expected = calibration.joint_log_likelihood(alone, samples[..., :1], label[:, :1])
+    found = calibration.joint_log_likelihood(fitted, samples[:, 0], samples, label)
+    expected = calibration.joint_log_likelihood(
+        alone, samples[:, 0, :1], samples[..., :1], label[:, :1]
+    )
     np.testing.assert_allclose(found, expected)
 
 
