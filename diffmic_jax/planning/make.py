@@ -19,6 +19,7 @@ from diffmic_jax.planning import budget, candidates
 from diffmic_jax.planning.fingerprint import Fingerprint
 from diffmic_jax.planning.plan import Plan
 from diffmic_jax.planning.rules import FIXED, SHARE, Case
+from diffmic_jax.training.pretrained import check_named
 
 
 def make_plan(given: Mapping[str, Any], minutes: float, begun: bool = False) -> Plan:
@@ -51,6 +52,7 @@ def make_plan(given: Mapping[str, Any], minutes: float, begun: bool = False) -> 
         networks.append(candidates.head(config, plan))
     for each in networks:  # now, not when its time has come
         check_networks(each)
+    check_named(config)
     for fold in range(plan.members):  # as they will be cut
         own = config.changed({"data.fold": fold}).data
         source = settle(layout, own)

@@ -77,6 +77,19 @@ def with_pretrained(
     return state, origins
 
 
+def check_named(config: Config) -> None:
+    """Refuse weights that a configuration names and that cannot be had, or are damaged.
+
+    Raises:
+      InputError: they cannot, or are.
+    """
+    for network in NETWORKS:
+        for trunk, (source, _) in _trunks(network, config).items():
+            if trunk not in ("", OF_GUIDANCE) and source not in ("", AUTO, OF_GUIDANCE):
+                published = trunks.entry(trunk).published
+                weights.find(source, f"config.{network}.pretrained", published)
+
+
 def _of_run(found: Variables, own: Variables, workdir: str) -> Variables:
     """The guidance of another run's best checkpoint, in the place of this state's."""
     found = of_network(found, "guidance")

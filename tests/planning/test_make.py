@@ -97,6 +97,12 @@ def test_fields_that_a_later_network_cannot_have_are_refused_by_the_plan(given):
         make_plan(given | {"guidance.loss": "ldam", "guidance.network": "dcg"}, minutes=20)
 
 
+def test_weights_that_are_not_there_are_refused_by_the_plan(given, tmp_path):
+    missing = str(tmp_path / "no.pth")
+    with pytest.raises(InputError, match=r"guidance\.pretrained=.*no\.pth': no such file"):
+        make_plan(given | {"guidance.pretrained": missing}, minutes=20)
+
+
 def test_the_tables_are_read_once_for_all_folds(given, tmp_path, caplog):
     rows = [
         f"{path},{i % 2}" for i, path in enumerate(sorted(Path(given["data.root"]).rglob("*.png")))
