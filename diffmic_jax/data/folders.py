@@ -63,7 +63,8 @@ def open_folders(options: Options) -> Layout:
         raise InputError(f"config.data.root: fewer than two class folders in {root}; {fix}")
     mistaken.check_copies(list(folders), {each: classes_in(each) for each in folders})
     found.tell(root)
-    masks.check_twins(files)
+    if not (options.data.groups or options.data.group_regex):
+        masks.check_twins(files)
     inner = mistaken.parts_inside(files) if [*bases] == [root] else None
     if inner:
         log.info("%s: the parts are the folders inside the class folders", root)

@@ -19,6 +19,8 @@ _FOLDER = re.compile(rf"(?:.+[ _-])?{_WORDS}", re.IGNORECASE)
 _BY_ITSELF = re.compile(_WORDS, re.IGNORECASE)
 _TAIL = re.compile(r"[ _-]+(?=[^\W\d_])")
 """Where a name may go on after that of another image: with a letter, since numbers count."""
+_CUT = re.compile(r"[ _-]+(?=[^\W_])")
+"""Where the name of a crop goes on after that of its image."""
 _TWINS = 0.9
 """Share of the images that are, or have, another one of the same name and the same ending."""
 
@@ -50,31 +52,44 @@ def without(folder: Path, inside: Sequence[Path]) -> list[Path]:
 
 
 def check_twins(files: Mapping[Path, Sequence[Path]]) -> None:
-    """Refuse images of which nearly each has another beside it, named as it is and one ending.
+    """Refuse images that belong together by their names, which chance would part.
 
-    Those may be masks. If they are images, they are of one patient, and chance would part them.
+    Nearly each has another beside it, named as it is and one ending, as a mask or a second view; or
+    the most are in folders beside images that they are named after, as crops of these.
 
     Args:
       files: the images of each class folder.
 
     Raises:
-      InputError: naming two of them and the ending.
+      InputError: naming two of them.
     """
+    beside: Counter[str] = Counter()
     found: dict[str, tuple[Path, Path]] = {}
-    endings: Counter[str] = Counter()
+    crops: list[tuple[Path, Path]] = []
     for inside in files.values():
         own = {(path.parent, path.stem): path for path in inside}
         for (place, stem), path in own.items():
             for tail in _TAIL.finditer(stem):
                 if first := own.get((place, stem[: tail.start()])):
-                    endings[stem[tail.start() :]] += 1
+                    beside[stem[tail.start() :]] += 1
                     found.setdefault(stem[tail.start() :], (first, path))
+            around = (own.get((place.parent, stem[: cut.start()])) for cut in _CUT.finditer(stem))
+            crops += [(first, path) for first in around if first][:1]
     total = sum(map(len, files.values()))
-    ending, count = next(iter(endings.most_common(1)), ("", 0))
+    fix = (
+        "move them away if they are masks or copies, else say which images belong together by "
+        "config.data.group_regex or a CSV in config.data.groups"
+    )
+    ending, count = next(iter(beside.most_common(1)), ("", 0))
     if count > 1 and 2 * count >= _TWINS * total:
         first, second = found[ending]
         raise InputError(
             f"{second}: {count} of {total} images are named as another and {ending!r}, this one as "
-            f"{first.name}; move them away if they are masks or copies, else name a CSV with the "
-            "patient or lesion of each image in config.data.groups"
+            f"{first.name}; {fix}"
+        )
+    if 2 * len(crops) > total:
+        first, second = crops[0]
+        raise InputError(
+            f"{second}: {len(crops)} of {total} images are in folders beside images that they are "
+            f"named after, this one after {first.name}; {fix}"
         )

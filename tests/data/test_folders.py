@@ -168,9 +168,23 @@ def test_a_name_and_the_same_with_an_ending_is_a_mask_or_the_same_patient(tmp_pa
     message = r"20 of 40 images are named as another and '-d', this one as 0\.png"
     with pytest.raises(InputError, match=message):
         open_source("x", tmp_path)
+    source = open_source("x", tmp_path, group_regex=r"(\w/\d)")
+    assert len({record.group for record in source.records}) == 20
     for stem in stems[:5]:  # of many others it is no rule
         (tmp_path / f"{stem}.png").rename(tmp_path / f"{stem}-other.png")
     assert len(open_source("x", tmp_path).records) == 40
+
+
+def test_crops_belong_to_their_images(tmp_path):
+    for name in ("x", "y"):
+        for i in range(10):
+            write(tmp_path, f"{name}/im/{i}.png")
+            write(tmp_path, *(f"{name}/im/CROPPED/{i}_0{k}.png" for k in range(3)))
+    message = r"60 of 80 images are in folders beside images that they are named after, this one af"
+    with pytest.raises(InputError, match=message):
+        open_source("x", tmp_path)
+    source = open_source("x", tmp_path, group_regex=r"(\d)(?:_\d+)?\.png$")
+    assert len({record.group for record in source.records}) == 10
 
 
 def test_copies_with_numbers_are_no_masks(tmp_path):
