@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -71,6 +72,11 @@ def interval(resampled: Sequence[float]) -> list[float] | None:
 
 
 def wilson(share: float, count: int) -> list[float]:
-    """The 95% interval of a share of so many independent ones (Wilson 1927)."""
-    found = scipy.stats.binomtest(round(share * count), count).proportion_ci(method="wilson")
-    return [float(found.low), float(found.high)]
+    """The 95% interval of a share of so many independent ones (Wilson 1927).
+
+    The share need not be of whole ones: of a group some images may be right.
+    """
+    z2 = scipy.stats.norm.ppf(0.975) ** 2 / count
+    centre = (share + z2 / 2) / (1 + z2)
+    half = math.sqrt(share * (1 - share) * z2 + z2**2 / 4) / (1 + z2)
+    return [max(0.0, float(centre - half)), min(1.0, float(centre + half))]

@@ -226,7 +226,7 @@ def threshold(calibration: Calibration, coverage: float) -> float:
 
 def rank_of(count: int, coverage: float) -> int:
     """Which of so many scores, from 1, is the largest in a set; above them if they are too few."""
-    return math.ceil((count + 1) * coverage)
+    return math.ceil(round((count + 1) * coverage, 9))  # 100 * 0.55 is a little more than 55
 
 
 def prediction_sets(

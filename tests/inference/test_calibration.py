@@ -112,6 +112,11 @@ def test_a_calibration_fits_one_checkpoint_and_one_sampling(tmp_path, both):
     assert calibration.read(tmp_path, 3, mirrored) == Calibrations()
 
 
+@pytest.mark.parametrize(("coverage", "rank"), [(0.55, 55), (0.9, 90), (0.905, 91), (0.995, 100)])
+def test_the_rank_is_the_smallest_that_covers(coverage, rank):
+    assert calibration.rank_of(99, coverage) == rank
+
+
 def test_thresholds_are_read_back(tmp_path):
     one = Calibration(temperature=1.0, uniform=0.0, multi_label=True, thresholds=(0.2, 0.7))
     both = Calibrations(one, dataclasses.replace(one, thresholds=(0.5, 0.1)))
