@@ -84,8 +84,8 @@ class Columns:
         Raises:
           InputError: there is none of images, or none of labels; or a chosen one is not there.
         """
-        image, group = image_column(table), table.column(GROUP_COLUMNS)
         part, chosen = _part(table), _chosen(table, options)
+        image, group = image_column(table, bool(chosen)), table.column(GROUP_COLUMNS)
         label = chosen[0] if len(chosen) == 1 else "" if chosen else table.column(LABEL_COLUMNS)
         rest = [name for name in table.header if name not in (image, part, group, label)]
         classes = chosen or [name for name in rest if csvfile.plain(name) not in METADATA]
@@ -123,12 +123,16 @@ class Columns:
             log.info("%s: the split is in column %s", table.path, self.part)
 
 
-def image_column(table: csvfile.Table) -> str:
+def image_column(table: csvfile.Table, labelled: bool = False) -> str:
     """The column of images by its name, or else the only one whose cells are all files; '' if none.
 
     The files are looked for in the folder of the table, without regard to their endings.
+
+    Args:
+      table: of labels or anything else.
+      labelled: it has labels, though no column has a name of theirs.
     """
-    if (named := table.column(IMAGE_COLUMNS)) or not table.column(LABEL_COLUMNS):
+    if (named := table.column(IMAGE_COLUMNS)) or not (labelled or table.column(LABEL_COLUMNS)):
         return named
     there = {path.stem.casefold() for path in scan.images_under(table.path.parent)}
 

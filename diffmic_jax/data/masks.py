@@ -16,7 +16,8 @@ log = logging.getLogger("diffmic_jax")
 _WORDS = r"(?:masks?|seg|segmentations?|annotations?|gt|ground[ _-]?truths?)"
 _NAMED = re.compile(rf"(.+?)[ _-]+{_WORDS}(?:[ _-]*\d+)?", re.IGNORECASE)
 _FOLDER = re.compile(rf"(?:.+[ _-])?{_WORDS}", re.IGNORECASE)
-_BY_ITSELF = re.compile(_WORDS, re.IGNORECASE)
+_BY_ITSELF = re.compile(r"masks?|segmentations?|annotations?|ground[ _-]?truths?", re.IGNORECASE)
+"""Beside class folders, where `seg` may be a class, as of blood cells."""
 _TAIL = re.compile(r"[ _-]+(?=[^\W\d_])")
 """Where a name may go on after that of another image: with a letter, since numbers count."""
 _CUT = re.compile(r"[ _-]+(?=[^\W_])")
