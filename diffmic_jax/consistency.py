@@ -20,6 +20,20 @@ def check_together(config: Config) -> None:
         check(config)
 
 
+def check_training(config: Config) -> None:
+    """Refuse values that no training should have, though earlier ones had and can be used.
+
+    Raises:
+      InputError: naming the fields and the fix.
+    """
+    guidance = config.guidance
+    if guidance.class_weights != "none" and guidance.mix != "none":
+        raise InputError(
+            f"config.guidance.class_weights={guidance.class_weights} weighs images of one class, "
+            f"and config.guidance.mix={guidance.mix} makes images of two; set one of them to none"
+        )
+
+
 def _check_sizes(config: Config) -> None:
     batch_size, parts = config.train.batch_size, config.train.accumulate
     if batch_size % parts:
@@ -97,11 +111,6 @@ def _check_guidance(config: Config) -> None:
                 "takes labels of one class; give guidance.loss=fused, branches, ohem or "
                 "logit_adjusted"
             )
-    if guidance.class_weights != "none" and guidance.mix != "none":
-        raise InputError(
-            f"config.guidance.class_weights={guidance.class_weights} weighs images of one class, "
-            f"and config.guidance.mix={guidance.mix} makes images of two; set one of them to none"
-        )
     # As `Method.on_features`.
     alone = config.denoiser.encoder in ("", "guidance") and not config.denoiser.local_encoder
     alone = alone and guidance.network == "classifier"

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from diffmic_jax.config import Config
+from diffmic_jax.consistency import check_training
 from diffmic_jax.data.dataset import Dataset, open_dataset
 from diffmic_jax.errors import InputError
 from diffmic_jax.evaluation.metrics import SCALARS, compute, image_nll
@@ -91,6 +92,7 @@ def train(
     began = time.monotonic()
     if minutes is None:
         check_workdir(workdir, config)  # first: decoding the images may take long
+    check_training(config)
     check_networks(config)
     check_writable(workdir)
     check_free(workdir)

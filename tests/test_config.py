@@ -216,11 +216,6 @@ def test_a_number_has_to_be_finite(value):
             "config.guidance.loss=prototype needs config.guidance.network=classifier",
         ),
         (
-            "classifier",
-            {"guidance.class_weights": "balanced", "guidance.mix": "mixup"},
-            "config.guidance.class_weights=balanced weighs images of one class, and ",
-        ),
-        (
             "v1",
             {"guidance.class_weights": "deferred"},
             "config.guidance.class_weights=deferred needs a recipe without diffusion",

@@ -23,12 +23,13 @@ IMAGE_COLUMNS = (
 """In the order in which they are looked for; so are the others. An id may be a patient's too."""
 LABEL_COLUMNS = (
     *("label", "labels", "target", "level", "retinopathy grade", "diagnosis", "dx"),
-    *("finding labels", "class", "class name", "category", "diagnostic", "grade", "pathology"),
-    "disease",
+    *("finding labels", "class", "class name", "category", "diagnostic", "grade"),
 )
+WORDS_OF_LABELS = ("pathology", "disease")
+"""Columns of labels unless their cells are 0 and 1, as of one class among others."""
 GROUP_COLUMNS = (
     *("group", "patient id", "patient", "subject id", "subject", "participant id", "case id"),
-    *("patient num", "case", "lesion id", "study id"),
+    *("patient num", "lesion id", "study id"),
 )
 """A patient, who may have several lesions or studies, before these."""
 PART_COLUMNS = ("split",)
@@ -63,6 +64,8 @@ PART_NAMES = {
 _BESIDE = frozenset(("set", "sets", "data", "dataset", "image", "images", "img", "imgs", "split"))
 """Words beside that of a part in the name of its folder, as are single letters."""
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+_DISTINCT = 0.9
+"""Share of different cells from which a column may be one of images."""
 HOT = {"true": 1.0, "false": 0.0}
 
 
@@ -86,7 +89,7 @@ class Columns:
         """
         part, chosen = _part(table), _chosen(table, options)
         image, group = image_column(table, bool(chosen)), table.column(GROUP_COLUMNS)
-        label = chosen[0] if len(chosen) == 1 else "" if chosen else table.column(LABEL_COLUMNS)
+        label = chosen[0] if len(chosen) == 1 else "" if chosen else label_column(table)
         rest = [name for name in table.header if name not in (image, part, group, label)]
         classes = chosen or [name for name in rest if csvfile.plain(name) not in METADATA]
         if options.multi_label:  # that no class applies is no class
@@ -126,23 +129,45 @@ class Columns:
 def image_column(table: csvfile.Table, labelled: bool = False) -> str:
     """The column of images by its name, or else the only one whose cells are all files; '' if none.
 
-    The files are looked for in the folder of the table, without regard to their endings.
+    The files are looked for in the folder of the table, without regard to their endings. Numbers
+    are no names of files here: they may be an age, or a patient's.
 
     Args:
       table: of labels or anything else.
       labelled: it has labels, though no column has a name of theirs.
     """
-    if (named := table.column(IMAGE_COLUMNS)) or not (labelled or table.column(LABEL_COLUMNS)):
+    label, group = label_column(table), table.column(GROUP_COLUMNS)
+    if (named := table.column(IMAGE_COLUMNS)) or not (labelled or label):
         return named
-    there = {path.stem.casefold() for path in scan.images_under(table.path.parent)}
-
-    def are_files(column: str) -> bool:
-        cells = {PurePath(line[column].replace("\\", "/")).name for _, line in table.lines}
-        stems = {PurePath(cell).stem if scan.has_ending(cell) else cell for cell in cells}
-        return len(cells) > 1 and {stem.casefold() for stem in stems} <= there
-
-    found = [name for name in table.header if are_files(name)]
+    names = {
+        column: {_stem(line[column].replace("\\", "/")) for _, line in table.lines}
+        for column in table.header
+        if column not in (label, group) and csvfile.plain(column) not in METADATA
+    }
+    names = {
+        column: cells
+        for column, cells in names.items()
+        if len(cells) > _DISTINCT * len(table.lines) and not any(map(str.isdecimal, cells))
+    }
+    if not names:
+        return ""
+    there = {_stem(path.name) for path in scan.images_under(table.path.parent)}
+    found = [column for column, cells in names.items() if cells <= there]
     return found[0] if len(found) == 1 else ""
+
+
+def _stem(name: str) -> str:
+    """The name of a file without its folders and the ending of an image, in lower case."""
+    path = PurePath(name)
+    return (path.stem if scan.has_ending(path.name) else path.name).casefold()
+
+
+def label_column(table: csvfile.Table) -> str:
+    """The column of labels by its name; '' if there is none."""
+    if named := table.column(LABEL_COLUMNS):
+        return named
+    words = table.column(WORDS_OF_LABELS)
+    return words if words and any(hot(line[words]) == 2.0 for _, line in table.lines) else ""
 
 
 def part_of(name: str) -> str:
@@ -168,6 +193,17 @@ def part_of_table(path: PurePath) -> str:
 def part_word(name: str) -> str:
     """The one part that a word of a folder's name tells, whatever else it says; '' if none."""
     return _part_in(name)[0]
+
+
+def other_words(name: str) -> set[str]:
+    """The words of a name, in lower case, that are no names of parts."""
+    return {*_part_in(name)[1]} - _BESIDE
+
+
+def holds_validation(name: str) -> bool:
+    """Whether a name tells training and validation at once, as `train_val`."""
+    words = {word.casefold() for word in _WORDS.findall(name)}
+    return {"train", "validation"} <= {PART_NAMES.get(word) for word in words}
 
 
 def _part_in(name: str) -> tuple[str, list[str]]:
@@ -219,7 +255,7 @@ def has_labels(table: csvfile.Table) -> bool:
     """Whether a table of images has labels, though some may be missing or wrong."""
     if not image_column(table):
         return False
-    if table.column(LABEL_COLUMNS):
+    if label_column(table):
         return True
     try:
         columns = Columns.of(table, Options(Data()))

@@ -78,11 +78,11 @@ def open_external(
       InputError: the data cannot be opened, or has a class that the model does not know.
     """
     try:
-        found = open_layout(data)
+        found = open_layout(data, testing=True)
     except GapsError:  # whole numbers, of which the data may lack some
         if not numbers_of(task.class_names) or task.multi_label:
             raise
-        found = open_layout(replace(data, class_names=task.class_names))
+        found = open_layout(replace(data, class_names=task.class_names), testing=True)
     if found.task.multi_label != task.multi_label:
         kind = "any number of classes" if task.multi_label else "one class"
         raise InputError(f"{data.root}: the model gives an image {kind}, these labels do not")

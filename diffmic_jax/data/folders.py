@@ -10,7 +10,7 @@ from itertools import groupby
 from pathlib import Path
 
 from diffmic_jax.data import labels, masks, mistaken, scan
-from diffmic_jax.data.columns import PART_NAMES, part_of
+from diffmic_jax.data.columns import PART_NAMES, holds_validation, part_of
 from diffmic_jax.data.csvfile import nfc, normal
 from diffmic_jax.data.finder import Inside
 from diffmic_jax.data.layouts import PARTS, Layout, Parts, Record, reader
@@ -35,11 +35,16 @@ def open_folders(options: Options) -> Layout:
         )
     bases = _folders_of_parts(root)
     beside = {base: folders_in(base) for base in bases}
-    folders = {each: bases[base] for base in bases for each in masks.without_folders(beside[base])}
+    folders = {
+        each: bases[base]
+        for base in bases
+        for each in masks.without_folders(beside[base], options.class_names)
+    }
     own = labels.unified({normal(folder.name) for folder in folders})
-    if [*bases] == [root]:
-        mistaken.check_names([each for each in folders if each.name not in options.class_names])
-    mistaken.check_parts(folders, own)
+    if not options.testing:
+        if [*bases] == [root]:
+            mistaken.check_names(folders, options.class_names)
+        mistaken.check_parts(folders, own, options.class_names)
     names = options.class_names or labels.class_names(set(own.values()), gaps=True)
     found = scan.scan(root)
     everywhere = _by_folder(
@@ -63,13 +68,14 @@ def open_folders(options: Options) -> Layout:
         raise InputError(f"config.data.root: fewer than two class folders in {root}; {fix}")
     mistaken.check_copies(list(folders), {each: classes_in(each) for each in folders})
     found.tell(root)
-    if not (options.data.groups or options.data.group_regex):
+    cut = not options.testing and not {"validation", "test"} <= {*bases.values()}
+    if cut and not (options.data.groups or options.data.group_regex):
         masks.check_twins(files)
     inner = mistaken.parts_inside(files) if [*bases] == [root] else None
     if inner:
         log.info("%s: the parts are the folders inside the class folders", root)
     else:
-        mistaken.check_inner(files)
+        mistaken.check_inner(files, options.class_names)
     known_labels = labels.lookup(names)
     parts: Parts = {part: [] for part in PARTS}
     for folder, part in folders.items():
@@ -115,6 +121,8 @@ def _folders_of_parts(root: Path) -> dict[Path, str]:
             )
         return {root: "train"}
     for folder, part in given.items():
+        if holds_validation(folder.name) and {*given.values()} != {"train", "test"}:
+            part = ""  # the others have its images too
         if not part:
             names = ", ".join(PART_NAMES)
             raise InputError(

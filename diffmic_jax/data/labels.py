@@ -95,11 +95,13 @@ def split_cell(cell: str, names: Sequence[str]) -> list[str]:
     return [part for part in found if part.casefold() not in ("", NO_FINDING)]
 
 
-def unlisted(cell: str) -> str:
-    """What a cell like "['Mass']" lists, if it is one; any other cell as it is."""
+def unlisted(cell: str, names: Sequence[str]) -> str:
+    """What a cell like "['Mass']" lists, if it is one and no class of that name."""
     listed = _LIST.fullmatch(cell)
-    found = split_cell(cell, ()) if listed else []
-    return found[0] if len(found) == 1 else cell
+    if not listed or cell.casefold() in folded(names):
+        return cell
+    found = normal(listed[1].strip().strip("'\""))
+    return cell if re.search(r"['\",|;]", found) else found
 
 
 def several(cells: Collection[str], names: Sequence[str]) -> list[str]:

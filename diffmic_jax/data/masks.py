@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from diffmic_jax.data.csvfile import normal
@@ -13,11 +13,10 @@ from diffmic_jax.errors import InputError
 
 log = logging.getLogger("diffmic_jax")
 
-_WORDS = r"(?:masks?|seg|segmentations?|annotations?|gt|ground[ _-]?truths?)"
-_NAMED = re.compile(rf"(.+?)[ _-]+{_WORDS}(?:[ _-]*\d+)?", re.IGNORECASE)
-_FOLDER = re.compile(rf"(?:.+[ _-])?{_WORDS}", re.IGNORECASE)
-_BY_ITSELF = re.compile(r"masks?|segmentations?|annotations?|ground[ _-]?truths?", re.IGNORECASE)
-"""Beside class folders, where `seg` may be a class, as of blood cells."""
+_WORDS = r"masks?|segmentations?|annotations?|ground[ _-]?truths?"
+_NAMED = re.compile(rf"(.+?)[ _-]+(?:{_WORDS}|seg|gt)(?:[ _-]*\d+)?", re.IGNORECASE)
+_FOLDER = re.compile(rf"(?:.+[ _-])?(?:{_WORDS}|gt)", re.IGNORECASE)
+_BY_ITSELF = re.compile(_WORDS, re.IGNORECASE)
 _TAIL = re.compile(r"[ _-]+(?=[^\W\d_])")
 """Where a name may go on after that of another image: with a letter, since numbers count."""
 _CUT = re.compile(r"[ _-]+(?=[^\W_])")
@@ -26,10 +25,20 @@ _TWINS = 0.9
 """Share of the images that are, or have, another one of the same name and the same ending."""
 
 
-def without_folders(folders: Sequence[Path]) -> list[Path]:
-    """The folders beside each other but those named as holding masks, if there are others."""
-    kept = [each for each in folders if not _BY_ITSELF.fullmatch(normal(each.name))]
-    return kept or list(folders)
+def without_folders(folders: Sequence[Path], classes: Collection[str] = ()) -> list[Path]:
+    """The folders beside each other but those named as holding masks, if there are others.
+
+    Not beside `no_mask`: then it is the class of faces with one.
+
+    Args:
+      folders: beside each other.
+      classes: names that are given as those of classes.
+    """
+    named = [each for each in folders if _BY_ITSELF.fullmatch(normal(each.name))]
+    kept = [each for each in folders if each not in named or each.name in classes]
+    if not kept or any("mask" in each.name.casefold() for each in kept):
+        return list(folders)
+    return kept
 
 
 def without(folder: Path, inside: Sequence[Path]) -> list[Path]:

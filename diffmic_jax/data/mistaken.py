@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from diffmic_jax.data.columns import part_of, part_of_file, part_word
+from diffmic_jax.data.columns import other_words, part_of, part_of_file, part_word
 from diffmic_jax.data.csvfile import normal
 from diffmic_jax.errors import InputError
 
@@ -25,14 +25,23 @@ _MANY = 12
 """From so many on, folders with numbers in their names may be patients."""
 
 
-def check_names(folders: Collection[Path]) -> None:
+def check_names(folders: Collection[Path], classes: Collection[str] = ()) -> None:
     """Refuse folders beside each other that are named as parts, as folds or as without labels.
+
+    Of parts there are several, and their names share other words: `bullet train` and `crash test`
+    are none.
+
+    Args:
+      folders: beside each other.
+      classes: names that are given as those of classes.
 
     Raises:
       InputError: naming one of them.
     """
+    folders = [each for each in folders if each.name not in classes]
     parts = {word: each for each in folders if (word := part_word(each.name))}
-    if len(parts) > 1:
+    shared = [other_words(each.name) for each in parts.values()]
+    if len(parts) > 1 and set.intersection(*shared):
         one, other, *_ = parts.values()
         raise InputError(
             f"{one}: it and {other.name} are named as parts, and would be classes; name them train "
@@ -51,17 +60,21 @@ def check_names(folders: Collection[Path]) -> None:
             )
 
 
-def check_parts(folders: Mapping[Path, str], own: Mapping[str, str]) -> None:
+def check_parts(
+    folders: Mapping[Path, str], own: Mapping[str, str], classes: Collection[str] = ()
+) -> None:
     """Refuse folders of a part that are no class of training.
 
     Args:
       folders: of the classes, and their parts.
       own: the class of each name.
+      classes: names that are given as those of classes.
 
     Raises:
       InputError: naming one of them.
     """
     names: dict[str, dict[str, Path]] = defaultdict(dict)
+    given = {normal(name).casefold() for name in classes}
     for folder, part in folders.items():
         names[part][own[normal(folder.name)].casefold()] = folder
     for part, inside in names.items():
@@ -72,7 +85,7 @@ def check_parts(folders: Mapping[Path, str], own: Mapping[str, str]) -> None:
                 "put its images into class folders, or move them away to classify them with "
                 "`diffmic predict`"
             )
-        if missing:
+        if missing := [path for path in missing if normal(path.name).casefold() not in given]:
             raise InputError(
                 f"{missing[0]}: is no class of training, which has "
                 f"{', '.join(sorted(names['train']))}; rename it as one of these, or move it away"
@@ -114,8 +127,8 @@ def parts_inside(files: Files) -> dict[Path, str] | None:
         if len(parts) > 1:
             raise InputError(
                 f"{folder}: has folders of parts ({', '.join(sorted(parts))}), but some images of "
-                "class folders are in none; move away what is no part of the data, or put all "
-                "images into train, validation or test"
+                "class folders are in none, or none is of training; move away what is no part of "
+                "the data, or put all images into train, validation or test"
             )
     return None
 
@@ -137,11 +150,15 @@ def _check_classes_below(files: Files) -> None:
         )
 
 
-def check_inner(files: Files) -> None:
+def check_inner(files: Files, classes: Collection[str] = ()) -> None:
     """Refuse class folders that are patients, with the classes inside; warn of others that may be.
 
     Class folders that hold nothing but folders may be sites or organs with their classes, unless
     those are numbered and differ, as patients are.
+
+    Args:
+      files: the images of each class folder.
+      classes: names that are given as those of classes.
 
     Raises:
       InputError: for patients.
@@ -149,7 +166,8 @@ def check_inner(files: Files) -> None:
     inner = {folder: _branches(folder, inside) for folder, inside in files.items()}
     split = {folder: each for folder, each in inner.items() if len(each) > 1 and "" not in each}
     names = sorted(set().union(*inner.values()) - {""})
-    _check_patients(files)
+    if not classes:
+        _check_patients(files)
     if not split:
         return
     if len(split) < len(inner):
@@ -172,11 +190,18 @@ def check_inner(files: Files) -> None:
 
 
 def _check_patients(files: Files) -> None:
-    """Refuse class folders that are many and numbered, and hold few folders of the same names."""
+    """Refuse class folders that are many and numbered, and hold few folders of the same names.
+
+    Not where each holds all of them, as of both sides or sexes: a patient lacks some classes.
+    """
     outer = [folder.name for folder in files]
-    first = [path.relative_to(folder).parts[:-1][:1] for folder in files for path in files[folder]]
-    names = sorted({"".join(each) for each in first})
-    if len(outer) >= _MANY and _numbered(outer) and () not in first and 2 <= len(names) <= 12:
+    first = [
+        {"".join(path.relative_to(folder).parts[:-1][:1]) for path in inside}
+        for folder, inside in files.items()
+    ]
+    names = sorted(set().union(*first))
+    patients = len(outer) >= _MANY and _numbered(outer) and "" not in names
+    if patients and 2 <= len(names) <= _MANY and any(each != {*names} for each in first):
         raise InputError(
             f"{next(iter(files))}: the class folders are numbered as patients are, and the classes "
             f"seem to be the folders in them ({', '.join(names)}); name a CSV of image, label and "

@@ -29,6 +29,8 @@ class Options:
     """The `data` group of a configuration, with the catalog's entry for its data set."""
 
     data: Data
+    testing: bool = False
+    """All of it is for testing: no part is cut, and nothing learns from it."""
 
     @property
     def root(self) -> Path:

@@ -92,7 +92,8 @@ def _of_folder(folder: Path) -> dict[str, Any]:
     groups = [path for path, table in csvs.items() if _has_groups(table)]
     if not found and not groups and len(classes) == 1 and csvs:
         inner = _unwrapped(classes[0])
-        if len(folders.classes_in(inner)) > 1 and not columns.part_of(classes[0].name):
+        below = folders.classes_in(inner)
+        if len(below) > 1 and not (columns.part_of(classes[0].name) or _in_a_column(below, csvs)):
             log.info("no table in %s has labels, and the class folders are in %s", folder, inner)
             return _of_folder(inner)
     if not found and len(classes) < 2:
@@ -180,6 +181,16 @@ def _check_classes(classes: Sequence[Path], csvs: Mapping[Path, csvfile.Table | 
                 )
 
 
+def _in_a_column(folders: Sequence[Path], csvs: Mapping[Path, csvfile.Table | None]) -> bool:
+    """Whether a column of a table names all of the folders, which may be patients then."""
+    named = {normal(folder.name).casefold() for folder in folders}
+    return any(
+        named <= {line[column].casefold() for _, line in table.lines}
+        for table in filter(None, csvs.values())
+        for column in table.header
+    )
+
+
 def _tables_below(folder: Path) -> list[Path]:
     """The tables in folders of the folder; none where they are too many to be of labels."""
     hidden = scan.is_hidden
@@ -202,7 +213,7 @@ def _has_labels(table: csvfile.Table | None) -> bool:
 
 
 def _names_images(table: csvfile.Table) -> bool:
-    return csvfile.plain(table.column(columns.IMAGE_COLUMNS)) != "id"
+    return csvfile.plain(table.column(columns.IMAGE_COLUMNS)) not in ("", "id")
 
 
 def _below(folder: Path, path: Path) -> str:

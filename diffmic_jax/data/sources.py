@@ -109,15 +109,21 @@ def settle(layout: Layout, data: Data) -> Source:
     )
 
 
-def open_layout(data: Data) -> Layout:
+def open_layout(data: Data, testing: bool = False) -> Layout:
     """A data set as it is on disk, not yet split. Errors as in `open_source`.
+
+    What chance should not part, or training lacks, is no error where all is for `testing`.
 
     Classes without given names are the columns of a one-hot table in their order, 0, 1, ... for
     integer labels, else the sorted names. `split_seed` is also the seed of the phantom, and
     `image_size` chooses among the sizes of MedMNIST.
     """
     _check_fields(data)
-    return layouts.open_phantom(data.split_seed) if data.name == "phantom" else _open(Options(data))
+    return (
+        layouts.open_phantom(data.split_seed)
+        if data.name == "phantom"
+        else _open(Options(data, testing))
+    )
 
 
 def open_native(name: str, root: Path) -> Layout:

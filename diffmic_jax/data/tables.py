@@ -107,16 +107,20 @@ def _unified(rows: Sequence[Row], multi_label: bool) -> list[Row]:
 
 
 def _united(rows: Sequence[Row], path: Path) -> list[Row]:
-    """One row for each image of a table that has a row for each label; told."""
-    found: dict[tuple[str, str, str], Row] = {}
+    """One row for each image of a table that has a row for each label; told.
+
+    Rows of one image that contradict each other, as by no label and one, stay as they are.
+    """
+    found: dict[tuple[str, str, str, bool], Row] = {}
     more = 0
     for row in rows:
-        key = (row.image, row.part, row.group)
+        key = (row.image, row.part, row.group, bool(row.label))
         first = found.setdefault(key, row)
-        both = {each: None for label in (first.label, row.label) for each in label.split(SEPARATOR)}
-        united = SEPARATOR.join(filter(None, both))
-        more += united != first.label
-        found[key] = first._replace(label=united)
+        if first is not row:
+            both = dict.fromkeys(first.label.split(SEPARATOR) + row.label.split(SEPARATOR))
+            united = SEPARATOR.join(both)
+            more += united != first.label
+            found[key] = first._replace(label=united)
     if not more:
         return list(rows)
     log.warning(
@@ -141,7 +145,7 @@ class _Reader:
         self._joined: list[tuple[str, str]] = []
         self._several: list[str] = []
         if columns.label and not options.multi_label:
-            cells = [labels.unlisted(line[columns.label]) for _, line in table.lines]
+            cells = [labels.unlisted(line[columns.label], self._names) for _, line in table.lines]
             self._several = labels.several(set(cells), self._names)
         self._found: list[tuple[str, str]] = []
 
@@ -158,7 +162,7 @@ class _Reader:
 
     def _label(self, line: Mapping[str, str], where: str) -> str | None:
         cell = line[self._columns.label]
-        cell = cell if self._options.multi_label else labels.unlisted(cell)
+        cell = cell if self._options.multi_label else labels.unlisted(cell, self._names)
         if labels.is_missing(cell, self._names):
             self._missing.append((where, cell))
             return None

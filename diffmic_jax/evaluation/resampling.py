@@ -42,11 +42,17 @@ def resampled(
       means: of the metrics over all, those that are means, and of which metric per class.
     """
     whole, _ = scores(np.ones(len(groups)))
+
+    def same(per_class: dict[str, np.ndarray], name: str) -> bool:
+        """Whether the resample has the classes of the whole, and the metric of the same ones."""
+        there = np.array_equal(per_class["support"] > 0, whole["support"] > 0)
+        return there and np.array_equal(np.isnan(per_class[name]), np.isnan(whole[name]))
+
     found = []
     for weights in resample_weights(groups, bootstrap):
         per_class, over_all = scores(weights)
         for mean, name in means.items():
-            if (np.isnan(per_class[name]) != np.isnan(whole[name])).any():
+            if not same(per_class, name):
                 over_all[mean] = np.nan
         found.append((per_class, over_all))
     return found

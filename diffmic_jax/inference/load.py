@@ -77,6 +77,8 @@ def load(
 def _resampled(model: Model) -> bool:
     """Whether it samples otherwise than it was trained and evaluated to."""
     own = stored_config(model.meta.get("config"), str(model.workdir))
+    if not model.config.denoiser.encoder:  # then nothing is sampled, but mirrored copies count
+        return model.config.sampling.flips != own.sampling.flips
     return model.config.sampling != own.sampling
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from diffmic_jax import recipes
 from diffmic_jax.config import Config, Data
+from diffmic_jax.consistency import check_training
 from diffmic_jax.data.cache import missing
 from diffmic_jax.data.loader import steps_per_epoch
 from diffmic_jax.data.sources import Source, open_layout, settle
@@ -51,6 +52,7 @@ def make_plan(given: Mapping[str, Any], minutes: float, begun: bool = False) -> 
     if candidates.has_head(plan):
         networks.append(candidates.head(config, plan))
     for each in networks:  # now, not when its time has come
+        check_training(each)
         check_networks(each)
     check_named(config)
     for fold in range(plan.members):  # as they will be cut

@@ -12,6 +12,8 @@ from jax.experimental import multihost_utils
 
 LOOKS = 25
 """How often the clock is looked at in a training."""
+SURE = 3
+"""Timed steps from which a pace is no accident."""
 SHORTER, LONGER = 0.02, 0.05
 """Changes of the steps that are left below these shares are noise; a little too long is worse than
 a little too short."""
@@ -95,7 +97,6 @@ class Pace:
           end; at least `step`.
         """
         now = self._clock()
-        self._planned = max(self._planned, end)
         self._first = now if self._first is None else self._first
         if self._mark is not None:
             self._steps += step - self._step
@@ -103,6 +104,8 @@ class Pace:
         self._mark, self._step = now, step
         if not self._steps or step < self._next_look:
             return end
+        if not self._planned or self._steps >= SURE:
+            self._planned = max(self._planned, end)
         # A pace that stands on few steps is looked at again soon: one of them may have been slow.
         self._next_look = step + max(1, min(round(self._steps), end // LOOKS))
         ends = self._began + self._limit.seconds, self._first + self._limit.least

@@ -226,6 +226,40 @@ def test_a_name_that_is_given_is_a_class_whatever_it_sounds_like(tmp_path):
     assert task.class_names == ("other", "pred")
 
 
+@pytest.mark.parametrize(
+    "folders",
+    [
+        ("bullet train", "crash test"),
+        ("mask", "no_mask"),
+        ("blood/band", "blood/seg", "other/seg", "other/band"),
+        tuple(f"{i}/{sex}" for i in range(1, 19) for sex in ("female", "male")),
+    ],
+)
+def test_what_is_a_class_after_all_is_not_refused(tmp_path, folders):
+    write(tmp_path, *many(*folders, count=8))
+    source = open_source("x", tmp_path)
+    assert len(source.task.class_names) == len({each.split("/")[0] for each in folders})
+    assert len(source.records) == 8 * len(folders)
+
+
+def test_a_part_that_holds_others_is_not_taken_with_them(tmp_path):
+    write(tmp_path, *many(*(f"{part}/{x}" for part in ("train", "val", "train_val") for x in "xy")))
+    with pytest.raises(InputError, match=r"/train_val: is not one of train, training, valid"):
+        open_source("x", tmp_path)
+
+
+def test_nothing_of_given_parts_is_parted(tmp_path):
+    stems = [f"{part}/{x}/{i}" for part in ("train", "val", "test") for x in "xy" for i in range(4)]
+    write(tmp_path, *(f"{stem}{ending}.png" for stem in stems for ending in ("", "_flip")))
+    assert len(open_source("x", tmp_path).splits["test"]) == 16
+
+
+def test_a_given_class_may_be_of_the_test_part_alone(tmp_path):
+    write(tmp_path, *many("train/x", "train/y", "test/x", "test/z"))
+    names = open_source("x", tmp_path, class_names=("x", "y", "z")).task.class_names
+    assert names == ("x", "y", "z")
+
+
 def test_grades_with_the_same_sites_are_classes(tmp_path, caplog):
     write(tmp_path, *many(*(f"{grade}/{side}" for grade in range(5) for side in ("left", "right"))))
     assert len(open_source("x", tmp_path).task.class_names) == 5

@@ -331,6 +331,9 @@ def test_class_folders_beside_a_table_without_labels_are_found(tmp_path, caplog)
         fields = data_fields(tmp_path)
     assert fields["data.root"] == str(tmp_path / "BreaKHis_v1/breast")
     assert "no table in" in caplog.text
+    # Folders that a table names may be patients.
+    write_tables(tmp_path, {"Folds.csv": "folder,outcome\nbenign,0\nmalignant,1\n"})
+    assert data_fields(tmp_path)["data.labels"] == "Folds.csv"
     # Beside images that no folder gives a class, it is still the table to mend.
     shutil.rmtree(tmp_path / "BreaKHis_v1/breast/benign")
     assert data_fields(tmp_path)["data.labels"] == "Folds.csv"
@@ -347,6 +350,13 @@ def test_the_column_of_images_is_known_by_its_files(tmp_path, caplog, ending):
     assert len(source.records) == 20
     assert source.task.class_names == ("x", "y")
     assert "the images are in column md5hash" in caplog.text
+    # Numbers may be anything, as the age.
+    ages = [f"{i},{i + 30},{'xy'[i % 2]}" for i in range(20)]
+    for i in range(20):
+        write_image(tmp_path / "images" / f"{i + 30}.png")
+    write_tables(tmp_path, {"t.csv": "\n".join(["patient,years,diagnosis", *ages])})
+    with pytest.raises(InputError, match="columns patient,years,diagnosis are unknown"):
+        open_source(Config().changed(data_fields(tmp_path)).data)
     # Not where two columns could be meant.
     twice = [f"a{i},a{i},{'xy'[i % 2]}" for i in range(20)]
     write_tables(tmp_path, {"t.csv": "\n".join(["one,two,label", *twice])})

@@ -258,7 +258,29 @@ def test_a_row_for_each_label_gives_an_image_all_of_them(table, caplog):
     assert len(read(path).rows) == 4  # of which one label each is not to be guessed
 
 
+def test_rows_that_contradict_each_other_are_not_united(table, caplog):
+    path = table("image,label\na,No Finding\na,Mass\nb,Mass|Mass\n")
+    assert len(read(path, multi_label=True).rows) == 3
+    assert "have another label" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("text", "multi_label", "columns"),
+    [
+        ("image,edema,mass,pathology\na,1,0,1\nb,0,1,0\n", True, ("edema", "mass", "pathology")),
+        ("image,healthy,disease\na,1,0\nb,0,1\n", False, ("healthy", "disease")),
+        ("image,disease,age\na,AMD,70\nb,DME,60\n", False, ()),
+        ("image,case,control\na,1,0\nb,0,1\n", False, ("case", "control")),
+    ],
+)
+def test_a_word_for_labels_may_be_a_class(table, text, multi_label, columns):
+    assert read(table(text), multi_label=multi_label).columns == columns
+
+
 def test_a_list_of_one_is_one_label(table):
+    path = table("image,label\na,['No Finding']\nb,[a]\n")
+    assert [row.label for row in read(path).rows] == ["No Finding", "a"]
+    assert read(path, class_names=("No Finding", "[a]")).rows[1].label == "[a]"
     assert [row.label for row in read(table("image,label\na,['N']\nb,['D']\n")).rows] == ["N", "D"]
     with pytest.raises(InputError, match=r"several labels; 1 such cells \(\['N', 'D'\] 1\)"):
         read(table("image,label\na,['N']\nb,\"['N', 'D']\"\n"))

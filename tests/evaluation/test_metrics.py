@@ -57,6 +57,12 @@ def test_the_interval_of_a_mean_is_of_the_classes_of_the_split():
     low, high = found["ci95"]["balanced_accuracy"]
     # Without the third class it would be about .9.
     assert low < found["balanced_accuracy"] < high < 0.7
+    # Predicted for others, a class has an F1 of 0 where it is not.
+    predicted[:3], predicted[-1] = 2, 2
+    scalars = bootstrap_scalars(
+        0.8 * np.eye(3)[predicted] + 0.1, labels, THREE, groups=np.arange(100), bootstrap=1000
+    )
+    assert np.isnan(scalars["f1_macro"]).mean() == pytest.approx(0.99**100, abs=0.05)
     labels = np.arange(30)
     many = Task(class_names=tuple(f"c{i}" for i in range(30)))
     found = compute(np.eye(30)[labels] * 0.7 + 0.01, labels, many, bootstrap=100)

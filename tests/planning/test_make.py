@@ -97,6 +97,12 @@ def test_fields_that_a_later_network_cannot_have_are_refused_by_the_plan(given):
         make_plan(given | {"guidance.loss": "ldam", "guidance.network": "dcg"}, minutes=20)
 
 
+def test_weights_of_classes_do_not_go_with_mixed_images(given):
+    changes = {"guidance.class_weights": "balanced", "guidance.mix": "mixup"}
+    with pytest.raises(InputError, match="class_weights=balanced weighs images of one class, and"):
+        make_plan(given | changes, minutes=20)
+
+
 def test_weights_that_are_not_there_are_refused_by_the_plan(given, tmp_path):
     missing = str(tmp_path / "no.pth")
     with pytest.raises(InputError, match=r"guidance\.pretrained=.*no\.pth': no such file"):
