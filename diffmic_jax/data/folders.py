@@ -34,16 +34,9 @@ def open_folders(options: Options) -> Layout:
             "config.data.labels"
         )
     bases = _folders_of_parts(root)
-    beside = {base: folders_in(base) for base in bases}
-    folders = {
-        each: bases[base]
-        for base in bases
-        for each in masks.without_folders(beside[base], options.class_names)
-    }
+    folders = _class_folders(bases, options)
     own = labels.unified({normal(folder.name) for folder in folders})
     if not options.testing:
-        if [*bases] == [root]:
-            mistaken.check_names(folders, options.class_names)
         mistaken.check_parts(folders, own, options.class_names)
     names = options.class_names or labels.class_names(set(own.values()), gaps=True)
     found = scan.scan(root)
@@ -53,7 +46,7 @@ def open_folders(options: Options) -> Layout:
         known.ignored if known else "",
         Inside(root, options.data.allow_outside),
     )
-    left_out = [each for inside in beside.values() for each in inside if each not in folders]
+    left_out = [each for base in bases for each in folders_in(base) if each not in folders]
     _check_unlabelled(everywhere.pop(None, []), bases, left_out, options)
     files = {each: masks.without(each, inside) for each, inside in everywhere.items() if each}
     if options.class_names and len(names) < 2:
@@ -87,6 +80,22 @@ def open_folders(options: Options) -> Layout:
             parts[inner[path] if inner else part].append(record)
     _check_ids([record for listed in parts.values() for record in listed])
     return Layout(Task(class_names=names), parts, reader(options))
+
+
+def _class_folders(bases: Mapping[Path, str], options: Options) -> dict[Path, str]:
+    """The folders of classes, and the part of each.
+
+    Raises:
+      InputError: one is named as something else.
+    """
+    folders = {
+        each: part
+        for base, part in bases.items()
+        for each in masks.without_folders(folders_in(base), options.class_names)
+    }
+    if [*bases] == [options.root] and not options.testing:
+        mistaken.check_names(folders, options.class_names)
+    return folders
 
 
 def _with_class_folders(root: Path) -> tuple[Path, str] | None:

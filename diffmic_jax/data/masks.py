@@ -44,11 +44,12 @@ def without_folders(folders: Sequence[Path], classes: Collection[str] = ()) -> l
 def without(folder: Path, inside: Sequence[Path]) -> list[Path]:
     """The images of a class folder but the masks of others, by name or by folder; told."""
     stems = {path.stem for path in inside}
+    places = {path.parent for path in inside}
+    among = {each for each in places if any(map(_FOLDER.fullmatch, each.relative_to(folder).parts))}
 
     def is_mask(path: Path) -> bool:
         named = _NAMED.fullmatch(path.stem)
-        among = any(map(_FOLDER.fullmatch, path.relative_to(folder).parts[:-1]))
-        return among or bool(named and named[1] in stems)
+        return path.parent in among or bool(named and named[1] in stems)
 
     kept = [path for path in inside if not is_mask(path)]
     if not kept or len(kept) == len(inside):

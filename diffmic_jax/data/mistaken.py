@@ -118,15 +118,20 @@ def parts_inside(files: Files) -> dict[Path, str] | None:
     Raises:
       InputError: some of the images only are in folders of parts, or these hold the classes.
     """
-    inner = {path: part_of_file(path.relative_to(f)) for f in files for path in files[f]}
-    told = {f: {inner[path] for path in inside} - {""} for f, inside in files.items()}
+    inner: dict[Path, str] = {}
+    told: dict[Path, set[str]] = {}
+    for folder, inside in files.items():
+        places = {path.parent: path for path in inside}  # many images are in few
+        parts = {place: part_of_file(one.relative_to(folder)) for place, one in places.items()}
+        inner |= {path: parts[path.parent] for path in inside}
+        told[folder] = {*parts.values()} - {""}
     if all(inner.values()) and "train" in inner.values():
         _check_classes_below(files)
         return inner
-    for folder, parts in told.items():
-        if len(parts) > 1:
+    for folder, own in told.items():
+        if len(own) > 1:
             raise InputError(
-                f"{folder}: has folders of parts ({', '.join(sorted(parts))}), but some images of "
+                f"{folder}: has folders of parts ({', '.join(sorted(own))}), but some images of "
                 "class folders are in none, or none is of training; move away what is no part of "
                 "the data, or put all images into train, validation or test"
             )
@@ -196,7 +201,7 @@ def _check_patients(files: Files) -> None:
     """
     outer = [folder.name for folder in files]
     first = [
-        {"".join(path.relative_to(folder).parts[:-1][:1]) for path in inside}
+        {"".join(place[:1]) for place in _places(folder, inside)}
         for folder, inside in files.items()
     ]
     names = sorted(set().union(*first))
@@ -211,10 +216,15 @@ def _check_patients(files: Files) -> None:
 
 def _branches(folder: Path, inside: Sequence[Path]) -> set[str]:
     """The folders of the first level on which there are several; '' where images lie there."""
-    places = [path.relative_to(folder).parts[:-1] for path in inside]
-    while places and places[0] and len({place[:1] for place in places}) == 1:
-        places = [place[1:] for place in places]
+    places = _places(folder, inside)
+    while places and all(places) and len({place[:1] for place in places}) == 1:
+        places = {place[1:] for place in places}
     return {"".join(place[:1]) for place in places}
+
+
+def _places(folder: Path, inside: Sequence[Path]) -> set[tuple[str, ...]]:
+    """The folders below a class folder in which images lie; () is itself."""
+    return {place.relative_to(folder).parts for place in {path.parent for path in inside}}
 
 
 def _numbered(names: Collection[str]) -> bool:
