@@ -63,7 +63,10 @@ def check_names(folders: Collection[Path], classes: Collection[str] = ()) -> Non
 def check_parts(
     folders: Mapping[Path, str], own: Mapping[str, str], classes: Collection[str] = ()
 ) -> None:
-    """Refuse folders of a part that are no class of training.
+    """Refuse folders of a part that seem to be classes of training under other names.
+
+    None is a class of training; or some are none, while training has others that the part lacks. A
+    class that only the test part has is told, see `findings`.
 
     Args:
       folders: of the classes, and their parts.
@@ -85,7 +88,8 @@ def check_parts(
                 "put its images into class folders, or move them away to classify them with "
                 "`diffmic predict`"
             )
-        if missing := [path for path in missing if normal(path.name).casefold() not in given]:
+        missing = [path for path in missing if normal(path.name).casefold() not in given]
+        if missing and names["train"].keys() - inside.keys():
             raise InputError(
                 f"{missing[0]}: is no class of training, which has "
                 f"{', '.join(sorted(names['train']))}; rename it as one of these, or move it away"
