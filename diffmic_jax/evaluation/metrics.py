@@ -107,10 +107,10 @@ def compute(
       n, each of `SCALARS`, classes_in_mean (of each of `MEANS`, how many classes it is over),
       per_class (name -> precision, recall, f1, auroc, support and, multi-label, the threshold),
       operating_points (name -> 'sensitivity_at_0.90' and so on), net_benefit (as
-      `decision.by_class`), confusion ([C][C] counts, rows are the true classes), ci95 (metric -> [low, high], the 2.5th and 97.5th percentile over the
-      resamples in which the metric is defined, a mean over the same classes; None if these are
-      fewer than a tenth) and ci95_per_class (the same for each class, with
-      its operating points).
+      `decision.by_class`), confusion ([C][C] counts, rows are the true classes), ci95 (metric ->
+      [low, high], the 2.5th and 97.5th percentile over the resamples in which the metric is
+      defined, a mean over the same classes; None if these are fewer than a tenth) and
+      ci95_per_class (the same for each class, with its operating points).
 
     Raises:
       InputError: no image, a label outside the classes, or a probability that is not a number.
